@@ -1,0 +1,15 @@
+"""Differentially private deep learning for JAX: exact, fast and hard to misuse.
+
+`Plan` holds a run's privacy numbers, `per_example_grads` gives lazy per-example gradients,
+`privatize(plan)` turns them into a private mean gradient for any Optax chain.
+"""
+
+from .clipping import clip_individual as clip_individual
+from .gradients import PerExampleGrads as PerExampleGrads
+from .gradients import from_dense as from_dense
+from .gradients import per_example_grads as per_example_grads
+from .keys import secret_key as secret_key
+from .plan import Plan as Plan
+from .privatize import privatize as privatize
+
+__version__ = "0.1.0"

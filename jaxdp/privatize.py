@@ -1,0 +1,216 @@
+"""The one owner of the release: clips, sums, draws the noise, divides by a constant."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from . import keys
+from .clipping import ClippingState, check_grads, zeros
+from .gradients import PerExampleGrads, Units
+from .plan import Plan
+
+# Norms are counted in bins of a quarter octave; the first and last are open.
+NORM_BIN_EDGES = np.exp2(np.arange(-80, 81) / 4).astype(np.float32)
+
+
+class PrivatizeState(NamedTuple):
+    """Secret: whoever knows the key can subtract the noise."""
+
+    privatize_key: jax.Array  # typed PRNG key, the same for the whole run
+    privatize_step: jax.Array  # int32, releases made so far
+    clipping: ClippingState
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Diagnostics:
+    """Private facts about a batch, un-noised: for the owner of the data, never to be released."""
+
+    count: jax.Array  # examples that were not padding
+    loss_sum: jax.Array  # over the finite ones
+    clipped: jax.Array  # examples whose gradient was scaled down
+    nonfinite: jax.Array  # examples whose gradient was not finite, and so counted as zero
+    norm_histogram: jax.Array  # [161] examples per bin of gradient norm, between NORM_BIN_EDGES
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Sums:
+    """What a batch adds up to before the noise. Sums of disjoint parts of a batch add with `+`."""
+
+    gradient: Any  # pytree like the parameters, float32 or wider: the clipped sum, un-noised
+    diagnostics: Diagnostics
+
+    def __add__(self, other: "Sums") -> "Sums":
+        if not isinstance(other, Sums):
+            raise TypeError(f"Sums can be added to Sums only, not to {type(other).__name__}")
+        return jax.tree.map(jnp.add, self, other)
+
+
+class Privatizer(optax.GradientTransformationExtraArgs):
+    """An Optax transformation from `PerExampleGrads` to a private mean gradient.
+
+    Attributes:
+      sums: `(grads, state) -> Sums`, the first half of `update`: the un-noised clipped sum of one
+        part of the batch. Parts (microbatches, devices, hosts) are added.
+      release: `(sums, state, params=None) -> (mean gradient, state)`, the second half: one noise
+        for the whole logical batch. Never release two parts of one batch separately.
+    """
+
+    sums: Callable[[PerExampleGrads, PrivatizeState], Sums]
+    release: Callable[..., tuple[Any, PrivatizeState]]
+
+    def __new__(
+        cls, init: Callable[[Any], PrivatizeState], sums: Callable, release: Callable
+    ) -> "Privatizer":
+        def update(
+            updates: PerExampleGrads,
+            state: PrivatizeState,
+            params: Any = None,
+            **extra_args: Any,
+        ) -> tuple[Any, PrivatizeState]:
+            del extra_args  # Optax hands every transformation of a chain those of the others
+            return release(sums(updates, state), state, params)
+
+        self = super().__new__(cls, init, update)
+        self.sums, self.release = sums, release
+        return self
+
+
+def privatize(plan: Plan, *, key: jax.Array | None = None) -> Privatizer:
+    """Makes the gradient private: clip, sum, add Gaussian noise, divide by the plan's constant.
+
+    Put it first in an `optax.chain`; everything after it is post-processing and free. The noise
+    has standard deviation `plan.noise_multiplier` times the sensitivity that the plan's clipping
+    has under the plan's adjacency (times 1 + `plan.rounding_slack`), whatever the bound is at that
+    step. The divisor is the *expected* batch size, not the sampled one. An empty batch is a step.
+
+    The noise of a step is a function of (key, step, leaf), so `update` is a pure function of its
+    arguments and the state's key is a secret.
+
+    Args:
+      plan: the numbers of the run.
+      key: None draws the noise key from the operating system's entropy when `init` is called, so
+        call `init` outside `jit` and `vmap`. A key is for reproducible runs, which are not
+        private if others can guess it.
+
+    References:
+      Abadi et al. 2016, Deep Learning with Differential Privacy, algorithm 1 (arXiv 1607.00133).
+    """
+    if not isinstance(plan, Plan):
+        raise TypeError(f"plan is a {type(plan).__name__}: pass a jaxdp.Plan")
+    given = None if key is None else keys.stream(key, "noise")
+    clipping = plan.clipping
+
+    def init(params: Any) -> PrivatizeState:
+        if given is None:
+            if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params)):
+                raise ValueError(
+                    "privatize(plan) draws its secret key in init, and init is being traced by "
+                    "jit or vmap: the key would become a constant that every call shares. Call "
+                    "init outside, or pass privatize(plan, key=jaxdp.secret_key())"
+                )
+            noise_key = keys.secret_key()
+        else:
+            # A copy: donating the state must not delete the key that this closure holds.
+            data = jnp.array(jax.random.key_data(given), copy=True)
+            noise_key = jax.random.wrap_key_data(data, impl=jax.random.key_impl(given))
+        return PrivatizeState(noise_key, jnp.zeros([], jnp.int32), clipping.init(params))
+
+    def sums(grads: PerExampleGrads, state: PrivatizeState) -> Sums:
+        check_grads(grads)
+        structure = jax.tree.structure(grads.like)
+
+        def body(total: tuple[list, Diagnostics], units: Units) -> tuple[list, Diagnostics]:
+            coefficients = clipping.weigh(units, state.clipping)
+            part = (units.weighted_sum(coefficients), _diagnose(units, coefficients))
+            return jax.tree.map(jnp.add, total, part)
+
+        count = jnp.zeros([], jnp.float32)
+        bins = jnp.zeros(len(NORM_BIN_EDGES) + 1, jnp.float32)
+        nothing = Diagnostics(count, count, count, count, bins)
+        leaves, diagnostics = grads.fold(body, (zeros(grads), nothing))
+        return Sums(jax.tree.unflatten(structure, leaves), diagnostics)
+
+    def release(
+        sums: Sums, state: PrivatizeState, params: Any = None
+    ) -> tuple[Any, PrivatizeState]:
+        if not isinstance(sums, Sums):
+            raise TypeError(
+                f"release takes what .sums(grads, state) returned, got {type(sums).__name__}"
+            )
+        sensitivity = clipping.sensitivity(plan.adjacency, state.clipping)
+        std = plan.noise_multiplier * (1 + plan.rounding_slack) * sensitivity
+        leaves, structure = jax.tree.flatten(sums.gradient)
+        _check_reduced(leaves, state.privatize_key)
+        if plan.noise_multiplier > 0:  # else an infinite bound would give 0·inf
+            step_key = jax.random.fold_in(state.privatize_key, state.privatize_step)
+            leaves = _add_noise(jax.random.key_data(step_key), std, leaves)
+        means = jax.tree.unflatten(structure, [leaf / plan.expected_batch_size for leaf in leaves])
+        if params is not None:
+            means = jax.tree.map(lambda mean, p: mean.astype(p.dtype), means, params)
+        return means, state._replace(privatize_step=state.privatize_step + 1)
+
+    return Privatizer(init, sums, release)
+
+
+@jax.custom_batching.custom_vmap
+def _add_noise(step_key: jax.Array, std: jax.Array, leaves: list) -> list:
+    key = jax.random.wrap_key_data(step_key)
+    return [
+        leaf + std * jax.random.normal(jax.random.fold_in(key, i), leaf.shape, leaf.dtype)
+        for i, leaf in enumerate(leaves)
+    ]
+
+
+@_add_noise.def_vmap
+def _add_noise_to_members(
+    axis_size: int, in_batched: list, step_key: jax.Array, std: jax.Array, leaves: list
+) -> tuple[list, list]:
+    key_batched, std_batched, leaves_batched = in_batched
+    if not key_batched:
+        raise ValueError(
+            "privatize is under vmap with one noise key for all members: they would share their "
+            "noise, and the difference of two members would be released without any. Give every "
+            "member its own state: stack the states of separate init calls and vmap over them"
+        )
+    spread = lambda x, batched: x if batched else jnp.repeat(x[None], axis_size, axis=0)
+    args = (
+        step_key,
+        spread(std, std_batched),
+        jax.tree.map(spread, leaves, leaves_batched),
+    )
+    # lax.map, not vmap: a vmap here would ask for this very rule again.
+    return jax.lax.map(lambda a: _add_noise(*a), args), [True] * len(leaves)
+
+
+def _check_reduced(leaves: list[jax.Array], key: jax.Array) -> None:
+    """Refuses sums that still differ between the devices of a shard_map: each would be released."""
+    varying = set().union(*(getattr(jax.typeof(leaf), "vma", ()) for leaf in leaves))
+    varying -= set(getattr(jax.typeof(key), "vma", ()))
+    if varying:
+        raise ValueError(
+            f"the sums differ along the mesh axes {sorted(varying)}: add them up first with "
+            "jax.lax.psum, then release once. Each device would add the same noise to its own part"
+        )
+
+
+def _diagnose(units: Units, coefficients: list[jax.Array]) -> Diagnostics:
+    valid = units.valid
+    count = lambda rows: jnp.sum(rows, dtype=jnp.float32)
+    norms = jnp.sqrt(sum(units.squared_norms)).astype(jnp.float32)
+    bins = jnp.searchsorted(jnp.asarray(NORM_BIN_EDGES), norms)
+    losses = jnp.where(valid, units.values, 0)
+    shortened = jnp.any(jnp.stack(coefficients) < 1, axis=0)
+    return Diagnostics(
+        count=count(units.mask),
+        loss_sum=jnp.sum(losses, dtype=jnp.float32),
+        clipped=count(valid & shortened),
+        nonfinite=count(units.mask & ~units.finite),
+        norm_histogram=jnp.zeros(len(NORM_BIN_EDGES) + 1, jnp.float32).at[bins].add(valid),
+    )
