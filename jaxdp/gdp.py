@@ -1,0 +1,146 @@
+"""Gaussian differential privacy: what composed Gaussian mechanisms guarantee, in closed form.
+
+One Gaussian mechanism with noise multiplier z is 1/z-GDP, and mu_1, ..., mu_k compose to
+sqrt(mu_1^2 + ... + mu_k^2), exactly (Dong, Roth and Su, arXiv 1905.02383). The conversions work
+with logarithms, so that an epsilon in the millions is as good as one near 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import optimize, special
+
+
+def compose_mu(noise_multipliers: Iterable[float]) -> float:
+    """mu of the composition of one Gaussian mechanism per noise multiplier.
+
+    Args:
+      noise_multipliers: noise standard deviation over sensitivity, one for each mechanism.
+
+    Returns:
+      sqrt(sum 1/z^2): infinite if any z is 0, and 0 for no mechanism at all.
+    """
+    values = list(noise_multipliers)
+    if any(z < 0 or math.isnan(z) for z in values):
+        raise ValueError(f"noise multipliers must be at least 0, got {values}.")
+    if any(z == 0 for z in values):
+        return math.inf
+    return math.sqrt(math.fsum(1 / z**2 for z in values))
+
+
+def log_delta(mu: float, epsilon: float) -> float:
+    """log delta of a mu-GDP mechanism at `epsilon` >= 0 (minus infinity where mu is 0).
+
+    delta = Phi(a) - e^epsilon Phi(b) with a = mu/2 - epsilon/mu and b = a - mu. Because
+    (b^2 - a^2)/2 is exactly epsilon, the two terms share the factor exp(-a^2/2) and their quotient
+    needs no large exponent.
+    """
+    _check_mu(mu)
+    if not epsilon >= 0:
+        raise ValueError(f"epsilon must be at least 0, got {epsilon}.")
+    if mu == 0 or epsilon == math.inf:
+        return -math.inf if mu < math.inf else 0.0
+    if mu == math.inf:
+        return 0.0
+    a = mu / 2 - epsilon / mu
+    second = float(np.log(special.erfcx((mu - a) / math.sqrt(2))))
+    if a < 0:
+        first = float(np.log(special.erfcx(-a / math.sqrt(2))))
+        log_first = first - math.log(2) - a * a / 2
+        log_quotient = second - first
+    else:
+        log_first = float(special.log_ndtr(a))
+        log_quotient = second - math.log(2) - a * a / 2 - log_first
+    if log_quotient >= 0:  # mu so small that the two terms agree to the last bit
+        return -math.inf
+    return log_first + math.log(-math.expm1(log_quotient))
+
+
+def delta_from_mu(mu: float, epsilon: float) -> float:
+    """The delta at `epsilon` of a mu-GDP mechanism."""
+    return math.exp(log_delta(mu, epsilon))
+
+
+def epsilon_from_mu(mu: float, delta: float) -> float:
+    """The least epsilon at `delta` of a mu-GDP mechanism (never below it by rounding)."""
+    _check_mu(mu)
+    _check_delta(delta)
+    if mu == math.inf:
+        return math.inf
+    target = math.log(delta)
+    if mu == 0 or log_delta(mu, 0.0) <= target:
+        return 0.0
+    # delta(epsilon) < Phi(a), so solving Phi(a) = delta for epsilon gives an upper end.
+    high = mu * (mu / 2 - float(special.ndtri_exp(target)))
+    while log_delta(mu, high) > target:
+        high *= 1 + 1e-12
+    root = optimize.brentq(
+        lambda epsilon: log_delta(mu, epsilon) - target, 0.0, high, xtol=1e-15, rtol=1e-14
+    )
+    while log_delta(mu, root) > target:
+        root = root * (1 + 1e-14) + 1e-300
+    return root
+
+
+def mu_from_epsilon(epsilon: float, delta: float) -> float:
+    """The largest mu whose mechanisms are all (epsilon, delta)-DP (never above it by rounding).
+
+    As the noise multiplier of one Gaussian mechanism is 1/mu, this calibrates it.
+    """
+    _check_delta(delta)
+    if not 0 <= epsilon < math.inf:
+        raise ValueError(f"epsilon must be finite and at least 0, got {epsilon}.")
+    target = math.log(delta)
+    low, high = 1e-12, 1.0
+    while log_delta(high, epsilon) <= target:
+        low, high = high, 2 * high
+    while log_delta(low, epsilon) > target:
+        low /= 16
+    root = math.exp(
+        optimize.brentq(
+            lambda log_mu: max(log_delta(math.exp(log_mu), epsilon), -1e6) - target,
+            math.log(low),
+            math.log(high),
+            xtol=1e-15,
+            rtol=1e-14,
+        )
+    )
+    while log_delta(root, epsilon) > target:
+        root *= 1 - 1e-14
+    return root
+
+
+def gaussian_tradeoff(mu: float, alphas: ArrayLike) -> NDArray[np.float64]:
+    """beta(alpha) of a mu-GDP mechanism: the least type II error of a test with type I error alpha.
+
+    Args:
+      mu: the Gaussian-DP parameter.
+      alphas: type I errors in [0, 1].
+    """
+    _check_mu(mu)
+    levels = check_alphas(alphas)
+    if mu == math.inf:
+        return np.zeros_like(levels)
+    return np.asarray(special.ndtr(-special.ndtri(levels) - mu), np.float64)
+
+
+def check_alphas(alphas: ArrayLike) -> NDArray[np.float64]:
+    """Type I errors as an array, or a ValueError."""
+    levels = np.asarray(alphas, np.float64)
+    if not np.all((levels >= 0) & (levels <= 1)):
+        raise ValueError(f"type I errors must lie in [0, 1], got {alphas!r}.")
+    return levels
+
+
+def _check_mu(mu: float) -> None:
+    if not mu >= 0:
+        raise ValueError(f"mu must be at least 0, got {mu}.")
+
+
+def _check_delta(delta: float) -> None:
+    if not 0 < delta < 1:
+        raise ValueError(f"delta must lie between 0 and 1, both excluded, got {delta}.")
