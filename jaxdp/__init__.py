@@ -10,6 +10,7 @@ from .gradients import from_dense as from_dense
 from .gradients import per_example_grads as per_example_grads
 from .keys import secret_key as secret_key
 from .plan import Plan as Plan
+from .privatize import NORM_BIN_EDGES as NORM_BIN_EDGES
 from .privatize import privatize as privatize
 
 __version__ = "0.1.0"

@@ -17,7 +17,7 @@ SMALLEST_BOUND = 1e-12  # below, squares of the entries of a gradient this short
 
 
 class ClippingState(NamedTuple):
-    """The bounds `[groups] float32`; replace them with `optax.tree.set(state, clipping_bounds=...)`."""
+    """Bounds `[groups] float32`, replaceable by `optax.tree.set(state, clipping_bounds=...)`."""
 
     clipping_bounds: jax.Array
 

@@ -220,14 +220,14 @@ class PerExampleGrads:
         return f"PerExampleGrads({self._size} examples, microbatches of {self._microbatch_size})"
 
     def _refuse(self, *_: object) -> NoReturn:
-        raise TypeError(
+        raise ValueError(
             "PerExampleGrads are un-noised gradients of single examples, held lazily: they are no "
             "array and no pytree, so they can't be rescaled, mixed, or passed into or out of jit. "
             "Put jaxdp.privatize(plan) (or a jaxdp clipping) first in the optax.chain and other "
             "transformations after it; call .materialize() to look at the gradients themselves"
         )
 
-    # JAX asks for `__jax_array__` wherever it takes or returns a value.
+    # JAX asks for `__jax_array__` wherever it takes or returns a value (and swallows a TypeError).
     __jax_array__ = property(_refuse)
     __array__ = _refuse
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _refuse

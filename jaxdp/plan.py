@@ -99,7 +99,7 @@ class Plan:
                 f"{clipping!r} bounds nothing, so no noise makes the sum private: give a finite "
                 "clipping norm, or noise_multiplier=0 for plain training without privacy"
             )
-        if noise_multiplier is None:
+        if epsilon is not None:
             noise_multiplier = accounting.solve_noise_multiplier(
                 target_epsilon=epsilon,
                 delta=delta,

@@ -1,0 +1,110 @@
+"""Poisson sampling: 64-bit inclusion, nothing dropped, one shape (DESIGN rules 7, 10 and 11)."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom, chi2
+
+import jaxdp
+from jaxdp import keys, sampling
+
+KEY = np.array([3, 4], np.uint64)
+FALSE_ALARM = 1e-6  # of each statistical test here; keys are fixed, so a pass stays a pass
+
+
+def plan(num_examples=1000, expected_batch_size=100, steps=20):
+    return jaxdp.Plan(
+        num_examples=num_examples,
+        expected_batch_size=expected_batch_size,
+        steps=steps,
+        clipping=jaxdp.clip_individual(1.0),
+        noise_multiplier=1.0,
+    )
+
+
+@pytest.mark.parametrize(("n", "q", "steps"), [(1000, 0.1, 400), (10**7, 1e-6, 60), (50, 0.9, 400)])
+def test_inclusion_probability(n, q, steps):
+    total = sum(len(sampling.poisson_sample(KEY, step, n, q)) for step in range(steps))
+    low, high = binom.ppf([FALSE_ALARM / 2, 1 - FALSE_ALARM / 2], n * steps, q)
+    assert low <= total <= high
+
+
+def test_inclusion_is_drawn_at_64_bits():
+    # Just below and above one of the drawn numbers: float32 or float64 u < q can't tell these.
+    bits = np.random.Philox(key=KEY, counter=[0, 0, 0, 0]).random_raw(1000)
+    smallest = np.sort(bits)[0]
+    assert len(sampling.poisson_sample(KEY, 0, 1000, float(smallest) / 2**64 * (1 + 1e-12))) == 1
+    assert len(sampling.poisson_sample(KEY, 0, 1000, float(smallest) / 2**64 * (1 - 1e-12))) == 0
+
+
+def test_records_and_steps_are_independent():
+    n, q, steps = 200, 0.3, 500
+    rows = np.zeros((steps, n))
+    for step in range(steps):
+        rows[step, sampling.poisson_sample(KEY, step, n, q)] = 1
+    centred = (rows - q) / np.sqrt(q * (1 - q))
+    for matrix in (centred.T @ centred, centred @ centred.T):
+        size = len(matrix)
+        pairs = matrix[np.triu_indices(size, 1)] / np.sqrt(rows.size / size)
+        statistic = np.sum(pairs**2)
+        assert chi2.sf(statistic, len(pairs)) > FALSE_ALARM
+
+
+def test_everyone_takes_part_at_probability_one():
+    np.testing.assert_array_equal(sampling.poisson_sample(KEY, 0, 30, 1.0), np.arange(30))
+
+
+@settings(max_examples=50, deadline=None)
+@given(n=st.integers(2, 400), share=st.floats(0.001, 1.0), seed=st.integers(0, 2**31 - 1))
+def test_no_sampled_record_is_dropped_to_fit_a_shape(n, share, seed):
+    p = plan(n, max(share * n, 1e-3), 3)
+    key = jax.random.key(seed)
+    philox = keys.philox_key(key, "sampling")
+    for step, (indices, mask) in enumerate(p.batches(key)):
+        want = sampling.poisson_sample(philox, step, n, p.sampling_probability)
+        np.testing.assert_array_equal(indices[mask], want)
+        assert len(indices) == len(mask)
+        assert len(indices) % p.capacity == 0
+
+
+def test_a_sample_above_the_capacity_gets_a_larger_shape():
+    indices, mask = sampling.pad(np.arange(5, dtype=np.int32), 4)
+    assert len(indices) == len(mask) == 8
+    np.testing.assert_array_equal(indices[mask], np.arange(5))
+
+
+def test_capacity_holds_all_but_a_billionth_of_runs():
+    for n, q, steps in [(1437, 0.18, 150), (60000, 0.001, 20000), (45000, 64 / 45000, 35156)]:
+        capacity = sampling.poisson_capacity(n, q, steps)
+        assert steps * binom.sf(capacity, n, q) <= sampling.OVERFLOW_PROBABILITY
+        assert steps * binom.sf(capacity - 1, n, q) > sampling.OVERFLOW_PROBABILITY
+
+
+def test_runs_share_no_samples_unless_a_key_is_given():
+    runs = [next(plan().batches()) for _ in range(2)]
+    assert not np.array_equal(runs[0][0], runs[1][0])
+    repeats = [list(plan().batches(jax.random.key(1))) for _ in range(2)]
+    for (a, mask_a), (b, mask_b) in zip(*repeats, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(mask_a, mask_b)
+    other = next(plan().batches(jax.random.key(2)))
+    assert not np.array_equal(repeats[0][0][0], other[0])
+
+
+def test_a_batch_depends_on_key_and_step_only():
+    key = jax.random.key(5)
+    whole = list(plan().batches(key))
+    resumed = list(plan().batches(key, start=13))
+    assert len(whole) == 20
+    assert len(resumed) == 7
+    np.testing.assert_array_equal(whole[13][0], resumed[0][0])
+
+
+def test_secret_keys_use_their_full_width():
+    drawn = np.stack([np.asarray(jax.random.key_data(jaxdp.secret_key())) for _ in range(64)])
+    bits = np.unpackbits(drawn.view(np.uint8), axis=1)
+    # Each bit of 64 keys is both 0 and 1 somewhere: false alarm 64 * 2 * 2^-64.
+    assert bits.any(axis=0).all()
+    assert (1 - bits).any(axis=0).all()
