@@ -17,7 +17,7 @@ def secret_key() -> jax.Array:
     like = jax.random.key_data(jax.random.key(0))
     width = like.size * like.dtype.itemsize
     data = np.frombuffer(secrets.token_bytes(width), dtype=like.dtype).reshape(like.shape)
-    return jax.random.wrap_key_data(data)
+    return jax.random.wrap_key_data(jax.numpy.asarray(data))
 
 
 def stream(key: jax.Array, name: str) -> jax.Array:
