@@ -1,0 +1,210 @@
+"""The configuration of a training run: typed, frozen, and the one place for all defaults."""
+
+import dataclasses
+import difflib
+import math
+import re
+import runpy
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from .accounting import Adjacency
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    name: Literal["digits"] = "digits"
+    """Data set. digits: 1,797 handwritten digits of 8x8 pixels that come with scikit-learn."""
+
+    test_is_public: bool = True
+    """Whether the test records are public. If not, test accuracy is a private number too."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    name: Literal["cnn", "linear"] = "cnn"
+    """cnn: convolutions with tanh and average pooling, then a linear layer. linear: that layer."""
+
+    widths: tuple[int, ...] = (16,)
+    """Channels of every convolution of the cnn."""
+
+    norm_groups: int = 0
+    """Groups of a GroupNorm after every convolution of the cnn; 0 for no normalisation."""
+
+    def __post_init__(self) -> None:
+        for width in self.widths:
+            _require(width >= 1, "model.widths", self.widths, "channel counts of at least 1")
+            _require(
+                self.norm_groups == 0 or width % self.norm_groups == 0,
+                "model.norm_groups",
+                self.norm_groups,
+                f"0, or a number that divides every one of the widths {self.widths}",
+            )
+        _require(self.norm_groups >= 0, "model.norm_groups", self.norm_groups, "0 or more")
+
+
+@dataclass(frozen=True)
+class ClippingConfig:
+    norm: float = 1.0
+    """Clipping norm C: each example's gradient is scaled down to at most this length."""
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    epsilon: float = 3.0
+    """Target ε: the noise is chosen so that the whole run spends at most this much."""
+
+    delta: float | None = None
+    """δ, below 1/N; None stands for N^-1.1 with N the number of private records."""
+
+    expected_batch_size: float = 719.0
+    """Records in a step on average: each takes part with probability this / N (Poisson)."""
+
+    steps: int = 100
+    """Number of updates."""
+
+    adjacency: Adjacency = "add_remove"
+    """Which neighbouring data sets the guarantee compares: one record added or removed, ..."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """sgd: with momentum. adam: its usual settings."""
+
+    learning_rate: float = 0.7
+    """Step size; with sgd, about 1 / clipping norm is a good start."""
+
+    momentum: float = 0.9
+    """Momentum of sgd."""
+
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """Of the learning rate. cosine: falls to a tenth over the run."""
+
+    microbatch_size: int = 256
+    """Examples differentiated at a time: bounds the memory, changes nothing else."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.learning_rate > 0 and math.isfinite(self.learning_rate),
+            "training.learning-rate",
+            self.learning_rate,
+            "a number above 0",
+        )
+        _require(0 <= self.momentum < 1, "training.momentum", self.momentum, "a number in [0, 1)")
+        _require(
+            self.microbatch_size >= 1,
+            "training.microbatch-size",
+            self.microbatch_size,
+            "a whole number of at least 1: it counts examples",
+        )
+
+
+@dataclass(frozen=True)
+class Config:
+    data: DataConfig = field(default_factory=DataConfig)
+    """What is learnt from."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """What is learnt."""
+    clipping: ClippingConfig = field(default_factory=ClippingConfig)
+    """What one example can do."""
+    plan: PlanConfig = field(default_factory=PlanConfig)
+    """The privacy budget and how it is spent."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """How the private gradients are used."""
+
+    name: str = "digits_cnn"
+    """Name of the run, used for its folder."""
+
+    output: str | None = None
+    """Folder to write, which must not exist yet; None stands for runs/NAME-TIME."""
+
+    seed: int | None = None
+    """Makes the run reproducible, and so NOT private. None: secret keys from the system."""
+
+    dry_run: bool = False
+    """Print the plan, a memory estimate and ε, and stop."""
+
+    def __post_init__(self) -> None:
+        _require(self.seed is None or 0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
+        _require(
+            bool(self.name) and Path(self.name).name == self.name,
+            "name",
+            repr(self.name),
+            "a name that can be part of a folder's name",
+        )
+
+
+def parse(args: Sequence[str]) -> Config:
+    """Reads the command line `[CONFIG.py] [OPTIONS]`; the options overrule the file.
+
+    Raises:
+      ValueError: for a config file that is missing or wrong.
+      SystemExit: for wrong options, after saying which one was meant, and for --help.
+    """
+    import tyro
+
+    default = Config()
+    if args and not args[0].startswith("-"):
+        default, args = load_config(args[0]), args[1:]
+    return tyro.cli(
+        Config,
+        prog="python -m jaxdp.train [CONFIG.py]",
+        description="Train a private classifier. CONFIG.py (such as configs/digits_cnn.py) sets "
+        "other defaults for the options below. Writes release/, which may be shared, and private/, "
+        "which may not, to a new folder.",
+        args=args,
+        default=default,
+    )
+
+
+def load_config(path: str) -> Config:
+    """Runs a config file, a Python program that sets `config = Config(...)`.
+
+    Raises:
+      ValueError: if there is no such file, it fails, or it sets no `config`.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"there is no config file {path}: {_nearest_file(path)}")
+    try:
+        config = runpy.run_path(path).get("config")
+    except Exception as error:
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+        where = f"{path}, line {lines[-1]}" if lines else path
+        raise ValueError(f"{where}: {error}{_nearest_field(str(error))}") from error
+    if not isinstance(config, Config):
+        raise ValueError(
+            f"{path} sets config to {config!r}: it must set `config = Config(...)`, with Config "
+            "from jaxdp.config"
+        )
+    return config
+
+
+def _nearest_file(path: str) -> str:
+    folders = {Path(path).parent, Path("configs")}
+    files = {file.name: str(file) for folder in folders for file in folder.glob("*.py")}
+    near = difflib.get_close_matches(Path(path).with_suffix(".py").name, files, n=1)
+    if near:
+        return f"did you mean {files[near[0]]}?"
+    found = ", ".join(sorted(file for file in files.values() if file.startswith("configs")))
+    return f"there are {found}" if found else "leave it out to run with the defaults"
+
+
+def _nearest_field(message: str) -> str:
+    """Completes Python's message about an unknown field with the nearest right name."""
+    match = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)
+    sections = [Config, DataConfig, ModelConfig, ClippingConfig, PlanConfig, TrainingConfig]
+    section = {cls.__name__: cls for cls in sections}.get(match[1]) if match else None
+    if not match or section is None:
+        return ""
+    names = [f.name for f in dataclasses.fields(section)]
+    near = difflib.get_close_matches(match[2], names, n=1)
+    return f": did you mean {near[0]!r}?" if near else f": its fields are {', '.join(names)}"
+
+
+def _require(ok: bool, name: str, value: object, expected: str) -> None:
+    if not ok:
+        raise ValueError(f"{name} is {value}: give {expected}")

@@ -1,0 +1,113 @@
+"""The folder of a run: `release/` may be shared, `private/` may not, and neither is overwritten."""
+
+import datetime
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Release(NamedTuple):
+    """What a run releases."""
+
+    params: Any  # pytree of NumPy arrays
+    statement: dict[str, Any]  # the contents of privacy.json
+
+
+def make_run_folder(name: str, output: str | None, now: datetime.datetime) -> Path:
+    """Makes the folder of a run, with `private/` in it.
+
+    Args:
+      name: name of the run.
+      output: the folder, which must not exist; None makes runs/NAME-TIME.
+      now: TIME.
+
+    Raises:
+      ValueError: if it exists already or can't be written.
+    """
+    stem = Path("runs") / f"{name}-{now:%Y%m%d-%H%M%S}" if output is None else Path(output)
+    folder, attempt = stem, 1
+    try:
+        while True:
+            try:
+                folder.mkdir(parents=True)  # fails if another run has just made it
+                break
+            except FileExistsError:
+                if output is not None:
+                    raise
+                attempt += 1
+                folder = stem.with_name(f"{stem.name}-{attempt}")
+        (folder / "private").mkdir(mode=0o700)
+    except FileExistsError:
+        raise ValueError(
+            f"the output folder {folder} exists already, and a run never overwrites anything: "
+            "name another one, or leave --output out for runs/NAME-TIME"
+        ) from None
+    except OSError as error:
+        raise ValueError(
+            f"the output folder {folder} can't be made ({error.strerror}): name one in a place "
+            "that you may write to, as --output FOLDER"
+        ) from None
+    return folder
+
+
+def save_params(folder: Path, params: Any) -> None:
+    """Writes the parameters; until the statement is there too, the folder is not a release."""
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save((folder / "release.partial" / "params").absolute(), params)
+
+
+def save_statement(folder: Path, statement: dict[str, Any], markdown: str) -> Path:
+    """Writes privacy.json and PRIVACY.md beside the parameters, which completes the release."""
+    partial = folder / "release.partial"
+    (partial / "privacy.json").write_text(json.dumps(statement, indent=2) + "\n")
+    (partial / "PRIVACY.md").write_text(markdown, encoding="utf-8")
+    return partial.rename(folder / "release")
+
+
+def load_release(path: str | Path) -> Release:
+    """Loads the parameters and the privacy statement of a finished run.
+
+    Args:
+      path: the folder of the run, or the `release/` folder in it.
+
+    Returns:
+      `(params, statement)`: NumPy arrays in the model's structure, and the contents of
+      privacy.json.
+
+    Example:
+      >>> params, statement = jaxdp.load_release("runs/digits_cnn-...")  # doctest: +SKIP
+      >>> statement["epsilon"]["pld"]  # doctest: +SKIP
+      3.0
+    """
+    import jax
+    import numpy as np
+
+    try:
+        import orbax.checkpoint as ocp
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "load_release needs Orbax: pip install 'jaxdp[train]' (in a checkout: "
+            "pip install -e '.[train]')"
+        ) from None
+    folder = Path(path)
+    if (folder / "release").is_dir():
+        folder = folder / "release"
+    if not (folder / "privacy.json").is_file() or not (folder / "params").is_dir():
+        raise ValueError(
+            f"{path} holds no release (privacy.json and params/): pass the folder that "
+            "`python -m jaxdp.train` named at its end"
+        )
+    statement = json.loads((folder / "privacy.json").read_text())
+    saved = (folder / "params").absolute()
+    # As NumPy arrays, so that a release made on one kind of device loads on any other.
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        structure = checkpointer.metadata(saved).item_metadata.tree
+        restore_args = jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+            structure,
+            is_leaf=lambda leaf: hasattr(leaf, "shape"),
+        )
+        params = checkpointer.restore(saved, args=ocp.args.PyTreeRestore(restore_args=restore_args))
+    return Release(params, statement)

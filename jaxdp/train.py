@@ -1,0 +1,234 @@
+"""The command `python -m jaxdp.train`: trains a private classifier and writes its release."""
+
+import datetime
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from . import config as configs
+from . import data, keys, release, statement
+from .clipping import clip_individual
+from .plan import Plan
+from .privatize import privatize
+
+try:
+    import flax.linen as nn
+    import orbax.checkpoint
+    import sklearn
+    import tyro
+    from rich.console import Console
+    from rich.table import Table
+
+    from . import display, models, training
+except ModuleNotFoundError as error:
+    if error.name is None or error.name.startswith("jaxdp"):
+        raise
+    sys.exit(
+        f"python -m jaxdp.train needs {error.name}, which is not installed: "
+        "pip install 'jaxdp[train]' (in a checkout: pip install -e '.[train]')"
+    )
+
+del orbax, sklearn, tyro  # only needed to be there
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that is decided before the first step."""
+
+    config: configs.Config
+    dataset: data.Dataset
+    plan: Plan
+    model: nn.Module
+    state: training.State
+    train_step: jax.stages.Wrapped
+    records: Any  # the private inputs and labels, on the device
+    sampling_key: jax.Array | None
+
+
+def main(args: Sequence[str]) -> int:
+    """Runs the command with the given arguments and returns the exit status."""
+    console = Console(highlight=False, markup=False)
+    try:
+        config = configs.parse(args)
+        console.print(f"jaxdp: {config.name}, on {describe_device()}")
+        run = prepare(config)
+        console.print(describe_plan(run))
+        if config.dry_run:
+            console.print(describe_cost(run))
+            return 0
+        folder = release.make_run_folder(config.name, config.output, datetime.datetime.now())
+    except ValueError as error:
+        Console(stderr=True, highlight=False, markup=False).print(f"error: {error}")
+        return 2
+    return train_and_release(run, folder, console)
+
+
+def prepare(config: configs.Config) -> Run:
+    """Loads the data, solves the plan and builds the model.
+
+    Raises:
+      ValueError: for any number or name that makes no sense, before a budget is spent.
+    """
+    dataset = data.load(config.data.name)
+    plan = Plan(
+        num_examples=len(dataset.private),
+        expected_batch_size=config.plan.expected_batch_size,
+        steps=config.plan.steps,
+        clipping=clip_individual(config.clipping.norm),
+        epsilon=config.plan.epsilon,
+        delta=config.plan.delta,
+        adjacency=config.plan.adjacency,
+    )
+    model = models.make_model(config.model, dataset.num_classes)
+
+    # Without a seed every stream has its own entropy from the operating system.
+    seed_key = None if config.seed is None else jax.random.key(config.seed)
+    init_key = keys.secret_key() if seed_key is None else keys.stream(seed_key, "init")
+    params = models.init_params(model, init_key, dataset)
+
+    privatizer = privatize(plan, key=seed_key)
+    optimizer = training.make_optimizer(config.training, plan.steps)
+    return Run(
+        config=config,
+        dataset=dataset,
+        plan=plan,
+        model=model,
+        state=training.init_state(params, privatizer, optimizer),
+        train_step=training.make_train_step(
+            models.make_loss(model, dataset), privatizer, optimizer, config.training.microbatch_size
+        ),
+        records=jax.device_put((dataset.private.inputs, dataset.private.labels)),
+        sampling_key=seed_key,
+    )
+
+
+def train_and_release(run: Run, folder: Path, console: Console) -> int:
+    """Trains, writes the release, and only then looks at how good it is."""
+    private = folder / "private"
+    (private / "config.json").write_text(json.dumps(asdict(run.config), indent=2) + "\n")
+    if run.config.seed is not None:
+        console.print("A seed was given: noise and sampling are reproducible: NOT PRIVATE.")
+    console.print("Loss and clipping below are private numbers, without noise: keep them.")
+
+    spent = training.SpentSteps()
+    start = time.monotonic()
+    with training.stop_on_interrupt(tell=tell_stopping) as stop:
+        try:
+            with (
+                display.step_display(console, run.plan.steps) as shown,
+                (private / "metrics.jsonl").open("w") as metrics_file,
+            ):
+
+                def watch(metrics: training.Metrics) -> None:
+                    training.write_metrics(metrics_file, metrics)
+                    shown.show(metrics)
+
+                params, _ = training.train(
+                    run.train_step,
+                    run.state,
+                    run.records,
+                    run.plan.batches(run.sampling_key),
+                    spent=spent,
+                    stop=stop,
+                    watch=watch,
+                )
+        except BaseException:
+            console.print(f"Failed in step {spent.count}: nothing is released, {folder} is kept.")
+            raise
+        seconds = time.monotonic() - start
+
+        # The results come first, so that no later failure can cost them.
+        release.save_params(folder, params)
+        facts = statement.make_statement(run.plan, run.config, run.dataset, spent.count)
+        release.save_statement(folder, facts, statement.as_markdown(facts))
+
+    accuracy = models.accuracy(run.model, run.dataset, params)
+    results = {
+        "test_accuracy": accuracy,
+        "steps": spent.count,
+        "seconds": round(seconds, 2),
+        "seconds_of_first_step": round(shown.compile_seconds, 2),
+    }
+    (private / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    console.print(result_table(run, facts, results, folder))
+    return 130 if spent.count < run.plan.steps else 0
+
+
+def tell_stopping() -> None:
+    """Called from a signal handler, so it writes without any lock."""
+    os.write(2, b"\nStopping after this step; the release is written next. Ctrl-C again to kill.\n")
+
+
+def describe_device() -> str:
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return f"CPU with {os.cpu_count()} cores"
+    return f"{jax.device_count()} x {device.device_kind}"
+
+
+def describe_plan(run: Run) -> str:
+    """The plan in one line: all the numbers that decide privacy and noise."""
+    plan, norm = run.plan, run.config.clipping.norm
+    return (
+        f"Plan: N = {plan.num_examples:,}, expected batch size {plan.expected_batch_size:g} "
+        f"(sampling probability {plan.sampling_probability:.4g}), {plan.steps} steps, noise "
+        f"multiplier {plan.noise_multiplier:g}, clipping norm {norm:g}, expected norm of the "
+        f"noise on the mean gradient {noise_norm(run):.3g}, target ε = {plan.target_epsilon:g} at "
+        f"δ = {plan.delta:.3g}"
+    )
+
+
+def noise_norm(run: Run) -> float:
+    """The expected norm, about, of the noise on the mean gradient."""
+    params, _ = run.state
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    std = run.plan.noise_multiplier * run.plan.clipping.sensitivity(run.plan.adjacency)
+    return std * math.sqrt(size) / run.plan.expected_batch_size
+
+
+def describe_cost(run: Run) -> str:
+    """What --dry-run adds to the plan: memory, as the compiler sees it, and ε."""
+    indices, mask = next(run.plan.batches(run.sampling_key))
+    compiled = run.train_step.lower(run.state, run.records, indices, mask).compile()
+    memory = compiled.memory_analysis()
+    records = sum(leaf.nbytes for leaf in jax.tree.leaves(run.records))
+    size = "unknown: this device does not tell"
+    if memory is not None:
+        total = memory.temp_size_in_bytes + memory.argument_size_in_bytes
+        size = f"{total / 2**20:.1f} MiB, of which {records / 2**20:.1f} MiB are the data"
+    epsilons = statement.epsilons(run.plan, run.plan.steps)
+    return (
+        f"Memory on the device: {size}.\nε after {run.plan.steps} steps: "
+        + ", ".join(f"{value:g} by {name.upper()}" for name, value in epsilons.items())
+        + ".\nDry run: nothing was trained, spent or written."
+    )
+
+
+def result_table(run: Run, facts: dict[str, Any], results: dict[str, Any], folder: Path) -> Table:
+    config, total = run.config, len(run.dataset.test)
+    public = "declared public" if config.data.test_is_public else "PRIVATE: so is this number"
+    table = Table(show_header=False, highlight=False)
+    table.add_row("test accuracy", f"{results['test_accuracy']:.4f} on {total} records, {public}")
+    for name, value in facts["epsilon"].items():
+        table.add_row(f"ε by {statement.LABELS[name]}", f"{value:g} at δ = {facts['delta']:.3g}")
+    if facts["reproducible"]:
+        table.add_row("privacy", "NONE: noise and sampling are reproducible from the seed")
+    stopped = ", stopped early" if facts["steps"] < facts["steps_planned"] else ""
+    table.add_row("steps", f"{facts['steps']} of {facts['steps_planned']}{stopped}")
+    first = results["seconds_of_first_step"]
+    table.add_row("wall time", f"{results['seconds']:.1f} s, {first:.1f} s of it compiling")
+    table.add_row("may be shared", f"{folder / 'release'}")
+    table.add_row("keep private", f"{folder / 'private'}")
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,178 @@
+"""Training: the pure step, and the loop that counts, logs and stops."""
+
+import functools
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TextIO
+
+import jax
+import numpy as np
+import optax
+
+from .config import TrainingConfig
+from .gradients import per_example_grads
+from .privatize import NORM_BIN_EDGES, Diagnostics, Privatizer
+
+PyTree = Any
+State = tuple[PyTree, tuple[PyTree, PyTree]]  # parameters, (privatize's state, the optimizer's)
+
+
+class Metrics(NamedTuple):
+    """Facts about one step's batch, without noise: private."""
+
+    step: int
+    examples: int
+    loss: float | None  # mean; None for an empty batch
+    clipped: int
+    nonfinite: int
+    norm_10: float | None  # upper bounds on quantiles of the gradients' norms
+    norm_50: float | None
+    norm_90: float | None
+
+
+def make_optimizer(config: TrainingConfig, steps: int) -> optax.GradientTransformation:
+    """Builds what uses the private gradients. It only post-processes: it costs no privacy."""
+    rate: optax.ScalarOrSchedule = config.learning_rate
+    if config.schedule == "cosine":
+        rate = optax.cosine_decay_schedule(config.learning_rate, steps, alpha=0.1)
+    if config.optimizer == "adam":
+        return optax.adam(rate)
+    return optax.sgd(rate, momentum=config.momentum)
+
+
+def init_state(params: PyTree, privatizer: Privatizer, optimizer: Any) -> State:
+    return params, (privatizer.init(params), optimizer.init(params))
+
+
+def make_train_step(
+    loss: Callable[..., jax.Array],
+    privatizer: Privatizer,
+    optimizer: optax.GradientTransformation,
+    microbatch_size: int,
+) -> jax.stages.Wrapped:
+    """Returns the jitted `(state, records, indices, mask) -> (state, diagnostics)`.
+
+    `records` are all private records, on the device; `indices` and `mask` choose the step's batch.
+    The state is donated: its memory is used again, and the old one can't be read any more.
+    """
+    grads = per_example_grads(loss, microbatch_size=microbatch_size)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def train_step(
+        state: State, records: PyTree, indices: jax.Array, mask: jax.Array
+    ) -> tuple[State, Diagnostics]:
+        params, (private_state, optimizer_state) = state
+        batch = jax.tree.map(lambda leaf: leaf[indices], records)
+        sums = privatizer.sums(grads(params, batch, mask), private_state)
+        gradient, private_state = privatizer.release(sums, private_state, params)
+        updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, (private_state, optimizer_state)), sums.diagnostics
+
+    return train_step
+
+
+class StopRequest:
+    """Whether somebody asked the run to stop after the step at work."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+
+@contextmanager
+def stop_on_interrupt(tell: Callable[[], None]) -> Iterator[StopRequest]:
+    """Turns the first Ctrl-C into a request to stop; a second one interrupts as usual."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request  # only the main thread may handle signals
+        return
+
+    def handle(signum: int, frame: object) -> None:
+        request.requested = True
+        signal.signal(signal.SIGINT, before)
+        tell()
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield request
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class SpentSteps:
+    """How many steps have been paid for: a step counts before it is dispatched."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+def train(
+    train_step: jax.stages.Wrapped,
+    state: State,
+    records: PyTree,
+    batches: Iterable[tuple[np.ndarray, np.ndarray]],
+    *,
+    spent: SpentSteps,
+    stop: StopRequest,
+    watch: Callable[[Metrics], None],
+) -> State:
+    """Runs the steps until the batches end or a stop is requested.
+
+    Args:
+      train_step: from `make_train_step`.
+      state: from `init_state`; donated.
+      records: what `train_step` takes.
+      batches: indices and mask of every step.
+      spent: counts the steps, so that it is known even if one of them fails.
+      stop: looked at after every step.
+      watch: called with the metrics of every step.
+    """
+    pending: tuple[int, Diagnostics] | None = None
+    for indices, mask in batches:
+        spent.count += 1
+        state, diagnostics = train_step(state, records, indices, mask)
+        # The metrics are read one step late, so that the device never waits for this program.
+        # The first step compiles, so it is waited for.
+        if pending is not None:
+            watch(measure(*pending))
+        pending = spent.count, diagnostics
+        if spent.count == 1:
+            jax.block_until_ready(state)
+        if stop.requested:
+            break
+    if pending is not None:
+        watch(measure(*pending))
+    return jax.block_until_ready(state)
+
+
+def measure(step: int, diagnostics: Diagnostics) -> Metrics:
+    """Turns a step's sums into numbers for people."""
+    d = jax.device_get(diagnostics)
+    finite = d.count - d.nonfinite
+    cumulated = np.cumsum(d.norm_histogram)
+
+    def norm_quantile(share: float) -> float | None:
+        if not finite:
+            return None
+        bin_ = int(np.searchsorted(cumulated, share * cumulated[-1]))
+        return float(NORM_BIN_EDGES[min(bin_, len(NORM_BIN_EDGES) - 1)])
+
+    return Metrics(
+        step=step,
+        examples=int(d.count),
+        loss=float(d.loss_sum / finite) if finite else None,
+        clipped=int(d.clipped),
+        nonfinite=int(d.nonfinite),
+        norm_10=norm_quantile(0.1),
+        norm_50=norm_quantile(0.5),
+        norm_90=norm_quantile(0.9),
+    )
+
+
+def write_metrics(file: TextIO, metrics: Metrics) -> None:
+    """Appends one line of JSON."""
+    file.write(json.dumps(metrics._asdict()) + "\n")
+    file.flush()
