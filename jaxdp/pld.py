@@ -25,7 +25,7 @@ Direction = Literal["remove", "add", "replace"]
 Floats = NDArray[np.float64]
 
 COARSEST_INTERVAL = 1e-4
-_FINE_POINTS = 2**17  # finer intervals only while a step has fewer points than this
+_FINE_POINTS = 2**18  # intervals finer than that only while no grid is larger than this
 _MOST_STEP_POINTS = 2**21
 _MOST_COMPOSED_POINTS = 2**22
 _TAIL_Z = float(-special.ndtri_exp(-50.0))  # what is cut off one step's noise has mass e^-50
@@ -50,13 +50,13 @@ def composed_pld(
     widest = max(high - low for low, high in ranges)
     if widest / COARSEST_INTERVAL > _MOST_STEP_POINTS:
         return None
-    interval = min(_interval(s, q, widest) for s, _ in steps)
+    interval = _interval(steps, q, widest)
     composed = []
     for direction in directions:
         parts = []
         for s, count in steps:
             first, probs, infinity_mass = _one_step(s, q, direction, interval)
-            if _composed_points(probs, count) > _MOST_COMPOSED_POINTS:
+            if _composed_span(count * _variance(probs), len(probs)) > _MOST_COMPOSED_POINTS:
                 return None
             step = pld_pmf.DensePLDPmf(interval, first, probs, infinity_mass, True)
             parts.append(step.self_compose(count))
@@ -74,7 +74,7 @@ def roundoff(steps: int) -> float:
 
     The spectrum of one step, with entries of size at most 1, is raised to the power `steps`.
     """
-    return 1e-13 + 2e-15 * steps
+    return 1e-13 + 4e-16 * steps
 
 
 def _one_step(
@@ -134,26 +134,32 @@ def _loss_range(s: float, q: float, direction: Direction) -> tuple[float, float]
     return -most, most
 
 
-def _interval(s: float, q: float, widest: float) -> float:
+def _interval(steps: Sequence[tuple[float, int]], q: float, widest: float) -> float:
     """1e-4, or less by powers of two where a step's losses are smaller than that.
 
-    Rounding adds up to interval²/4 to the variance of one step's loss, so the interval should be a
-    small part of its standard deviation, about q·sqrt(exp(1/s²) - 1).
+    Rounding adds up to interval²/4 to the variance of a step's loss, about q²(exp(1/s²) - 1), so
+    the interval should be a small part of its square root.
     """
-    deviation = q * math.sqrt(math.expm1(min(1 / s**2, 100.0)))
+    total = sum(count * q**2 * math.expm1(min(1 / s**2, 100.0)) for s, count in steps)
+    deviation = math.sqrt(total / sum(count for _, count in steps))
+    span = max(widest, _composed_span(total, widest))
     interval = COARSEST_INTERVAL
-    while interval > 0.02 * deviation and interval > 1e-10 and widest / interval < _FINE_POINTS / 2:
+    while interval > 0.02 * deviation and interval > 1e-10 and span / interval < _FINE_POINTS / 2:
         interval /= 2
     return interval
 
 
-def _composed_points(probs: Floats, count: int) -> float:
-    """About how many grid points dp-accounting will use for `count` compositions.
+def _composed_span(variance: float, step_span: float) -> float:
+    """About how wide a composition's grid is, from its variance and the width of one step's.
 
-    It cuts the tails by Chernoff bounds at orders 1/n to 20/n, n the points of one step.
+    dp-accounting cuts tails of mass 1e-15 by Chernoff bounds, of orders 1 to 20 over the width.
     """
+    orders = np.arange(1, 21) / step_span
+    return float(np.min(variance * orders + 2 * math.log(2e15) / orders))
+
+
+def _variance(probs: Floats) -> float:
+    """In squares of the interval."""
     index = np.arange(len(probs), dtype=np.float64)
-    mean = probs @ index
-    variance = probs @ (index - mean) ** 2
-    orders = np.arange(1, 21) / len(probs)
-    return float(np.min(count * variance * orders + 2 * 35.0 / orders))
+    mean = np.sum(probs * index)
+    return float(np.sum(probs * (index - mean) ** 2))
