@@ -7,12 +7,14 @@ from typing import Any, Literal, NoReturn, TypeVar
 import jax
 import jax.numpy as jnp
 
+from .factored import auto_engine, factored_engine
 from .representations import Dense, Representation
+from .tracing import vary, varying_axes
 
 PyTree = Any
 Carry = TypeVar("Carry")
 Engine = Callable[[Callable[..., jax.Array], PyTree, tuple], tuple[jax.Array, list[Representation]]]
-Method = Literal["auto", "vmap"]
+Method = Literal["auto", "factored", "vmap"]
 
 
 def per_example_grads(
@@ -26,7 +28,8 @@ def per_example_grads(
     Args:
       loss_fn: `loss_fn(params, *example) -> scalar`, the loss of a *single* example. Only `params`
         is differentiated. Randomness (dropout) comes in as a per-example key in the batch.
-      method: "vmap" differentiates every example on its own; "auto" chooses.
+      method: "vmap" differentiates every example on its own; "factored" holds the gradients by
+        what they are products of, where it has a rule; "auto" picks the cheaper leaf by leaf.
       microbatch_size: how many examples are differentiated at a time. It bounds the memory and
         changes nothing else. None takes the whole batch at once.
 
@@ -239,11 +242,17 @@ def _vmap_engine(
 ) -> tuple[jax.Array, list[Representation]]:
     """The reference: differentiate every example on its own."""
     in_axes = (None, *[0] * len(rows))
+    # Inside shard_map, the gradients of shared parameters would be summed over the devices at once.
+    params = vary(params, varying_axes((params, rows)))
     values, grads = jax.vmap(jax.value_and_grad(loss_fn), in_axes)(params, *rows)
     return values, [Dense(g) for g in jax.tree.leaves(grads)]
 
 
-ENGINES: dict[str, Engine] = {"auto": _vmap_engine, "vmap": _vmap_engine}
+ENGINES: dict[str, Engine] = {
+    "auto": auto_engine,
+    "factored": factored_engine,
+    "vmap": _vmap_engine,
+}
 
 
 def _check_microbatch_size(size: int | None) -> None:
