@@ -16,6 +16,7 @@ from .plan import Plan
 
 # Norms are counted in bins of a quarter octave; the first and last are open.
 NORM_BIN_EDGES = np.exp2(np.arange(-80, 81) / 4).astype(np.float32)
+from .tracing import varying_axes
 
 
 class PrivatizeState(NamedTuple):
@@ -191,8 +192,7 @@ def _add_noise_to_members(
 
 def _check_reduced(leaves: list[jax.Array], key: jax.Array) -> None:
     """Refuses sums that still differ between the devices of a shard_map: each would be released."""
-    varying = set().union(*(getattr(jax.typeof(leaf), "vma", ()) for leaf in leaves))
-    varying -= set(getattr(jax.typeof(key), "vma", ()))
+    varying = varying_axes(leaves) - varying_axes(key)
     if varying:
         raise ValueError(
             f"the sums differ along the mesh axes {sorted(varying)}: add them up first with "
