@@ -4,7 +4,12 @@
 `privatize(plan)` turns them into a private mean gradient for any Optax chain.
 """
 
+from .clipping import Clipping as Clipping
+from .clipping import clip_batch as clip_batch
 from .clipping import clip_individual as clip_individual
+from .clipping import clip_layerwise as clip_layerwise
+from .clipping import clip_normalised as clip_normalised
+from .clipping import clip_quantile as clip_quantile
 from .gradients import PerExampleGrads as PerExampleGrads
 from .gradients import from_dense as from_dense
 from .gradients import per_example_grads as per_example_grads

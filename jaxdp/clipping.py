@@ -1,110 +1,324 @@
-"""Clipping: Optax transformations over `PerExampleGrads` that bound what one example can do."""
+"""Clipping: Optax transformations over `PerExampleGrads` that bound what one record can do."""
 
 import math
-import numbers
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from .accounting import Adjacency
+from .accounting import Adjacency, Unit
 from .gradients import PerExampleGrads, Units
+from .groups import SMALLEST_BOUND, Bound, Groups, Layer, check_bound, group_leaves
 
-Unit = Literal["example", "batch"]
-SMALLEST_BOUND = 1e-12  # below, squares of the entries of a gradient this short underflow float32
+Array = jax.Array
 
 
 class ClippingState(NamedTuple):
     """Bounds `[groups] float32`, replaceable by `optax.tree.set(state, clipping_bounds=...)`."""
 
-    clipping_bounds: jax.Array
+    clipping_bounds: Array
+
+
+@dataclass(frozen=True)
+class Quantile:
+    """How bounds follow a quantile of the norms: C ← C·exp(−learning_rate·(b̄ − target))."""
+
+    target: float
+    learning_rate: float
+    count_std: float | None  # of the noise on each count; None: a twentieth of the divisor
 
 
 class Clipping(optax.GradientTransformation):
     """An Optax transformation from `PerExampleGrads` to their clipped sum, without noise.
 
-    Beside `init` and `update` it holds what `privatize` needs to know:
+    Beside `init` and `update` it answers what `privatize` asks. Made by `clip_individual`,
+    `clip_batch`, `clip_layerwise`, `clip_normalised` and `clip_quantile`.
 
     Attributes:
-      unit: "example": what is clipped is one example's gradient.
-      weigh: `(units, state) -> coefficients [b] per leaf`.
-      sensitivity: `(adjacency, state=None) -> Δ`, how far the clipped sum moves at most, in
-        Euclidean norm, when the data change by one record.
+      unit: "example" if every example's gradient is clipped, "batch" if a unit's mean gradient is.
+      quantile: set where the bounds adapt to the norms.
     """
 
     unit: Unit
-    weigh: Callable[[Units, ClippingState], list[jax.Array]]
-    sensitivity: Callable[..., Any]
+    quantile: Quantile | None
+    _bounds: Any
+    _layer: Layer | None
+    _scale: Callable[[Array, Array], Array]
     _name: str
 
     def __new__(
         cls,
         name: str,
-        init: Callable[[Any], ClippingState],
-        weigh: Callable[[Units, ClippingState], list[jax.Array]],
-        sensitivity: Callable[..., Any],
+        bounds: Any,
+        *,
         unit: Unit,
+        layer: Layer | None = None,
+        scale: Callable[[Array, Array], Array],
+        quantile: Quantile | None = None,
     ) -> "Clipping":
+        if unit not in ("example", "batch"):
+            raise ValueError(f"unit is {unit!r}: give 'example' or 'batch'")
+
+        def init(params: Any) -> ClippingState:
+            return ClippingState(self._bounds_at(self.groups(params), 0))
+
         def update(
             updates: PerExampleGrads, state: ClippingState, params: Any = None
         ) -> tuple[Any, ClippingState]:
             del params
-            return clipped_sum(updates, lambda units: weigh(units, state)), state
+            self.check(updates)
+            groups = self.groups(updates.like)
+
+            def body(total: list[Array], units: Units) -> list[Array]:
+                part = units.weighted_sum(self.weigh(units, groups, state)[0])
+                return jax.tree.map(jnp.add, total, part)
+
+            total = updates.fold(body, zeros(updates))
+            return jax.tree.unflatten(jax.tree.structure(updates.like), total), state
 
         self = super().__new__(cls, init, update)
-        self._name, self.weigh, self.sensitivity, self.unit = name, weigh, sensitivity, unit
+        self._name, self._bounds, self._layer, self._scale = name, bounds, layer, scale
+        self.unit, self.quantile = unit, quantile
         return self
+
+    def groups(self, params: Any) -> Groups:
+        """The groups of parameters that are clipped separately."""
+        return group_leaves(params, self._bounds, self._layer)
+
+    def weigh(
+        self, units: Units, groups: Groups, state: ClippingState
+    ) -> tuple[list[Array], Array]:
+        """Coefficients `[b]` per leaf, and per group whether the norm is within its bound `[G, b]`.
+
+        A coefficient times its gradient is never longer than the bound: norms are upper bounds.
+        """
+        bounds = state.clipping_bounds[:, None]
+        squares: list[Any] = [0.0] * len(groups.names)
+        for group, square in zip(groups.of_leaf, units.squared_norms, strict=True):
+            if group is not None:
+                squares[group] += square
+        norms = jnp.sqrt(jnp.stack(squares))
+        coefficients = self._scale(norms, bounds)
+        nothing = jnp.zeros(norms.shape[1:], norms.dtype)
+        per_leaf = [nothing if g is None else coefficients[g] for g in groups.of_leaf]
+        return per_leaf, norms <= bounds
+
+    def record_factor(self, adjacency: Adjacency) -> int:
+        """How many bounds a group's clipped sum moves when the data change by one record.
+
+        Replacing a record removes one contribution and adds another. A record's unit goes from one
+        clipped mean to any other, which may point the opposite way (DESIGN rule 1).
+        """
+        return 2 if adjacency == "replace_one" or self.unit == "batch" else 1
+
+    def sensitivity(self, adjacency: Adjacency, bounds: Array | None = None) -> Any:
+        """Δ: how far the clipped sum moves, in Euclidean norm, when one record changes.
+
+        Args:
+          adjacency: what it means that one record changes.
+          bounds: `[groups]` the bounds at this step. None: those that the clipping was made with,
+            where they say how many groups there are.
+        """
+        if bounds is not None:
+            return self.record_factor(adjacency) * jnp.sqrt(jnp.sum(jnp.square(bounds)))
+        if self._layer is not None:
+            raise ValueError(
+                f"{self!r} has as many groups as the model has layers: pass the bounds of its "
+                "state, clipping.init(params).clipping_bounds"
+            )
+        first = [_at(bound, 0) for bound in jax.tree.leaves(self._bounds)]
+        return self.record_factor(adjacency) * math.hypot(*first)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether all bounds are finite, so that noise can hide what they let through."""
+        return all(math.isfinite(_at(bound, 0)) for bound in jax.tree.leaves(self._bounds))
+
+    def adapt(
+        self, groups: Groups, state: ClippingState, step: Array, fractions: Array
+    ) -> ClippingState:
+        """The bounds for the step after `step`, from noised fractions within the bound `[G]`."""
+        if self.quantile is None:
+            if not any(callable(bound) for bound in groups.bounds):
+                return state
+            return ClippingState(self._bounds_at(groups, step + 1))
+        shrink = jnp.exp(-self.quantile.learning_rate * (fractions - self.quantile.target))
+        bounds = jnp.clip(state.clipping_bounds * shrink, SMALLEST_BOUND, 1 / SMALLEST_BOUND)
+        return ClippingState(bounds)
+
+    def count_sensitivity(self, adjacency: Adjacency) -> float:
+        """How far one group's count (within the bound: +½, above: −½) moves with one record."""
+        return self.record_factor(adjacency) / 2
+
+    def check(self, grads: object) -> None:
+        """Refuses what are no gradients of this clipping's units."""
+        if not isinstance(grads, PerExampleGrads):
+            raise TypeError(
+                f"expected PerExampleGrads, got {type(grads).__name__}: clipping needs every "
+                "example's gradient, and a gradient that is already summed or averaged can't be "
+                "made private. Pass jaxdp.per_example_grads(loss)(params, batch), or your own "
+                "vmap(grad) through jaxdp.from_dense, and keep other transformations after the "
+                "clipping"
+            )
+        if grads.unit != self.unit:
+            raise ValueError(
+                f'{self!r} clips the gradients of unit="{self.unit}" and got those of '
+                f'unit="{grads.unit}": use per_example_grads(loss, unit="{self.unit}")'
+            )
+
+    def _bounds_at(self, groups: Groups, step: Any) -> Array:
+        values = [bound(step) if callable(bound) else bound for bound in groups.bounds]
+        return jnp.stack([jnp.asarray(value, jnp.float32) for value in values])
 
     def __repr__(self) -> str:
         return self._name
 
 
-def clip_individual(bound: float) -> Clipping:
-    """Clips every example's gradient to norm `bound`: g·min(1, bound/‖g‖) (Abadi et al. 2016).
+def clip_individual(bound: Bound) -> Clipping:
+    """Clips every example's gradient to norm `bound`: g·min(1, bound/‖g‖).
 
     One record moves the sum of the clipped gradients by at most `bound` when it is added, removed
     or zeroed out, and by twice that when it is replaced. Norms are upper bounds that include
     rounding, so this holds for the computed sums too.
 
     Args:
-      bound: the clipping norm C, at least 1e-12. `inf` leaves the gradients whole: good for plain
-        training, but no noise hides such a sum.
+      bound: the clipping norm C, at least 1e-12, or a schedule `step -> C`. `inf` leaves the
+        gradients whole: good for plain training, but no noise hides such a sum.
 
     Raises:
       ValueError, TypeError: for a bound that is no positive Python number.
+
+    References:
+      Abadi et al. 2016, Deep Learning with Differential Privacy (arXiv 1607.00133).
     """
-    bound = _check_bound(bound)
-
-    def init(params: Any) -> ClippingState:
-        del params
-        return ClippingState(clipping_bounds=jnp.full(1, bound, jnp.float32))
-
-    def weigh(units: Units, state: ClippingState) -> list[jax.Array]:
-        norms = jnp.sqrt(sum(units.squared_norms))
-        return [jnp.minimum(1, state.clipping_bounds[0] / norms)] * len(units.leaves)
-
-    def sensitivity(adjacency: Adjacency, state: ClippingState | None = None) -> Any:
-        records_changed = 2 if adjacency == "replace_one" else 1
-        return records_changed * (bound if state is None else state.clipping_bounds[0])
-
-    return Clipping(f"clip_individual({bound:g})", init, weigh, sensitivity, "example")
+    check_bound(bound)
+    return Clipping(f"clip_individual({_text(bound)})", bound, unit="example", scale=_shorten)
 
 
-def clipped_sum(grads: PerExampleGrads, weigh: Callable[[Units], Sequence[jax.Array]]) -> Any:
-    """Σ over examples of coefficient times gradient: a pytree like the parameters, un-noised."""
-    check_grads(grads)
-    leaves = grads.fold(
-        lambda total, units: [
-            t + s for t, s in zip(total, units.weighted_sum(weigh(units)), strict=True)
-        ],
-        zeros(grads),
+def clip_batch(bound: Bound) -> Clipping:
+    """Clips the *mean* gradient of every batch unit to norm `bound`, as one.
+
+    For models whose loss couples the examples of a batch. One record can turn its unit's clipped
+    mean from one direction to the opposite one: the sensitivity is 2·bound under every adjacency,
+    whatever the number of examples in the unit.
+
+    Args:
+      bound: the clipping norm C of a unit's mean gradient, or a schedule `step -> C`.
+
+    References:
+      Nguyen et al. 2023, Batch Clipping and Adaptive Layerwise Clipping (arXiv 2307.11939).
+    """
+    check_bound(bound)
+    return Clipping(f"clip_batch({_text(bound)})", bound, unit="batch", scale=_shorten)
+
+
+def clip_layerwise(bounds: Any, *, layer: Layer = "tensor", unit: Unit = "example") -> Clipping:
+    """Clips every layer's gradient to a bound of its own.
+
+    The sensitivity is √(Σ bound²) over the layers, doubled as for one bound.
+
+    Args:
+      bounds: one number for every layer; `{pattern: bound}` over parameter paths such as
+        `{"Conv_*": 0.5, "Dense_0": 1.0}`, where each pattern is one group that is clipped
+        together; or a prefix pytree of the parameters. A bound of 0 freezes its group: no gradient
+        and no noise. Bounds may be schedules `step -> C`.
+      layer: with one number, a layer is every "tensor" or every "module".
+      unit: "example" or "batch", as in `clip_individual` and `clip_batch`.
+
+    References:
+      Nguyen et al. 2023 (arXiv 2307.11939), where a layer is a tensor; McMahan et al. 2018
+      (arXiv 1710.06963).
+    """
+    for bound in jax.tree.leaves(bounds):
+        check_bound(bound, zero_freezes=True)
+    whole = not isinstance(bounds, int | float) and not callable(bounds)
+    return Clipping(
+        f"clip_layerwise({_text(bounds)}, unit={unit!r})",
+        bounds,
+        unit=unit,
+        layer=None if whole else layer,
+        scale=_shorten,
     )
-    return jax.tree.unflatten(jax.tree.structure(grads.like), leaves)
 
 
-def zeros(grads: PerExampleGrads) -> list[jax.Array]:
+def clip_normalised(
+    bound: Bound = 1.0, *, stability: float = 0.01, unit: Unit = "example"
+) -> Clipping:
+    """Scales every gradient to nearly the same norm: g·bound/(‖g‖ + stability).
+
+    "Automatic clipping": the bound only scales the learning rate, so there is none to tune.
+
+    Args:
+      bound: an upper bound on every scaled norm.
+      stability: γ, above 0, in the gradient's units: gradients much shorter stay short.
+      unit: "example" or "batch".
+
+    References:
+      Bu et al. 2023, Automatic Clipping (arXiv 2206.07136).
+    """
+    check_bound(bound)
+    if not (math.isfinite(stability) and stability > 0):
+        raise ValueError(f"stability is {stability}: give a number above 0 (0.01 is usual)")
+    return Clipping(
+        f"clip_normalised({_text(bound)}, stability={stability:g}, unit={unit!r})",
+        bound,
+        unit=unit,
+        scale=lambda norms, bounds: bounds / (norms + stability),
+    )
+
+
+def clip_quantile(
+    initial_bound: Any = 1.0,
+    *,
+    target: float = 0.5,
+    learning_rate: float = 0.2,
+    count_std: float | None = None,
+    layer: Layer | None = None,
+    unit: Unit = "example",
+) -> Clipping:
+    """Clips to a bound that follows a quantile of the norms, found privately.
+
+    Every step counts the gradients within the bound, adds noise to the count, and moves the next
+    step's bound: C ← C·exp(−learning_rate·(b̄ − target)). The counts are paid out of the plan's
+    noise multiplier: the gradient's noise grows a little, the accounted number stays.
+
+    Args:
+      initial_bound: C at the first step: a number, or per group as in `clip_layerwise`.
+      target: the fraction of gradients that shall be within the bound, 0 to 1.
+      learning_rate: of the bound, in log space.
+      count_std: standard deviation of the noise on each count, in records (units). None takes a
+        twentieth of the expected batch size (of the number of units). Must be large enough for the
+        plan's noise multiplier.
+      layer: None: one bound for the whole gradient; "tensor" or "module": one per layer.
+      unit: "example" or "batch".
+
+    References:
+      Andrew et al. 2021, Differentially Private Learning with Adaptive Clipping (arXiv 1905.03871).
+    """
+    for bound in jax.tree.leaves(initial_bound):
+        check_bound(bound)
+        if callable(bound) or not math.isfinite(bound):
+            raise ValueError(f"initial_bound is {bound}: give a finite number to start from")
+    if not 0 <= target <= 1:
+        raise ValueError(f"target is {target}: it is a fraction of the gradients, between 0 and 1")
+    if not (math.isfinite(learning_rate) and learning_rate > 0):
+        raise ValueError(f"learning_rate is {learning_rate}: give a number above 0 (0.2 is usual)")
+    if count_std is not None and not (math.isfinite(count_std) and count_std > 0):
+        raise ValueError(f"count_std is {count_std}: give a number above 0, or None")
+    return Clipping(
+        f"clip_quantile({_text(initial_bound)}, target={target:g}, unit={unit!r})",
+        initial_bound,
+        unit=unit,
+        layer=layer,
+        scale=_shorten,
+        quantile=Quantile(target, learning_rate, count_std),
+    )
+
+
+def zeros(grads: PerExampleGrads) -> list[Array]:
     """Zeros for the sum of every leaf, float32 or wider."""
     return [
         jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32))
@@ -112,25 +326,15 @@ def zeros(grads: PerExampleGrads) -> list[jax.Array]:
     ]
 
 
-def check_grads(grads: object) -> None:
-    if not isinstance(grads, PerExampleGrads):
-        raise TypeError(
-            f"expected PerExampleGrads, got {type(grads).__name__}: clipping needs every example's "
-            "gradient, and a gradient that is already summed or averaged can't be made private. "
-            "Pass jaxdp.per_example_grads(loss)(params, batch), or your own vmap(grad) through "
-            "jaxdp.from_dense, and keep other transformations after the clipping"
-        )
+def _shorten(norms: Array, bounds: Array) -> Array:
+    return jnp.minimum(1, bounds / norms)
 
 
-def _check_bound(bound: float) -> float:
-    if isinstance(bound, bool) or not isinstance(bound, numbers.Real):
-        raise TypeError(
-            f"the clipping norm is {bound!r}, a {type(bound).__name__}: give a Python number. It "
-            "can't be injected as a hyperparameter, because noise and accounting rest on it"
-        )
-    if math.isnan(bound) or bound < SMALLEST_BOUND:
-        raise ValueError(
-            f"the clipping norm is {bound}: give a number of at least {SMALLEST_BOUND} (1.0 is a "
-            "common start), or inf for no clipping and no privacy"
-        )
-    return float(bound)
+def _at(bound: Bound, step: int) -> float:
+    return float(bound(step) if callable(bound) else bound)
+
+
+def _text(bounds: Any) -> str:
+    if callable(bounds):
+        return "schedule"
+    return f"{bounds:g}" if isinstance(bounds, int | float) else repr(bounds)

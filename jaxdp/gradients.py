@@ -7,6 +7,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 import jax
 import jax.numpy as jnp
 
+from .accounting import Unit
 from .factored import auto_engine, factored_engine
 from .representations import Dense, Representation
 from .tracing import vary, varying_axes
@@ -21,6 +22,7 @@ def per_example_grads(
     loss_fn: Callable[..., jax.Array],
     *,
     method: Method = "auto",
+    unit: Unit = "example",
     microbatch_size: int | None = None,
 ) -> Callable[..., "PerExampleGrads"]:
     """Turns the loss of one example into the lazy gradients of a batch.
@@ -28,15 +30,20 @@ def per_example_grads(
     Args:
       loss_fn: `loss_fn(params, *example) -> scalar`, the loss of a *single* example. Only `params`
         is differentiated. Randomness (dropout) comes in as a per-example key in the batch.
+        With unit="batch", `loss_fn(params, *records, mask) -> scalar`, the *mean* loss of a whole
+        unit: records have a leading axis, and only those where `mask` is True count.
       method: "vmap" differentiates every example on its own; "factored" holds the gradients by
         what they are products of, where it has a rule; "auto" picks the cheaper leaf by leaf.
-      microbatch_size: how many examples are differentiated at a time. It bounds the memory and
-        changes nothing else. None takes the whole batch at once.
+      unit: "example", or "batch" for losses that couple the records of a unit (`clip_batch`).
+      microbatch_size: how many examples (or units) are differentiated at a time. It bounds the
+        memory and changes nothing else. None takes the whole batch at once.
 
     Returns:
       A function `(params, batch, mask=None) -> PerExampleGrads`. `batch` is the tuple of the
       loss's arguments after `params`, every leaf with a leading axis of length B; `mask [B] bool`
-      is False for padding rows, which contribute exactly zero, whatever they hold.
+      is False for padding rows, which contribute exactly zero, whatever they hold. With
+      unit="batch" the leaves are `[m, capacity, ...]` and the mask `[m, capacity]`: the loss sees
+      zeros in place of masked records, and a unit without any record contributes zero.
 
     Raises:
       ValueError, TypeError: for what is no loss, no batch or no parameters, when called.
@@ -49,6 +56,8 @@ def per_example_grads(
     """
     if method not in ENGINES:
         raise ValueError(f"method is {method!r}: choose one of {', '.join(map(repr, ENGINES))}")
+    if unit not in ("example", "batch"):
+        raise ValueError(f"unit is {unit!r}: give 'example' or 'batch'")
     _check_microbatch_size(microbatch_size)
     engine = ENGINES[method]
 
@@ -59,27 +68,33 @@ def per_example_grads(
                 f"batch is a {type(batch).__name__}: pass the tuple of the loss's arguments after "
                 "params, e.g. (x, y), or (x,) for one"
             )
-        size = _batch_size(tuple(batch))
-        _check_loss(loss_fn, params, tuple(batch))
+        batch, size = tuple(batch), _batch_size(batch)
+        if unit == "batch":
+            batch, mask = _unit_rows(batch, mask)
+        mask = _check_mask(mask, size)
+        _check_loss(loss_fn, params, batch)
 
         def compute(rows: tuple) -> tuple[jax.Array, list[Representation]]:
             return engine(loss_fn, params, rows)
 
-        return PerExampleGrads(
-            compute, tuple(batch), _check_mask(mask, size), params, microbatch_size
-        )
+        return PerExampleGrads(compute, batch, mask, params, microbatch_size, unit)
 
     return transform
 
 
 def from_dense(
-    grads: PyTree, mask: jax.Array | None = None, *, microbatch_size: int | None = None
+    grads: PyTree,
+    mask: jax.Array | None = None,
+    *,
+    unit: Unit = "example",
+    microbatch_size: int | None = None,
 ) -> "PerExampleGrads":
     """Takes per-example gradients that were computed elsewhere, as a user's own `vmap(grad)`.
 
     Args:
       grads: pytree like the parameters, every leaf `[B, ...]`: row i must depend on example i only.
       mask: `[B] bool`, False for padding rows.
+      unit: "batch" if a row is the gradient of a batch unit's mean loss.
       microbatch_size: as in `per_example_grads`.
     """
     _check_microbatch_size(microbatch_size)
@@ -92,7 +107,7 @@ def from_dense(
         unknown_loss = jnp.full(leaves[0].shape[:1], jnp.nan, jnp.float32)
         return unknown_loss, [Dense(leaf) for leaf in leaves]
 
-    return PerExampleGrads(compute, grads, _check_mask(mask, size), like, microbatch_size)
+    return PerExampleGrads(compute, grads, _check_mask(mask, size), like, microbatch_size, unit)
 
 
 class Units:
@@ -154,7 +169,9 @@ class PerExampleGrads:
         mask: jax.Array | None,
         like: PyTree,
         microbatch_size: int | None,
+        unit: Unit,
     ) -> None:
+        self.unit = unit
         self._compute = compute
         self._batch = batch
         self._mask = mask
@@ -310,6 +327,30 @@ def _batch_size(batch: PyTree) -> int:
             "with mask=[False] (plan.batches() does)"
         )
     return size
+
+
+def _unit_rows(batch: tuple, mask: jax.Array | None) -> tuple[tuple, jax.Array]:
+    """Arguments of a unit's loss, with masked records zeroed, and which units have any record."""
+    shapes = {leaf.shape[:2] for leaf in jax.tree.leaves(batch)}
+    if len(shapes) > 1 or len(next(iter(shapes))) < 2:
+        raise ValueError(
+            f'the batch\'s leaves begin with the axes {sorted(shapes)}: unit="batch" takes '
+            "[units, capacity, ...] arrays that agree in both"
+        )
+    shape = next(iter(shapes))
+    mask = jnp.ones(shape, bool) if mask is None else jnp.asarray(mask)
+    if mask.shape != shape or mask.dtype != bool:
+        raise ValueError(
+            f"mask has shape {mask.shape} and dtype {mask.dtype}: expected {shape} and bool, True "
+            "for the records that count"
+        )
+
+    def clean(leaf: jax.Array) -> jax.Array:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf
+        return jnp.where(mask.reshape(shape + (1,) * (leaf.ndim - 2)), leaf, 0)
+
+    return (*jax.tree.map(clean, batch), mask), jnp.any(mask, axis=1)
 
 
 def _check_mask(mask: jax.Array | None, size: int) -> jax.Array | None:

@@ -1,8 +1,9 @@
 """The plan: the one place for a run's privacy numbers."""
 
+import itertools
 import math
 import numbers
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from . import accounting, keys, sampling
 from .accounting import Accountant, Adjacency, Sampling
+from .mechanism import Schedule
 from .clipping import Clipping
 
 
@@ -26,8 +28,11 @@ class Plan:
       expected_batch_size: mean number of records in a step; also the divisor of the update.
       steps: number of updates, whole.
       clipping: a jaxdp clipping, as `clip_individual(1.0)`.
+      num_units: m, for clippings with unit="batch": into how many units each step's records are
+        sorted, every record on its own. Also the divisor of the update.
       target_epsilon: the ε asked for, or None where the noise multiplier was given.
-      noise_multiplier: z = noise standard deviation / sensitivity under `adjacency`.
+      noise_multiplier: z = noise standard deviation / sensitivity under `adjacency`; for a schedule
+        `((z, count), ...)`, which a function `step -> z` is turned into.
       delta: δ, N^-1.1 unless given; less than 1/N.
       sampling: "poisson": every record is in every step with probability expected_batch_size / N.
       adjacency: "add_remove" or "zero_out": what is meant by data that differ in one record.
@@ -47,8 +52,9 @@ class Plan:
     expected_batch_size: float
     steps: int
     clipping: Clipping
+    num_units: int | None
     target_epsilon: float | None
-    noise_multiplier: float
+    noise_multiplier: float | Schedule
     delta: float
     sampling: Sampling
     adjacency: Adjacency
@@ -60,8 +66,9 @@ class Plan:
         expected_batch_size: float,
         steps: int,
         clipping: Clipping,
+        num_units: int | None = None,
         epsilon: float | None = None,
-        noise_multiplier: float | None = None,
+        noise_multiplier: float | Callable[[int], float] | None = None,
         delta: float | None = None,
         sampling: Sampling = "poisson",
         adjacency: Adjacency = "add_remove",
@@ -90,17 +97,21 @@ class Plan:
             )
         if epsilon is not None and not _real("epsilon", epsilon) > 0:
             raise ValueError(f"epsilon is {epsilon}: give a number above 0 (1 to 8 are common)")
-        if noise_multiplier is not None and not _real("noise_multiplier", noise_multiplier) >= 0:
+        z = None if noise_multiplier is None else _noise_schedule(noise_multiplier, steps)
+        if clipping.unit == "batch":
+            num_units = 1 if num_units is None else _whole("num_units", num_units, "m")
+        elif num_units is not None:
             raise ValueError(
-                f"noise_multiplier is {noise_multiplier}: give 0 (no privacy) or more, or epsilon"
+                f"num_units is {num_units}, but {clipping!r} clips every example on its own: leave "
+                "it out, or use a clipping with unit='batch'"
             )
-        if math.isinf(clipping.sensitivity(adjacency)) and noise_multiplier != 0:
+        if not clipping.bounded and z != 0:
             raise ValueError(
                 f"{clipping!r} bounds nothing, so no noise makes the sum private: give a finite "
                 "clipping norm, or noise_multiplier=0 for plain training without privacy"
             )
         if epsilon is not None:
-            noise_multiplier = accounting.solve_noise_multiplier(
+            z = accounting.solve_noise_multiplier(
                 target_epsilon=epsilon,
                 delta=delta,
                 steps=steps,
@@ -115,8 +126,9 @@ class Plan:
             expected_batch_size=expected_batch_size,
             steps=steps,
             clipping=clipping,
+            num_units=num_units,
             target_epsilon=epsilon,
-            noise_multiplier=noise_multiplier,
+            noise_multiplier=z,
             delta=delta,
             sampling=sampling,
             adjacency=adjacency,
@@ -131,9 +143,17 @@ class Plan:
         return self.expected_batch_size / self.num_examples
 
     @property
+    def divisor(self) -> float:
+        """What the noised sum is divided by: a constant, never a sampled number."""
+        return self.expected_batch_size if self.num_units is None else self.num_units
+
+    @property
     def capacity(self) -> int:
-        """The number of rows of a padded batch: a sample is larger with probability 1e-9 a run."""
-        return sampling.poisson_capacity(self.num_examples, self.sampling_probability, self.steps)
+        """Rows of a padded batch (or unit): more are sampled in one of 1e9 runs."""
+        units = self.num_units or 1
+        return sampling.poisson_capacity(
+            self.num_examples, self.sampling_probability / units, self.steps * units
+        )
 
     @property
     def rounding_slack(self) -> float:
@@ -143,12 +163,21 @@ class Plan:
         the few rounding errors made at that size by up to 2^-24·B·C. The noise's standard
         deviation is raised by this fraction; the noise multiplier that is accounted is not.
         """
-        return 1e-5 + 4 * self.capacity * 2.0**-24
+        summands = self.num_units or self.capacity
+        return 1e-5 + 4 * summands * 2.0**-24
+
+    def noise_multipliers(self) -> np.ndarray:
+        """z at every step, `[steps] float64`."""
+        pairs = self.mechanism().schedule
+        return np.repeat([z for z, _ in pairs], [count for _, count in pairs])
 
     def mechanism(self, steps: int | None = None) -> accounting.Mechanism:
         """The run, or its first steps, as plain data for the accountants."""
+        z = self.noise_multiplier
+        if isinstance(z, tuple) and steps is not None:
+            z = _first_steps(z, steps)
         return accounting.Mechanism(
-            noise_multiplier=self.noise_multiplier,
+            noise_multiplier=z,
             steps=self.steps if steps is None else steps,
             sampling_probability=self.sampling_probability,
             sampling=self.sampling,
@@ -192,16 +221,46 @@ class Plan:
 
         Yields:
           `(indices int32 [capacity], mask bool [capacity])`: rows of the data, padded with row 0
-          where the mask is False. No sampled record is ever dropped: a sample larger than the
-          capacity comes in a shape twice as large.
+          where the mask is False; `[num_units, capacity]` for clippings with unit="batch". No
+          sampled record is ever dropped: a sample larger than the capacity comes in a larger shape.
         """
         philox = keys.philox_key(key, "sampling")
+        unit_philox = keys.philox_key(key, "units")
         capacity = self.capacity
         for step in range(start, self.steps):
             indices = sampling.poisson_sample(
                 philox, step, self.num_examples, self.sampling_probability
             )
-            yield sampling.pad(indices, capacity)
+            if self.num_units is None:
+                yield sampling.pad(indices, capacity)
+            else:
+                unit_of = sampling.assign_units(
+                    unit_philox, step, self.num_examples, self.num_units
+                )
+                yield sampling.pad_units(indices, unit_of[indices], self.num_units, capacity)
+
+
+def _noise_schedule(z: float | Callable[[int], float], steps: int) -> float | Schedule:
+    values = [z(step) for step in range(steps)] if callable(z) else [z]
+    for value in values:
+        if not _real("noise_multiplier", value) >= 0:
+            raise ValueError(
+                f"noise_multiplier is {value}: give 0 (no privacy) or more, or epsilon"
+            )
+    if not callable(z):
+        return float(z)
+    return tuple((float(value), len(list(run))) for value, run in itertools.groupby(values))
+
+
+def _first_steps(schedule: Schedule, steps: int) -> Schedule:
+    """The schedule of the first `steps` steps; its last noise multiplier goes on for ever."""
+    taken: list[tuple[float, int]] = []
+    left = steps
+    for i, (z, count) in enumerate(schedule):
+        count = left if i == len(schedule) - 1 else min(count, left)
+        taken.append((z, count))
+        left -= count
+    return tuple(taken)
 
 
 def _real(name: str, value: object) -> float:

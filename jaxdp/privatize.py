@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,11 @@ import numpy as np
 import optax
 
 from . import keys
-from .clipping import ClippingState, check_grads, zeros
+from .clipping import ClippingState, zeros
 from .gradients import PerExampleGrads, Units
 from .plan import Plan
+
+Allocation = Literal["proportional", "isotropic", "dimension"]
 
 # Norms are counted in bins of a quarter octave; the first and last are open.
 NORM_BIN_EDGES = np.exp2(np.arange(-80, 81) / 4).astype(np.float32)
@@ -32,11 +34,11 @@ class PrivatizeState(NamedTuple):
 class Diagnostics:
     """Private facts about a batch, un-noised: for the owner of the data, never to be released."""
 
-    count: jax.Array  # examples that were not padding
+    count: jax.Array  # units (examples) that were not padding
     loss_sum: jax.Array  # over the finite ones
-    clipped: jax.Array  # examples whose gradient was scaled down
-    nonfinite: jax.Array  # examples whose gradient was not finite, and so counted as zero
-    norm_histogram: jax.Array  # [161] examples per bin of gradient norm, between NORM_BIN_EDGES
+    clipped: jax.Array  # units with a gradient above its bound, in some group
+    nonfinite: jax.Array  # units whose gradient was not finite, and so counted as zero
+    norm_histogram: jax.Array  # [162] units per bin of gradient norm, between NORM_BIN_EDGES
 
 
 @jax.tree_util.register_dataclass
@@ -45,6 +47,7 @@ class Sums:
     """What a batch adds up to before the noise. Sums of disjoint parts of a batch add with `+`."""
 
     gradient: Any  # pytree like the parameters, float32 or wider: the clipped sum, un-noised
+    counts: jax.Array  # [groups] units within the bound minus units above it, halved, un-noised
     diagnostics: Diagnostics
 
     def __add__(self, other: "Sums") -> "Sums":
@@ -83,13 +86,16 @@ class Privatizer(optax.GradientTransformationExtraArgs):
         return self
 
 
-def privatize(plan: Plan, *, key: jax.Array | None = None) -> Privatizer:
+def privatize(
+    plan: Plan, *, key: jax.Array | None = None, allocation: Allocation = "proportional"
+) -> Privatizer:
     """Makes the gradient private: clip, sum, add Gaussian noise, divide by the plan's constant.
 
     Put it first in an `optax.chain`; everything after it is post-processing and free. The noise
     has standard deviation `plan.noise_multiplier` times the sensitivity that the plan's clipping
     has under the plan's adjacency (times 1 + `plan.rounding_slack`), whatever the bound is at that
-    step. The divisor is the *expected* batch size, not the sampled one. An empty batch is a step.
+    step. The divisor is the *expected* batch size, not the sampled one (with batch units their
+    number). An empty batch is a step.
 
     The noise of a step is a function of (key, step, leaf), so `update` is a pure function of its
     arguments and the state's key is a secret.
@@ -99,16 +105,24 @@ def privatize(plan: Plan, *, key: jax.Array | None = None) -> Privatizer:
       key: None draws the noise key from the operating system's entropy when `init` is called, so
         call `init` outside `jit` and `vmap`. A key is for reproducible runs, which are not
         private if others can guess it.
+      allocation: how the noise is spread over groups that are clipped separately, at the same
+        noise multiplier: std "proportional" to the group's bound, "isotropic" (the same for all),
+        or "dimension" (std² ∝ bound/√size), which has the least total energy.
 
     References:
       Abadi et al. 2016, Deep Learning with Differential Privacy, algorithm 1 (arXiv 1607.00133).
     """
     if not isinstance(plan, Plan):
         raise TypeError(f"plan is a {type(plan).__name__}: pass a jaxdp.Plan")
+    if allocation not in _WEIGHTS:
+        raise ValueError(
+            f"allocation is {allocation!r}: choose one of {', '.join(map(repr, _WEIGHTS))}"
+        )
     given = None if key is None else keys.stream(key, "noise")
     clipping = plan.clipping
 
     def init(params: Any) -> PrivatizeState:
+        _gradient_noise(plan, len(clipping.groups(params).names))  # refuses counts that cost all
         if given is None:
             if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params)):
                 raise ValueError(
@@ -124,19 +138,23 @@ def privatize(plan: Plan, *, key: jax.Array | None = None) -> Privatizer:
         return PrivatizeState(noise_key, jnp.zeros([], jnp.int32), clipping.init(params))
 
     def sums(grads: PerExampleGrads, state: PrivatizeState) -> Sums:
-        check_grads(grads)
-        structure = jax.tree.structure(grads.like)
+        clipping.check(grads)
+        groups = clipping.groups(grads.like)
+        Total = tuple[list[jax.Array], jax.Array, Diagnostics]
 
-        def body(total: tuple[list, Diagnostics], units: Units) -> tuple[list, Diagnostics]:
-            coefficients = clipping.weigh(units, state.clipping)
-            part = (units.weighted_sum(coefficients), _diagnose(units, coefficients))
+        def body(total: Total, units: Units) -> Total:
+            coefficients, within = clipping.weigh(units, groups, state.clipping)
+            counts = jnp.sum(jnp.where(units.valid, within - 0.5, 0), axis=1, dtype=jnp.float32)
+            part = (units.weighted_sum(coefficients), counts, _diagnose(units, within))
             return jax.tree.map(jnp.add, total, part)
 
-        count = jnp.zeros([], jnp.float32)
+        none = jnp.zeros([], jnp.float32)
         bins = jnp.zeros(len(NORM_BIN_EDGES) + 1, jnp.float32)
-        nothing = Diagnostics(count, count, count, count, bins)
-        leaves, diagnostics = grads.fold(body, (zeros(grads), nothing))
-        return Sums(jax.tree.unflatten(structure, leaves), diagnostics)
+        counts = jnp.zeros(len(groups.names), jnp.float32)
+        nothing = (zeros(grads), counts, Diagnostics(none, none, none, none, bins))
+        leaves, counts, diagnostics = grads.fold(body, nothing)
+        gradient = jax.tree.unflatten(jax.tree.structure(grads.like), leaves)
+        return Sums(gradient, counts, diagnostics)
 
     def release(
         sums: Sums, state: PrivatizeState, params: Any = None
@@ -145,35 +163,87 @@ def privatize(plan: Plan, *, key: jax.Array | None = None) -> Privatizer:
             raise TypeError(
                 f"release takes what .sums(grads, state) returned, got {type(sums).__name__}"
             )
-        sensitivity = clipping.sensitivity(plan.adjacency, state.clipping)
-        std = plan.noise_multiplier * (1 + plan.rounding_slack) * sensitivity
         leaves, structure = jax.tree.flatten(sums.gradient)
-        _check_reduced(leaves, state.privatize_key)
-        if plan.noise_multiplier > 0:  # else an infinite bound would give 0·inf
+        _check_reduced([*leaves, sums.counts], state.privatize_key)
+        groups = clipping.groups(sums.gradient)
+        noised, counts = leaves, sums.counts
+        if plan.noise_multiplier != 0:  # else an infinite bound would give 0·inf
+            z = jnp.asarray(_gradient_noise(plan, len(groups.names)), jnp.float32)
+            z_now = z[jnp.minimum(state.privatize_step, z.size - 1)]
+            deltas = clipping.record_factor(plan.adjacency) * state.clipping.clipping_bounds
+            weights = _WEIGHTS[allocation](deltas, jnp.asarray(groups.sizes, jnp.float32))
+            stds = z_now * weights * jnp.linalg.norm(deltas / weights) * (1 + plan.rounding_slack)
+            # A frozen leaf's sum is zero whatever the data are: it needs no noise.
+            noisy = [i for i, group in enumerate(groups.of_leaf) if group is not None]
             step_key = jax.random.fold_in(state.privatize_key, state.privatize_step)
-            leaves = _add_noise(jax.random.key_data(step_key), std, leaves)
-        means = jax.tree.unflatten(structure, [leaf / plan.expected_batch_size for leaf in leaves])
+            released = _add_noise(
+                jax.random.key_data(step_key),
+                [stds[groups.of_leaf[i]] for i in noisy] + [jnp.float32(_count_std(plan))],
+                [leaves[i] for i in noisy] + [counts],
+            )
+            noised = list(leaves)
+            for i, leaf in zip(noisy, released, strict=False):
+                noised[i] = leaf
+            counts = released[-1]
+        means = jax.tree.unflatten(structure, [leaf / plan.divisor for leaf in noised])
         if params is not None:
             means = jax.tree.map(lambda mean, p: mean.astype(p.dtype), means, params)
-        return means, state._replace(privatize_step=state.privatize_step + 1)
+        bounds = clipping.adapt(
+            groups, state.clipping, state.privatize_step, counts / plan.divisor + 0.5
+        )
+        return means, PrivatizeState(state.privatize_key, state.privatize_step + 1, bounds)
 
     return Privatizer(init, sums, release)
 
 
+# std_g = z·w_g·√Σ(Δ_h/w_h)² has noise multiplier z for any positive weights w (DESIGN rule 2).
+_WEIGHTS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "proportional": lambda deltas, sizes: deltas,
+    "isotropic": lambda deltas, sizes: jnp.ones_like(deltas),
+    "dimension": lambda deltas, sizes: jnp.sqrt(deltas / jnp.sqrt(sizes)),
+}
+
+
+def _count_std(plan: Plan) -> float:
+    quantile = plan.clipping.quantile
+    if quantile is None:
+        return 0.0
+    return plan.divisor / 20 if quantile.count_std is None else quantile.count_std
+
+
+def _gradient_noise(plan: Plan, num_groups: int) -> np.ndarray:
+    """z of the gradient at every step, so that with the adaptive counts it is the plan's z.
+
+    Sums and counts are one Gaussian release: their (Δ/std)² add up to 1/z² (DESIGN rule 2).
+    """
+    z = plan.noise_multipliers()
+    if plan.clipping.quantile is None or plan.noise_multiplier == 0:
+        return z
+    moved = plan.clipping.count_sensitivity(plan.adjacency)
+    cost = num_groups * (moved / _count_std(plan)) ** 2
+    if cost * z.max() ** 2 >= 1:
+        raise ValueError(
+            f"the counts of {plan.clipping!r} ({num_groups}, noise std {_count_std(plan):g} each) "
+            f"cost more than the noise multiplier {z.max():g} pays for: raise count_std above "
+            f"{moved * z.max() * np.sqrt(num_groups):.3g}, or use fewer groups"
+        )
+    return z / np.sqrt(1 - cost * z**2)
+
+
 @jax.custom_batching.custom_vmap
-def _add_noise(step_key: jax.Array, std: jax.Array, leaves: list) -> list:
+def _add_noise(step_key: jax.Array, stds: list, leaves: list) -> list:
     key = jax.random.wrap_key_data(step_key)
     return [
         leaf + std * jax.random.normal(jax.random.fold_in(key, i), leaf.shape, leaf.dtype)
-        for i, leaf in enumerate(leaves)
+        for i, (std, leaf) in enumerate(zip(stds, leaves, strict=True))
     ]
 
 
 @_add_noise.def_vmap
 def _add_noise_to_members(
-    axis_size: int, in_batched: list, step_key: jax.Array, std: jax.Array, leaves: list
+    axis_size: int, in_batched: list, step_key: jax.Array, stds: list, leaves: list
 ) -> tuple[list, list]:
-    key_batched, std_batched, leaves_batched = in_batched
+    key_batched, *others_batched = in_batched
     if not key_batched:
         raise ValueError(
             "privatize is under vmap with one noise key for all members: they would share their "
@@ -181,13 +251,10 @@ def _add_noise_to_members(
             "member its own state: stack the states of separate init calls and vmap over them"
         )
     spread = lambda x, batched: x if batched else jnp.repeat(x[None], axis_size, axis=0)
-    args = (
-        step_key,
-        spread(std, std_batched),
-        jax.tree.map(spread, leaves, leaves_batched),
-    )
+    others = jax.tree.map(spread, [stds, leaves], others_batched)
     # lax.map, not vmap: a vmap here would ask for this very rule again.
-    return jax.lax.map(lambda a: _add_noise(*a), args), [True] * len(leaves)
+    noised = jax.lax.map(lambda args: _add_noise(*args), (step_key, *others))
+    return noised, [True] * len(leaves)
 
 
 def _check_reduced(leaves: list[jax.Array], key: jax.Array) -> None:
@@ -200,17 +267,16 @@ def _check_reduced(leaves: list[jax.Array], key: jax.Array) -> None:
         )
 
 
-def _diagnose(units: Units, coefficients: list[jax.Array]) -> Diagnostics:
+def _diagnose(units: Units, within: jax.Array) -> Diagnostics:
     valid = units.valid
     count = lambda rows: jnp.sum(rows, dtype=jnp.float32)
     norms = jnp.sqrt(sum(units.squared_norms)).astype(jnp.float32)
     bins = jnp.searchsorted(jnp.asarray(NORM_BIN_EDGES), norms)
     losses = jnp.where(valid, units.values, 0)
-    shortened = jnp.any(jnp.stack(coefficients) < 1, axis=0)
     return Diagnostics(
         count=count(units.mask),
         loss_sum=jnp.sum(losses, dtype=jnp.float32),
-        clipped=count(valid & shortened),
+        clipped=count(valid & ~jnp.all(within, axis=0)),
         nonfinite=count(units.mask & ~units.finite),
         norm_histogram=jnp.zeros(len(NORM_BIN_EDGES) + 1, jnp.float32).at[bins].add(valid),
     )

@@ -43,3 +43,29 @@ def pad(indices: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
     padded = capacity * max(1, -(-len(indices) // capacity))
     mask = np.arange(padded) < len(indices)
     return np.pad(indices, (0, padded - len(indices))), mask
+
+
+def assign_units(key: np.ndarray, step: int, num_examples: int, num_units: int) -> np.ndarray:
+    """Returns every record's unit at a step, `[N] int32`, uniform and independent.
+
+    It depends on (key, step, record index) only: never on the record's content, on who else is
+    sampled, or on its place in a batch.
+    """
+    bits = np.random.Philox(key=key, counter=[0, 0, 0, step]).random_raw(num_examples)
+    return (bits % np.uint64(num_units)).astype(np.int32)
+
+
+def pad_units(
+    indices: np.ndarray, unit_of: np.ndarray, num_units: int, capacity: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sorts sampled records into units: `(indices int32 [m, c], mask bool [m, c])`.
+
+    c is a multiple of `capacity` that holds the fullest unit.
+    """
+    order = np.argsort(unit_of, kind="stable")
+    counts = np.bincount(unit_of, minlength=num_units)
+    padded = capacity * max(1, -(-counts.max() // capacity))
+    mask = np.arange(padded) < counts[:, None]
+    units = np.zeros((num_units, padded), np.int32)
+    units[mask] = indices[order]
+    return units, mask

@@ -16,11 +16,13 @@ NASTY = st.sampled_from([0.0, 1e-30, 1e-20, 1.0, 1e10, 1e18, 1e25, np.inf, np.na
 def contributions64(grads, bound):
     """What every example adds: the float32 coefficients times the float32 gradients, in float64."""
     clip = jaxdp.clip_individual(bound)
-    state = clip.init(None)
+    state = clip.init(grads)
     size = len(jax.tree.leaves(grads)[0])
 
+    groups = clip.groups(grads)
+
     def coefficients(_, units):
-        return jnp.where(units.valid, clip.weigh(units, state)[0], 0)
+        return jnp.where(units.valid, clip.weigh(units, groups, state)[0][0], 0)
 
     weights = np.asarray(jaxdp.from_dense(grads).fold(coefficients, jnp.zeros(size)), np.float64)
     rows = np.concatenate(
@@ -85,7 +87,7 @@ def test_float32_sums_of_aligned_examples_stay_within_the_stated_slack(size, mic
     clip = plan.clipping
     total = jax.jit(
         lambda mask: clip.update(
-            jaxdp.from_dense(grads, mask, microbatch_size=microbatch_size), clip.init(None)
+            jaxdp.from_dense(grads, mask, microbatch_size=microbatch_size), clip.init(grads)
         )[0]
     )
     everyone = flat64(total(np.ones(size, bool)))
@@ -126,6 +128,8 @@ def test_sensitivity_under_each_adjacency():
     assert clip.sensitivity("add_remove") == 3
     assert clip.sensitivity("zero_out") == 3
     assert clip.sensitivity("replace_one") == 6
+    batch = jaxdp.clip_batch(3.0)
+    assert {batch.sensitivity(a) for a in ("add_remove", "zero_out", "replace_one")} == {6}
 
 
 @pytest.mark.parametrize("bound", [0, -1.0, float("nan"), 1e-13])
@@ -143,4 +147,4 @@ def test_a_bound_must_be_a_python_number(bound):
 def test_clipping_refuses_gradients_that_are_already_averaged():
     clip = jaxdp.clip_individual(1.0)
     with pytest.raises(TypeError, match="already summed or averaged"):
-        clip.update({"w": jnp.ones(3)}, clip.init(None))
+        clip.update({"w": jnp.ones(3)}, clip.init(jnp.ones(3)))

@@ -46,7 +46,7 @@ def test_microbatch_size_changes_nothing(method):
     for size in (None, 1, 7, 20, 64):
         transform = jaxdp.per_example_grads(loss, method=method, microbatch_size=size)
         update = jax.jit(
-            lambda t=transform: clip.update(t(p.params, p.batch, p.mask), clip.init(0))
+            lambda t=transform: clip.update(t(p.params, p.batch, p.mask), clip.init(p.params))
         )
         results.append(flat64(update()[0]))
     for other in results[1:]:
@@ -107,7 +107,7 @@ def test_bfloat16_gradients_have_float32_norms_and_sums():
     rng = np.random.default_rng(0)
     dense = {"w": jnp.asarray(rng.standard_normal((64, 300)), jnp.bfloat16)}
     clip = jaxdp.clip_individual(1.0)
-    total, _ = clip.update(jaxdp.from_dense(dense), clip.init(None))
+    total, _ = clip.update(jaxdp.from_dense(dense), clip.init(dense))
     assert total["w"].dtype == jnp.float32
     weights = np.minimum(1, 1 / norms64(dense))
     want = weights @ np.asarray(dense["w"], np.float64)
