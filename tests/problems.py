@@ -1,5 +1,6 @@
 """Random small problems and the float64 oracle that the engines are held to."""
 
+import functools
 from dataclasses import dataclass
 
 import jax
@@ -39,12 +40,18 @@ def oracle_grads(params, batch, loss_fn=loss):
         wide = lambda leaf: (
             jnp.asarray(leaf, jnp.float64) if np.issubdtype(leaf.dtype, np.floating) else leaf
         )
+        grad = _grad(loss_fn)
         params = jax.tree.map(wide, params)
         rows = [
-            jax.grad(loss_fn)(params, *jax.tree.map(lambda leaf: wide(leaf)[i], batch))
+            grad(params, *jax.tree.map(lambda leaf: wide(leaf)[i], batch))
             for i in range(len(batch[0]))
         ]
         return jax.tree.map(lambda *leaves: np.stack([np.asarray(g) for g in leaves]), *rows)
+
+
+@functools.cache
+def _grad(loss_fn):
+    return jax.jit(jax.grad(loss_fn))
 
 
 def norms64(grads) -> np.ndarray:

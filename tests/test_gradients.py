@@ -1,5 +1,7 @@
 """Per-example gradients, norms and clipped sums against a float64 loop over single examples."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,18 +13,29 @@ from problems import flat64, loss, norms64, oracle_grads, random_problem
 import jaxdp
 
 
+# Compiled once for all examples that hypothesis draws.
+@functools.partial(jax.jit, static_argnames="microbatch_size")
+def look(params, batch, microbatch_size):
+    grads = jaxdp.per_example_grads(loss, microbatch_size=microbatch_size)(params, batch)
+    return grads.materialize(), grads.squared_norms()
+
+
+@functools.partial(jax.jit, static_argnames="bound")
+def clipped_sum(params, batch, mask, bound):
+    clip = jaxdp.clip_individual(bound)
+    grads = jaxdp.per_example_grads(loss, microbatch_size=4)(params, batch, mask)
+    return clip.update(grads, clip.init(params))[0]
+
+
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**6), microbatch_size=st.sampled_from([None, 1, 4]))
 def test_gradients_and_norms_match_a_float64_loop(seed, microbatch_size):
     p = random_problem(seed)
     expected = oracle_grads(p.params, p.batch)
-    grads = jaxdp.per_example_grads(loss, microbatch_size=microbatch_size)(p.params, p.batch)
-    for got, want in zip(
-        jax.tree.leaves(grads.materialize()), jax.tree.leaves(expected), strict=True
-    ):
+    dense, squared = look(p.params, p.batch, microbatch_size)
+    for got, want in zip(jax.tree.leaves(dense), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5 * np.abs(want).max())
-    squared = sum(jax.tree.leaves(grads.squared_norms()))
-    np.testing.assert_allclose(np.sqrt(squared), norms64(expected), rtol=1e-4)
+    np.testing.assert_allclose(np.sqrt(sum(jax.tree.leaves(squared))), norms64(expected), rtol=1e-4)
 
 
 @settings(max_examples=20, deadline=None)
@@ -32,9 +45,7 @@ def test_clipped_sum_matches_a_float64_loop(seed, bound):
     expected = oracle_grads(p.params, p.batch)
     weights = np.minimum(1, bound / norms64(expected)) * p.mask
     want = jax.tree.map(lambda g: np.einsum("b,b...->...", weights, g), expected)
-    clip = jaxdp.clip_individual(bound)
-    grads = jaxdp.per_example_grads(loss, microbatch_size=4)(p.params, p.batch, p.mask)
-    got, _ = clip.update(grads, clip.init(p.params))
+    got = clipped_sum(p.params, p.batch, p.mask, bound)
     np.testing.assert_allclose(flat64(got), flat64(want), rtol=1e-4, atol=1e-4 * bound)
 
 

@@ -33,9 +33,10 @@ def releases(plan, key, steps):
     """The released means of the first steps for gradients that are all zero: noise alone."""
     tx = jaxdp.privatize(plan, key=key)
     state = tx.init(PARAMS)
+    step = jax.jit(lambda s: tx.update(zero_gradients(), s))
     out = []
     for _ in range(steps):
-        mean, state = jax.jit(lambda s: tx.update(zero_gradients(), s))(state)
+        mean, state = step(state)
         out.append(mean)
     return out
 
@@ -149,14 +150,17 @@ def test_no_clipping_and_no_noise_is_plain_training():
     mean = lambda q: jnp.mean(jax.vmap(loss, (None, 0, 0))(q, *p.batch))
     results = []
     for name, tx in chains.items():
+        lazy = jaxdp.per_example_grads(loss, microbatch_size=5)
+        grads = (lambda q: lazy(q, p.batch)) if name == "private" else jax.grad(mean)
+
+        @jax.jit
+        def step(params, state, tx=tx, grads=grads):
+            updates, state = tx.update(grads(params), state, params)
+            return optax.apply_updates(params, updates), state
+
         params, state = p.params, tx.init(p.params)
         for _ in range(20):
-            if name == "private":
-                grads = jaxdp.per_example_grads(loss, microbatch_size=5)(params, p.batch)
-            else:
-                grads = jax.grad(mean)(params)
-            updates, state = tx.update(grads, state, params)
-            params = optax.apply_updates(params, updates)
+            params, state = step(params, state)
         results.append(flat64(params))
     np.testing.assert_allclose(*results, rtol=1e-3, atol=1e-4)
 
