@@ -13,12 +13,12 @@ from . import keys
 from .clipping import ClippingState, zeros
 from .gradients import PerExampleGrads, Units
 from .plan import Plan
+from .tracing import varying_axes
 
 Allocation = Literal["proportional", "isotropic", "dimension"]
 
 # Norms are counted in bins of a quarter octave; the first and last are open.
 NORM_BIN_EDGES = np.exp2(np.arange(-80, 81) / 4).astype(np.float32)
-from .tracing import varying_axes
 
 
 class PrivatizeState(NamedTuple):
