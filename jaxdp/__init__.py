@@ -17,5 +17,6 @@ from .keys import secret_key as secret_key
 from .plan import Plan as Plan
 from .privatize import NORM_BIN_EDGES as NORM_BIN_EDGES
 from .privatize import privatize as privatize
+from .release import load_release as load_release
 
 __version__ = "0.1.0"

@@ -6,10 +6,11 @@ import math
 import re
 import runpy
 import traceback
+import types
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .accounting import Adjacency
 
@@ -35,15 +36,19 @@ class ModelConfig:
     """Groups of a GroupNorm after every convolution of the cnn; 0 for no normalisation."""
 
     def __post_init__(self) -> None:
-        for width in self.widths:
-            _require(width >= 1, "model.widths", self.widths, "channel counts of at least 1")
-            _require(
-                self.norm_groups == 0 or width % self.norm_groups == 0,
-                "model.norm_groups",
-                self.norm_groups,
-                f"0, or a number that divides every one of the widths {self.widths}",
-            )
-        _require(self.norm_groups >= 0, "model.norm_groups", self.norm_groups, "0 or more")
+        widths, groups = self.widths, self.norm_groups
+        _require(
+            isinstance(widths, tuple) and all(width >= 1 for width in widths),
+            "model.widths",
+            widths,
+            "a tuple of numbers of channels, all at least 1",
+        )
+        _require(
+            groups == 0 or (groups > 0 and all(width % groups == 0 for width in widths)),
+            "model.norm-groups",
+            groups,
+            f"0, or a number that divides every one of the widths {widths}",
+        )
 
 
 @dataclass(frozen=True)
@@ -180,7 +185,37 @@ def load_config(path: str) -> Config:
             f"{path} sets config to {config!r}: it must set `config = Config(...)`, with Config "
             "from jaxdp.config"
         )
+    _check_types("", config)
     return config
+
+
+def _check_types(prefix: str, section: Any) -> None:
+    """Checks what a config file sets, as tyro checks the command line."""
+    for name, hint in get_type_hints(type(section)).items():
+        value = getattr(section, name)
+        if dataclasses.is_dataclass(hint):
+            if type(value) is not hint:
+                raise ValueError(f"{prefix}{name} is {value!r}: give a {hint}")
+            _check_types(f"{prefix}{name}.", value)
+        elif not _fits(value, hint):
+            if get_origin(hint) is Literal:
+                near = difflib.get_close_matches(str(value), get_args(hint), n=1)
+                cure = f"did you mean {near[0]!r}?" if near else f"give one of {get_args(hint)}"
+            else:
+                cure = f"give a value of type {getattr(hint, '__name__', hint)}"
+            raise ValueError(f"{prefix}{name} is {value!r}: {cure}")
+
+
+def _fits(value: object, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(v, get_args(hint)[0]) for v in value)
+    if get_origin(hint) is types.UnionType:
+        return any(_fits(value, option) for option in get_args(hint))
+    if hint in (int, float) and isinstance(value, bool):
+        return False
+    return isinstance(value, (int, float) if hint is float else hint)
 
 
 def _nearest_file(path: str) -> str:

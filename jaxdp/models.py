@@ -29,6 +29,11 @@ class CNN(nn.Module):
     def __call__(self, x_BxHxWxC: jax.Array) -> jax.Array:
         x = x_BxHxWxC
         for width in self.widths:
+            if min(x.shape[1:3]) < 2:
+                raise ValueError(
+                    f"model.widths is {self.widths}, and each of these convolutions halves the "
+                    f"image: too many for inputs of shape {x_BxHxWxC.shape[1:]}"
+                )
             x = nn.Conv(width, (3, 3))(x)
             if self.norm_groups:
                 x = nn.GroupNorm(self.norm_groups)(x)

@@ -1,6 +1,6 @@
 """The privacy statement of a release: what is promised, on which assumptions, and what is not."""
 
-import math
+import decimal
 import textwrap
 from dataclasses import asdict
 from typing import Any
@@ -43,11 +43,10 @@ NOT_COVERED = (
 )
 
 
-def round_up(value: float, digits: int = 4) -> float:
-    """Rounds up to some decimals, so that what is printed never promises too much."""
-    if not math.isfinite(value):
-        return value
-    return math.ceil(round(value * 10**digits, 6)) / 10**digits
+def round_up(value: float) -> float:
+    """Rounds up to five digits, so that what is printed never promises too much."""
+    rounded = decimal.Context(prec=5, rounding=decimal.ROUND_CEILING).create_decimal(value)
+    return float(rounded)
 
 
 def epsilons(plan: Plan, steps: int) -> dict[str, float]:
