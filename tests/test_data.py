@@ -1,0 +1,37 @@
+"""Data sets: private and test records are told apart, and constants are not taken from them."""
+
+import numpy as np
+import pytest
+
+from jaxdp import data
+
+pytest.importorskip("sklearn")
+
+
+def test_digits_are_split_by_class_and_nothing_is_lost():
+    from sklearn.datasets import load_digits
+
+    dataset = data.load("digits")
+    assert (len(dataset.private), len(dataset.test)) == (1437, 360)
+    everything = np.concatenate([dataset.private.inputs, dataset.test.inputs])
+    key = lambda images: sorted(image.tobytes() for image in images.astype(np.uint8))
+    assert key(everything[..., 0]) == key(load_digits().images)
+    classes = [np.bincount(part.labels) / len(part) for part in (dataset.private, dataset.test)]
+    np.testing.assert_allclose(*classes, atol=2e-3)
+
+
+def test_the_split_is_the_same_every_time():
+    first, second = data.load("digits"), data.load("digits")
+    np.testing.assert_array_equal(first.private.inputs, second.private.inputs)
+
+
+def test_labels_out_of_range_are_refused():
+    records = data.Records(np.zeros((2, 8, 8, 1)), np.array([0, 10]))
+    with pytest.raises(ValueError, match="test records go from 0 to 10: expected 0 to 9"):
+        data.Dataset(data.Records(records.inputs, np.array([0, 1])), records, 10, 0.0, 1.0, "")
+
+
+@pytest.mark.parametrize(("inputs", "labels"), [(2, 3), (0, 0)])
+def test_records_need_one_label_each(inputs, labels):
+    with pytest.raises(ValueError, match=f"{inputs} inputs and {labels} labels"):
+        data.Records(np.zeros((inputs, 4)), np.zeros(labels, int))

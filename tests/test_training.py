@@ -1,0 +1,175 @@
+"""The step and the loop: pure, traced once, counted before they run, stopped when asked."""
+
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxdp import NORM_BIN_EDGES, Plan, clip_individual, privatize, training
+from jaxdp.config import TrainingConfig
+
+N = 40
+
+
+def loss(params, x, y):
+    return (params["w"] @ x + params["b"] - y) ** 2
+
+
+class Problem:
+    """A small regression; `traces` counts how often its loss is traced."""
+
+    def __init__(self, steps=12, key=None, sampling_key=None, batch=10):
+        rng = np.random.default_rng(0)
+        self.records = (rng.normal(size=(N, 3)).astype("f4"), rng.normal(size=N).astype("f4"))
+        self.plan = Plan(
+            num_examples=N,
+            expected_batch_size=batch,
+            steps=steps,
+            clipping=clip_individual(1.0),
+            noise_multiplier=1.0,
+        )
+        self.traces = 0
+        privatizer = privatize(self.plan, key=key)
+        optimizer = training.make_optimizer(TrainingConfig(learning_rate=0.1), steps)
+        params = {"w": jnp.ones(3), "b": jnp.zeros(())}
+        self.state = training.init_state(params, privatizer, optimizer)
+        self.step = training.make_train_step(self._loss, privatizer, optimizer, 4)
+        self.batches = lambda: self.plan.batches(sampling_key)
+
+    def _loss(self, *args):
+        self.traces += 1
+        return loss(*args)
+
+    def run(self, stop=None, watch=lambda metrics: None):
+        self.spent = training.SpentSteps()
+        stop = stop or training.StopRequest()
+        self.state = training.train(
+            self.step, self.state, self.records, self.batches(),
+            spent=self.spent, stop=stop, watch=watch,
+        )  # fmt: skip
+        return self.state[0]
+
+
+def test_a_run_takes_every_step_and_traces_once():
+    problem = Problem()
+    seen = []
+    problem.run(watch=seen.append)
+    assert problem.spent.count == 12
+    assert [metrics.step for metrics in seen] == list(range(1, 13))
+    traced = problem.traces
+    problem.run()
+    assert problem.traces == traced
+    assert problem.plan.epsilon_spent(problem.state) == problem.plan.epsilon(24)
+
+
+def test_the_state_is_donated():
+    problem = Problem()
+    before = problem.state
+    problem.run()
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
+
+
+def test_the_same_keys_repeat_a_run_bit_for_bit():
+    runs = [Problem(key=jax.random.key(1), sampling_key=jax.random.key(1)).run() for _ in range(2)]
+    jax.tree.map(np.testing.assert_array_equal, *runs)
+
+
+def test_runs_without_keys_share_neither_noise_nor_samples():
+    first, second = Problem(), Problem()
+    assert not np.array_equal(first.run()["w"], second.run()["w"])
+    samples = [np.concatenate([m for _, m in p.batches()]) for p in (first, second)]
+    assert not np.array_equal(*samples)
+
+
+def test_an_empty_batch_is_a_step():
+    problem = Problem()
+    indices, mask = next(problem.batches())
+    state, diagnostics = problem.step(problem.state, problem.records, indices, np.zeros_like(mask))
+    metrics = training.measure(1, diagnostics)
+    assert (metrics.examples, metrics.loss, metrics.norm_50) == (0, None, None)
+    assert problem.plan.epsilon_spent(state) == problem.plan.epsilon(1)
+    assert not np.array_equal(state[0]["w"], np.ones(3))  # noise was added
+
+
+def test_a_step_counts_before_it_is_dispatched():
+    problem = Problem()
+
+    def fails(*args):
+        raise RuntimeError("the device is gone")
+
+    problem.step = fails
+    with pytest.raises(RuntimeError, match="gone"):
+        problem.run()
+    assert problem.spent.count == 1
+
+
+def test_a_stop_request_stops_after_the_step():
+    problem, stop = Problem(), training.StopRequest()
+
+    def watch(metrics):
+        stop.requested = metrics.step == 3
+
+    problem.run(stop=stop, watch=watch)
+    assert problem.spent.count == 4  # metrics come one step late
+    assert problem.plan.epsilon_spent(problem.state) == problem.plan.epsilon(4)
+
+
+def test_the_first_interrupt_asks_and_the_second_interrupts():
+    told = []
+    before = signal.getsignal(signal.SIGINT)
+    with training.stop_on_interrupt(lambda: told.append(True)) as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert (stop.requested, told) == (True, [True])
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_metrics_are_what_a_loop_over_examples_gives():
+    problem = Problem()
+    indices, mask = next(problem.batches())
+    params = jax.device_get(problem.state[0])
+    x, y = (leaf[indices[mask]].astype(np.float64) for leaf in problem.records)
+    _, diagnostics = problem.step(problem.state, problem.records, indices, mask)
+    metrics = training.measure(5, diagnostics)
+    residual = x @ params["w"] + params["b"] - y
+    norms = np.abs(2 * residual) * np.sqrt((x**2).sum(1) + 1)
+    assert (metrics.step, metrics.examples, metrics.nonfinite) == (5, mask.sum(), 0)
+    assert metrics.loss == pytest.approx(np.mean(residual**2), rel=1e-5)
+    assert metrics.clipped == np.sum(norms > 1)
+    quantiles = np.quantile(norms, [0.1, 0.5, 0.9], method="inverted_cdf")
+    for got, expected in zip(
+        (metrics.norm_10, metrics.norm_50, metrics.norm_90), quantiles, strict=True
+    ):
+        assert expected <= got <= expected * 2**0.25 * (1 + 1e-5)
+        assert got in NORM_BIN_EDGES
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (TrainingConfig(optimizer="sgd", momentum=0.0, schedule="constant"), optax.sgd(0.7)),
+        (TrainingConfig(momentum=0.5, schedule="constant"), optax.sgd(0.7, momentum=0.5)),
+        (TrainingConfig(optimizer="adam", schedule="constant"), optax.adam(0.7)),
+        (
+            TrainingConfig(momentum=0.0),
+            optax.sgd(optax.cosine_decay_schedule(0.7, 8, alpha=0.1)),
+        ),
+    ],
+    ids=["sgd", "momentum", "adam", "cosine"],
+)
+def test_optimizers_are_optax_s(config, expected):
+    config = TrainingConfig(**{**vars(config), "learning_rate": 0.7})
+    params, made = jnp.arange(3.0), training.make_optimizer(config, 8)
+    results = []
+    for optimizer in (made, expected):
+        p, state = params, optimizer.init(params)
+        for _ in range(8):
+            updates, state = optimizer.update(jnp.sin(p), state, p)
+            p = optax.apply_updates(p, updates)
+        results.append(p)
+    np.testing.assert_allclose(*results, rtol=1e-6)
