@@ -58,7 +58,7 @@ def gaussian_mu(mechanism: Mechanism) -> float:
     """
     if any(z == 0 for z, _ in mechanism.exposures):
         return math.inf
-    return math.sqrt(math.fsum(count / z**2 for z, count in mechanism.exposures))
+    return math.hypot(*(math.sqrt(count) / z for z, count in mechanism.exposures))
 
 
 def solve_noise_multiplier(
@@ -88,9 +88,16 @@ def solve_noise_multiplier(
     run = Mechanism(
         1.0, steps, sampling_probability, sampling, adjacency, unit, num_examples=num_examples
     )
-    mu = gaussian_mu(run)
-    if mu == 0:
+    if not run.exposures:
         return 0.0
+    if sampling == "poisson" and steps * math.log1p(-min(sampling_probability, 1 - 1e-9)) >= (
+        math.log1p(-delta)
+    ):
+        raise ValueError(
+            f"delta is {delta}: a record takes part at all with no more probability in {steps} "
+            f"steps at sampling probability {sampling_probability:.3g}, so that even without noise "
+            "this holds. Take a smaller delta, as N^-1.1"
+        )
 
     def excess(z: float) -> float:
         """log(delta / its target) at the target epsilon: falls with z, at most 0 is enough."""
@@ -130,6 +137,12 @@ class Curve:
 
     epsilon: Callable[[float], float]
     delta: Callable[[float], float]
+    many_deltas: Callable[[list[float]], np.ndarray] | None = None  # faster, for rising epsilons
+
+    def deltas(self, epsilons: list[float]) -> np.ndarray:
+        if self.many_deltas is not None:
+            return self.many_deltas(epsilons)
+        return np.array([self.delta(epsilon) for epsilon in epsilons])
 
 
 _NO_BOUND = Curve(lambda delta: math.inf, lambda epsilon: 1.0)
@@ -193,7 +206,12 @@ def _pld_curve(mechanism: Mechanism) -> Curve:
             bound = max(0.0, float(composed.get_delta_for_epsilon(epsilon))) + slack
         return bound if 100 * slack < bound < 1 else min(bound, fallback().delta(epsilon))
 
-    return Curve(epsilon, delta)
+    def deltas(epsilons: list[float]) -> np.ndarray:
+        if composed is None:
+            return np.array([delta(epsilon) for epsilon in epsilons])
+        return np.clip(composed.get_delta_for_epsilon(epsilons), 0.0, 1.0 - slack) + slack
+
+    return Curve(epsilon, delta, deltas)
 
 
 def _rdp_curve(mechanism: Mechanism) -> Curve:
@@ -256,7 +274,9 @@ def _least_noise(excess: Callable[[float], float], start: float, tolerance: floa
             break
         if low >= LARGEST_NOISE_MULTIPLIER:
             return math.inf
-        step = -(value + tolerance / 2) / slope
+        if low == 0 and farthest > 3:  # almost any noise will do: one record is hardly ever used
+            break
+        step = min(max(-(value + tolerance / 2) / slope, -5.0), 5.0)
         if low == 0 or high == math.inf:
             # At least 1e-5, so that six digits change.
             step = math.copysign(min(max(abs(step), 1e-5), farthest), value)

@@ -29,7 +29,7 @@ def compose_mu(noise_multipliers: Iterable[float]) -> float:
         raise ValueError(f"noise multipliers must be at least 0, got {values}.")
     if any(z == 0 for z in values):
         return math.inf
-    return math.sqrt(math.fsum(1 / z**2 for z in values))
+    return math.hypot(*(1 / z for z in values))
 
 
 def log_delta(mu: float, epsilon: float) -> float:

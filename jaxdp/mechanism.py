@@ -101,8 +101,10 @@ class Mechanism:
         pairs = given if isinstance(given, (tuple, list)) else ((given, steps),)
         schedule = tuple((float(z), _whole("steps of a schedule", n, 0)) for z, n in pairs)
         for z, _ in schedule:
-            if not 0 <= z < math.inf:
-                raise ValueError(f"noise_multiplier is {z}: give a finite number of at least 0")
+            if z != 0 and not 1e-9 <= z <= 1e9:
+                raise ValueError(
+                    f"noise_multiplier is {z}: give 0 for no privacy, or a number from 1e-9 to 1e9"
+                )
         if sum(n for _, n in schedule) != steps:
             raise ValueError(
                 f"the noise schedule is for {sum(n for _, n in schedule)} steps and steps is "
