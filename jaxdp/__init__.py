@@ -18,5 +18,6 @@ from .plan import Plan as Plan
 from .privatize import NORM_BIN_EDGES as NORM_BIN_EDGES
 from .privatize import privatize as privatize
 from .release import load_release as load_release
+from .units import mean_loss as mean_loss
 
 __version__ = "0.1.0"

@@ -75,7 +75,9 @@ def per_example_grads(
         _check_loss(loss_fn, params, batch)
 
         def compute(rows: tuple) -> tuple[jax.Array, list[Representation]]:
-            return engine(loss_fn, params, rows)
+            # The gradient of one row is its weighted sum but for a factor: nothing to save.
+            alone = method == "auto" and jax.tree.leaves(rows)[0].shape[0] == 1
+            return (_vmap_engine if alone else engine)(loss_fn, params, rows)
 
         return PerExampleGrads(compute, batch, mask, params, microbatch_size, unit)
 

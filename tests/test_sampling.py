@@ -108,3 +108,37 @@ def test_secret_keys_use_their_full_width():
     # Each bit of 64 keys is both 0 and 1 somewhere: false alarm 64 * 2 * 2^-64.
     assert bits.any(axis=0).all()
     assert (1 - bits).any(axis=0).all()
+
+
+def test_a_records_unit_is_its_own_affair():
+    m, n = 8, 500
+    whole = sampling.assign_units(KEY, 3, n, m)
+    # Another record more or less, or other records sampled, leaves everybody's unit as it was.
+    np.testing.assert_array_equal(sampling.assign_units(KEY, 3, n + 1, m)[:n], whole)
+    rng = np.random.default_rng(0)
+    some = np.flatnonzero(rng.random(n) < 0.5).astype(np.int32)
+    shuffled = rng.permutation(some)
+    placed = []
+    for order in (some, shuffled):
+        units, mask = sampling.pad_units(order, whole[order], m, 10)
+        placed.append([set(row[keep]) for row, keep in zip(units, mask, strict=True)])
+    assert placed[0] == placed[1]
+    assert placed[0] == [set(some[whole[some] == unit]) for unit in range(m)]
+
+
+def test_units_are_uniform_and_drawn_anew_each_step():
+    m, n, steps = 8, 1000, 50
+    drawn = np.stack([sampling.assign_units(KEY, step, n, m) for step in range(steps)])
+    counts = np.bincount(drawn.ravel(), minlength=m)
+    expected = n * steps / m
+    assert chi2.sf(np.sum((counts - expected) ** 2 / expected), m - 1) > FALSE_ALARM
+    same = np.mean(drawn[:-1] == drawn[1:])
+    assert abs(same - 1 / m) < 5 * np.sqrt(1 / m / (n * steps))
+
+
+def test_a_unit_above_the_capacity_gets_a_larger_shape():
+    units, mask = sampling.pad_units(
+        np.arange(9, dtype=np.int32), np.array([0] * 7 + [2] * 2), 3, 5
+    )
+    assert units.shape == mask.shape == (3, 10)
+    assert mask.sum(axis=1).tolist() == [7, 0, 2]
