@@ -12,8 +12,8 @@ import numpy as np
 
 from . import accounting, keys, sampling
 from .accounting import Accountant, Adjacency, Sampling
-from .mechanism import Schedule
 from .clipping import Clipping
+from .mechanism import Schedule
 
 
 @dataclass(frozen=True, init=False)
@@ -34,8 +34,11 @@ class Plan:
       noise_multiplier: z = noise standard deviation / sensitivity under `adjacency`; for a schedule
         `((z, count), ...)`, which a function `step -> z` is turned into.
       delta: δ, N^-1.1 unless given; less than 1/N.
-      sampling: "poisson": every record is in every step with probability expected_batch_size / N.
-      adjacency: "add_remove" or "zero_out": what is meant by data that differ in one record.
+      sampling: "poisson" (every record is in every step with probability expected_batch_size / N),
+        "shuffled" (epochs, without amplification), "fixed_size" (without replacement) or
+        "full_batch".
+      adjacency: what is meant by data that differ in one record: it is there or not ("add_remove"),
+        is another ("replace_one"), or contributes nothing ("zero_out").
 
     Raises:
       ValueError, TypeError: for numbers that make no sense, a combination of sampling, adjacency
@@ -80,6 +83,11 @@ class Plan:
                 f"expected_batch_size is {expected_batch_size}, with {num_examples} examples: it "
                 "must be above 0 and at most the number of examples"
             )
+        if sampling != "poisson" and expected_batch_size % 1:
+            raise ValueError(
+                f"expected_batch_size is {expected_batch_size}: with sampling={sampling!r} every "
+                "batch has the same size, so give a whole number"
+            )
         if not isinstance(clipping, Clipping):
             raise TypeError(
                 f"clipping is {clipping!r}: pass a jaxdp clipping, e.g. jaxdp.clip_individual(1.0)"
@@ -120,6 +128,7 @@ class Plan:
                 adjacency=adjacency,
                 unit=clipping.unit,
                 num_examples=num_examples,
+                accountant=accounting.accountants(sampling, adjacency)[0],
             )
         values = dict(
             num_examples=num_examples,
@@ -150,9 +159,12 @@ class Plan:
     @property
     def capacity(self) -> int:
         """Rows of a padded batch (or unit): more are sampled in one of 1e9 runs."""
-        units = self.num_units or 1
-        return sampling.poisson_capacity(
-            self.num_examples, self.sampling_probability / units, self.steps * units
+        return sampling.capacity(
+            self.sampling,
+            self.num_examples,
+            self.expected_batch_size,
+            self.num_units or 1,
+            self.steps,
         )
 
     @property
@@ -186,16 +198,26 @@ class Plan:
             num_examples=self.num_examples,
         )
 
-    def epsilon(self, steps: int | None = None, accountant: Accountant = "pld") -> float:
-        """ε at the plan's δ after the given number of steps (all of them where None)."""
-        return accounting.epsilon(self.mechanism(steps), self.delta, accountant)
+    @property
+    def accountant(self) -> Accountant:
+        """The tightest sound one: PLD, but for fixed-size batches, which RDP alone can account."""
+        return accounting.accountants(self.sampling, self.adjacency)[0]
 
-    def epsilon_spent(self, state: Any, accountant: Accountant = "pld") -> float:
+    def epsilon(self, steps: int | None = None, accountant: Accountant | None = None) -> float:
+        """ε at the plan's δ.
+
+        Args:
+          steps: after how many steps; None: all of them.
+          accountant: "pld", or "rdp" for a looser bound; None: the plan's own `accountant`.
+        """
+        return accounting.epsilon(self.mechanism(steps), self.delta, accountant or self.accountant)
+
+    def epsilon_spent(self, state: Any, accountant: Accountant | None = None) -> float:
         """ε at the plan's δ after the steps that an optimizer state has seen.
 
         Args:
           state: the state of an Optax chain with one `privatize` in it, also inside wrappers.
-          accountant: "pld", or "rdp" for a looser bound.
+          accountant: as in `epsilon`.
         """
         found = [
             leaf
@@ -228,8 +250,8 @@ class Plan:
         unit_philox = keys.philox_key(key, "units")
         capacity = self.capacity
         for step in range(start, self.steps):
-            indices = sampling.poisson_sample(
-                philox, step, self.num_examples, self.sampling_probability
+            indices = sampling.sample(
+                self.sampling, philox, step, self.num_examples, self.expected_batch_size
             )
             if self.num_units is None:
                 yield sampling.pad(indices, capacity)

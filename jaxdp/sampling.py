@@ -1,9 +1,54 @@
-"""Who takes part in a step: Poisson sampling at 64-bit resolution, padded to one fixed shape."""
+"""Who takes part in a step, by every sampling that can be accounted, padded to one fixed shape."""
 
 import numpy as np
 from scipy.stats import binom
 
+from .mechanism import Sampling, batches_per_epoch
+
 OVERFLOW_PROBABILITY = 1e-9
+
+
+def sample(
+    sampling: Sampling, key: np.ndarray, step: int, num_examples: int, expected_batch_size: float
+) -> np.ndarray:
+    """Returns the indices `[n] int32` of the records that take part in a step.
+
+    They depend on (key, step) only.
+
+    Args:
+      sampling: "poisson": every record on its own; "shuffled": epochs in an order of their own,
+        the last batch of each may be short; "fixed_size": drawn without replacement, every step
+        anew; "full_batch": everybody.
+      key: Philox key `[2] uint64` (`keys.philox_key`).
+      step: whole number of the step.
+      num_examples: N.
+      expected_batch_size: for all but Poisson a whole number, the batch size.
+    """
+    if sampling == "poisson":
+        return poisson_sample(key, step, num_examples, expected_batch_size / num_examples)
+    if sampling == "full_batch":
+        return np.arange(num_examples, dtype=np.int32)
+    size = int(expected_batch_size)
+    if sampling == "fixed_size":
+        chosen = _generator(key, step).choice(num_examples, size, replace=False, shuffle=False)
+        return np.sort(chosen).astype(np.int32)
+    epoch, place = divmod(step, batches_per_epoch(num_examples, size))
+    order = _generator(key, epoch).permutation(num_examples)
+    return order[place * size : (place + 1) * size].astype(np.int32)
+
+
+def capacity(
+    sampling: Sampling, num_examples: int, expected_batch_size: float, num_units: int, steps: int
+) -> int:
+    """Returns a size that a run's batches (units) stay within, but for chance 1e-9."""
+    if sampling == "poisson":
+        trials, probability = num_examples, expected_batch_size / num_examples / num_units
+    else:
+        trials, probability = int(expected_batch_size), 1 / num_units
+    if probability >= 1.0:
+        return trials
+    tail = OVERFLOW_PROBABILITY / max(steps * num_units, 1)
+    return int(np.clip(binom.isf(tail, trials, probability), 1, trials))
 
 
 def poisson_sample(key: np.ndarray, step: int, num_examples: int, probability: float) -> np.ndarray:
@@ -27,20 +72,16 @@ def poisson_sample(key: np.ndarray, step: int, num_examples: int, probability: f
     return np.flatnonzero(bits < np.uint64(threshold)).astype(np.int32)
 
 
-def poisson_capacity(num_examples: int, probability: float, steps: int) -> int:
-    """Returns a batch size that a run's Poisson samples stay within, but for chance 1e-9."""
-    if probability >= 1.0:
-        return num_examples
-    tail = OVERFLOW_PROBABILITY / max(steps, 1)
-    return int(np.clip(binom.isf(tail, num_examples, probability), 1, num_examples))
+def _generator(key: np.ndarray, counter: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, counter]))
 
 
-def pad(indices: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pads indices `[n]` to a multiple of `capacity`: `(indices int32 [c], mask bool [c])`.
+def pad(indices: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pads indices `[n]` to a multiple of `rows`: `(indices int32 [c], mask bool [c])`.
 
-    A sample larger than the capacity is never cut: it gets a larger (and so recompiled) shape.
+    A sample larger than that is never cut: it gets a larger (and so recompiled) shape.
     """
-    padded = capacity * max(1, -(-len(indices) // capacity))
+    padded = rows * max(1, -(-len(indices) // rows))
     mask = np.arange(padded) < len(indices)
     return np.pad(indices, (0, padded - len(indices))), mask
 
@@ -56,15 +97,15 @@ def assign_units(key: np.ndarray, step: int, num_examples: int, num_units: int) 
 
 
 def pad_units(
-    indices: np.ndarray, unit_of: np.ndarray, num_units: int, capacity: int
+    indices: np.ndarray, unit_of: np.ndarray, num_units: int, rows: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sorts sampled records into units: `(indices int32 [m, c], mask bool [m, c])`.
 
-    c is a multiple of `capacity` that holds the fullest unit.
+    c is a multiple of `rows` that holds the fullest unit.
     """
     order = np.argsort(unit_of, kind="stable")
     counts = np.bincount(unit_of, minlength=num_units)
-    padded = capacity * max(1, -(-counts.max() // capacity))
+    padded = rows * max(1, -(-counts.max() // rows))
     mask = np.arange(padded) < counts[:, None]
     units = np.zeros((num_units, padded), np.int32)
     units[mask] = indices[order]

@@ -72,6 +72,22 @@ def test_replace_one_doubles_the_noise_and_not_epsilon_alone():
 
 
 @pytest.mark.parametrize(
+    ("sampling", "adjacency", "batch_size"),
+    [
+        ("shuffled", "replace_one", 256),
+        ("shuffled", "zero_out", 256),
+        ("fixed_size", "replace_one", 256),
+        ("full_batch", "add_remove", 1437),
+        ("poisson", "replace_one", 256),
+    ],
+)
+def test_every_sampling_meets_its_target(sampling, adjacency, batch_size):
+    plan = make_plan(sampling=sampling, adjacency=adjacency, expected_batch_size=batch_size)
+    assert 2.9 < plan.epsilon() <= 3.0
+    assert plan.accountant == ("rdp" if sampling == "fixed_size" else "pld")
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"delta": 0.01}, "delta is 0.01.*1/N"),

@@ -76,10 +76,60 @@ def test_a_sample_above_the_capacity_gets_a_larger_shape():
 
 
 def test_capacity_holds_all_but_a_billionth_of_runs():
-    for n, q, steps in [(1437, 0.18, 150), (60000, 0.001, 20000), (45000, 64 / 45000, 35156)]:
-        capacity = sampling.poisson_capacity(n, q, steps)
-        assert steps * binom.sf(capacity, n, q) <= sampling.OVERFLOW_PROBABILITY
-        assert steps * binom.sf(capacity - 1, n, q) > sampling.OVERFLOW_PROBABILITY
+    for n, size, steps in [(1437, 256, 150), (60000, 60, 20000), (45000, 64, 35156)]:
+        for units in (1, 8):
+            capacity = sampling.capacity("poisson", n, size, units, steps)
+            overflow = lambda rows: steps * units * binom.sf(rows, n, size / n / units)
+            assert overflow(capacity) <= sampling.OVERFLOW_PROBABILITY
+            assert overflow(capacity - 1) > sampling.OVERFLOW_PROBABILITY
+    assert sampling.capacity("poisson", 30, 30, 1, 5) == 30
+    assert sampling.capacity("shuffled", 100, 32, 1, 5) == 32
+
+
+def other_plan(kind, n, size, steps=40, **changes):
+    return jaxdp.Plan(
+        num_examples=n,
+        expected_batch_size=size,
+        steps=steps,
+        clipping=jaxdp.clip_individual(1.0),
+        noise_multiplier=3.0,
+        sampling=kind,
+        adjacency="replace_one",
+        **changes,
+    )
+
+
+def test_shuffled_epochs_hold_everybody_once():
+    batches = list(other_plan("shuffled", 50, 20, steps=7).batches(jax.random.key(0)))
+    sizes = [int(mask.sum()) for _, mask in batches]
+    assert sizes == [20, 20, 10, 20, 20, 10, 20]
+    epochs = [
+        np.concatenate([indices[mask] for indices, mask in batches[start : start + 3]])
+        for start in (0, 3)
+    ]
+    for epoch in epochs:
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(50))
+    assert not np.array_equal(*epochs)
+
+
+def test_fixed_size_batches_are_uniform_and_without_replacement():
+    counts = np.zeros(50)
+    for indices, mask in other_plan("fixed_size", 50, 20, steps=400).batches(jax.random.key(0)):
+        assert mask.all()
+        assert len(set(indices)) == 20
+        counts[indices] += 1
+    statistic = np.sum((counts - 160) ** 2 / (160 * 30 / 49))
+    assert chi2.sf(statistic, 49) > FALSE_ALARM
+
+
+def test_a_full_batch_is_everybody_each_time():
+    for indices, mask in other_plan("full_batch", 30, 30, steps=2).batches():
+        np.testing.assert_array_equal(indices[mask], np.arange(30))
+
+
+def test_batch_sizes_must_be_whole_unless_poisson():
+    with pytest.raises(ValueError, match=r"20\.5.*whole number"):
+        other_plan("shuffled", 50, 20.5)
 
 
 def test_runs_share_no_samples_unless_a_key_is_given():
