@@ -32,11 +32,11 @@ class ModelConfig:
     widths: tuple[int, ...] = (16,)
     """Channels of every convolution of the cnn."""
 
-    norm_groups: int = 0
-    """Groups of a GroupNorm after every convolution of the cnn; 0 for no normalisation."""
+    norm_group_size: int = 1
+    """Channels per group of a GroupNorm after every convolution; 0 for no normalisation."""
 
     def __post_init__(self) -> None:
-        widths, groups = self.widths, self.norm_groups
+        widths, size = self.widths, self.norm_group_size
         _require(
             isinstance(widths, tuple) and all(width >= 1 for width in widths),
             "model.widths",
@@ -44,16 +44,16 @@ class ModelConfig:
             "a tuple of numbers of channels, all at least 1",
         )
         _require(
-            groups == 0 or (groups > 0 and all(width % groups == 0 for width in widths)),
-            "model.norm-groups",
-            groups,
+            size == 0 or (size > 0 and all(width % size == 0 for width in widths)),
+            "model.norm-group-size",
+            size,
             f"0, or a number that divides every one of the widths {widths}",
         )
 
 
 @dataclass(frozen=True)
 class ClippingConfig:
-    norm: float = 1.0
+    norm: float = 0.3
     """Clipping norm C: each example's gradient is scaled down to at most this length."""
 
 
@@ -80,7 +80,7 @@ class TrainingConfig:
     optimizer: Literal["sgd", "adam"] = "sgd"
     """sgd: with momentum. adam: its usual settings."""
 
-    learning_rate: float = 0.7
+    learning_rate: float = 2.3
     """Step size; with sgd, about 1 / clipping norm is a good start."""
 
     momentum: float = 0.9
@@ -158,9 +158,7 @@ def parse(args: Sequence[str]) -> Config:
     return tyro.cli(
         Config,
         prog="python -m jaxdp.train [CONFIG.py]",
-        description="Train a private classifier. CONFIG.py (such as configs/digits_cnn.py) sets "
-        "other defaults for the options below. Writes release/, which may be shared, and private/, "
-        "which may not, to a new folder.",
+        description="Trains a private classifier. CONFIG.py sets other defaults for these options.",
         args=args,
         default=default,
     )
@@ -193,9 +191,9 @@ def _check_types(prefix: str, section: Any) -> None:
     """Checks what a config file sets, as tyro checks the command line."""
     for name, hint in get_type_hints(type(section)).items():
         value = getattr(section, name)
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             if type(value) is not hint:
-                raise ValueError(f"{prefix}{name} is {value!r}: give a {hint}")
+                raise ValueError(f"{prefix}{name} is {value!r}: give a {hint.__name__}(...)")
             _check_types(f"{prefix}{name}.", value)
         elif not _fits(value, hint):
             if get_origin(hint) is Literal:

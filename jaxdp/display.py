@@ -22,7 +22,7 @@ class StepDisplay:
         self._start = time.monotonic()
         self._progress = Progress(
             TextColumn("training"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.fields[facts]}"),
             TimeRemainingColumn(compact=True),

@@ -23,7 +23,7 @@ class CNN(nn.Module):
 
     num_classes: int
     widths: tuple[int, ...]
-    norm_groups: int
+    norm_group_size: int
 
     @nn.compact
     def __call__(self, x_BxHxWxC: jax.Array) -> jax.Array:
@@ -35,8 +35,9 @@ class CNN(nn.Module):
                     f"image: too many for inputs of shape {x_BxHxWxC.shape[1:]}"
                 )
             x = nn.Conv(width, (3, 3))(x)
-            if self.norm_groups:
-                x = nn.GroupNorm(self.norm_groups)(x)
+            if self.norm_group_size:
+                # A large epsilon: blank images must not have their rounding errors blown up.
+                x = nn.GroupNorm(None, self.norm_group_size, epsilon=1e-2)(x)
             x = nn.avg_pool(jnp.tanh(x), (2, 2), (2, 2))
         return nn.Dense(self.num_classes)(x.reshape(len(x), -1))
 
@@ -55,7 +56,7 @@ def make_model(config: ModelConfig, num_classes: int) -> nn.Module:
     """Builds the model that the configuration names."""
     if config.name == "linear":
         return Linear(num_classes)
-    return CNN(num_classes, config.widths, config.norm_groups)
+    return CNN(num_classes, config.widths, config.norm_group_size)
 
 
 def init_params(model: nn.Module, key: jax.Array, dataset: Dataset) -> PyTree:

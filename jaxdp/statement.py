@@ -79,7 +79,7 @@ def make_statement(plan: Plan, config: Config, dataset: Dataset, steps: int) -> 
         "data": config.data.name,
         "test_is_public": config.data.test_is_public,
         "preprocessing": dataset.scaling,
-        "model": asdict(config.model),
+        "model": {**asdict(config.model), "widths": list(config.model.widths)},
         "assumptions": list(ASSUMPTIONS),
         "not_covered": list(NOT_COVERED),
     }

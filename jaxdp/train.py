@@ -66,8 +66,11 @@ def main(args: Sequence[str]) -> int:
             return 0
         folder = release.make_run_folder(config.name, config.output, datetime.datetime.now())
     except ValueError as error:
-        Console(stderr=True, highlight=False, markup=False).print(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        console.print("Interrupted before the first step: nothing was spent or written.")
+        return 130
     return train_and_release(run, folder, console)
 
 
@@ -141,7 +144,10 @@ def train_and_release(run: Run, folder: Path, console: Console) -> int:
                     watch=watch,
                 )
         except BaseException:
-            console.print(f"Failed in step {spent.count}: nothing is released, {folder} is kept.")
+            console.print(
+                f"Failed: {spent.count} steps were spent, nothing is released. What was logged is "
+                f"in {private}"
+            )
             raise
         seconds = time.monotonic() - start
 

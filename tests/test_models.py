@@ -49,7 +49,11 @@ def test_other_state_is_refused():
 
 @pytest.mark.parametrize(
     "config",
-    [ModelConfig("linear"), ModelConfig(widths=(4, 8)), ModelConfig(widths=(8,), norm_groups=4)],
+    [
+        ModelConfig("linear"),
+        ModelConfig(widths=(4, 8)),
+        ModelConfig(widths=(8,), norm_group_size=4),
+    ],
     ids=["linear", "cnn", "cnn with GroupNorm"],
 )
 def test_models_treat_each_example_alone(config):
@@ -68,9 +72,11 @@ def test_loss_is_the_cross_entropy_of_one_record():
     params = models.init_params(model, jax.random.key(0), dataset)
     x, y = dataset.private.inputs[0], dataset.private.labels[0]
     dense = params["Dense_0"]
-    logits = (x / 8.0).reshape(-1) @ np.asarray(dense["kernel"], np.float64) + dense["bias"]
+    logits = np.asarray((x / 8.0).reshape(-1) @ dense["kernel"] + dense["bias"], np.float64)
     expected = np.log(np.exp(logits).sum()) - logits[y]
-    assert models.make_loss(model, dataset)(params, x, y) == pytest.approx(expected, rel=1e-5)
+    assert float(models.make_loss(model, dataset)(params, x, y)) == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_accuracy_counts_test_records():

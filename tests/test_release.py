@@ -68,7 +68,7 @@ def test_an_existing_output_folder_is_refused(tmp_path):
 
 def test_an_unwritable_output_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="can't be made .*--output FOLDER"):
+    with pytest.raises(ValueError, match=r"can't be made .*--output FOLDER"):
         release.make_run_folder("digits", str(tmp_path / "file" / "run"), NOW)
 
 
