@@ -181,7 +181,7 @@ def curves(mechanism: Mechanism, accountant: Accountant) -> tuple[Curve, ...]:
 def _pld_curve(mechanism: Mechanism) -> Curve:
     composed = pld.composed_pld(
         [(z * event_factor(mechanism), count) for z, count in mechanism.exposures],
-        mechanism.sampling_probability,
+        (1 - mechanism.sampling_probability, mechanism.sampling_probability),
         replace=mechanism.adjacency == "replace_one",
     )
     slack = pld.roundoff(mechanism.steps)

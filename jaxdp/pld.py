@@ -17,11 +17,14 @@ from dp_accounting.pld import pld_pmf, privacy_loss_distribution
 from numpy.typing import NDArray
 from scipy import special
 
-# The dominating pair (P, Q) of one step, for noise standard deviation s and clipping norm 1:
-#   remove   P = (1-q) N(0, s²) + q N(1, s²)   Q = N(0, s²)
-#   add      P = N(0, s²)                      Q = (1-q) N(0, s²) + q N(1, s²)
-#   replace  P = (1-q) N(0, s²) + q N(1, s²)   Q = (1-q) N(0, s²) + q N(-1, s²)
+# The dominating pair (P, Q) of one step, for noise standard deviation s and clipping norm 1, where
+# M = sum_k w_k N(k, s²) and w_k is the chance that k of the records that differ are in the batch,
+# (1-q, q) for one record:
+#   remove   P = M                        Q = N(0, s²)
+#   add      P = N(0, s²)                 Q = M
+#   replace  P = w_0 N(0) + w_1 N(1)      Q = w_0 N(0) + w_1 N(-1)
 Direction = Literal["remove", "add", "replace"]
+Weights = tuple[float, ...]
 Floats = NDArray[np.float64]
 
 COARSEST_INTERVAL = 1e-4
@@ -32,30 +35,31 @@ _TAIL_Z = float(-special.ndtri_exp(-50.0))  # what is cut off one step's noise h
 
 
 def composed_pld(
-    steps: Sequence[tuple[float, int]], q: float, replace: bool
+    steps: Sequence[tuple[float, int]], weights: Weights, replace: bool = False
 ) -> privacy_loss_distribution.PrivacyLossDistribution | None:
-    """The PLD of a sequence of Poisson-sampled Gaussian steps.
+    """The PLD of a sequence of sampled Gaussian steps.
 
     Args:
       steps: (noise standard deviation over clipping norm, number of steps) pairs.
-      q: the sampling probability, between 0 and 1, both excluded.
-      replace: replace one record; otherwise add or remove one.
+      weights: the chances that 0, 1, ... of the records that differ are in the batch of a step;
+        (1 - q, q) for one record and Poisson sampling with probability q.
+      replace: replace one record; otherwise add or remove one, or a group.
 
     Returns:
       dp-accounting's object, or None where the losses are so large that the grid would not fit:
       epsilon is then in the hundreds.
     """
     directions: list[Direction] = ["replace"] if replace else ["remove", "add"]
-    ranges = [_loss_range(s, q, direction) for s, _ in steps for direction in directions]
+    ranges = [_loss_range(s, weights, direction) for s, _ in steps for direction in directions]
     widest = max(high - low for low, high in ranges)
     if widest / COARSEST_INTERVAL > _MOST_STEP_POINTS:
         return None
-    interval = _interval(steps, q, widest)
+    interval = _interval(steps, weights, widest)
     composed = []
     for direction in directions:
         parts = []
         for s, count in steps:
-            first, probs, infinity_mass = _one_step(s, q, direction, interval)
+            first, probs, infinity_mass = _one_step(s, weights, direction, interval)
             if _composed_span(count * _variance(probs), len(probs)) > _MOST_COMPOSED_POINTS:
                 return None
             step = pld_pmf.DensePLDPmf(interval, first, probs, infinity_mass, True)
@@ -78,17 +82,17 @@ def roundoff(steps: int) -> float:
 
 
 def _one_step(
-    s: float, q: float, direction: Direction, interval: float
+    s: float, weights: Weights, direction: Direction, interval: float
 ) -> tuple[int, Floats, float]:
     """One step's losses on the grid: index of the first point, masses, mass at infinity.
 
     The P-mass and Q-mass of a cell go to its two ends such that both are kept, which leaves the
     hockey-stick divergence at every grid point as it is, and raises it between.
     """
-    low, high = _loss_range(s, q, direction)
+    low, high = _loss_range(s, weights, direction)
     first, last = math.floor(low / interval), math.ceil(high / interval)
     grid = np.arange(first, last + 1, dtype=np.float64) * interval
-    p_above, q_above = _tails(s, q, direction, grid)
+    p_above, q_above = _tails(s, weights, direction, grid)
     p_cell, q_cell = -np.diff(p_above), -np.diff(q_above)
     upper = (p_cell - np.exp(grid[:-1]) * q_cell) / -math.expm1(-interval)
     upper = np.clip(upper, 0.0, p_cell)  # rounding must not make masses negative
@@ -99,48 +103,77 @@ def _one_step(
     return first, probs, float(p_above[-1])
 
 
-def _tails(s: float, q: float, direction: Direction, losses: Floats) -> tuple[Floats, Floats]:
+def _tails(s: float, weights: Weights, direction: Direction, losses: Floats) -> list[Floats]:
     """P(loss > l) and Q(loss > l) for every l of `losses`, accurate where they are small."""
     if direction == "replace":
-        odds = math.exp(0.5 / s**2) * (1 - q) / q
+        rest, q = weights
+        odds = math.exp(0.5 / s**2) * rest / q
         x = s**2 * (np.arcsinh(np.sinh(losses / 2) * odds) + losses / 2)
-        neither = (1 - q) * special.ndtr(-x / s)
-        p = neither + q * special.ndtr((1 - x) / s)
-        return p, neither + q * special.ndtr(-(1 + x) / s)
-    sign = 1.0 if direction == "remove" else -1.0
-    ratio = np.expm1(sign * losses) / q  # q·(likelihood ratio of the two Gaussians - 1) = expm1
+        there, back = special.ndtr((1 - x) / s), special.ndtr(-(1 + x) / s)
+        neither = rest * special.ndtr(-x / s)
+        pair = [neither + q * there, neither + q * back]
+    else:
+        sign = 1.0 if direction == "remove" else -1.0
+        x = _where_loss(s, weights, sign * losses)
+        beyond = [special.ndtr(sign * (k - x) / s) for k in range(len(weights))]
+        mixed = sum(w * tail for w, tail in zip(weights, beyond, strict=True))
+        pair = [mixed, beyond[0]] if direction == "remove" else [beyond[0], mixed]
+    return [np.minimum.accumulate(tail) for tail in pair]  # falling, but for rounding
+
+
+def _where_loss(s: float, weights: Weights, losses: Floats) -> Floats:
+    """x where log M(x)/N(x; 0, s²) is each of `losses`; minus infinity where it is always more."""
     x = np.full_like(losses, -math.inf)
-    x[ratio > -1] = s**2 * np.log1p(ratio[ratio > -1]) + 0.5
-    one, other = special.ndtr(-sign * x / s), special.ndtr(sign * (1 - x) / s)
-    mixed = (1 - q) * one + q * other
-    return (mixed, one) if direction == "remove" else (one, mixed)
+    target = np.expm1(losses)  # sum of w_k (e^(l_k) - 1), l_k the loss of N(k, s²) against N(0, s²)
+    inside = target > weights[0] - 1
+    if len(weights) == 2:
+        x[inside] = s**2 * np.log1p(target[inside] / weights[1]) + 0.5
+        return x
+    sensitivities = np.arange(1.0, len(weights))[:, None]
+    chances = np.asarray(weights[1:])[:, None]
+    wanted = np.log(target[inside] + 1 - weights[0])  # log sum w_k e^(l_k), convex in x
+    at_zero = np.log(chances) - (sensitivities**2 / 2) / s**2
+    # Newton from the right, where one term alone is as large as is wanted.
+    near = np.min((wanted - at_zero) * s**2 / sensitivities, axis=0)
+    for _ in range(60):
+        terms = chances * np.exp((sensitivities * near - sensitivities**2 / 2) / s**2)
+        total = terms.sum(axis=0)
+        step = (np.log(total) - wanted) * total / (sensitivities * terms).sum(axis=0) * s**2
+        near = near - step
+        if np.all(np.abs(step) <= 1e-13 * s):
+            break
+    x[inside] = near
+    return x
 
 
-def _loss_range(s: float, q: float, direction: Direction) -> tuple[float, float]:
+def _loss_range(s: float, weights: Weights, direction: Direction) -> tuple[float, float]:
     """The least and greatest loss of one step, but for noise of mass e^-50."""
 
     def remove_loss(x: float) -> float:
-        log_ratio = (x - 0.5) / s**2
-        if log_ratio > 500:
-            return log_ratio + math.log(q)
-        return math.log1p(q * math.expm1(log_ratio))
+        log_ratios = [(k * x - k * k / 2) / s**2 for k in range(len(weights))]
+        if max(log_ratios) > 500:
+            return float(special.logsumexp(log_ratios, b=weights))
+        return math.log1p(sum(w * math.expm1(r) for w, r in zip(weights, log_ratios, strict=True)))
 
-    far = _TAIL_Z * s
+    far, most_in = _TAIL_Z * s, len(weights) - 1
     if direction == "remove":
-        return remove_loss(-far), remove_loss(1 + far)
+        return remove_loss(-far), remove_loss(most_in + far)
     if direction == "add":
         return -remove_loss(far), -remove_loss(-far)
     most = remove_loss(1 + far) - remove_loss(-1 - far)
     return -most, most
 
 
-def _interval(steps: Sequence[tuple[float, int]], q: float, widest: float) -> float:
+def _interval(steps: Sequence[tuple[float, int]], weights: Weights, widest: float) -> float:
     """1e-4, or less by powers of two where a step's losses are smaller than that.
 
     Rounding adds up to interval²/4 to the variance of a step's loss, about q²(exp(1/s²) - 1), so
     the interval should be a small part of its square root.
     """
-    total = sum(count * q**2 * math.expm1(min(1 / s**2, 100.0)) for s, count in steps)
+    pairs = [(j * k, v * w) for j, v in enumerate(weights) for k, w in enumerate(weights)]
+    total = sum(
+        count * w * math.expm1(min(jk / s**2, 100.0)) for s, count in steps for jk, w in pairs
+    )
     deviation = math.sqrt(total / sum(count for _, count in steps))
     span = max(widest, _composed_span(total, widest))
     interval = COARSEST_INTERVAL

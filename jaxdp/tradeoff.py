@@ -3,10 +3,7 @@
 import math
 from collections.abc import Callable
 
-import dp_accounting
 import numpy as np
-from dp_accounting import dp_event as events
-from dp_accounting.pld import PLDAccountant
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
@@ -18,7 +15,7 @@ from .mechanism import Accountant, Mechanism, accountants, batches_per_epoch
 def tradeoff(
     mechanism: Mechanism, alphas: ArrayLike, accountant: Accountant | None = None
 ) -> NDArray[np.float64]:
-    """beta(alpha): the least type II error of any test of a record's presence at type I error alpha.
+    """beta(alpha): the least type II error of a test of one record's presence, type I being alpha.
 
     Perfect privacy is 1 - alpha. The curve is a lower bound, and tight: the upper envelope of the
     lines that the (epsilon, delta) pairs of the accountant allow, or the Gaussian's closed form
@@ -60,7 +57,7 @@ def group_epsilon(
     Neighbouring data differ in `group_size` records, each in the mechanism's way. Without
     amplification the bound is a Gaussian's; for Poisson sampling under add/remove or zero-out it is
     the PLD of a Gaussian whose sensitivity is the number of the group's records in the sample
-    (arXiv 2310.15526; some seconds); else the textbook's g·epsilon with delta multiplied by
+    (arXiv 2310.15526); else the textbook's g·epsilon with delta multiplied by
     (e^(g epsilon) - 1) / (e^epsilon - 1).
 
     Args:
@@ -118,18 +115,14 @@ def _converted(one: Callable[[float], float], delta: float, size: int) -> float:
 
 
 def _mixture_epsilon(mechanism: Mechanism, delta: float, size: int, at_once: int) -> float:
+    """Of the Gaussian whose sensitivity is the number of sampled records, `at_once` at most."""
     q = mechanism.sampling_probability
-    chances = stats.binom.pmf(np.arange(size + 1), size, q)
-    merged = np.append(chances[:at_once], chances[at_once:].sum())
-    least = min((z for z, _ in mechanism.exposures), default=math.inf)
-    widest = at_once * (10 / least + at_once / least**2) if least > 0 else math.inf
-    if q in (0, 1) or least == math.inf or widest / pld.COARSEST_INTERVAL > 2**20:
-        return math.inf
-    accountant = PLDAccountant(value_discretization_interval=pld.COARSEST_INTERVAL)
-    for z, count in mechanism.exposures:
-        event = events.MixtureOfGaussiansDpEvent(
-            z, [float(k) for k in range(at_once + 1)], [float(p) for p in merged]
-        )
-        accountant.compose(dp_accounting.SelfComposedDpEvent(event, count))
     slack = pld.roundoff(mechanism.steps)
-    return float(accountant.get_epsilon(delta - slack)) if delta > slack else math.inf
+    if not 0 < gaussian_mu(mechanism) < math.inf or q == 1 or delta <= slack or size > 64:
+        return math.inf
+    chances = [float(p) for p in stats.binom.pmf(np.arange(size + 1), size, q)]
+    if min(chances) == 0:
+        return math.inf
+    weights = (*chances[:at_once], math.fsum(chances[at_once:]))
+    composed = pld.composed_pld(mechanism.exposures, weights)
+    return math.inf if composed is None else float(composed.get_epsilon_for_delta(delta - slack))
