@@ -17,8 +17,33 @@ from .accounting import Adjacency
 
 @dataclass(frozen=True)
 class DataConfig:
-    name: Literal["digits"] = "digits"
-    """Data set. digits: 1,797 handwritten digits of 8x8 pixels that come with scikit-learn."""
+    name: str = "digits"
+    """digits: 1,797 handwritten digits of 8x8 pixels that come with scikit-learn. text: windows of
+    a text file, for a language model. Else an image-classification set of TFDS: mnist, cifar10."""
+
+    private: str = "train"
+    """The records to train on and protect, as TFDS spells splits: train, train[:90%], ..."""
+
+    public: str | None = None
+    """Records that need no protection, as train[90%:]: none of the private ones."""
+
+    test: str = "test"
+    """The records to score."""
+
+    dir: str | None = None
+    """Where TFDS keeps prepared sets. None: TFDS_DATA_DIR, else TFDS's own default."""
+
+    file: str | None = None
+    """The text file of the data set text."""
+
+    window: int = 64
+    """Characters that a record of the data set text predicts; windows don't overlap."""
+
+    augment: Literal["none", "crop_flip"] = "none"
+    """crop_flip: images shifted by up to 4 pixels and mirrored half the time, anew every step."""
+
+    placement: Literal["auto", "device", "host"] = "auto"
+    """Where the records are kept. auto: on the device if they take at most a quarter of it."""
 
     test_is_public: bool = True
     """Whether the test records are public. If not, test accuracy is a private number too."""
@@ -26,14 +51,27 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    name: Literal["cnn", "linear"] = "cnn"
-    """cnn: convolutions with tanh and average pooling, then a linear layer. linear: that layer."""
+    name: Literal["cnn", "linear", "backpack_cnn", "transformer"] = "cnn"
+    """cnn: convolutions with tanh and average pooling, then a linear layer. linear: that layer.
+    backpack_cnn: two convolutions and two dense layers, for 28x28 images. transformer: for text."""
 
     widths: tuple[int, ...] = (16,)
     """Channels of every convolution of the cnn."""
 
     norm_group_size: int = 1
     """Channels per group of a GroupNorm after every convolution; 0 for no normalisation."""
+
+    activation: Literal["tanh", "relu"] = "tanh"
+    """Of the backpack_cnn."""
+
+    width: int = 128
+    """Numbers that the transformer holds for every token."""
+
+    layers: int = 2
+    """Blocks of the transformer."""
+
+    heads: int = 4
+    """Attention heads in a block of the transformer; a divisor of the width."""
 
     def __post_init__(self) -> None:
         widths, size = self.widths, self.norm_group_size
@@ -48,6 +86,13 @@ class ModelConfig:
             "model.norm-group-size",
             size,
             f"0, or a number that divides every one of the widths {widths}",
+        )
+        _require(self.layers >= 1, "model.layers", self.layers, "at least 1")
+        _require(
+            self.heads >= 1 and self.width >= 1 and self.width % self.heads == 0,
+            "model.heads",
+            self.heads,
+            f"a number that divides model.width = {self.width}",
         )
 
 

@@ -1,17 +1,36 @@
-"""Data sets as arrays in memory, with the private and the test records told apart."""
+"""Data sets as arrays in memory, with the private, public and test records told apart.
 
+`python -m jaxdp.data prepare NAME` prepares a set of TFDS without TensorFlow.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
+
+from . import prepare, splits, text
+from .config import DataConfig
+from .tfds import Tell, open_images
+
+# Published constants, over all training images: they are no secret of the records any more.
+PUBLISHED_SCALING = {
+    "mnist": ((0.1307,), (0.3081,)),
+    "fashion_mnist": ((0.2860,), (0.3530,)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+}
 
 
 @dataclass(frozen=True)
 class Records:
-    """Labelled records: `inputs [n, ...]` of any dtype and `labels [n] int32`."""
+    """Labelled records: `inputs [n, ...]` of any dtype and whole-number `labels [n, ...]`.
+
+    A record's id stays the same whatever other records there are; None numbers them by place.
+    """
 
     inputs: np.ndarray
     labels: np.ndarray
+    ids: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if len(self.inputs) != len(self.labels) or len(self.labels) == 0:
@@ -19,33 +38,50 @@ class Records:
                 f"there are {len(self.inputs)} inputs and {len(self.labels)} labels: give one "
                 "label for each input, and at least one of both"
             )
+        if self.ids is not None and self.ids.shape != (len(self.labels),):
+            raise ValueError(
+                f"ids has shape {self.ids.shape}: give one for each of {len(self.labels)} records"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def numbers(self) -> np.ndarray:
+        """The ids, `[n] int32`."""
+        return np.arange(len(self), dtype=np.int32) if self.ids is None else self.ids
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """What is trained on (private) and what is only scored (test).
+    """What is trained on (private), what is only scored (test), and what needs no protection.
 
     Attributes:
       private: the records that the guarantee protects; their number N is published.
       test: records that are never trained on.
       num_classes: labels are 0 .. num_classes - 1.
-      center, scale: the model sees (input - center) / scale. Constants of the file format or
-        published ones: taken from private data they would leak it.
+      center, scale: the model sees (input - center) / scale, per channel where they are
+        tuples; None for tokens. Constants of the file format or published ones: taken from private
+        data they would leak it.
       scaling: where those two come from, in words for the privacy statement.
+      public: records that are not protected, and not among the private ones.
     """
 
     private: Records
     test: Records
     num_classes: int
-    center: float
-    scale: float
+    center: float | Sequence[float] | None
+    scale: float | Sequence[float] | None
     scaling: str
+    public: Records | None = None
 
     def __post_init__(self) -> None:
-        for name, records in (("private", self.private), ("test", self.test)):
+        for name, records in (
+            ("private", self.private),
+            ("test", self.test),
+            ("public", self.public),
+        ):
+            if records is None:
+                continue
             low, high = records.labels.min(), records.labels.max()
             if low < 0 or high >= self.num_classes:
                 raise ValueError(
@@ -54,12 +90,77 @@ class Dataset:
                 )
 
 
-def load(name: Literal["digits"]) -> Dataset:
-    """Loads a data set by the name that the configuration gives it."""
-    return {"digits": load_digits}[name]()
+@dataclass(frozen=True)
+class Source:
+    """A data set as it comes: splits that can be read one by one, and how to look at the inputs."""
+
+    sizes: Mapping[str, int]
+    read: Callable[[str], tuple[np.ndarray, np.ndarray]]  # split -> (inputs, labels)
+    num_classes: int
+    center: float | Sequence[float] | None
+    scale: float | Sequence[float] | None
+    scaling: str
 
 
-def load_digits() -> Dataset:
+def load(config: DataConfig, tell: Tell = lambda line: None) -> Dataset:
+    """Loads the data set and the splits that the configuration names.
+
+    Args:
+      config: the data section of a configuration.
+      tell: gets a line about whatever takes long.
+
+    Raises:
+      ValueError: if the data are missing, damaged or not what they should be, or if splits are
+        empty or overlap.
+    """
+    source = _open(config, tell)
+    parts = {"private": splits.parse_split(config.private, source.sizes)}
+    if config.public is not None:
+        parts["public"] = splits.parse_split(config.public, source.sizes)
+    parts["test"] = splits.parse_split(config.test, source.sizes)
+    splits.check_disjoint(
+        {f"data.{use} = {getattr(config, use)!r}": part for use, part in parts.items()}
+    )
+    whole = {name: source.read(name) for name in {p.name for ps in parts.values() for p in ps}}
+    chosen = {use: _select(part, whole, source.sizes) for use, part in parts.items()}
+    return Dataset(
+        private=chosen["private"],
+        test=chosen["test"],
+        public=chosen.get("public"),
+        num_classes=source.num_classes,
+        center=source.center,
+        scale=source.scale,
+        scaling=source.scaling,
+    )
+
+
+def _open(config: DataConfig, tell: Tell) -> Source:
+    if config.name == "digits":
+        return digits()
+    if config.name == "text":
+        if config.file is None:
+            raise ValueError("data.name is 'text', and no file is named: give --data.file TEXT.txt")
+        return characters(config.file, config.window)
+    return images(config.name, config.dir, tell)
+
+
+def _select(
+    parts: Sequence[splits.Part],
+    whole: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    sizes: Mapping[str, int],
+) -> Records:
+    """Takes the rows of some parts. Ids number the records of all splits together."""
+    names = list(sizes)
+    first = {name: sum(sizes[before] for before in names[:i]) for i, name in enumerate(names)}
+    join = lambda arrays: arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    return Records(
+        inputs=join([whole[p.name][0][p.start : p.stop] for p in parts]),
+        labels=join([whole[p.name][1][p.start : p.stop] for p in parts]),
+        ids=join([first[p.name] + np.arange(p.start, p.stop, dtype=np.int32) for p in parts]),
+    )
+
+
+def digits() -> Source:
     """1,797 handwritten digits, 8x8 pixels of 0 to 16, split 1,437 / 360 and stratified by class.
 
     They come with scikit-learn, so nothing is downloaded. The split is part of the data set: it is
@@ -72,15 +173,55 @@ def load_digits() -> Dataset:
     from sklearn.model_selection import train_test_split
 
     digits = load_digits()
-    rows = np.arange(len(digits.target))
-    private, test = train_test_split(rows, test_size=360, stratify=digits.target, random_state=0)
+    train, test = train_test_split(
+        np.arange(len(digits.target)), test_size=360, stratify=digits.target, random_state=0
+    )
     images = digits.images.astype(np.uint8)[..., None]  # [1797, 8, 8, 1]
     labels = digits.target.astype(np.int32)
-    return Dataset(
-        private=Records(images[private], labels[private]),
-        test=Records(images[test], labels[test]),
+    rows = {"train": train, "test": test}
+    return Source(
+        sizes={split: len(rows[split]) for split in rows},
+        read=lambda split: (images[rows[split]], labels[rows[split]]),
         num_classes=10,
-        center=0.0,
+        center=8.0,
         scale=8.0,
-        scaling="pixels of 0 to 16, the range of the file format, are divided by 8",
+        scaling="pixels of 0 to 16 are mapped to [-1, 1], by the range of the file format",
     )
+
+
+def images(name: str, folder: str | None, tell: Tell) -> Source:
+    """An image-classification set of TFDS."""
+    found = open_images(name, folder, tell)
+    center: float | Sequence[float] = 127.5
+    scale: float | Sequence[float] = 127.5
+    scaling = "bytes are mapped to [-1, 1], by the range of the file format"
+    constants = PUBLISHED_SCALING.get(found.name.split("/")[0])
+    if constants is not None:
+        center, scale = (tuple(255 * value for value in values) for values in constants)
+        scaling = (
+            f"pixels are shifted by {constants[0]} and divided by {constants[1]} (of 1), constants "
+            "that were published for this set"
+        )
+    return Source(found.sizes, found.read, found.num_classes, center, scale, scaling)
+
+
+def characters(file: str, window: int) -> Source:
+    """The windows of a text, as a character-level language model predicts them; the last are test.
+
+    Slices of `train` and `test` count windows.
+    """
+    inputs, targets = text.read_windows(file, window)
+    middle = text.train_size(len(inputs))
+    rows = {"train": slice(0, middle), "test": slice(middle, len(inputs))}
+    return Source(
+        sizes={"train": middle, "test": len(inputs) - middle},
+        read=lambda split: (inputs[rows[split]], targets[rows[split]]),
+        num_classes=text.VOCABULARY_SIZE,
+        center=None,
+        scale=None,
+        scaling=f"characters are numbered by a fixed table; windows of {window + 1} don't overlap",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(prepare.main(sys.argv[1:]))

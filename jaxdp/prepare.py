@@ -5,10 +5,12 @@ read the same archives, checked against the same checksums, by Python alone: the
 the same name, version, order and pixels.
 """
 
+import argparse
 import gzip
 import io
+import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +140,27 @@ def _builders() -> dict[str, Any]:
             url_infos = cifar.Cifar10.url_infos
 
     return {builder.name: builder for builder in (Mnist, FashionMnist, Cifar10)}
+
+
+def main(args: Sequence[str]) -> int:
+    """Runs the command `python -m jaxdp.data` with the given arguments; returns its status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxdp.data",
+        description="Prepares an image-classification set for TFDS without TensorFlow.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="prepare")
+    command = commands.add_parser("prepare", help="download a set and write it as TFDS does")
+    command.add_argument("name", metavar="NAME", help=", ".join(NAMES))
+    command.add_argument("--dir", help="where TFDS keeps prepared sets; default: TFDS_DATA_DIR")
+    command.add_argument("--archives", help="a folder with the original archives of this set")
+    chosen = parser.parse_args(args)
+    try:
+        where = prepare(chosen.name, chosen.dir, archives=chosen.archives)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{chosen.name} is ready in {where}")
+    return 0
 
 
 def _read_idx(path: Path) -> np.ndarray:

@@ -6,15 +6,16 @@ import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
+from . import augmentation, data, feeding, keys, release, statement
 from . import config as configs
-from . import data, keys, release, statement
 from .clipping import clip_individual
 from .plan import Plan
 from .privatize import privatize
@@ -49,8 +50,19 @@ class Run:
     model: nn.Module
     state: training.State
     train_step: jax.stages.Wrapped
-    records: Any  # the private inputs and labels, on the device
     sampling_key: jax.Array | None
+    augmentation_key: jax.Array
+
+    def batches(self) -> Iterator[tuple[feeding.Batch, np.ndarray]]:
+        """Samples the records of every step and brings them to the device."""
+        data_config = self.config.data
+        return feeding.feed(
+            self.dataset.private,
+            self.plan.batches(self.sampling_key),
+            placement=data_config.placement,
+            augment=augmentation.crop_and_flip if data_config.augment == "crop_flip" else None,
+            key=self.augmentation_key,
+        )
 
 
 def main(args: Sequence[str]) -> int:
@@ -59,7 +71,7 @@ def main(args: Sequence[str]) -> int:
     try:
         config = configs.parse(args)
         console.print(f"jaxdp: {config.name}, on {describe_device()}")
-        run = prepare(config)
+        run = prepare(config, tell=console.print)
         console.print(describe_plan(run))
         if config.dry_run:
             console.print(describe_cost(run))
@@ -74,13 +86,15 @@ def main(args: Sequence[str]) -> int:
     return train_and_release(run, folder, console)
 
 
-def prepare(config: configs.Config) -> Run:
-    """Loads the data, solves the plan and builds the model.
+def prepare(config: configs.Config, tell: Callable[[str], None] = print) -> Run:
+    """Loads the data, solves the plan and builds the model; `tell` gets a line if that takes long.
 
     Raises:
       ValueError: for any number or name that makes no sense, before a budget is spent.
     """
-    dataset = data.load(config.data.name)
+    dataset = data.load(config.data, tell)
+    if config.data.augment == "crop_flip" and dataset.private.inputs.ndim != 4:
+        raise ValueError("data.augment is crop_flip, and the records are no images: choose none")
     plan = Plan(
         num_examples=len(dataset.private),
         expected_batch_size=config.plan.expected_batch_size,
@@ -90,12 +104,12 @@ def prepare(config: configs.Config) -> Run:
         delta=config.plan.delta,
         adjacency=config.plan.adjacency,
     )
-    model = models.make_model(config.model, dataset.num_classes)
+    model = models.make_model(config.model, dataset)
 
     # Without a seed every stream has its own entropy from the operating system.
     seed_key = None if config.seed is None else jax.random.key(config.seed)
-    init_key = keys.secret_key() if seed_key is None else keys.stream(seed_key, "init")
-    params = models.init_params(model, init_key, dataset)
+    stream = lambda name: keys.secret_key() if seed_key is None else keys.stream(seed_key, name)
+    params = models.init_params(model, stream("init"), dataset)
 
     privatizer = privatize(plan, key=seed_key)
     optimizer = training.make_optimizer(config.training, plan.steps)
@@ -108,8 +122,8 @@ def prepare(config: configs.Config) -> Run:
         train_step=training.make_train_step(
             models.make_loss(model, dataset), privatizer, optimizer, config.training.microbatch_size
         ),
-        records=jax.device_put((dataset.private.inputs, dataset.private.labels)),
         sampling_key=seed_key,
+        augmentation_key=stream("augmentation"),
     )
 
 
@@ -122,6 +136,7 @@ def train_and_release(run: Run, folder: Path, console: Console) -> int:
     console.print("Loss and clipping below are private numbers, without noise: keep them.")
 
     spent = training.SpentSteps()
+    batches = feeding.Waiting(run.batches())
     start = time.monotonic()
     with training.stop_on_interrupt(tell=tell_stopping) as stop:
         try:
@@ -137,8 +152,7 @@ def train_and_release(run: Run, folder: Path, console: Console) -> int:
                 params, _ = training.train(
                     run.train_step,
                     run.state,
-                    run.records,
-                    run.plan.batches(run.sampling_key),
+                    batches,
                     spent=spent,
                     stop=stop,
                     watch=watch,
@@ -156,12 +170,14 @@ def train_and_release(run: Run, folder: Path, console: Console) -> int:
         facts = statement.make_statement(run.plan, run.config, run.dataset, spent.count)
         release.save_statement(folder, facts, statement.as_markdown(facts))
 
-    accuracy = models.accuracy(run.model, run.dataset, params)
+    scores = models.evaluate(run.model, run.dataset, params)
     results = {
-        "test_accuracy": accuracy,
+        "test_accuracy": scores.accuracy,
+        "test_loss": scores.loss,
         "steps": spent.count,
         "seconds": round(seconds, 2),
         "seconds_of_first_step": round(shown.compile_seconds, 2),
+        "seconds_waiting_for_data": round(batches.seconds, 2),
     }
     (private / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     console.print(result_table(run, facts, results, folder))
@@ -202,13 +218,14 @@ def noise_norm(run: Run) -> float:
 
 def describe_cost(run: Run) -> str:
     """What --dry-run adds to the plan: memory, as the compiler sees it, and ε."""
-    indices, mask = next(run.plan.batches(run.sampling_key))
-    compiled = run.train_step.lower(run.state, run.records, indices, mask).compile()
-    memory = compiled.memory_analysis()
-    records = sum(leaf.nbytes for leaf in jax.tree.leaves(run.records))
+    batch, mask = next(run.batches())
+    memory = run.train_step.lower(run.state, batch, mask).compile().memory_analysis()
+    private = run.dataset.private
+    resident = feeding.resolve(run.config.data.placement, private) == "device"
+    records = private.inputs.nbytes + private.labels.nbytes if resident else 0
     size = "unknown: this device does not tell"
     if memory is not None:
-        total = memory.temp_size_in_bytes + memory.argument_size_in_bytes
+        total = memory.temp_size_in_bytes + memory.argument_size_in_bytes + records
         size = f"{total / 2**20:.1f} MiB, of which {records / 2**20:.1f} MiB are the data"
     epsilons = statement.epsilons(run.plan, run.plan.steps)
     return (
@@ -223,6 +240,8 @@ def result_table(run: Run, facts: dict[str, Any], results: dict[str, Any], folde
     public = "declared public" if config.data.test_is_public else "PRIVATE: so is this number"
     table = Table(show_header=False, highlight=False)
     table.add_row("test accuracy", f"{results['test_accuracy']:.4f} on {total} records, {public}")
+    if run.dataset.center is None:
+        table.add_row("test perplexity", f"{math.exp(results['test_loss']):.3f} a character")
     for name, value in facts["epsilon"].items():
         table.add_row(f"ε by {statement.LABELS[name]}", f"{value:g} at δ = {facts['delta']:.3g}")
     if facts["reproducible"]:

@@ -53,19 +53,16 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     microbatch_size: int,
 ) -> jax.stages.Wrapped:
-    """Returns the jitted `(state, records, indices, mask) -> (state, diagnostics)`.
+    """Returns the jitted `(state, batch, mask) -> (state, diagnostics)`.
 
-    `records` are all private records, on the device; `indices` and `mask` choose the step's batch.
+    `batch` is the tuple of the loss's arguments after the parameters, padded where `mask` says so.
     The state is donated: its memory is used again, and the old one can't be read any more.
     """
     grads = per_example_grads(loss, microbatch_size=microbatch_size)
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def train_step(
-        state: State, records: PyTree, indices: jax.Array, mask: jax.Array
-    ) -> tuple[State, Diagnostics]:
+    def train_step(state: State, batch: PyTree, mask: jax.Array) -> tuple[State, Diagnostics]:
         params, (private_state, optimizer_state) = state
-        batch = jax.tree.map(lambda leaf: leaf[indices], records)
         sums = privatizer.sums(grads(params, batch, mask), private_state)
         gradient, private_state = privatizer.release(sums, private_state, params)
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
@@ -112,8 +109,7 @@ class SpentSteps:
 def train(
     train_step: jax.stages.Wrapped,
     state: State,
-    records: PyTree,
-    batches: Iterable[tuple[np.ndarray, np.ndarray]],
+    batches: Iterable[tuple[PyTree, np.ndarray]],
     *,
     spent: SpentSteps,
     stop: StopRequest,
@@ -124,16 +120,15 @@ def train(
     Args:
       train_step: from `make_train_step`.
       state: from `init_state`; donated.
-      records: what `train_step` takes.
-      batches: indices and mask of every step.
+      batches: batch and mask of every step.
       spent: counts the steps, so that it is known even if one of them fails.
       stop: looked at after every step.
       watch: called with the metrics of every step.
     """
     pending: tuple[int, Diagnostics] | None = None
-    for indices, mask in batches:
+    for batch, mask in batches:
         spent.count += 1
-        state, diagnostics = train_step(state, records, indices, mask)
+        state, diagnostics = train_step(state, batch, mask)
         # The metrics are read one step late, so that the device never waits for this program.
         # The first step compiles, so it is waited for.
         if pending is not None:

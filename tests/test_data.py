@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxdp import data
+from jaxdp.config import DataConfig
 
 pytest.importorskip("sklearn")
 
@@ -11,7 +12,7 @@ pytest.importorskip("sklearn")
 def test_digits_are_split_by_class_and_nothing_is_lost():
     from sklearn.datasets import load_digits
 
-    dataset = data.load("digits")
+    dataset = data.load(DataConfig())
     assert (len(dataset.private), len(dataset.test)) == (1437, 360)
     everything = np.concatenate([dataset.private.inputs, dataset.test.inputs])
     key = lambda images: sorted(image.tobytes() for image in images.astype(np.uint8))
@@ -21,7 +22,7 @@ def test_digits_are_split_by_class_and_nothing_is_lost():
 
 
 def test_the_split_is_the_same_every_time():
-    first, second = data.load("digits"), data.load("digits")
+    first, second = data.load(DataConfig()), data.load(DataConfig())
     np.testing.assert_array_equal(first.private.inputs, second.private.inputs)
 
 

@@ -58,7 +58,7 @@ def test_other_state_is_refused():
 )
 def test_models_treat_each_example_alone(config):
     dataset = small_dataset()
-    model = models.make_model(config, 10)
+    model = models.make_model(config, small_dataset())
     params = models.init_params(model, jax.random.key(0), dataset)
     x = jnp.asarray(dataset.private.inputs, jnp.float32)
     together = model.apply({"params": params}, x)
@@ -68,7 +68,7 @@ def test_models_treat_each_example_alone(config):
 
 def test_loss_is_the_cross_entropy_of_one_record():
     dataset = small_dataset()
-    model = models.make_model(ModelConfig("linear"), 10)
+    model = models.make_model(ModelConfig("linear"), small_dataset())
     params = models.init_params(model, jax.random.key(0), dataset)
     x, y = dataset.private.inputs[0], dataset.private.labels[0]
     dense = params["Dense_0"]
@@ -81,16 +81,16 @@ def test_loss_is_the_cross_entropy_of_one_record():
 
 def test_accuracy_counts_test_records():
     dataset = small_dataset()
-    model = models.make_model(ModelConfig("linear"), 10)
+    model = models.make_model(ModelConfig("linear"), small_dataset())
     params = models.init_params(model, jax.random.key(0), dataset)
     favourite = int(dataset.test.labels[0])
     bias = jnp.zeros(10).at[favourite].set(1e6)
     params = {"Dense_0": {**params["Dense_0"], "bias": bias}}
     share = np.mean(dataset.test.labels == favourite)
-    assert models.accuracy(model, dataset, params) == pytest.approx(share)
+    assert models.evaluate(model, dataset, params).accuracy == pytest.approx(share)
 
 
 def test_too_many_convolutions_are_refused():
-    model = models.make_model(ModelConfig(widths=(4,) * 5), 10)
+    model = models.make_model(ModelConfig(widths=(4,) * 5), small_dataset())
     with pytest.raises(ValueError, match=r"model\.widths is \(4, 4, 4, 4, 4\).*\(8, 8, 1\)"):
         models.init_params(model, jax.random.key(0), small_dataset())

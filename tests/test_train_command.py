@@ -171,7 +171,7 @@ def test_a_failing_evaluation_does_not_cost_the_release(tmp_path, monkeypatch):
     def fails(*args):
         raise RuntimeError("no memory for the test records")
 
-    monkeypatch.setattr(train.models, "accuracy", fails)
+    monkeypatch.setattr(train.models, "evaluate", fails)
     with pytest.raises(RuntimeError, match="test records"):
         run("--output", str(tmp_path / "run"))
     assert jaxdp.load_release(tmp_path / "run").statement["steps"] == 6

@@ -38,7 +38,11 @@ class Problem:
         params = {"w": jnp.ones(3), "b": jnp.zeros(())}
         self.state = training.init_state(params, privatizer, optimizer)
         self.step = training.make_train_step(self._loss, privatizer, optimizer, 4)
-        self.batches = lambda: self.plan.batches(sampling_key)
+        self.samples = lambda: self.plan.batches(sampling_key)
+        self.batches = lambda: ((self.take(rows), mask) for rows, mask in self.samples())
+
+    def take(self, rows):
+        return tuple(leaf[rows] for leaf in self.records)
 
     def _loss(self, *args):
         self.traces += 1
@@ -48,7 +52,7 @@ class Problem:
         self.spent = training.SpentSteps()
         stop = stop or training.StopRequest()
         self.state = training.train(
-            self.step, self.state, self.records, self.batches(),
+            self.step, self.state, self.batches(),
             spent=self.spent, stop=stop, watch=watch,
         )  # fmt: skip
         return self.state[0]
@@ -81,14 +85,14 @@ def test_the_same_keys_repeat_a_run_bit_for_bit():
 def test_runs_without_keys_share_neither_noise_nor_samples():
     first, second = Problem(), Problem()
     assert not np.array_equal(first.run()["w"], second.run()["w"])
-    samples = [np.concatenate([m for _, m in p.batches()]) for p in (first, second)]
+    samples = [np.concatenate([m for _, m in p.samples()]) for p in (first, second)]
     assert not np.array_equal(*samples)
 
 
 def test_an_empty_batch_is_a_step():
     problem = Problem()
-    indices, mask = next(problem.batches())
-    state, diagnostics = problem.step(problem.state, problem.records, indices, np.zeros_like(mask))
+    indices, mask = next(problem.samples())
+    state, diagnostics = problem.step(problem.state, problem.take(indices), np.zeros_like(mask))
     metrics = training.measure(1, diagnostics)
     assert (metrics.examples, metrics.loss, metrics.norm_50) == (0, None, None)
     assert problem.plan.epsilon_spent(state) == problem.plan.epsilon(1)
@@ -131,10 +135,10 @@ def test_the_first_interrupt_asks_and_the_second_interrupts():
 
 def test_metrics_are_what_a_loop_over_examples_gives():
     problem = Problem()
-    indices, mask = next(problem.batches())
+    indices, mask = next(problem.samples())
     params = jax.device_get(problem.state[0])
     x, y = (leaf[indices[mask]].astype(np.float64) for leaf in problem.records)
-    _, diagnostics = problem.step(problem.state, problem.records, indices, mask)
+    _, diagnostics = problem.step(problem.state, problem.take(indices), mask)
     metrics = training.measure(5, diagnostics)
     residual = x @ params["w"] + params["b"] - y
     norms = np.abs(2 * residual) * np.sqrt((x**2).sum(1) + 1)
