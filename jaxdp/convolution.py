@@ -1,23 +1,22 @@
 """Gradients of a convolution's kernel: its input and cotangents instead of their product."""
 
-import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend.core.primitives import conv_general_dilated_p
 from jax.lax import Precision
 
-from .outer import Norms
-from .representations import accumulation_dtype, guarded
-from .rounding import lengths, raised_gram, raised_product
+from .outer import Norms, Outer
+from .representations import accumulation_dtype
 from .tracing import Use, View, vary, varying_axes
 
-# With fewer channels than this a kernel offset, a matrix product per offset is too thin.
-THIN = 16
+OPTIONS = ("window_strides", "padding", "lhs_dilation", "rhs_dilation")
 
 
 @dataclass(frozen=True)
@@ -29,9 +28,98 @@ class ConvShape:
     kernel: tuple[int, ...]  # the use's operand
     sizes: tuple[int, int, int, int]  # s (groups), t (positions), d (inputs), p (outputs)
 
-    def restore(self, kernel: jax.Array) -> jax.Array:
-        """`[..., *kernel]` to `[..., *leaf.shape]`."""
-        return self.view.restore(kernel, kernel.ndim - len(self.kernel))
+    def restore(self, products: jax.Array) -> jax.Array:
+        """`[b, groups, offsets·d, p]` to `[b, *leaf.shape]`."""
+        outputs, inputs, *window = self.params["dimension_numbers"].rhs_spec
+        b, groups, _, p = products.shape
+        sizes = [self.kernel[axis] for axis in window]
+        apart = products.reshape(b, groups, *sizes, self.kernel[inputs], p)
+        joined = jnp.moveaxis(apart, 1, -2).reshape(b, *sizes, self.kernel[inputs], groups * p)
+        source = [*window, inputs, outputs]  # the kernel axis that each axis of `joined` is
+        kernels = joined.transpose(0, *[1 + source.index(axis) for axis in range(joined.ndim - 1)])
+        return self.view.restore(kernels, 1)
+
+    def patches(self, x: jax.Array) -> jax.Array:
+        """What each kernel offset sees at each position: `[b, groups, t, offsets·d]`."""
+        batch, features, *space = self.params["dimension_numbers"].lhs_spec
+        x = x.transpose(0, 1 + batch, *[1 + axis for axis in space], 1 + features)
+        table = self._seen(x.shape[2:-1])
+        groups = self.params["feature_group_count"]
+        x = x.reshape(*x.shape[:2], -1, groups, x.shape[-1] // groups)
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, 1), (0, 0), (0, 0)))  # the position that is padding
+        seen = jnp.take(x, table, axis=2, mode="clip")  # [b, n, positions, offsets, groups, d]
+        seen = jnp.moveaxis(seen, 4, 1)
+        return seen.reshape(*seen.shape[:2], -1, seen.shape[-2] * seen.shape[-1])
+
+    def positions(self, c: jax.Array) -> jax.Array:
+        """The cotangents, `[b, groups, t, p]`."""
+        batch, features, *space = self.params["dimension_numbers"].out_spec
+        c = c.transpose(0, 1 + batch, *[1 + axis for axis in space], 1 + features)
+        groups = self.params["feature_group_count"]
+        return c.reshape(c.shape[0], -1, groups, c.shape[-1] // groups).swapaxes(1, 2)
+
+    def _seen(self, space: Sequence[int]) -> np.ndarray:
+        """The input position at each output position and kernel offset; the last is padding."""
+        table, inside = np.zeros((1, 1), np.int32), np.ones((1, 1), bool)
+        window = [self.kernel[axis] for axis in self.params["dimension_numbers"].rhs_spec[2:]]
+        options = (self.params[name] for name in OPTIONS)
+        for size, width, stride, (low, high), hole, gap in zip(
+            space, window, *options, strict=True
+        ):
+            spread = (size - 1) * hole + 1
+            count = (spread + low + high - (width - 1) * gap - 1) // stride + 1
+            at = np.arange(count)[:, None] * stride + np.arange(width) * gap - low
+            good = (at >= 0) & (at < spread) & (at % hole == 0)
+            table = _outer_sum(table * size, at // hole)
+            inside = _outer_sum(inside, good, np.logical_and)
+        return np.where(inside, table, math.prod(space)).astype(np.int32)
+
+    def kernel_gradient(self, x: jax.Array, c: jax.Array) -> jax.Array:
+        """What the whole batch gives the kernel.
+
+        XLA for CPUs runs a convolution inside `cond` and loops up to 100 times slower unless its
+        axes are in one order; JAX's own transposition rule has another.
+        """
+        lhs, rhs, out = self.params["dimension_numbers"]
+        if self.params["feature_group_count"] > 1:
+            # Made to vary like x: else shard_map would add up the gradient over the devices here.
+            kernel = vary(jnp.zeros(self.kernel, x.dtype), varying_axes((x, c)))
+            convolve = lambda kernel: lax.conv_general_dilated(
+                x, kernel, **self.params, precision=Precision.HIGHEST
+            )
+            return jax.vjp(convolve, kernel)[1](c)[0]
+        x = x.transpose(lhs[1], *lhs[2:], lhs[0])
+        c = c.transpose(*out[2:], out[0], out[1])
+        window = [self.kernel[axis] for axis in rhs[2:]]
+        padding = []
+        sizes = zip(x.shape[1:-1], c.shape[:-2], window, strict=True)
+        options = (self.params[name] for name in OPTIONS)
+        for (size, count, width), stride, (low, _), hole, gap in zip(sizes, *options, strict=True):
+            reach = (width - 1) * gap + (count - 1) * stride + 1
+            padding.append((low, reach - (size - 1) * hole - 1 - low))
+        n = x.ndim
+        kernel = lax.conv_general_dilated(
+            x,
+            c,
+            window_strides=self.params["rhs_dilation"],
+            padding=padding,
+            lhs_dilation=self.params["lhs_dilation"],
+            rhs_dilation=self.params["window_strides"],
+            dimension_numbers=lax.ConvDimensionNumbers(
+                (0, n - 1, *range(1, n - 1)),
+                (n - 1, n - 2, *range(n - 2)),
+                (0, n - 1, *range(1, n - 1)),
+            ),
+            precision=Precision.HIGHEST,
+        )
+        source = [rhs[1], *rhs[2:], rhs[0]]
+        return kernel.transpose([source.index(axis) for axis in range(n)])
+
+
+def _outer_sum(a: np.ndarray, b: np.ndarray, add: Any = np.add) -> np.ndarray:
+    """`[t, k]` and `[u, l]` to `[t·u, k·l]`."""
+    both = add(a[:, None, :, None], b[None, :, None, :])
+    return both.reshape(a.shape[0] * b.shape[0], -1)
 
 
 def conv_shape(use: Use) -> ConvShape | None:
@@ -44,10 +132,12 @@ def conv_shape(use: Use) -> ConvShape | None:
     kernel, result = use.operands[1].shape, use.result.shape
     outputs = kernel[numbers.rhs_spec[0]]
     iterations = math.prod(length for length, _ in use.view.loops)
-    names = ("window_strides", "padding", "lhs_dilation", "rhs_dilation", "dimension_numbers")
     return ConvShape(
         view=use.view,
-        params={name: use.params[name] for name in (*names, "feature_group_count")},
+        params={
+            name: use.params[name]
+            for name in (*OPTIONS, "dimension_numbers", "feature_group_count")
+        },
         kernel=kernel,
         sizes=(
             groups,
@@ -76,92 +166,31 @@ class Conv:
         return cls(fold(inputs, numbers.lhs_spec), fold(cotangents, numbers.out_spec), shape, norms)
 
     def squared_norms(self) -> jax.Array:
-        x, c = self._wide()
-        columns, c = self._columns(x), self._positions(c)
-        magnitude = jnp.sum(_patch_lengths(columns) * lengths(c), axis=-1)  # [b, s]
-        if self.norms == "direct":
-            squares = [_squares(column, c) for column in columns]
-            squared = raised_product(guarded(sum(squares[1:], squares[0])), magnitude)
-        else:
-            grams = [_gram(column) for column in columns]
-            gram = jnp.sum(sum(grams[1:], grams[0]) * _gram(c), axis=(2, 3))
-            squared = raised_gram(gram, magnitude)
-        return guarded(jnp.sum(squared, axis=-1))
+        return self._outer().squared_norms()
 
     def weighted_sum(self, coefficients: jax.Array) -> jax.Array:
         x, c = self._wide()
         c = c * coefficients.reshape(-1, *[1] * (c.ndim - 1)).astype(c.dtype)
-        numbers = self.shape.params["dimension_numbers"]
-        x = _fold(x, [0], 1 + numbers.lhs_spec[0])
-        c = _fold(c, [0], 1 + numbers.out_spec[0])
-        # Made to vary like x: else shard_map would add up the gradient over the devices here.
-        kernel = vary(jnp.zeros(self.shape.kernel, x.dtype), varying_axes((x, c)))
-        convolve = lambda kernel: lax.conv_general_dilated(
-            x, kernel, **self.shape.params, precision=Precision.HIGHEST
-        )
-        return self.shape.restore(jax.vjp(convolve, kernel)[1](c)[0])
+        lhs, _, out = self.shape.params["dimension_numbers"]
+        x, c = _fold(x, [0], 1 + lhs[0]), _fold(c, [0], 1 + out[0])
+        kernel = self.shape.kernel_gradient(x, c)
+        return self.shape.view.restore(kernel, 0)
 
     def keep(self, valid: jax.Array) -> "Conv":
         rows = lambda array: jnp.where(valid.reshape(-1, *[1] * (array.ndim - 1)), array, 0)
         return replace(self, inputs=rows(self.inputs), cotangents=rows(self.cotangents))
 
     def materialize(self) -> jax.Array:
-        x, c = self._wide()
-        columns, c = self._columns(x), self._positions(c)
-        products = jnp.concatenate([_products(column, c) for column in columns], axis=2)
-        return self.shape.restore(self._to_kernel(products))
+        return self._outer().materialize()
 
-    def _to_kernel(self, products: jax.Array) -> jax.Array:
-        """`[b, s, offsets·d, p]` to `[b, *kernel]`."""
-        outputs, inputs, *window = self.shape.params["dimension_numbers"].rhs_spec
-        kernel = self.shape.kernel
-        b, groups, _, p = products.shape
-        sizes = [kernel[axis] for axis in window]
-        apart = products.reshape(b, groups, *sizes, kernel[inputs], p)
-        joined = jnp.moveaxis(apart, 1, -2).reshape(b, *sizes, kernel[inputs], groups * p)
-        source = [*window, inputs, outputs]  # the kernel axis that each axis of `joined` is
-        return joined.transpose(0, *[1 + source.index(axis) for axis in range(len(kernel))])
+    def _outer(self) -> Outer:
+        """The same as a matrix product of patches, of which there are many."""
+        x, c = self._wide()
+        return Outer(self.shape.patches(x), self.shape.positions(c), self.shape, self.norms)
 
     def _wide(self) -> tuple[jax.Array, jax.Array]:
         dtype = accumulation_dtype(jnp.promote_types(self.inputs.dtype, self.cotangents.dtype))
         return self.inputs.astype(dtype), self.cotangents.astype(dtype)
-
-    def _columns(self, x: jax.Array) -> list[jax.Array]:
-        """What each kernel offset sees, `[b, s, t, d]`; thin offsets are joined."""
-        params, numbers = self.shape.params, self.shape.params["dimension_numbers"]
-        batch, features, *space = numbers.lhs_spec
-        x = x.transpose(0, 1 + batch, *[1 + axis for axis in space], 1 + features)
-        none = (0, 0, 0)
-        edges = [
-            (low, high, dilation - 1)
-            for (low, high), dilation in zip(params["padding"], params["lhs_dilation"], strict=True)
-        ]
-        x = lax.pad(x, jnp.zeros((), x.dtype), [none, none, *edges, none])
-        window = [self.shape.kernel[axis] for axis in numbers.rhs_spec[2:]]
-        strides, dilations = params["window_strides"], params["rhs_dilation"]
-        reach = [(w - 1) * d + 1 for w, d in zip(window, dilations, strict=True)]
-        counts = [(n - r) // s + 1 for n, r, s in zip(x.shape[2:-1], reach, strides, strict=True)]
-        columns = []
-        for offset in itertools.product(*map(range, window)):
-            starts = [o * d for o, d in zip(offset, dilations, strict=True)]
-            ends = [i + (n - 1) * s + 1 for i, n, s in zip(starts, counts, strides, strict=True)]
-            column = lax.slice(
-                x, (0, 0, *starts, 0), (*x.shape[:2], *ends, x.shape[-1]), (1, 1, *strides, 1)
-            )
-            columns.append(self._groups(column))
-        thin = columns[0].shape[-1] < THIN
-        return [jnp.concatenate(columns, axis=-1)] if thin else columns
-
-    def _positions(self, c: jax.Array) -> jax.Array:
-        """`[b, s, t, p]`"""
-        batch, features, *space = self.shape.params["dimension_numbers"].out_spec
-        return self._groups(c.transpose(0, 1 + batch, *[1 + axis for axis in space], 1 + features))
-
-    def _groups(self, array: jax.Array) -> jax.Array:
-        """`[b, n, *space, features]` to `[b, groups, n·space, features of the group]`."""
-        groups = self.shape.params["feature_group_count"]
-        split = array.reshape(array.shape[0], -1, groups, array.shape[-1] // groups)
-        return split.swapaxes(1, 2)
 
 
 def _fold(array: jax.Array, axes: Any, into: int) -> jax.Array:
@@ -176,20 +205,3 @@ def _fold(array: jax.Array, axes: Any, into: int) -> jax.Array:
         for r in rest
     ]
     return array.transpose(order).reshape(sizes)
-
-
-def _patch_lengths(columns: list[jax.Array]) -> jax.Array:
-    squares = [jnp.square(lengths(column)) for column in columns]
-    return jnp.sqrt(sum(squares[1:], squares[0]))
-
-
-def _products(column: jax.Array, c: jax.Array) -> jax.Array:
-    return jnp.einsum("bstd,bstp->bsdp", column, c, precision=Precision.HIGHEST)
-
-
-def _squares(column: jax.Array, c: jax.Array) -> jax.Array:
-    return jnp.sum(jnp.square(_products(column, c)), axis=(2, 3))
-
-
-def _gram(x: jax.Array) -> jax.Array:
-    return jnp.einsum("bstd,bsud->bstu", x, x, precision=Precision.HIGHEST)

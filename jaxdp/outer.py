@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,11 @@ from .rounding import lengths, raised_gram, raised_product
 from .tracing import Use, View
 
 Norms = Literal["gram", "direct"]
+
+
+class Restore(Protocol):
+    def restore(self, products: jax.Array) -> jax.Array:
+        """`[..., s, d, p]` to `[..., *leaf.shape]`, with at most one leading axis."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ class Outer:
 
     activations: jax.Array  # [b, s, t, d]
     cotangents: jax.Array  # [b, s, t, p]
-    shape: OuterShape
+    shape: Restore
     norms: Norms
 
     @classmethod
