@@ -25,7 +25,8 @@ def cached(name: str, make: Callable[[], Arrays]) -> Arrays:
     """
     path = cache_folder() / f"{name}.npz"
     damaged = (ValueError, EOFError, KeyError, zipfile.BadZipFile)
-    with contextlib.suppress(OSError, *damaged), np.load(path, allow_pickle=False) as kept:
+    with contextlib.suppress(OSError, *damaged), path.open("rb") as file:
+        kept = np.load(file, allow_pickle=False)
         return {key: kept[key] for key in kept.files}
     arrays = make()
     # A disk that is full or may not be written costs time in the next run, and nothing else.

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .tfds import Tell, check_reachable, first_line, import_tfds, quiet
+from .tfds import Tell, check_reachable, data_folder, first_line, import_tfds, quiet
 
 NAMES = ("mnist", "fashion_mnist", "cifar10")
 
@@ -45,7 +45,7 @@ def prepare(
             f"{name!r} can't be prepared without TensorFlow: {', '.join(NAMES)} can. On a machine "
             f"that has TensorFlow run `tfds build {name} --file_format=array_record`"
         )
-    builder = _builders()[name](data_dir=folder, file_format="array_record")
+    builder = _builders()[name](data_dir=data_folder(folder), file_format="array_record")
     where = Path(builder.data_path)
     if builder.is_prepared():
         tell(f"{builder.info.full_name} is prepared already, in {where}")

@@ -63,7 +63,8 @@ def _parse_part(part: str, spec: str, sizes: Mapping[str, int]) -> Part:
         there = ", ".join(f"{known} ({size})" for known, size in sizes.items())
         raise ValueError(f"the split {spec!r} needs {name!r}: the data set has {there}")
     size = sizes[name]
-    start, stop = _row(match["start"], 0, size), _row(match["stop"], size, size)
+    start = _row(match["start"] or "0", spec, name, size)
+    stop = size if match["stop"] is None else _row(match["stop"], spec, name, size)
     if stop <= start:
         raise ValueError(
             f"the split {spec!r} is empty: {name!r} has {size} records, and it asks for those from "
@@ -72,8 +73,10 @@ def _parse_part(part: str, spec: str, sizes: Mapping[str, int]) -> Part:
     return Part(name, start, stop)
 
 
-def _row(text: str | None, default: int, size: int) -> int:
-    if text is None:
-        return default
+def _row(text: str, spec: str, name: str, size: int) -> int:
     row = round(int(text[:-1]) * size / 100) if text.endswith("%") else int(text)
-    return min(max(row + size if row < 0 else row, 0), size)
+    if not -size <= row <= size:
+        raise ValueError(
+            f"the split {spec!r} can't be cut: {name!r} has {size} records: there is no row {text}"
+        )
+    return row + size if row < 0 else row

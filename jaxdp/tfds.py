@@ -5,6 +5,7 @@ import difflib
 import hashlib
 import json
 import logging
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -68,11 +69,13 @@ class ImageSet:
         from array_record.python.array_record_module import ArrayRecordReader
 
         for file, length in zip(files, lengths, strict=True):
+            if not file.is_file():
+                raise ValueError(f"{file} is missing. {self._mend()}")
             found = ArrayRecordReader(str(file)).num_records()
             if found != length:
                 raise ValueError(
-                    f"{file} holds {found} records where dataset_info.json says {length}: it is "
-                    f"another file, or cut short. {self._mend()}"
+                    f"{file} has {found} readable records where dataset_info.json says {length}: "
+                    f"it is damaged, or another file. {self._mend()}"
                 )
 
     def _decode(self, split: str) -> Arrays:
@@ -120,9 +123,9 @@ def open_images(name: str, folder: str | None, tell: Tell = lambda line: None) -
     tfds = import_tfds()
     try:
         with quiet():
-            builder = tfds.builder(name, data_dir=folder)
+            builder = tfds.builder(name, data_dir=data_folder(folder))
     except tfds.core.registered.DatasetNotFoundError:
-        known = ["digits", "text", *tfds.list_builders()]
+        known = ["digits", "text", *tfds.list_builders(with_community_datasets=False)]
         near = difflib.get_close_matches(name, known, n=1)
         raise ValueError(
             f"there is no data set {name!r}"
@@ -153,6 +156,11 @@ def open_images(name: str, folder: str | None, tell: Tell = lambda line: None) -
         _fields=(image, label),
         _tell=tell,
     )
+
+
+def data_folder(folder: str | None) -> str | None:
+    """Where prepared sets are: the folder given, TFDS_DATA_DIR, or None for TFDS's own default."""
+    return folder or os.environ.get("TFDS_DATA_DIR") or None
 
 
 def import_tfds() -> Any:
