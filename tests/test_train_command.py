@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import jaxdp
+from jaxdp import config as configs
 
 pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
@@ -114,11 +115,14 @@ def test_a_seed_repeats_the_run_and_is_labelled(tmp_path, capsys):
     assert "seed" not in runs[0].statement
 
 
-def test_runs_without_a_seed_differ(tmp_path):
-    for name in ("one", "other"):
-        assert run("--output", str(tmp_path / name)) == 0
-    one, other = (jaxdp.load_release(tmp_path / name).params for name in ("one", "other"))
-    assert not np.array_equal(one["Dense_0"]["kernel"], other["Dense_0"]["kernel"])
+def test_without_a_seed_every_stream_is_secret():
+    config = configs.parse([*SHORT, "--model.name", "linear"])
+    one, other = train.prepare(config), train.prepare(config)
+    assert one.sampling_key is None  # the sampler then draws its own from the system
+    noise_keys = [jax.random.key_data(r.state[1][0].privatize_key) for r in (one, other)]
+    assert not np.array_equal(*noise_keys)
+    kernels = [r.state[0]["Dense_0"]["kernel"] for r in (one, other)]
+    assert not np.array_equal(*kernels)
 
 
 def test_dry_run_prints_and_writes_nothing(tmp_path, capsys, monkeypatch):
