@@ -98,8 +98,45 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class ClippingConfig:
+    kind: Literal["individual", "layerwise", "normalised", "quantile", "batch"] = "individual"
+    """individual: each example's gradient. layerwise: each layer of it. normalised: all to nearly
+    the same norm. quantile: the norm follows the gradients'. batch: the batch's mean gradient."""
+
     norm: float = 0.3
-    """Clipping norm C: each example's gradient is scaled down to at most this length."""
+    """Clipping norm C: what is clipped is scaled down to at most this length. With layerwise: each
+    layer; with quantile: at the first step."""
+
+    layer: Literal["model", "module", "tensor"] = "tensor"
+    """What layerwise and quantile take for a layer; model: all parameters as one."""
+
+    unit: Literal["example", "batch"] = "example"
+    """Whose gradient is clipped: every example's, or the mean of a batch unit's."""
+
+    units: int = 1
+    """With batch units: into how many of them the records of a step are sorted."""
+
+    allocation: Literal["proportional", "isotropic", "dimension"] = "proportional"
+    """How layers share the noise: as their norms, all alike, or as norm over root of size."""
+
+    stability: float = 0.01
+    """Of normalised: gradients much shorter than this stay short."""
+
+    quantile: float = 0.5
+    """Of quantile: the share of gradients to leave whole."""
+
+    quantile_rate: float = 0.2
+    """Of quantile: how fast its norm moves."""
+
+    count_std: float | None = None
+    """Of quantile: noise on the count, in records; None: a twentieth of the batch."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.kind != "individual" or self.unit == "example",
+            "clipping.unit",
+            self.unit,
+            'kind "batch" to clip the mean gradient of a unit',
+        )
 
 
 @dataclass(frozen=True)

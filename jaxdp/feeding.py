@@ -84,7 +84,8 @@ def _preparation(augment: Augment | None, key: jax.Array | None) -> Prepare | No
 
     @jax.jit
     def prepare(key: jax.Array, inputs: jax.Array, ids: jax.Array, step: jax.Array) -> jax.Array:
-        return change(record_keys(key, step, ids), inputs)
+        flat = inputs.reshape(-1, *inputs.shape[ids.ndim :])  # batch units have two leading axes
+        return change(record_keys(key, step, ids.reshape(-1)), flat).reshape(inputs.shape)
 
     return functools.partial(prepare, key)
 

@@ -12,6 +12,7 @@ import optax
 from . import keys
 from .clipping import ClippingState, zeros
 from .gradients import PerExampleGrads, Units
+from .groups import Groups
 from .plan import Plan
 from .tracing import varying_axes
 
@@ -168,11 +169,9 @@ def privatize(
         groups = clipping.groups(sums.gradient)
         noised, counts = leaves, sums.counts
         if plan.noise_multiplier != 0:  # else an infinite bound would give 0·inf
-            z = jnp.asarray(_gradient_noise(plan, len(groups.names)), jnp.float32)
-            z_now = z[jnp.minimum(state.privatize_step, z.size - 1)]
-            deltas = clipping.record_factor(plan.adjacency) * state.clipping.clipping_bounds
-            weights = _WEIGHTS[allocation](deltas, jnp.asarray(groups.sizes, jnp.float32))
-            stds = z_now * weights * jnp.linalg.norm(deltas / weights) * (1 + plan.rounding_slack)
+            stds = noise_stds(
+                plan, groups, state.clipping.clipping_bounds, allocation, state.privatize_step
+            )
             # A frozen leaf's sum is zero whatever the data are: it needs no noise.
             noisy = [i for i, group in enumerate(groups.of_leaf) if group is not None]
             step_key = jax.random.fold_in(state.privatize_key, state.privatize_step)
@@ -194,6 +193,29 @@ def privatize(
         return means, PrivatizeState(state.privatize_key, state.privatize_step + 1, bounds)
 
     return Privatizer(init, sums, release)
+
+
+def noise_stds(
+    plan: Plan,
+    groups: Groups,
+    bounds: jax.Array,
+    allocation: Allocation = "proportional",
+    step: jax.Array | int = 0,
+) -> jax.Array:
+    """Standard deviations `[groups]` of the noise on the clipped sum of every group of parameters.
+
+    Args:
+      plan: the numbers of the run.
+      groups: `plan.clipping.groups(params)`.
+      bounds: `[groups]` the clipping norms at this step.
+      allocation: as in `privatize`.
+      step: which step, for plans whose noise multiplier is a schedule.
+    """
+    z = jnp.asarray(_gradient_noise(plan, len(groups.names)), jnp.float32)
+    deltas = plan.clipping.record_factor(plan.adjacency) * bounds
+    weights = _WEIGHTS[allocation](deltas, jnp.asarray(groups.sizes, jnp.float32))
+    spread = weights * jnp.linalg.norm(deltas / weights)
+    return z[jnp.minimum(step, z.size - 1)] * spread * (1 + plan.rounding_slack)
 
 
 # std_g = z·w_g·√Σ(Δ_h/w_h)² has noise multiplier z for any positive weights w (DESIGN rule 2).

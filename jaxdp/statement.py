@@ -55,8 +55,11 @@ def epsilons(plan: Plan, steps: int) -> dict[str, float]:
     return {name: round_up(plan.epsilon(steps, name)) for name in names}
 
 
-def make_statement(plan: Plan, config: Config, dataset: Dataset, steps: int) -> dict[str, Any]:
+def make_statement(
+    plan: Plan, config: Config, dataset: Dataset, steps: int, sensitivity: float
+) -> dict[str, Any]:
     """What `privacy.json` holds: the mechanism and its ε after the steps that were spent."""
+    clipped = "per-example" if plan.num_units is None else "batch-unit mean"
     return {
         "format": 1,
         "private": config.seed is None,
@@ -67,9 +70,10 @@ def make_statement(plan: Plan, config: Config, dataset: Dataset, steps: int) -> 
         "sampling": plan.sampling,
         "sampling_probability": plan.sampling_probability,
         "expected_batch_size": plan.expected_batch_size,
-        "mechanism": "Gaussian noise on the sum of clipped per-example gradients (DP-SGD)",
+        "mechanism": f"Gaussian noise on the sum of clipped {clipped} gradients (DP-SGD)",
         "clipping": repr(plan.clipping),
-        "sensitivity": plan.clipping.sensitivity(plan.adjacency),
+        "batch_units": plan.num_units,
+        "sensitivity_at_first_step": sensitivity,
         "noise_multiplier": plan.noise_multiplier,
         "steps": steps,
         "steps_planned": plan.steps,
@@ -106,7 +110,8 @@ def as_markdown(statement: dict[str, Any]) -> str:
         ("expected batch size", f"{s['expected_batch_size']:g}"),
         ("mechanism", s["mechanism"]),
         ("clipping", s["clipping"]),
-        ("sensitivity of the sum", f"{s['sensitivity']:g}"),
+        *([("batch units", f"{s['batch_units']}")] if s["batch_units"] is not None else []),
+        ("sensitivity of the sum at the first step", f"{s['sensitivity_at_first_step']:g}"),
         ("noise multiplier", f"{s['noise_multiplier']:g}"),
         ("steps", f"{s['steps']}"),
         ("data", s["data"]),

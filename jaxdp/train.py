@@ -14,11 +14,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from . import augmentation, data, feeding, keys, release, statement
+from . import augmentation, clipping, data, feeding, keys, release, statement
 from . import config as configs
-from .clipping import clip_individual
+from .accounting import Unit
 from .plan import Plan
-from .privatize import privatize
+from .privatize import noise_stds, privatize
 
 try:
     import flax.linen as nn
@@ -67,6 +67,7 @@ class Run:
 
 def main(args: Sequence[str]) -> int:
     """Runs the command with the given arguments and returns the exit status."""
+    start = time.monotonic()
     console = Console(highlight=False, markup=False)
     try:
         config = configs.parse(args)
@@ -83,7 +84,7 @@ def main(args: Sequence[str]) -> int:
     except KeyboardInterrupt:
         console.print("Interrupted before the first step: nothing was spent or written.")
         return 130
-    return train_and_release(run, folder, console)
+    return train_and_release(run, folder, console, start)
 
 
 def prepare(config: configs.Config, tell: Callable[[str], None] = print) -> Run:
@@ -99,7 +100,8 @@ def prepare(config: configs.Config, tell: Callable[[str], None] = print) -> Run:
         num_examples=len(dataset.private),
         expected_batch_size=config.plan.expected_batch_size,
         steps=config.plan.steps,
-        clipping=clip_individual(config.clipping.norm),
+        clipping=make_clipping(config.clipping),
+        num_units=config.clipping.units if is_batch(config.clipping) else None,
         epsilon=config.plan.epsilon,
         delta=config.plan.delta,
         adjacency=config.plan.adjacency,
@@ -111,7 +113,7 @@ def prepare(config: configs.Config, tell: Callable[[str], None] = print) -> Run:
     stream = lambda name: keys.secret_key() if seed_key is None else keys.stream(seed_key, name)
     params = models.init_params(model, stream("init"), dataset)
 
-    privatizer = privatize(plan, key=seed_key)
+    privatizer = privatize(plan, key=seed_key, allocation=config.clipping.allocation)
     optimizer = training.make_optimizer(config.training, plan.steps)
     return Run(
         config=config,
@@ -120,14 +122,46 @@ def prepare(config: configs.Config, tell: Callable[[str], None] = print) -> Run:
         model=model,
         state=training.init_state(params, privatizer, optimizer),
         train_step=training.make_train_step(
-            models.make_loss(model, dataset), privatizer, optimizer, config.training.microbatch_size
+            models.make_loss(model, dataset),
+            privatizer,
+            optimizer,
+            config.training.microbatch_size,
+            plan.clipping.unit,
         ),
         sampling_key=seed_key,
         augmentation_key=stream("augmentation"),
     )
 
 
-def train_and_release(run: Run, folder: Path, console: Console) -> int:
+def is_batch(config: configs.ClippingConfig) -> bool:
+    return config.kind == "batch" or config.unit == "batch"
+
+
+def make_clipping(config: configs.ClippingConfig) -> clipping.Clipping:
+    """Builds the clipping that the config describes."""
+    unit: Unit = "batch" if is_batch(config) else "example"
+    layer = None if config.layer == "model" else config.layer
+    if config.kind == "normalised":
+        return clipping.clip_normalised(config.norm, stability=config.stability, unit=unit)
+    if config.kind == "quantile":
+        return clipping.clip_quantile(
+            config.norm,
+            target=config.quantile,
+            learning_rate=config.quantile_rate,
+            count_std=config.count_std,
+            layer=layer,
+            unit=unit,
+        )
+    if config.kind == "layerwise" and layer is not None:
+        return clipping.clip_layerwise(config.norm, layer=layer, unit=unit)
+    return (
+        clipping.clip_batch(config.norm)
+        if unit == "batch"
+        else clipping.clip_individual(config.norm)
+    )
+
+
+def train_and_release(run: Run, folder: Path, console: Console, start: float) -> int:
     """Trains, writes the release, and only then looks at how good it is."""
     private = folder / "private"
     (private / "config.json").write_text(json.dumps(asdict(run.config), indent=2) + "\n")
@@ -135,9 +169,11 @@ def train_and_release(run: Run, folder: Path, console: Console) -> int:
         console.print("A seed was given: noise and sampling are reproducible: NOT PRIVATE.")
     console.print("Loss and clipping below are private numbers, without noise: keep them.")
 
+    # Asked before the state is donated.
+    bounds = run.state[1][0].clipping.clipping_bounds
+    sensitivity = float(run.plan.clipping.sensitivity(run.plan.adjacency, bounds))
     spent = training.SpentSteps()
     batches = feeding.Waiting(run.batches())
-    start = time.monotonic()
     with training.stop_on_interrupt(tell=tell_stopping) as stop:
         try:
             with (
@@ -163,11 +199,11 @@ def train_and_release(run: Run, folder: Path, console: Console) -> int:
                 f"in {private}"
             )
             raise
-        seconds = time.monotonic() - start
-
         # The results come first, so that no later failure can cost them.
         release.save_params(folder, params)
-        facts = statement.make_statement(run.plan, run.config, run.dataset, spent.count)
+        facts = statement.make_statement(
+            run.plan, run.config, run.dataset, spent.count, sensitivity
+        )
         release.save_statement(folder, facts, statement.as_markdown(facts))
 
     scores = models.evaluate(run.model, run.dataset, params)
@@ -175,7 +211,7 @@ def train_and_release(run: Run, folder: Path, console: Console) -> int:
         "test_accuracy": scores.accuracy,
         "test_loss": scores.loss,
         "steps": spent.count,
-        "seconds": round(seconds, 2),
+        "seconds": round(time.monotonic() - start, 2),
         "seconds_of_first_step": round(shown.compile_seconds, 2),
         "seconds_waiting_for_data": round(batches.seconds, 2),
     }
@@ -198,22 +234,37 @@ def describe_device() -> str:
 
 def describe_plan(run: Run) -> str:
     """The plan in one line: all the numbers that decide privacy and noise."""
-    plan, norm = run.plan, run.config.clipping.norm
+    plan = run.plan
     return (
         f"Plan: N = {plan.num_examples:,}, expected batch size {plan.expected_batch_size:g} "
         f"(sampling probability {plan.sampling_probability:.4g}), {plan.steps} steps, noise "
-        f"multiplier {plan.noise_multiplier:g}, clipping norm {norm:g}, expected norm of the "
+        f"multiplier {plan.noise_multiplier:g}, {describe_clipping(run)}, expected norm of the "
         f"noise on the mean gradient {noise_norm(run):.3g}, target ε = {plan.target_epsilon:g} at "
         f"δ = {plan.delta:.3g}"
     )
 
 
+def describe_clipping(run: Run) -> str:
+    config = run.config.clipping
+    groups = run.plan.clipping.groups(run.state[0])
+    text = f"clipping norm {config.norm:g}"
+    if config.kind != "individual":
+        text = f"{config.kind} {text}"
+    if len(groups.names) > 1:
+        text += f" for each of {len(groups.names)} layers"
+    if run.plan.num_units is not None:
+        text += f" of the mean gradient of {run.plan.num_units} unit(s)"
+    return text
+
+
 def noise_norm(run: Run) -> float:
-    """The expected norm, about, of the noise on the mean gradient."""
-    params, _ = run.state
-    size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    std = run.plan.noise_multiplier * run.plan.clipping.sensitivity(run.plan.adjacency)
-    return std * math.sqrt(size) / run.plan.expected_batch_size
+    """The expected norm, about, of the noise on the mean gradient at the first step."""
+    params, (private_state, _) = run.state
+    groups = run.plan.clipping.groups(params)
+    bounds = private_state.clipping.clipping_bounds
+    stds = noise_stds(run.plan, groups, bounds, run.config.clipping.allocation)
+    energy = sum(size * float(std) ** 2 for size, std in zip(groups.sizes, stds, strict=True))
+    return math.sqrt(energy) / run.plan.divisor
 
 
 def describe_cost(run: Run) -> str:

@@ -12,9 +12,11 @@ import jax
 import numpy as np
 import optax
 
+from .accounting import Unit
 from .config import TrainingConfig
 from .gradients import per_example_grads
 from .privatize import NORM_BIN_EDGES, Diagnostics, Privatizer
+from .units import mean_loss
 
 PyTree = Any
 State = tuple[PyTree, tuple[PyTree, PyTree]]  # parameters, (privatize's state, the optimizer's)
@@ -24,7 +26,7 @@ class Metrics(NamedTuple):
     """Facts about one step's batch, without noise: private."""
 
     step: int
-    examples: int
+    examples: int  # that took part; with batch units, the units that were not empty
     loss: float | None  # mean; None for an empty batch
     clipped: int
     nonfinite: int
@@ -52,13 +54,18 @@ def make_train_step(
     privatizer: Privatizer,
     optimizer: optax.GradientTransformation,
     microbatch_size: int,
+    unit: Unit = "example",
 ) -> jax.stages.Wrapped:
     """Returns the jitted `(state, batch, mask) -> (state, diagnostics)`.
 
     `batch` is the tuple of the loss's arguments after the parameters, padded where `mask` says so.
     The state is donated: its memory is used again, and the old one can't be read any more.
     """
-    grads = per_example_grads(loss, microbatch_size=microbatch_size)
+    if unit == "batch":  # one unit at a time, itself in microbatches
+        unit_loss = mean_loss(loss, microbatch_size=microbatch_size)
+        grads = per_example_grads(unit_loss, unit="batch", microbatch_size=1)
+    else:
+        grads = per_example_grads(loss, microbatch_size=microbatch_size)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def train_step(state: State, batch: PyTree, mask: jax.Array) -> tuple[State, Diagnostics]:

@@ -23,7 +23,9 @@ def plan(**changes) -> Plan:
 
 
 def make(plan: Plan, steps: int, config: Config | None = None) -> dict:
-    return statement.make_statement(plan, config or Config(), data.load("digits"), steps)
+    return statement.make_statement(
+        plan, config or Config(), data.load("digits"), steps, sensitivity=0.5
+    )
 
 
 def test_the_statement_holds_the_mechanism():
@@ -34,7 +36,7 @@ def test_the_statement_holds_the_mechanism():
     assert s["sampling"] == "poisson"
     assert s["sampling_probability"] == 100 / 1437
     assert (s["num_examples"], s["steps"], s["steps_planned"]) == (1437, 20, 20)
-    assert (s["noise_multiplier"], s["sensitivity"]) == (1.5, 0.5)
+    assert (s["noise_multiplier"], s["sensitivity_at_first_step"]) == (1.5, 0.5)
     assert s["delta"] == p.delta
     assert p.epsilon() <= s["epsilon"]["pld"] <= p.epsilon() * (1 + 1e-4)
     assert s["epsilon"]["pld"] < s["epsilon"]["rdp"]
