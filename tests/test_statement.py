@@ -24,7 +24,7 @@ def plan(**changes) -> Plan:
 
 def make(plan: Plan, steps: int, config: Config | None = None) -> dict:
     return statement.make_statement(
-        plan, config or Config(), data.load("digits"), steps, sensitivity=0.5
+        plan, config or Config(), data.load(DataConfig()), steps, sensitivity=0.5
     )
 
 
