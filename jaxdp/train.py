@@ -167,7 +167,9 @@ def train_and_release(run: Run, folder: Path, console: Console, start: float) ->
     (private / "config.json").write_text(json.dumps(asdict(run.config), indent=2) + "\n")
     if run.config.seed is not None:
         console.print("A seed was given: noise and sampling are reproducible: NOT PRIVATE.")
-    console.print("Loss and clipping below are private numbers, without noise: keep them to yourself.")
+    console.print(
+        "Loss and clipping below are private numbers, without noise: keep them to yourself."
+    )
 
     # Asked before the state is donated.
     bounds = run.state[1][0].clipping.clipping_bounds
