@@ -76,11 +76,13 @@ def solve_noise_multiplier(
     """The least constant noise multiplier that meets a target: six digits, rounded up.
 
     Returns:
-      z for which `epsilon` was computed and found to be at most `target_epsilon`; z is at most a
-      few parts in 10,000 above the least. 0 if nothing is released.
+      z for which `epsilon` was computed and found to be at most `target_epsilon`; it is within
+      one part in 10,000 of the least, or in 1,000 where epsilon is in the hundreds. 0 if nothing is
+      released.
 
     Raises:
-      ValueError: if no z up to a million meets the target.
+      ValueError: if no z up to a million meets the target, or if delta is so large that it would
+        be met without noise.
     """
     if not 0 < target_epsilon < math.inf:
         raise ValueError(f"target_epsilon is {target_epsilon}: give a finite number above 0")
@@ -156,10 +158,10 @@ def curves(mechanism: Mechanism, accountant: Accountant) -> tuple[Curve, ...]:
     if accountant not in ("pld", "rdp"):
         raise ValueError(f"accountant is {accountant!r}: give 'pld' or 'rdp'")
     if accountant not in allowed:
-        reason = {"rdp": "RDP bounds of", "pld": "a privacy loss distribution of"}[accountant]
         raise ValueError(
-            f"accountant={accountant!r}: {reason} sampling={mechanism.sampling!r} with "
-            f"adjacency={mechanism.adjacency!r} are not known. Use accountant={allowed[0]!r}"
+            f"accountant is {accountant!r}: it has no sound bound for "
+            f"sampling={mechanism.sampling!r} with adjacency={mechanism.adjacency!r}. "
+            f"Use accountant={allowed[0]!r}"
         )
     mu = gaussian_mu(mechanism)
     if mu == 0:
@@ -282,7 +284,9 @@ def _least_noise(excess: Callable[[float], float], start: float, tolerance: floa
             step = math.copysign(min(max(abs(step), 1e-5), farthest), value)
             farthest *= 2
         guess = _round_up(min(z * math.exp(step), LARGEST_NOISE_MULTIPLIER))
-        if not low < guess < high or (attempt > 15 and high < math.inf and low > 0):
+        if not low < guess < high or (attempt > 8 and high < math.inf and low > 0):
+            if attempt > 8 and high <= low * 1.001:  # a jump, where a PLD's grid ends
+                break
             guess = _round_up(math.sqrt(low * high))
             if not low < guess < high:
                 break

@@ -5,8 +5,6 @@ sqrt(mu_1^2 + ... + mu_k^2), exactly (Dong, Roth and Su, arXiv 1905.02383). The 
 with logarithms, so that an epsilon in the millions is as good as one near 1.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 

@@ -6,8 +6,6 @@ same "connect the dots" rounding (Doroshenko et al., arXiv 2207.04380), vectoris
 interval chosen by the size of the losses: 1e-4, or finer. Every rounding is pessimistic.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -29,8 +27,8 @@ Floats = NDArray[np.float64]
 
 COARSEST_INTERVAL = 1e-4
 _FINE_POINTS = 2**18  # intervals finer than that only while no grid is larger than this
-_MOST_STEP_POINTS = 2**21
-_MOST_COMPOSED_POINTS = 2**22
+_MOST_STEP_POINTS = 2**20
+_MOST_COMPOSED_POINTS = 2**21
 _TAIL_Z = float(-special.ndtri_exp(-50.0))  # what is cut off one step's noise has mass e^-50
 
 
@@ -47,7 +45,7 @@ def composed_pld(
 
     Returns:
       dp-accounting's object, or None where the losses are so large that the grid would not fit:
-      epsilon is then in the hundreds.
+      epsilon is then about a hundred or more.
     """
     directions: list[Direction] = ["replace"] if replace else ["remove", "add"]
     ranges = [_loss_range(s, weights, direction) for s, _ in steps for direction in directions]

@@ -31,13 +31,13 @@ def tradeoff(
     bound = gdp.gaussian_tradeoff(gaussian_mu(mechanism), levels)
     for curve in curves(mechanism, accountant):
         most = curve.epsilon(1e-9)
-        if not 0 < most < math.inf:
-            most = 1.0 if most == 0 else 0.0
+        if most == math.inf:
+            continue
         # Any set of epsilons is sound; near 0 the curve bends most.
-        epsilons = [float(e) for e in most * np.linspace(0, 1, 257) ** 2]
+        epsilons = [float(e) for e in min(most, 700.0) * np.linspace(0, 1, 257) ** 2]
         for epsilon, delta in zip(epsilons, curve.deltas(epsilons), strict=True):
             lines = [
-                1 - delta - math.exp(min(epsilon, 700.0)) * levels,
+                1 - delta - math.exp(epsilon) * levels,
                 math.exp(-epsilon) * (1 - delta - levels),
             ]
             bound = np.maximum.reduce([bound, *lines])

@@ -22,7 +22,15 @@ def exact_delta(mu, epsilon):
 
 @pytest.mark.parametrize(
     ("mu", "epsilon"),
-    [(1.0, 4.37718), (1.0, 0.0), (0.01, 0.03), (5.0, 1.0), (30.0, 500.0), (2000.0, 2.001e6)],
+    [
+        (1.0, 4.37718),
+        (1.0, 0.0),
+        (0.01, 0.03),
+        (1e-6, 3e-5),
+        (5.0, 1.0),
+        (30.0, 500.0),
+        (2000.0, 2.001e6),
+    ],
 )
 def test_delta_equals_sixty_digits(mu, epsilon):
     expected = exact_delta(mu, epsilon)

@@ -47,6 +47,9 @@ def test_one_step_equals_direct_integration(s, q, direction):
     first, probs, infinity = pld._one_step(s, (1 - q, q), direction, interval)
     assert probs.min() >= 0
     assert probs.sum() + infinity == pytest.approx(1, abs=1e-13)
+    assert infinity < math.exp(-49)
+    if direction != "add":  # whose losses end at -log(1 - q)
+        assert infinity > 0  # the tail that the grid leaves out counts as certain loss
     for share in (0.0, 0.1, 0.4):
         epsilon = round(share * high / interval) * interval
         found = delta_from(first, probs, infinity, interval, epsilon)
@@ -97,7 +100,7 @@ def test_agrees_with_dp_accounting_and_is_never_coarser(s, q, steps, replace):
     for delta in (1e-3, 1e-6, 1e-9):
         found, reference = ours.get_epsilon_for_delta(delta), theirs.get_epsilon(delta)
         assert found == pytest.approx(reference, rel=2e-3)
-        assert found <= reference * (1 + 1e-6) + 1e-9
+        assert found <= reference * (1 + 1e-5)  # the rounding of the transform
 
 
 def test_small_losses_get_a_finer_grid():
