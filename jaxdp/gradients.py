@@ -204,6 +204,8 @@ class PerExampleGrads:
             )
             return body(carry, self._units(rows, rows_mask))
 
+        # Each device of a shard_map folds its own rows.
+        init = vary(init, varying_axes((batch, mask)))
         return jax.lax.fori_loop(0, (last_row + m - 1) // m, step, init)
 
     def squared_norms(self) -> PyTree:

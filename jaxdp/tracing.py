@@ -365,10 +365,15 @@ _COUPLING = {
 }
 
 
+def _reaches_out(eqn: Any) -> bool:
+    """False for a collective over an axis of one example's own, which vmap has made positional."""
+    return any(not isinstance(axis, int) for axis in eqn.params.get("axes", ("unknown",)))
+
+
 def _refuse_coupling(jaxpr: Any) -> None:
     for eqn in jaxpr.eqns:
         for reason, primitives in _COUPLING.items():
-            if eqn.primitive in primitives:
+            if eqn.primitive in primitives and _reaches_out(eqn):
                 raise ValueError(
                     f"the loss uses {eqn.primitive.name} ({_line(eqn)}), which has no per-example "
                     f"gradient: {reason}"

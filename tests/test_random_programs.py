@@ -1,0 +1,190 @@
+"""Random programs in float64: the factored engines equal vmap(grad) on all of them."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxdp.factored import auto_engine, factored_engine
+
+B, T, D = 3, 4, 6
+LAYOUT = ("NWC", "WIO", "NWC")
+
+# Every operation maps [T, D] to [T, D]; `w` gives it parameters of the shapes that it asks for.
+
+
+def dense(x, w):
+    return x @ w(D, D) + w(D)
+
+
+def transposed(x, w):
+    return x @ w(D, D).T
+
+
+def mlp(x, w):
+    return jnp.tanh(x @ w(D, 3)) @ w(3, D)
+
+
+def heads(x, w):
+    y = jnp.einsum("td,dhk->thk", x, w(D, 2, 3))
+    return jnp.einsum("thk,hkd->td", y, w(2, 3, D))
+
+
+def attention(x, w):
+    q, k, v = (jnp.einsum("td,dhk->htk", x, w(D, 2, 3)) for _ in range(3))
+    scores = jax.nn.softmax(jnp.einsum("htk,hsk->hts", q, k))
+    return jnp.einsum("hts,hsk->thk", scores, v).reshape(T, D)
+
+
+def norm(x, w):
+    x = x - x.mean(-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.mean(x**2, -1, keepdims=True) + 0.1) * w(D) + w(D)
+
+
+def convolution(x, w):
+    return jax.lax.conv_general_dilated(x[None], w(3, D, D), (1,), "SAME", None, None, LAYOUT)[0]
+
+
+def depthwise(x, w):
+    options = dict(dimension_numbers=LAYOUT, feature_group_count=D)
+    return jax.lax.conv_general_dilated(x[None], w(2, 1, D), (1,), "SAME", **options)[0]
+
+
+def lookup(x, w):
+    rows = jnp.clip(jnp.abs(x[:, 0]) * 2, 0, 4).astype(int)
+    return x + jnp.take(w(5, D), rows, axis=0)
+
+
+def position(x, w):
+    return x + w(T, D)
+
+
+def layers(x, w):
+    return jax.lax.scan(lambda h, k: (jnp.sin(h @ k), None), x, w(2, D, D))[0]
+
+
+def recurrent(x, w):
+    wx, wh = w(D, D), w(D, D)
+    cell = lambda h, x: (jnp.tanh(x @ wx + h @ wh), h)
+    return jax.lax.scan(cell, jnp.zeros(D, x.dtype), x)[1]
+
+
+def branches(x, w):
+    a, b = w(D, D), w(D)
+    return jax.lax.cond(x[0, 0] > 0, lambda: x @ a, lambda: x * b)
+
+
+def repeated(x, w):
+    k = w(D, D)
+    return jnp.sin(x @ k) @ k
+
+
+def normalised(x, w):
+    k = w(D, D)
+    return x @ (k / jnp.linalg.norm(k, axis=0))
+
+
+def product(x, w):
+    return x @ (w(D, 2) @ w(2, D))
+
+
+def mapped(x, w):
+    k = w(D, D)
+    return jax.vmap(lambda row: jnp.sin(row @ k))(x)
+
+
+def unused(x, w):
+    w(D, 2)
+    return x
+
+
+@jax.custom_vjp
+def tripled(x):
+    return jnp.sin(x)
+
+
+tripled.defvjp(lambda x: (jnp.sin(x), x), lambda x, g: (3 * g * jnp.cos(x),))
+OPERATIONS = [dense, transposed, mlp, heads, attention, norm, convolution, depthwise, lookup]
+OPERATIONS += [position, layers, recurrent, branches, repeated, normalised, product, mapped, unused]
+WRAPPERS = [
+    lambda f: f,
+    lambda f: lambda x, *w: x + f(x, *w),
+    lambda f: lambda x, *w: tripled(f(x, *w)),
+    jax.jit,
+    jax.checkpoint,
+    lambda f: lambda x, *w: jax.nn.relu(jax.jit(jax.checkpoint(f))(x, *w)),
+]
+PROGRAMS = st.lists(
+    st.tuples(st.sampled_from(OPERATIONS), st.sampled_from(WRAPPERS)), min_size=1, max_size=4
+)
+
+
+class Shapes:
+    """Notes the shapes that an operation asks for."""
+
+    def __init__(self):
+        self.shapes = []
+
+    def __call__(self, *shape):
+        self.shapes.append(shape)
+        return jnp.ones(shape)
+
+
+def check(program, seed, tie):
+    rng = np.random.default_rng(seed)
+    params, pieces = [], []
+    for operation, wrapper in program:
+        noted = Shapes()
+        jax.eval_shape(partial(operation, w=noted), jnp.ones((T, D)))
+        pieces.append((operation, wrapper, len(noted.shapes)))
+        params.append([jnp.asarray(rng.normal(size=s) / np.sqrt(s[0])) for s in noted.shapes])
+
+    def loss(params, x):
+        for (operation, wrapper, count), own in zip(pieces, params, strict=True):
+            run = lambda x, *own, operation=operation: operation(x, lambda *_, i=iter(own): next(i))
+            own = params[0][:count] if tie and [p.shape for p in own] == first_shapes else own
+            x = wrapper(run)(x, *own)
+        return jnp.sum(jnp.cos(x))
+
+    first_shapes = [p.shape for p in params[0]]
+    x = jnp.asarray(rng.normal(size=(B, T, D)))
+    weights = jnp.asarray(rng.uniform(size=B))
+
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def run(params, x):
+        grads = jax.vmap(jax.grad(loss), (None, 0))(params, x)
+        held = [engine(loss, params, (x,))[1] for engine in (factored_engine, auto_engine)]
+        each = [
+            [(r.materialize(), r.weighted_sum(weights), r.squared_norms()) for r in leaves]
+            for leaves in held
+        ]
+        return jax.tree.leaves(grads), each
+
+    grads, held = run(params, x)
+    for leaves in held:
+        for g, (rows, total, squared) in zip(grads, leaves, strict=True):
+            scale = float(jnp.linalg.norm(g)) + 1e-9
+            assert jnp.linalg.norm(rows - g) <= 1e-10 * scale
+            assert jnp.linalg.norm(total - jnp.tensordot(weights, g, 1)) <= 1e-10 * scale
+            exact = jnp.sum(g.reshape(B, -1) ** 2, axis=1)
+            np.testing.assert_allclose(squared, exact, rtol=1e-7, atol=1e-12 * scale**2)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(PROGRAMS, st.integers(0, 99), st.booleans())
+def test_random_programs(program, seed, tie):
+    with jax.enable_x64(True):
+        check(program, seed, tie)
+
+
+@pytest.mark.slow
+@settings(max_examples=500, deadline=None)
+@given(PROGRAMS, st.integers(0, 9999), st.booleans())
+def test_many_random_programs(program, seed, tie):
+    with jax.enable_x64(True):
+        check(program, seed, tie)
+    jax.clear_caches()
