@@ -149,7 +149,7 @@ class Mechanism:
 
     @property
     def epochs_begun(self) -> int:
-        """How many shuffled epochs the steps have begun: a record is in each of them at most once."""
+        """How many shuffled epochs the steps have begun: a record is in each at most once."""
         if self.batch_size == 0:
             return 0
         return -(-self.steps // batches_per_epoch(self.num_examples or 0, self.batch_size))
