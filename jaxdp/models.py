@@ -57,9 +57,6 @@ class Linear(nn.Module):
 class BackpackCNN(nn.Module):
     """The CNN of BackPACK's page on DP-SGD, for images of 28x28 pixels: 26,010 parameters.
 
-    The page has no activations, which makes it a linear model but for the pooling; here they come
-    after both convolutions and the first dense layer.
-
     References:
       https://docs.backpack.pt/en/1.2.0/use_cases/example_differential_privacy.html
     """
