@@ -10,6 +10,7 @@ from .clipping import clip_individual as clip_individual
 from .clipping import clip_layerwise as clip_layerwise
 from .clipping import clip_normalised as clip_normalised
 from .clipping import clip_quantile as clip_quantile
+from .explain import explain as explain
 from .gradients import PerExampleGrads as PerExampleGrads
 from .gradients import from_dense as from_dense
 from .gradients import per_example_grads as per_example_grads

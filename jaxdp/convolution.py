@@ -28,6 +28,13 @@ class ConvShape:
     kernel: tuple[int, ...]  # the use's operand
     sizes: tuple[int, int, int, int]  # s (groups), t (positions), d (inputs), p (outputs)
 
+    @property
+    def window(self) -> int:
+        """How many inputs each output sees."""
+        return math.prod(
+            self.kernel[axis] for axis in self.params["dimension_numbers"].rhs_spec[2:]
+        )
+
     def restore(self, products: jax.Array) -> jax.Array:
         """`[b, groups, offsets·d, p]` to `[b, *leaf.shape]`."""
         outputs, inputs, *window = self.params["dimension_numbers"].rhs_spec

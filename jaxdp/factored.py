@@ -20,7 +20,7 @@ from .convolution import Conv, ConvShape, conv_shape
 from .embedding import Embedding, LookupShape, lookup_shape
 from .outer import Norms, Outer, OuterShape, outer_shape
 from .representations import Dense, Representation
-from .tracing import Path, Program, Use, trace, vary, varying_axes
+from .tracing import Path, Program, Use, one_example, trace, vary, varying_axes
 
 Form = Literal["gram", "direct", "product", "embedding", "dense", "zero"]
 Shape = OuterShape | ConvShape | LookupShape
@@ -56,7 +56,7 @@ def _engine(
 ) -> tuple[jax.Array, list[Representation]]:
     axes = varying_axes((params, batch))
     params = vary(params, axes)
-    program = trace(loss_fn, params, batch)
+    program = trace(loss_fn, params, one_example(batch))
     leaves = jax.tree.leaves(params)
     choices = choose(program, thrifty)
     size = jax.tree.leaves(batch)[0].shape[0]

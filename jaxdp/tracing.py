@@ -104,13 +104,17 @@ class Program:
         return _replay(self.jaxpr, self.consts, leaves, sites, taps)
 
 
-def trace(loss_fn: Callable[..., Any], params: Any, batch: tuple) -> Program:
-    """Traces `loss_fn` on one example of the batch and finds every use of every parameter leaf.
+def one_example(batch: Any) -> Any:
+    """What one example of the batch is like."""
+    return jax.tree.map(lambda leaf: mapped_aval(leaf.shape[0], 0, jax.typeof(leaf)), batch)
+
+
+def trace(loss_fn: Callable[..., Any], params: Any, example: tuple) -> Program:
+    """Traces `loss_fn` on one example and finds every use of every parameter leaf.
 
     Raises:
       ValueError: if the loss can see more than its own example (DESIGN rule 19).
     """
-    example = jax.tree.map(lambda leaf: mapped_aval(leaf.shape[0], 0, jax.typeof(leaf)), batch)
     closed = jax.make_jaxpr(loss_fn)(params, *example)
     jaxpr, consts = _open(closed)
     _refuse_coupling(jaxpr)

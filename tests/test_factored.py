@@ -10,7 +10,7 @@ from flax import linen as nn
 from flax import nnx
 
 from jaxdp.factored import auto_engine, choose, factored_engine
-from jaxdp.tracing import trace
+from jaxdp.tracing import one_example, trace
 
 B = 5
 
@@ -56,7 +56,7 @@ def agree(loss_fn, params, batch, tolerance=1e-5, engines=(factored_engine, auto
 
 def factored(loss_fn, params, batch):
     """Which leaves are held in factors."""
-    choices = choose(trace(loss_fn, params, batch), thrifty=False)
+    choices = choose(trace(loss_fn, params, one_example(batch)), thrifty=False)
     return [choice.form not in ("dense", "zero") for choice in choices]
 
 

@@ -134,6 +134,11 @@ class Shapes:
         return jnp.ones(shape)
 
 
+def with_given(operation, x, *given):
+    rest = iter(given)
+    return operation(x, lambda *_: next(rest))
+
+
 def check(program, seed, tie):
     rng = np.random.default_rng(seed)
     params, pieces = [], []
@@ -145,7 +150,7 @@ def check(program, seed, tie):
 
     def loss(params, x):
         for (operation, wrapper, count), own in zip(pieces, params, strict=True):
-            run = lambda x, *own, operation=operation: operation(x, lambda *_, i=iter(own): next(i))
+            run = partial(with_given, operation)
             own = params[0][:count] if tie and [p.shape for p in own] == first_shapes else own
             x = wrapper(run)(x, *own)
         return jnp.sum(jnp.cos(x))

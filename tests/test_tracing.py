@@ -102,6 +102,6 @@ def test_shape_errors_name_the_users_shapes():
 
 
 def test_the_line_of_a_use_is_known():
-    (use,) = trace(lambda w, x: jnp.sum(x @ w), W, (X,)).uses[0]
+    (use,) = trace(lambda w, x: jnp.sum(x @ w), W, (X[0],)).uses[0]
     assert "test_tracing.py" in use.where
     assert use.what == "dot_general"
