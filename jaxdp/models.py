@@ -55,11 +55,7 @@ class Linear(nn.Module):
 
 
 class BackpackCNN(nn.Module):
-    """The CNN of BackPACK's page on DP-SGD, for images of 28x28 pixels: 26,010 parameters.
-
-    References:
-      https://docs.backpack.pt/en/1.2.0/use_cases/example_differential_privacy.html
-    """
+    """The CNN of BackPACK's example of DP-SGD, for images of 28x28 pixels: 26,010 parameters."""
 
     num_classes: int
     activation: Callable[[jax.Array], jax.Array]
