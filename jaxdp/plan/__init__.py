@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from . import accounting, keys, sampling
-from .accounting import Accountant, Adjacency, Sampling
-from .clipping import Clipping
-from .mechanism import Schedule
+from .. import accounting, keys, sampling
+from ..accounting import Accountant, Adjacency, Sampling
+from ..clipping import Clipping
+from ..mechanism import Schedule
 
 
 @dataclass(frozen=True, init=False)
