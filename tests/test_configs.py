@@ -1,0 +1,66 @@
+"""The configurations that come with the project fit their data sets and models."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdp import data, models
+from jaxdp.config import load_config
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+
+
+def stand_in(config):
+    """Random records of the shape that the configuration's data set has."""
+    rng = np.random.default_rng(0)
+    if config.data.name == "text":
+        make = lambda: rng.integers(0, 97, (2, config.data.window), np.uint8)
+        records = data.Records(make(), make().astype(np.int32))
+        return data.Dataset(records, records, 97, None, None, "")
+    shape = SHAPES.get(config.data.name, (8, 8, 1))
+    records = data.Records(rng.integers(0, 255, (2, *shape), np.uint8), np.array([0, 9]))
+    return data.Dataset(records, records, 10, 127.5, 127.5, "")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_models_fit_their_data(path):
+    config = load_config(str(path))
+    assert config.name == path.stem
+    dataset = stand_in(config)
+    model = models.make_model(config.model, dataset)
+    key, loss = jax.random.key(0), models.make_loss(model, dataset)
+    params = jax.eval_shape(lambda key: models.init_params(model, key, dataset), key)
+    value = jax.eval_shape(loss, params, dataset.private.inputs[0], dataset.private.labels[0])
+    assert (value.shape, value.dtype) == ((), np.float32)
+    if config.model.name == "backpack_cnn":
+        assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 26_010
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_headers_say_what_to_run_and_what_to_expect(path):
+    header = path.read_text().split('"""')[1]
+    for part in (f"Command: python -m jaxdp.train configs/{path.name}", "Time: ", "Result: "):
+        assert part in header, part
+
+
+def test_a_language_model_sees_the_past_only():
+    config = load_config(str(CONFIGS[[path.stem for path in CONFIGS].index("lm_small")]))
+    dataset = stand_in(config)
+    model = models.make_model(config.model, dataset)
+    params = models.init_params(model, jax.random.key(0), dataset)
+    x = np.asarray(dataset.private.inputs[:1], np.int32)
+    changed = x.copy()
+    changed[0, 40] = (x[0, 40] + 1) % 97
+    first, second = (model.apply({"params": params}, tokens) for tokens in (x, changed))
+    np.testing.assert_array_equal(first[0, :40], second[0, :40])
+    assert not np.array_equal(first[0, 40], second[0, 40])
+
+
+def test_models_and_data_of_different_kinds_are_refused():
+    config = load_config(str(CONFIGS[[path.stem for path in CONFIGS].index("lm_small")]))
+    text = stand_in(config)
+    with pytest.raises(ValueError, match=r"the data are text: choose --model.name transformer"):
+        models.make_model(type(config.model)(name="cnn"), text)
