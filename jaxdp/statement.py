@@ -1,11 +1,12 @@
 """The privacy statement of a release: what is promised, on which assumptions, and what is not."""
 
 import decimal
+import math
 import textwrap
 from dataclasses import asdict
 from typing import Any
 
-from . import accounting
+from . import accounting, gdp
 from .config import Config
 from .data import Dataset
 from .plan import Plan
@@ -30,12 +31,20 @@ ASSUMPTIONS = (
     "Philox), which are taken for random.",
     "The number of private records N is public.",
     "The loss of a record depends on that record and the parameters only.",
+    "No record is in the data twice, also not in part: windows of a text do not overlap.",
+)
+
+NO_PRIVACY = 20.0  # an epsilon above it lets an attacker be all but certain
+NO_PRIVACY_SAID = (
+    "An ε above 20 is no meaningful privacy: whether a record was there can be told with near "
+    "certainty."
 )
 
 NOT_COVERED = (
     "Hyperparameters chosen by trying several on the same private records.",
     "Other releases from the same records, such as runs with other seeds: their budgets add up.",
     "Early stopping, or a choice among checkpoints, guided by private numbers.",
+    "The best accuracy over epochs or runs: that is a selection on the test records.",
     "Preprocessing constants, vocabularies or architectures taken from private data.",
     "Several records of one person: the guarantee is for one record; k records need group privacy.",
     "Attacks on floating point: the noise is float32, which has about 2^23 values in a binade.",
@@ -43,16 +52,42 @@ NOT_COVERED = (
 )
 
 
-def round_up(value: float) -> float:
-    """Rounds up to five digits, so that what is printed never promises too much."""
-    rounded = decimal.Context(prec=5, rounding=decimal.ROUND_CEILING).create_decimal(value)
-    return float(rounded)
+def round_up(value: float, digits: int = 5) -> float:
+    """Rounds up, so that what is printed never promises too much."""
+    context = decimal.Context(prec=digits, rounding=decimal.ROUND_CEILING)
+    return float(context.create_decimal(value))
 
 
-def epsilons(plan: Plan, steps: int) -> dict[str, float]:
-    """ε after some steps by every accountant that is sound for the plan, the claim first."""
+def epsilons(plan: Plan, steps: int, delta: float | None = None) -> dict[str, float]:
+    """ε after some steps by every accountant that is sound for the plan, the claim first.
+
+    Args:
+      plan: the numbers of the run.
+      steps: how many were taken.
+      delta: None takes the plan's own.
+    """
+    run, delta = plan.mechanism(steps), plan.delta if delta is None else delta
     names = accounting.accountants(plan.sampling, plan.adjacency)
-    return {name: round_up(plan.epsilon(steps, name)) for name in names}
+    return {name: round_up(accounting.epsilon(run, delta, name)) for name in names}
+
+
+def smaller_deltas(plan: Plan, steps: int) -> list[dict[str, float]]:
+    """δ about 10, 100 and 1,000 times smaller than the plan's, and ε at each."""
+    deltas = [float(f"{plan.delta / ratio:.0e}") for ratio in (10, 100, 1000)]
+    return [{"delta": delta, **epsilons(plan, steps, delta)} for delta in deltas]
+
+
+def gaussian_dp(plan: Plan, steps: int) -> dict[str, Any]:
+    """The Gaussian-DP equivalent: μ of the one Gaussian mechanism that says the same.
+
+    Where sampling does not amplify, the run is μ-GDP, at every δ. Otherwise μ is that of the
+    Gaussian with the same ε at the plan's δ; at other δ they differ.
+    """
+    exact = plan.sampling_probability == 1 or plan.sampling == "shuffled"
+    mu = accounting.gaussian_mu(plan.mechanism(steps))
+    if not exact and math.isfinite(mu):
+        mu = gdp.mu_from_epsilon(plan.epsilon(steps), plan.delta)
+    return {"mu": round_up(mu), "at_every_delta": exact}
 
 
 def make_statement(
@@ -79,6 +114,8 @@ def make_statement(
         "steps_planned": plan.steps,
         "delta": plan.delta,
         "epsilon": epsilons(plan, steps),
+        "epsilon_at_smaller_deltas": smaller_deltas(plan, steps),
+        "gaussian_dp": gaussian_dp(plan, steps),
         "target_epsilon": plan.target_epsilon,
         "data": config.data.name,
         "test_is_public": config.data.test_is_public,
@@ -92,8 +129,9 @@ def make_statement(
 def as_markdown(statement: dict[str, Any]) -> str:
     """What `PRIVACY.md` holds: the same for people."""
     s = statement
+    claimed, delta = next(iter(s["epsilon"].values())), round_up(s["delta"], 3)
     claim = (
-        f"This model was trained with ({s['epsilon']['pld']:g}, {s['delta']:.3g})-differential "
+        f"This model was trained with ({claimed:g}, {delta:g})-differential "
         f"privacy. The unit is {s['unit']} of the {s['num_examples']:,} in the private data: "
         f"neighbouring data sets are those where {ADJACENCIES[s['adjacency']]}."
     )
@@ -104,7 +142,9 @@ def as_markdown(statement: dict[str, Any]) -> str:
         )
     rows = [
         *((f"ε at δ by {LABELS[name]}", f"{value:g}") for name, value in s["epsilon"].items()),
-        ("δ", f"{s['delta']:.4g}"),
+        ("δ", f"{delta:g}"),
+        *((f"ε at δ = {row['delta']:g}", _by(row)) for row in s["epsilon_at_smaller_deltas"]),
+        ("Gaussian-DP equivalent", _gaussian(**s["gaussian_dp"])),
         ("adjacency", s["adjacency"]),
         ("sampling", f"{s['sampling']}, probability {s['sampling_probability']:.6g}"),
         ("expected batch size", f"{s['expected_batch_size']:g}"),
@@ -112,7 +152,7 @@ def as_markdown(statement: dict[str, Any]) -> str:
         ("clipping", s["clipping"]),
         *([("batch units", f"{s['batch_units']}")] if s["batch_units"] is not None else []),
         ("sensitivity of the sum at the first step", f"{s['sensitivity_at_first_step']:g}"),
-        ("noise multiplier", f"{s['noise_multiplier']:g}"),
+        ("noise multiplier", _noise(s["noise_multiplier"])),
         ("steps", f"{s['steps']}"),
         ("data", s["data"]),
         ("preprocessing", s["preprocessing"]),
@@ -121,12 +161,28 @@ def as_markdown(statement: dict[str, Any]) -> str:
     parts = ["# Privacy statement", _wrap(claim)]
     if s["reproducible"]:
         parts.append(_wrap(f"**{SEEDED}**"))
+    if claimed > NO_PRIVACY:
+        parts.append(_wrap(f"**{NO_PRIVACY_SAID}**"))
     parts.append("\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows)]))
     if not s["test_is_public"]:
         parts.append(_wrap("Accuracy on the test records is a private number: it is not released."))
     parts += ["## It holds if", _bullets(s["assumptions"])]
     parts += ["## It does not cover", _bullets(s["not_covered"])]
     return "\n\n".join(parts) + "\n"
+
+
+def _by(row: dict[str, float]) -> str:
+    return ", ".join(f"{row[name]:g} by {name.upper()}" for name in LABELS if name in row)
+
+
+def _gaussian(mu: float, at_every_delta: bool) -> str:
+    return f"μ = {mu:g}, " + ("at every δ" if at_every_delta else "which has the same ε at δ")
+
+
+def _noise(z: float | list | tuple) -> str:
+    if isinstance(z, list | tuple):
+        return ", then ".join(f"{value:g} for {count} steps" for value, count in z)
+    return f"{z:g}"
 
 
 def _wrap(text: str, indent: str = "") -> str:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from jaxdp import Plan, clip_individual, data, statement
+from jaxdp import Plan, accounting, clip_batch, clip_individual, data, gdp, statement
 from jaxdp.config import Config, DataConfig
 
 pytest.importorskip("sklearn")
@@ -86,6 +86,7 @@ def test_what_is_not_covered_names_every_limit():
         "group privacy",
         "floating point",
         "timing",
+        "best accuracy over epochs",
     ):
         assert limit in listed
 
@@ -109,3 +110,70 @@ def test_private_test_records_are_declared():
 
 def test_only_sound_accountants_are_asked():
     assert list(make(plan(adjacency="replace_one"), 20)["epsilon"]) == ["pld"]
+
+
+@pytest.mark.parametrize("steps", [20, 7])
+def test_epsilon_at_smaller_deltas_is_the_accountants(steps):
+    p = plan()
+    rows = make(p, steps)["epsilon_at_smaller_deltas"]
+    assert len(rows) == 3
+    for row, ratio in zip(rows, (10, 100, 1000), strict=True):
+        assert row["delta"] == pytest.approx(p.delta / ratio, rel=0.5)
+        assert float(f"{row['delta']:g}") == row["delta"]  # what is printed is what was accounted
+        for name in ("pld", "rdp"):
+            exact = accounting.epsilon(p.mechanism(steps), row["delta"], name)
+            assert exact <= row[name] <= exact * (1 + 1e-4)
+    page = " ".join(statement.as_markdown(make(p, steps)).split())
+    for row in rows:
+        said = f"| ε at δ = {row['delta']:g} | {row['pld']:g} by PLD, {row['rdp']:g} by RDP |"
+        assert said in page
+
+
+def test_the_gaussian_equivalent_has_the_same_epsilon_at_delta():
+    p = plan()
+    found = make(p, 20)["gaussian_dp"]
+    assert not found["at_every_delta"]
+    same = gdp.epsilon_from_mu(found["mu"], p.delta)
+    assert p.epsilon(20) <= same <= p.epsilon(20) * (1 + 1e-3)
+    assert f"μ = {found['mu']:g}, which has the same ε at δ" in statement.as_markdown(make(p, 20))
+
+
+@pytest.mark.parametrize(
+    ("changes", "mu"),
+    [
+        (dict(sampling="shuffled", adjacency="zero_out"), (2 / 1.5**2) ** 0.5),  # two epochs begun
+        (dict(expected_batch_size=1437), (20 / 1.5**2) ** 0.5),
+    ],
+    ids=["shuffled", "everybody"],
+)
+def test_without_amplification_the_run_is_gaussian_dp_at_every_delta(changes, mu):
+    found = make(plan(**changes), 20)["gaussian_dp"]
+    assert found["at_every_delta"]
+    assert mu <= found["mu"] <= mu * (1 + 1e-4)
+
+
+def test_epsilons_above_20_are_called_no_privacy():
+    # The paper's batch clipping with sigma 0.5: std = 2C·sigma, z = 0.5 of the sensitivity 2C.
+    paper = plan(
+        clipping=clip_batch(0.1),
+        sampling="shuffled",
+        adjacency="replace_one",
+        noise_multiplier=0.5,
+    )
+    assert make(paper, 20)["epsilon"]["pld"] < 20
+    assert "no meaningful privacy" not in statement.as_markdown(make(paper, 20))
+    worse = plan(noise_multiplier=0.3, steps=200)
+    page = " ".join(statement.as_markdown(make(worse, 200)).split())
+    assert statement.NO_PRIVACY_SAID in page
+
+
+def test_samplings_with_one_accountant_and_noise_schedules_have_a_page():
+    fixed = make(plan(sampling="fixed_size", adjacency="replace_one"), 20)
+    assert f"({fixed['epsilon']['rdp']:g}, " in statement.as_markdown(fixed)
+    schedule = make(plan(noise_multiplier=lambda step: 1.5 if step < 5 else 2.0), 20)
+    assert "1.5 for 5 steps, then 2 for 15 steps" in statement.as_markdown(schedule)
+
+
+def test_the_printed_delta_is_not_below_the_one_accounted():
+    p = plan(delta=1.2341e-5)
+    assert "1.24e-05)-differential" in statement.as_markdown(make(p, 20))
