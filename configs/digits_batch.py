@@ -1,4 +1,4 @@
-"""Handwritten digits (scikit-learn's, 1,437 private records), mean gradients of small units clipped.
+"""Handwritten digits (scikit-learn's, 1,437 private records): small units' mean gradients clipped.
 
 Command: python -m jaxdp.train configs/digits_batch.py
 Time:    about 27 s on 2 cores

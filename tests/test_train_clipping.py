@@ -21,7 +21,8 @@ from jaxdp.config import ClippingConfig, Config, PlanConfig
 )
 def test_every_clipping_trains_and_is_stated(clipping, words, tmp_path, capsys):
     config = Config(clipping=clipping, plan=PlanConfig(steps=3))
-    plan = train.prepare(config).plan
+    run = train.prepare(config)
+    plan = run.plan
     path = tmp_path / "config.py"
     path.write_text(f"from jaxdp.config import *\nconfig = {config!r}\n")
     assert train.main([str(path), "--output", str(tmp_path / "run")]) == 0
@@ -31,7 +32,7 @@ def test_every_clipping_trains_and_is_stated(clipping, words, tmp_path, capsys):
     assert stated["noise_multiplier"] == plan.noise_multiplier
     assert stated["epsilon"]["pld"] <= 3.0
     factor = 2 if plan.num_units else 1
-    groups = plan.clipping.groups(train.prepare(config).state[0])
+    groups = plan.clipping.groups(run.state[0])
     want = factor * clipping.norm * len(groups.names) ** 0.5
     assert stated["sensitivity_at_first_step"] == pytest.approx(want, rel=1e-5)
     assert stated["batch_units"] == plan.num_units
