@@ -219,7 +219,7 @@ def _pld_curve(mechanism: Mechanism) -> Curve:
 def _rdp_curve(mechanism: Mechanism) -> Curve:
     event, relation = dp_event(mechanism)
     accountant = dp_rdp.RdpAccountant(neighboring_relation=relation)
-    with _quiet():
+    with quiet():
         accountant.compose(event)
     orders = accountant.orders
     # Rounding can leave a small divergence too low, even negative, which would count as none.
@@ -231,7 +231,7 @@ def _rdp_curve(mechanism: Mechanism) -> Curve:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without dp-accounting's log lines on orders that it leaves out, which is sound."""
     logger = logging.getLogger("absl")
 
