@@ -45,9 +45,10 @@ def prepare(
             f"{name!r} can't be prepared without TensorFlow: {', '.join(NAMES)} can. On a machine "
             f"that has TensorFlow run `tfds build {name} --file_format=array_record`"
         )
-    builder = _builders()[name](data_dir=data_folder(folder), file_format="array_record")
-    where = Path(builder.data_path)
-    if builder.is_prepared():
+    with quiet():
+        builder = _builders()[name](data_dir=data_folder(folder), file_format="array_record")
+        prepared, where = builder.is_prepared(), Path(builder.data_path)
+    if prepared:
         tell(f"{builder.info.full_name} is prepared already, in {where}")
         return where
     tell(f"Preparing {builder.info.full_name} in {where}")
@@ -63,9 +64,11 @@ def prepare(
             )
     except Exception as error:
         raise ValueError(
-            f"{builder.info.full_name} could not be prepared ({first_line(error)}): check the "
-            "network, or get these archives on another machine and pass their folder by "
-            f"--archives: {', '.join(builder.url_infos)}"
+            f"{builder.info.full_name} is not prepared in {where}, and preparing it failed "
+            f"({first_line(error)}): check the network, or set TFDS_DATA_DIR (or --data.dir) to a "
+            "folder where it is prepared, or fetch these archives into a folder and run "
+            f"`python -m jaxdp.data prepare {name} --archives FOLDER`: "
+            f"{', '.join(builder.url_infos)}"
         ) from error
     return where
 

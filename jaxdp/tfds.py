@@ -124,6 +124,7 @@ def open_images(name: str, folder: str | None, tell: Tell = lambda line: None) -
     try:
         with quiet():
             builder = tfds.builder(name, data_dir=data_folder(folder))
+            prepared = builder.is_prepared()
     except tfds.core.registered.DatasetNotFoundError:
         known = ["digits", "text", *tfds.list_builders(with_community_datasets=False)]
         near = difflib.get_close_matches(name, known, n=1)
@@ -133,7 +134,7 @@ def open_images(name: str, folder: str | None, tell: Tell = lambda line: None) -
         ) from None
     except Exception as error:
         raise ValueError(f"the data set {name!r} can't be opened: {first_line(error)}") from error
-    if not builder.is_prepared():
+    if not prepared:
         _prepare(builder, folder, tell)
     described = json.loads((Path(builder.data_path) / "dataset_info.json").read_text())["name"]
     if described != builder.name:
