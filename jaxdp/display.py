@@ -37,7 +37,7 @@ class StepDisplay:
         """Takes the metrics of one more step."""
         facts = "empty batch"
         if metrics.loss is not None:
-            facts = f"loss {metrics.loss:.3f}, clipped {metrics.clipped / metrics.examples:.0%}"
+            facts = f"loss {metrics.loss:.3f}, clipped {metrics.clipped_fraction:.0%}"
         if metrics.step == 1:
             self.compile_seconds = time.monotonic() - self._start
         if self._console.is_terminal:

@@ -57,6 +57,13 @@ class Sums:
         return jax.tree.map(jnp.add, self, other)
 
 
+class Strength(NamedTuple):
+    """The clipped mean gradient beside its noise. Private: the first is un-noised."""
+
+    clipped_mean_norm: jax.Array  # norm of the clipped sum over the divisor, before the noise
+    noise_norm: jax.Array  # root mean square norm of the noise on it
+
+
 class Privatizer(optax.GradientTransformationExtraArgs):
     """An Optax transformation from `PerExampleGrads` to a private mean gradient.
 
@@ -65,13 +72,19 @@ class Privatizer(optax.GradientTransformationExtraArgs):
         part of the batch. Parts (microbatches, devices, hosts) are added.
       release: `(sums, state, params=None) -> (mean gradient, state)`, the second half: one noise
         for the whole logical batch. Never release two parts of one batch separately.
+      strength: `(sums, state) -> Strength` of what `release` would make of them. Private.
     """
 
     sums: Callable[[PerExampleGrads, PrivatizeState], Sums]
     release: Callable[..., tuple[Any, PrivatizeState]]
+    strength: Callable[[Sums, PrivatizeState], Strength]
 
     def __new__(
-        cls, init: Callable[[Any], PrivatizeState], sums: Callable, release: Callable
+        cls,
+        init: Callable[[Any], PrivatizeState],
+        sums: Callable,
+        release: Callable,
+        strength: Callable,
     ) -> "Privatizer":
         def update(
             updates: PerExampleGrads,
@@ -83,7 +96,7 @@ class Privatizer(optax.GradientTransformationExtraArgs):
             return release(sums(updates, state), state, params)
 
         self = super().__new__(cls, init, update)
-        self.sums, self.release = sums, release
+        self.sums, self.release, self.strength = sums, release, strength
         return self
 
 
@@ -192,7 +205,15 @@ def privatize(
         )
         return means, PrivatizeState(state.privatize_key, state.privatize_step + 1, bounds)
 
-    return Privatizer(init, sums, release)
+    def strength(sums: Sums, state: PrivatizeState) -> Strength:
+        squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(sums.gradient)]
+        groups, bounds = clipping.groups(sums.gradient), state.clipping.clipping_bounds
+        return Strength(
+            jnp.sqrt(sum(squares)) / plan.divisor,
+            noise_norm(plan, groups, bounds, allocation, state.privatize_step),
+        )
+
+    return Privatizer(init, sums, release, strength)
 
 
 def noise_stds(
@@ -216,6 +237,21 @@ def noise_stds(
     weights = _WEIGHTS[allocation](deltas, jnp.asarray(groups.sizes, jnp.float32))
     spread = weights * jnp.linalg.norm(deltas / weights)
     return z[jnp.minimum(step, z.size - 1)] * spread * (1 + plan.rounding_slack)
+
+
+def noise_norm(
+    plan: Plan,
+    groups: Groups,
+    bounds: jax.Array,
+    allocation: Allocation = "proportional",
+    step: jax.Array | int = 0,
+) -> jax.Array:
+    """Root mean square norm of the noise on the mean gradient; the arguments are `noise_stds`'s."""
+    if plan.noise_multiplier == 0:
+        return jnp.zeros([])
+    stds = noise_stds(plan, groups, bounds, allocation, step)
+    energy = jnp.sum(jnp.asarray(groups.sizes, jnp.float32) * jnp.square(stds))
+    return jnp.sqrt(energy) / plan.divisor
 
 
 # std_g = z·w_g·√Σ(Δ_h/w_h)² has noise multiplier z for any positive weights w (DESIGN rule 2).

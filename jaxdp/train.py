@@ -18,7 +18,7 @@ from . import augmentation, clipping, data, feeding, keys, release, statement
 from . import config as configs
 from .accounting import Unit
 from .plan import Plan
-from .privatize import noise_stds, privatize
+from .privatize import noise_norm, privatize
 
 try:
     import flax.linen as nn
@@ -236,12 +236,18 @@ def describe_device() -> str:
 
 def describe_plan(run: Run) -> str:
     """The plan in one line: all the numbers that decide privacy and noise."""
-    plan = run.plan
+    plan, (params, (private_state, _)) = run.plan, run.state
+    noise = noise_norm(
+        plan,
+        plan.clipping.groups(params),
+        private_state.clipping.clipping_bounds,
+        run.config.clipping.allocation,
+    )
     return (
         f"Plan: N = {plan.num_examples:,}, expected batch size {plan.expected_batch_size:g} "
         f"(sampling probability {plan.sampling_probability:.4g}), {plan.steps} steps, noise "
         f"multiplier {plan.noise_multiplier:g}, {describe_clipping(run)}, expected norm of the "
-        f"noise on the mean gradient {noise_norm(run):.3g}, target ε = {plan.target_epsilon:g} at "
+        f"noise on the mean gradient {float(noise):.3g}, target ε = {plan.target_epsilon:g} at "
         f"δ = {plan.delta:.3g}"
     )
 
@@ -257,16 +263,6 @@ def describe_clipping(run: Run) -> str:
     if run.plan.num_units is not None:
         text += f" of the mean gradient of {run.plan.num_units} unit(s)"
     return text
-
-
-def noise_norm(run: Run) -> float:
-    """The expected norm, about, of the noise on the mean gradient at the first step."""
-    params, (private_state, _) = run.state
-    groups = run.plan.clipping.groups(params)
-    bounds = private_state.clipping.clipping_bounds
-    stds = noise_stds(run.plan, groups, bounds, run.config.clipping.allocation)
-    energy = sum(size * float(std) ** 2 for size, std in zip(groups.sizes, stds, strict=True))
-    return math.sqrt(energy) / run.plan.divisor
 
 
 def describe_cost(run: Run) -> str:
@@ -297,6 +293,8 @@ def result_table(run: Run, facts: dict[str, Any], results: dict[str, Any], folde
         table.add_row("test perplexity", f"{math.exp(results['test_loss']):.3f} a character")
     for name, value in facts["epsilon"].items():
         table.add_row(f"ε by {statement.LABELS[name]}", f"{value:g} at δ = {facts['delta']:.3g}")
+    if next(iter(facts["epsilon"].values())) > statement.NO_PRIVACY:
+        table.add_row("privacy", statement.NO_PRIVACY_SAID)
     if facts["reproducible"]:
         table.add_row("privacy", "NONE: noise and sampling are reproducible from the seed")
     stopped = ", stopped early" if facts["steps"] < facts["steps_planned"] else ""

@@ -15,11 +15,18 @@ import optax
 from .accounting import Unit
 from .config import TrainingConfig
 from .gradients import per_example_grads
-from .privatize import NORM_BIN_EDGES, Diagnostics, Privatizer
+from .privatize import NORM_BIN_EDGES, Diagnostics, Privatizer, Strength
 from .units import mean_loss
 
 PyTree = Any
 State = tuple[PyTree, tuple[PyTree, PyTree]]  # parameters, (privatize's state, the optimizer's)
+
+
+class StepFacts(NamedTuple):
+    """What a step says of its batch, as arrays on the device: private."""
+
+    diagnostics: Diagnostics
+    strength: Strength
 
 
 class Metrics(NamedTuple):
@@ -29,10 +36,14 @@ class Metrics(NamedTuple):
     examples: int  # that took part; with batch units, the units that were not empty
     loss: float | None  # mean; None for an empty batch
     clipped: int
+    clipped_fraction: float | None  # of those whose gradient was finite
     nonfinite: int
     norm_10: float | None  # upper bounds on quantiles of the gradients' norms
     norm_50: float | None
     norm_90: float | None
+    clipped_mean_norm: float  # of the clipped sum over the divisor, before the noise
+    noise_norm: float  # expected, of the noise on it
+    signal_to_noise: float | None  # the former over the latter; None without noise
 
 
 def make_optimizer(config: TrainingConfig, steps: int) -> optax.GradientTransformation:
@@ -56,7 +67,7 @@ def make_train_step(
     microbatch_size: int,
     unit: Unit = "example",
 ) -> jax.stages.Wrapped:
-    """Returns the jitted `(state, batch, mask) -> (state, diagnostics)`.
+    """Returns the jitted `(state, batch, mask) -> (state, facts)`.
 
     `batch` is the tuple of the loss's arguments after the parameters, padded where `mask` says so.
     The state is donated: its memory is used again, and the old one can't be read any more.
@@ -68,13 +79,14 @@ def make_train_step(
         grads = per_example_grads(loss, microbatch_size=microbatch_size)
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def train_step(state: State, batch: PyTree, mask: jax.Array) -> tuple[State, Diagnostics]:
+    def train_step(state: State, batch: PyTree, mask: jax.Array) -> tuple[State, StepFacts]:
         params, (private_state, optimizer_state) = state
         sums = privatizer.sums(grads(params, batch, mask), private_state)
+        facts = StepFacts(sums.diagnostics, privatizer.strength(sums, private_state))
         gradient, private_state = privatizer.release(sums, private_state, params)
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
         params = optax.apply_updates(params, updates)
-        return (params, (private_state, optimizer_state)), sums.diagnostics
+        return (params, (private_state, optimizer_state)), facts
 
     return train_step
 
@@ -132,15 +144,15 @@ def train(
       stop: looked at after every step.
       watch: called with the metrics of every step.
     """
-    pending: tuple[int, Diagnostics] | None = None
+    pending: tuple[int, StepFacts] | None = None
     for batch, mask in batches:
         spent.count += 1
-        state, diagnostics = train_step(state, batch, mask)
+        state, facts = train_step(state, batch, mask)
         # The metrics are read one step late, so that the device never waits for this program.
         # The first step compiles, so it is waited for.
         if pending is not None:
             watch(measure(*pending))
-        pending = spent.count, diagnostics
+        pending = spent.count, facts
         if spent.count == 1:
             jax.block_until_ready(state)
         if stop.requested:
@@ -150,9 +162,10 @@ def train(
     return jax.block_until_ready(state)
 
 
-def measure(step: int, diagnostics: Diagnostics) -> Metrics:
-    """Turns a step's sums into numbers for people."""
-    d = jax.device_get(diagnostics)
+def measure(step: int, facts: StepFacts) -> Metrics:
+    """Turns what a step says of its batch into numbers for people."""
+    d, strength = jax.device_get(facts)
+    signal, noise = float(strength.clipped_mean_norm), float(strength.noise_norm)
     finite = d.count - d.nonfinite
     cumulated = np.cumsum(d.norm_histogram)
 
@@ -167,10 +180,14 @@ def measure(step: int, diagnostics: Diagnostics) -> Metrics:
         examples=int(d.count),
         loss=float(d.loss_sum / finite) if finite else None,
         clipped=int(d.clipped),
+        clipped_fraction=float(d.clipped / finite) if finite else None,
         nonfinite=int(d.nonfinite),
         norm_10=norm_quantile(0.1),
         norm_50=norm_quantile(0.5),
         norm_90=norm_quantile(0.9),
+        clipped_mean_norm=signal,
+        noise_norm=noise,
+        signal_to_noise=signal / noise if noise else None,
     )
 
 

@@ -140,6 +140,56 @@ def test_diagnostics_describe_the_batch():
     assert [edges[i - 1] < want <= edges[i] for i, want in zip(occupied, (0.5, 5.0), strict=True)]
 
 
+CLIPPINGS = {
+    "flat": (jaxdp.clip_individual(0.5), "proportional"),
+    "layerwise": (jaxdp.clip_layerwise({"a": 0.2, "b": 1.0}), "proportional"),
+    "isotropic": (jaxdp.clip_layerwise({"a": 0.2, "b": 1.0}), "isotropic"),
+    "dimension": (jaxdp.clip_layerwise({"a": 0.2, "b": 1.0}), "dimension"),
+    "frozen": (jaxdp.clip_layerwise({"a": 0.0, "b": 1.0}), "proportional"),
+    "quantile": (jaxdp.clip_quantile(0.5, count_std=10.0), "proportional"),
+    "units": (jaxdp.clip_batch(0.5), "proportional"),
+}
+
+
+@pytest.mark.parametrize("name", CLIPPINGS)
+def test_strength_is_of_the_clipped_mean_and_of_the_noise_that_is_added(name):
+    clipping, allocation = CLIPPINGS[name]
+    plan = jaxdp.Plan(
+        num_examples=1000,
+        expected_batch_size=20,
+        steps=10,
+        clipping=clipping,
+        num_units=3 if clipping.unit == "batch" else None,
+        noise_multiplier=lambda step: 1.0 if step == 0 else 2.0,
+    )
+    params = {"a": jnp.zeros((200, 200)), "b": jnp.zeros(30_000)}
+    key = jax.random.key(0)
+    grads = jax.tree.map(lambda p: jax.random.normal(key, (3, *p.shape)) * 0.01, params)
+    tx = jaxdp.privatize(plan, allocation=allocation)
+    state = tx.init(params)
+
+    @jax.jit
+    def step(grads, state):
+        make = lambda: jaxdp.from_dense(grads, unit=clipping.unit)
+        clipped, _ = clipping.update(make(), state.clipping)
+        return clipped, tx.strength(tx.sums(make(), state), state), tx.update(make(), state, params)
+
+    for _ in range(2):  # the noise follows the schedule, and the bounds
+        clipped, found, (released, state) = step(grads, state)
+        clipped = flat64(clipped) / plan.divisor
+        assert found.clipped_mean_norm == pytest.approx(np.linalg.norm(clipped), rel=1e-4)
+        noise = np.linalg.norm(flat64(released) - clipped)
+        assert found.noise_norm == pytest.approx(noise, rel=0.02)  # of 30,000 numbers or more
+
+
+def test_without_noise_the_strength_of_the_noise_is_zero():
+    plan = make_plan(bound=np.inf, noise_multiplier=0)
+    tx = jaxdp.privatize(plan)
+    state = tx.init(jnp.zeros(2))
+    found = tx.strength(tx.sums(jaxdp.from_dense(jnp.ones((1, 2))), state), state)
+    assert found.noise_norm == 0
+
+
 def test_no_clipping_and_no_noise_is_plain_training():
     p = random_problem(2, size=10)
     plan = make_plan(bound=np.inf, noise_multiplier=0)

@@ -95,6 +95,7 @@ def test_an_empty_batch_is_a_step():
     state, diagnostics = problem.step(problem.state, problem.take(indices), np.zeros_like(mask))
     metrics = training.measure(1, diagnostics)
     assert (metrics.examples, metrics.loss, metrics.norm_50) == (0, None, None)
+    assert (metrics.clipped_fraction, metrics.signal_to_noise) == (None, 0.0)
     assert problem.plan.epsilon_spent(state) == problem.plan.epsilon(1)
     assert not np.array_equal(state[0]["w"], np.ones(3))  # noise was added
 
@@ -145,6 +146,15 @@ def test_metrics_are_what_a_loop_over_examples_gives():
     assert (metrics.step, metrics.examples, metrics.nonfinite) == (5, mask.sum(), 0)
     assert metrics.loss == pytest.approx(np.mean(residual**2), rel=1e-5)
     assert metrics.clipped == np.sum(norms > 1)
+    assert metrics.clipped_fraction == pytest.approx(np.mean(norms > 1))
+    grads = 2 * residual[:, None] * np.append(x, np.ones((len(x), 1)), axis=1)
+    clipped_mean = (grads / np.maximum(norms, 1)[:, None]).sum(0) / 10
+    noise = 1.0 * 1.0 * 2 / 10  # z·C·√d/B with d = 4 parameters
+    assert metrics.clipped_mean_norm == pytest.approx(np.linalg.norm(clipped_mean), rel=1e-5)
+    assert metrics.noise_norm == pytest.approx(noise, rel=1e-4)
+    assert metrics.signal_to_noise == pytest.approx(
+        metrics.clipped_mean_norm / metrics.noise_norm, rel=1e-5
+    )
     quantiles = np.quantile(norms, [0.1, 0.5, 0.9], method="inverted_cdf")
     for got, expected in zip(
         (metrics.norm_10, metrics.norm_50, metrics.norm_90), quantiles, strict=True
