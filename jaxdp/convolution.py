@@ -1,7 +1,7 @@
 """Gradients of a convolution's kernel: its input and cotangents instead of their product."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,8 @@ from .outer import Norms, Outer
 from .representations import accumulation_dtype
 from .tracing import Use, View, vary, varying_axes
 
+# Patches repeat each input for every kernel offset: this many numbers of them are made at a time.
+PATCH_NUMBERS = 2**22
 OPTIONS = ("window_strides", "padding", "lhs_dilation", "rhs_dilation")
 
 
@@ -173,7 +175,7 @@ class Conv:
         return cls(fold(inputs, numbers.lhs_spec), fold(cotangents, numbers.out_spec), shape, norms)
 
     def squared_norms(self) -> jax.Array:
-        return self._outer().squared_norms()
+        return self._of_patches(Outer.squared_norms)
 
     def weighted_sum(self, coefficients: jax.Array) -> jax.Array:
         x, c = self._wide()
@@ -188,12 +190,21 @@ class Conv:
         return replace(self, inputs=rows(self.inputs), cotangents=rows(self.cotangents))
 
     def materialize(self) -> jax.Array:
-        return self._outer().materialize()
+        return self._of_patches(Outer.materialize)
 
-    def _outer(self) -> Outer:
-        """The same as a matrix product of patches, of which there are many."""
+    def _of_patches(self, answer: Callable[[Outer], jax.Array]) -> jax.Array:
+        """Asks the matrix product of patches that this is, for a few rows at a time."""
+
+        def ask(x: jax.Array, c: jax.Array) -> jax.Array:
+            shape = self.shape
+            return answer(Outer(shape.patches(x), shape.positions(c), shape, self.norms))
+
         x, c = self._wide()
-        return Outer(self.shape.patches(x), self.shape.positions(c), self.shape, self.norms)
+        rows = max(1, PATCH_NUMBERS * x.shape[0] // (x.size * self.shape.window))
+        if rows >= x.shape[0]:
+            return ask(x, c)
+        one = lambda row: ask(row[0][None], row[1][None])[0]
+        return jax.lax.map(one, (x, c), batch_size=rows)
 
     def _wide(self) -> tuple[jax.Array, jax.Array]:
         dtype = accumulation_dtype(jnp.promote_types(self.inputs.dtype, self.cotangents.dtype))

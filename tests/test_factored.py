@@ -13,6 +13,7 @@ from jaxdp.factored import auto_engine, choose, factored_engine
 from jaxdp.tracing import one_example, trace
 
 B = 5
+LAYOUT_1D = ("NWC", "WIO", "NWC")
 
 
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -133,6 +134,16 @@ def test_convolutions(space, options, channels_last, features):
     batch = (normal(1, B, *x),)
     agree(loss, normal(2, *kernel), batch)
     assert factored(loss, normal(2, *kernel), batch) == [True]
+
+
+def test_patches_are_made_for_a_few_rows_at_a_time(monkeypatch):
+    monkeypatch.setattr("jaxdp.convolution.PATCH_NUMBERS", 2 * 9 * 3 * 4)
+
+    def loss(w, x):
+        y = jax.lax.conv_general_dilated(x[None], w, (1,), "SAME", dimension_numbers=LAYOUT_1D)
+        return jnp.sum(jnp.sin(y))
+
+    agree(loss, normal(2, 3, 4, 6), (normal(1, B, 9, 4),))
 
 
 @pytest.mark.parametrize("mode", ["fill", "clip", "wrap"])
