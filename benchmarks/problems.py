@@ -16,6 +16,7 @@ class Problem:
     params: Any
     batch: tuple[jax.Array, jax.Array]
     microbatch_size: int | None = None
+    dense_fits: bool = True  # whether all per-example gradients fit into an ordinary memory
 
 
 class Transformer(nn.Module):
@@ -82,7 +83,9 @@ class MLP(nn.Module):
         return nn.Dense(10)(x)
 
 
-def _classifier(model: nn.Module, shape: tuple[int, ...], batch: int) -> Problem:
+def _classifier(
+    model: nn.Module, shape: tuple[int, ...], batch: int, dense_fits: bool = True
+) -> Problem:
     x = jax.random.normal(jax.random.key(0), (batch, *shape))
     y = jax.random.randint(jax.random.key(1), (batch,), 0, 10)
     params = model.init(jax.random.key(2), x[0])
@@ -90,7 +93,7 @@ def _classifier(model: nn.Module, shape: tuple[int, ...], batch: int) -> Problem
     def loss(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
         return -jax.nn.log_softmax(model.apply(params, x))[y]
 
-    return Problem(loss, params, (x, y))
+    return Problem(loss, params, (x, y), dense_fits=dense_fits)
 
 
 def _language_model(
@@ -116,7 +119,7 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "transformer_d256_t256": lambda: _language_model(Transformer(256), 256, 16),
     "transformer_d512_t64": lambda: _language_model(Transformer(512, heads=8), 64, 32),
     "resnet18_gn": lambda: _classifier(ResNet18(), (32, 32, 3), 32),
-    "mlp_wide": lambda: _classifier(MLP(2048), (2048,), 256),
+    "mlp_wide": lambda: _classifier(MLP(2048), (2048,), 256, dense_fits=False),
 }
 SUITES = {
     "quick": ["small_cnn", "mlp_small", "transformer_d256_t64"],
