@@ -16,6 +16,7 @@ from .gradients import from_dense as from_dense
 from .gradients import per_example_grads as per_example_grads
 from .keys import secret_key as secret_key
 from .plan import Plan as Plan
+from .planner import plan_noise as plan_noise
 from .privatize import NORM_BIN_EDGES as NORM_BIN_EDGES
 from .privatize import privatize as privatize
 from .release import load_release as load_release

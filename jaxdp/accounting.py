@@ -29,6 +29,7 @@ from .mechanism import event_factor
 from .mechanism import paper_noise_multiplier as paper_noise_multiplier
 
 LARGEST_NOISE_MULTIPLIER = 1e6
+NO_PRIVACY = 20.0  # an epsilon above it lets an attacker be all but certain
 
 
 def epsilon(mechanism: Mechanism, delta: float, accountant: Accountant = "pld") -> float:

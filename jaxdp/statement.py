@@ -34,10 +34,9 @@ ASSUMPTIONS = (
     "No record is in the data twice, also not in part: windows of a text do not overlap.",
 )
 
-NO_PRIVACY = 20.0  # an epsilon above it lets an attacker be all but certain
-NO_PRIVACY_SAID = (
-    "An ε above 20 is no meaningful privacy: whether a record was there can be told with near "
-    "certainty."
+NO_PRIVACY = (
+    f"An ε above {accounting.NO_PRIVACY:g} is no meaningful privacy: whether a record was there "
+    "can be told with near certainty."
 )
 
 NOT_COVERED = (
@@ -161,8 +160,8 @@ def as_markdown(statement: dict[str, Any]) -> str:
     parts = ["# Privacy statement", _wrap(claim)]
     if s["reproducible"]:
         parts.append(_wrap(f"**{SEEDED}**"))
-    if claimed > NO_PRIVACY:
-        parts.append(_wrap(f"**{NO_PRIVACY_SAID}**"))
+    if claimed > accounting.NO_PRIVACY:
+        parts.append(_wrap(f"**{NO_PRIVACY}**"))
     parts.append("\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows)]))
     if not s["test_is_public"]:
         parts.append(_wrap("Accuracy on the test records is a private number: it is not released."))

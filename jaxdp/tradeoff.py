@@ -11,6 +11,9 @@ from . import gdp, pld
 from .accounting import check_delta, curves, gaussian_mu
 from .mechanism import Accountant, Mechanism, accountants, batches_per_epoch
 
+# Type I errors to draw a curve by: it bends most near 0.
+LEVELS = np.concatenate([[0.0], np.geomspace(1e-6, 0.05, 60), np.linspace(0.06, 1.0, 95)])
+
 
 def tradeoff(
     mechanism: Mechanism, alphas: ArrayLike, accountant: Accountant | None = None

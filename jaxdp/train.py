@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from . import augmentation, clipping, data, feeding, keys, release, statement
+from . import accounting, augmentation, clipping, data, feeding, keys, release, statement
 from . import config as configs
 from .accounting import Unit
 from .plan import Plan
@@ -293,8 +293,8 @@ def result_table(run: Run, facts: dict[str, Any], results: dict[str, Any], folde
         table.add_row("test perplexity", f"{math.exp(results['test_loss']):.3f} a character")
     for name, value in facts["epsilon"].items():
         table.add_row(f"ε by {statement.LABELS[name]}", f"{value:g} at δ = {facts['delta']:.3g}")
-    if next(iter(facts["epsilon"].values())) > statement.NO_PRIVACY:
-        table.add_row("privacy", statement.NO_PRIVACY_SAID)
+    if next(iter(facts["epsilon"].values())) > accounting.NO_PRIVACY:
+        table.add_row("privacy", statement.NO_PRIVACY)
     if facts["reproducible"]:
         table.add_row("privacy", "NONE: noise and sampling are reproducible from the seed")
     stopped = ", stopped early" if facts["steps"] < facts["steps_planned"] else ""

@@ -164,7 +164,7 @@ def test_epsilons_above_20_are_called_no_privacy():
     assert "no meaningful privacy" not in statement.as_markdown(make(paper, 20))
     worse = plan(noise_multiplier=0.3, steps=200)
     page = " ".join(statement.as_markdown(make(worse, 200)).split())
-    assert statement.NO_PRIVACY_SAID in page
+    assert statement.NO_PRIVACY in page
 
 
 def test_samplings_with_one_accountant_and_noise_schedules_have_a_page():

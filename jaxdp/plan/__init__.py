@@ -1,4 +1,7 @@
-"""The plan: the one place for a run's privacy numbers."""
+"""The plan: the one place for a run's privacy numbers.
+
+`python -m jaxdp.plan` is the noise planner.
+"""
 
 import itertools
 import math
@@ -9,11 +12,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from .. import accounting, keys, sampling
 from ..accounting import Accountant, Adjacency, Sampling
 from ..clipping import Clipping
 from ..mechanism import Schedule
+from ..tradeoff import LEVELS, tradeoff
 
 
 @dataclass(frozen=True, init=False)
@@ -211,6 +216,22 @@ class Plan:
           accountant: "pld", or "rdp" for a looser bound; None: the plan's own `accountant`.
         """
         return accounting.epsilon(self.mechanism(steps), self.delta, accountant or self.accountant)
+
+    def tradeoff(
+        self, alphas: ArrayLike = LEVELS, steps: int | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The trade-off curve: how well any attacker can tell whether a record was there.
+
+        Args:
+          alphas: type I errors, the chances of a false alarm, in [0, 1].
+          steps: as in `epsilon`.
+
+        Returns:
+          `(alphas, betas)`: the least type II error, the chance to miss the record, at each.
+          Perfect privacy is 1 - alpha.
+        """
+        levels = np.asarray(alphas, np.float64)
+        return levels, tradeoff(self.mechanism(steps), levels, self.accountant)
 
     def epsilon_spent(self, state: Any, accountant: Accountant | None = None) -> float:
         """ε at the plan's δ after the steps that an optimizer state has seen.
