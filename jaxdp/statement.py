@@ -3,12 +3,14 @@
 import decimal
 import math
 import textwrap
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from . import accounting, gdp
-from .config import Config
+from . import accounting, composition, gdp
+from .config import Config, DataConfig
 from .data import Dataset
+from .mechanism import Mechanism
 from .plan import Plan
 
 ADJACENCIES = {
@@ -57,42 +59,63 @@ def round_up(value: float, digits: int = 5) -> float:
     return float(context.create_decimal(value))
 
 
-def epsilons(plan: Plan, steps: int, delta: float | None = None) -> dict[str, float]:
+def epsilons(
+    plan: Plan, steps: int, delta: float | None = None, earlier: Sequence[Mechanism] = ()
+) -> dict[str, float]:
     """ε after some steps by every accountant that is sound for the plan, the claim first.
 
     Args:
       plan: the numbers of the run.
       steps: how many were taken.
       delta: None takes the plan's own.
+      earlier: what the run did before those steps, in other segments.
     """
-    run, delta = plan.mechanism(steps), plan.delta if delta is None else delta
+    spent, delta = [*earlier, plan.mechanism(steps)], plan.delta if delta is None else delta
     names = accounting.accountants(plan.sampling, plan.adjacency)
-    return {name: round_up(accounting.epsilon(run, delta, name)) for name in names}
+    return {name: round_up(composition.epsilon(spent, delta, name)) for name in names}
 
 
-def smaller_deltas(plan: Plan, steps: int) -> list[dict[str, float]]:
+def smaller_deltas(
+    plan: Plan, steps: int, earlier: Sequence[Mechanism] = ()
+) -> list[dict[str, float]]:
     """δ about 10, 100 and 1,000 times smaller than the plan's, and ε at each."""
     deltas = [float(f"{plan.delta / ratio:.0e}") for ratio in (10, 100, 1000)]
-    return [{"delta": delta, **epsilons(plan, steps, delta)} for delta in deltas]
+    return [{"delta": delta, **epsilons(plan, steps, delta, earlier)} for delta in deltas]
 
 
-def gaussian_dp(plan: Plan, steps: int) -> dict[str, Any]:
+def gaussian_dp(plan: Plan, steps: int, earlier: Sequence[Mechanism] = ()) -> dict[str, Any]:
     """The Gaussian-DP equivalent: μ of the one Gaussian mechanism that says the same.
 
     Where sampling does not amplify, the run is μ-GDP, at every δ. Otherwise μ is that of the
     Gaussian with the same ε at the plan's δ; at other δ they differ.
     """
-    exact = plan.sampling_probability == 1 or plan.sampling == "shuffled"
-    mu = accounting.gaussian_mu(plan.mechanism(steps))
+    spent = [*earlier, plan.mechanism(steps)]
+    exact = all(m.sampling_probability == 1 or m.sampling == "shuffled" for m in spent)
+    mu = math.hypot(*map(accounting.gaussian_mu, spent))
     if not exact and math.isfinite(mu):
-        mu = gdp.mu_from_epsilon(plan.epsilon(steps), plan.delta)
+        mu = gdp.mu_from_epsilon(composition.epsilon(spent, plan.delta), plan.delta)
     return {"mu": round_up(mu), "at_every_delta": exact}
 
 
 def make_statement(
-    plan: Plan, config: Config, dataset: Dataset, steps: int, sensitivity: float
+    plan: Plan,
+    config: Config,
+    dataset: Dataset,
+    steps: int,
+    sensitivity: float,
+    earlier: Sequence[Mechanism] = (),
 ) -> dict[str, Any]:
-    """What `privacy.json` holds: the mechanism and its ε after the steps that were spent."""
+    """What `privacy.json` holds: the mechanism and its ε after the steps that were spent.
+
+    Args:
+      plan: the numbers of the run, or of its last segment.
+      config: its settings.
+      dataset: what it was trained on.
+      steps: how many steps of the plan were spent.
+      sensitivity: of the sum at the first step.
+      earlier: what was spent in earlier segments, under other settings or secrets.
+    """
+    spent = [m for m in (*earlier, plan.mechanism(steps)) if m.steps]
     clipped = "per-example" if plan.num_units is None else "batch-unit mean"
     return {
         "format": 1,
@@ -109,20 +132,34 @@ def make_statement(
         "batch_units": plan.num_units,
         "sensitivity_at_first_step": sensitivity,
         "noise_multiplier": plan.noise_multiplier,
-        "steps": steps,
+        "steps": sum(m.steps for m in spent),
         "steps_planned": plan.steps,
+        "segments": [
+            {
+                "steps": m.steps,
+                "noise_multiplier": m.noise_multiplier,
+                "sampling_probability": m.sampling_probability,
+            }
+            for m in spent
+        ],
         "delta": plan.delta,
-        "epsilon": epsilons(plan, steps),
-        "epsilon_at_smaller_deltas": smaller_deltas(plan, steps),
-        "gaussian_dp": gaussian_dp(plan, steps),
+        "epsilon": epsilons(plan, steps, None, earlier),
+        "epsilon_at_smaller_deltas": smaller_deltas(plan, steps, earlier),
+        "gaussian_dp": gaussian_dp(plan, steps, earlier),
         "target_epsilon": plan.target_epsilon,
-        "data": config.data.name,
+        "data": _describe_data(config.data),
         "test_is_public": config.data.test_is_public,
         "preprocessing": dataset.scaling,
         "model": {**asdict(config.model), "widths": list(config.model.widths)},
         "assumptions": list(ASSUMPTIONS),
         "not_covered": list(NOT_COVERED),
     }
+
+
+def _describe_data(config: DataConfig) -> str:
+    windows = f", in windows of {config.window + 1} characters" if config.name == "text" else ""
+    public = f", not protected: {config.public}" if config.public is not None else ""
+    return f"{config.name}{windows}; protected: {config.private}{public}; scored: {config.test}"
 
 
 def as_markdown(statement: dict[str, Any]) -> str:
@@ -153,6 +190,7 @@ def as_markdown(statement: dict[str, Any]) -> str:
         ("sensitivity of the sum at the first step", f"{s['sensitivity_at_first_step']:g}"),
         ("noise multiplier", _noise(s["noise_multiplier"])),
         ("steps", f"{s['steps']}"),
+        *_segments(s["segments"]),
         ("data", s["data"]),
         ("preprocessing", s["preprocessing"]),
         ("test records", "declared public" if s["test_is_public"] else "private"),
@@ -182,6 +220,20 @@ def _noise(z: float | list | tuple) -> str:
     if isinstance(z, list | tuple):
         return ", then ".join(f"{value:g} for {count} steps" for value, count in z)
     return f"{z:g}"
+
+
+def _segments(segments: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """A line for every segment, if there are several: ε is for all of them together."""
+    if len(segments) < 2:
+        return []
+    return [
+        (
+            f"segment {number}",
+            f"{part['steps']} steps, noise multiplier {_noise(part['noise_multiplier'])}, sampling "
+            f"probability {part['sampling_probability']:.6g}",
+        )
+        for number, part in enumerate(segments, 1)
+    ]
 
 
 def _wrap(text: str, indent: str = "") -> str:
