@@ -136,6 +136,7 @@ def open_images(name: str, folder: str | None, tell: Tell = lambda line: None) -
         raise ValueError(f"the data set {name!r} can't be opened: {first_line(error)}") from error
     if not prepared:
         _prepare(builder, folder, tell)
+        builder = tfds.builder(name, data_dir=data_folder(folder))
     described = json.loads((Path(builder.data_path) / "dataset_info.json").read_text())["name"]
     if described != builder.name:
         raise ValueError(
@@ -182,7 +183,6 @@ def _prepare(builder: Any, folder: str | None, tell: Tell) -> None:
 
     if builder.name in prepare.NAMES:
         prepare.prepare(builder.name, folder, tell=tell)
-        builder.read_from_directory(builder.data_path)
         return
     tell(f"Downloading and preparing {builder.info.full_name} in {builder.data_path}")
     try:

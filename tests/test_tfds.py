@@ -1,5 +1,6 @@
 """TFDS without TensorFlow: preparing, reading, and saying what is wrong with the files."""
 
+import functools
 import gzip
 import io
 import sys
@@ -137,6 +138,19 @@ def test_prepared_without_tensorflow_and_read_back(name, tmp_path, accept_checks
         source = tfds.data_source(name, split=split, data_dir=folder)
         np.testing.assert_array_equal(images[0], source[0]["image"])
     assert "tensorflow" not in sys.modules
+
+
+def test_what_is_not_prepared_is_prepared_when_it_is_opened(
+    tmp_path, accept_checksums, monkeypatch
+):
+    archives = tmp_path / "archives"
+    archives.mkdir()
+    made = mnist_archives(archives)
+    accept_checksums(archives)
+    with_archives = functools.partial(prepare.prepare, archives=str(archives))
+    monkeypatch.setattr(prepare, "prepare", with_archives)
+    found = open_images("mnist", str(tmp_path / "tfds"))
+    assert same_records(found.read("test"), made["test"])
 
 
 def test_images_are_decoded_once(small_mnist):
