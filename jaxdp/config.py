@@ -7,7 +7,7 @@ import re
 import runpy
 import traceback
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -191,6 +191,21 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class CheckpointConfig:
+    every_seconds: float = 60.0
+    """Time between checkpoints; there is one at the end of a run, too."""
+
+    keep: int = 2
+    """How many to keep: the newest."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.every_seconds >= 0, "checkpoint.every-seconds", self.every_seconds, "0 or more"
+        )
+        _require(self.keep >= 1, "checkpoint.keep", self.keep, "at least 1")
+
+
+@dataclass(frozen=True)
 class Config:
     data: DataConfig = field(default_factory=DataConfig)
     """What is learnt from."""
@@ -202,12 +217,17 @@ class Config:
     """The privacy budget and how it is spent."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """How the private gradients are used."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """What a run that is stopped can go on from."""
 
     name: str = "digits_cnn"
     """Name of the run, used for its folder."""
 
     output: str | None = None
     """Folder to write, which must not exist yet; None stands for runs/NAME-TIME."""
+
+    resume: str | None = None
+    """Folder of a run to go on with: its own settings are then the defaults of all options."""
 
     seed: int | None = None
     """Makes the run reproducible, and so NOT private. None: secret keys from the system."""
@@ -225,11 +245,16 @@ class Config:
         )
 
 
-def parse(args: Sequence[str]) -> Config:
+def parse(args: Sequence[str], load_saved: Callable[[str], Config] | None = None) -> Config:
     """Reads the command line `[CONFIG.py] [OPTIONS]`; the options overrule the file.
 
+    Args:
+      args: the command line.
+      load_saved: loads the settings of the run that `--resume RUN` names; with a config file too,
+        the file's settings are taken instead.
+
     Raises:
-      ValueError: for a config file that is missing or wrong.
+      ValueError: for a config file or a run that is missing or wrong.
       SystemExit: for wrong options, after saying which one was meant, and for --help.
     """
     import tyro
@@ -237,6 +262,8 @@ def parse(args: Sequence[str]) -> Config:
     default = Config()
     if args and not args[0].startswith("-"):
         default, args = load_config(args[0]), args[1:]
+    elif load_saved is not None and (resumed := _resumed(args)) is not None:
+        default = load_saved(resumed)
     return tyro.cli(
         Config,
         prog="python -m jaxdp.train [CONFIG.py]",
@@ -244,6 +271,16 @@ def parse(args: Sequence[str]) -> Config:
         args=args,
         default=default,
     )
+
+
+def _resumed(args: Sequence[str]) -> str | None:
+    """What --resume names, before all options are read."""
+    for i, arg in enumerate(args):
+        if arg.startswith("--resume="):
+            return arg.partition("=")[2]
+        if arg == "--resume" and i + 1 < len(args):
+            return args[i + 1]
+    return None
 
 
 def load_config(path: str) -> Config:
@@ -265,18 +302,18 @@ def load_config(path: str) -> Config:
             f"{path} sets config to {config!r}: it must set `config = Config(...)`, with Config "
             "from jaxdp.config"
         )
-    _check_types("", config)
+    check_types("", config)
     return config
 
 
-def _check_types(prefix: str, section: Any) -> None:
+def check_types(prefix: str, section: Any) -> None:
     """Checks what a config file sets, as tyro checks the command line."""
     for name, hint in get_type_hints(type(section)).items():
         value = getattr(section, name)
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             if type(value) is not hint:
                 raise ValueError(f"{prefix}{name} is {value!r}: give a {hint.__name__}(...)")
-            _check_types(f"{prefix}{name}.", value)
+            check_types(f"{prefix}{name}.", value)
         elif not _fits(value, hint):
             if get_origin(hint) is Literal:
                 near = difflib.get_close_matches(str(value), get_args(hint), n=1)
@@ -311,7 +348,8 @@ def _nearest_file(path: str) -> str:
 def _nearest_field(message: str) -> str:
     """Completes Python's message about an unknown field with the nearest right name."""
     match = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)
-    sections = [Config, DataConfig, ModelConfig, ClippingConfig, PlanConfig, TrainingConfig]
+    sections: list[Any] = [Config, DataConfig, ModelConfig, ClippingConfig, PlanConfig]
+    sections += [TrainingConfig, CheckpointConfig]
     section = {cls.__name__: cls for cls in sections}.get(match[1]) if match else None
     if not match or section is None:
         return ""

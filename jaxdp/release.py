@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,8 +55,11 @@ def save_params(folder: Path, params: Any) -> None:
     """Writes the parameters; until the statement is there too, the folder is not a release."""
     import orbax.checkpoint as ocp
 
+    partial = folder / "release.partial"
+    if partial.exists():  # of a run that was killed while it wrote
+        shutil.rmtree(partial)
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save((folder / "release.partial" / "params").absolute(), params)
+        checkpointer.save((partial / "params").absolute(), params)
 
 
 def save_statement(folder: Path, statement: dict[str, Any], markdown: str) -> Path:
@@ -64,6 +68,15 @@ def save_statement(folder: Path, statement: dict[str, Any], markdown: str) -> Pa
     (partial / "privacy.json").write_text(json.dumps(statement, indent=2) + "\n")
     (partial / "PRIVACY.md").write_text(markdown, encoding="utf-8")
     return partial.rename(folder / "release")
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Renames the release of a run that goes on; it stays valid, and ε of the next counts both."""
+    old = folder / "release"
+    if not old.is_dir():
+        return None
+    steps = json.loads((old / "privacy.json").read_text())["steps"]
+    return old.rename(folder / f"release-after-{steps}-steps")
 
 
 def load_release(path: str | Path) -> Release:

@@ -1,22 +1,25 @@
 """The command `python -m jaxdp.train`: trains a private classifier and writes its release."""
 
 import datetime
+import itertools
 import json
 import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from . import accounting, augmentation, clipping, data, feeding, keys, release, statement
+from . import accounting, augmentation, clipping, data, feeding, release, segments, statement
 from . import config as configs
 from .accounting import Unit
+from .ledger import Ledger
 from .plan import Plan
 from .privatize import noise_norm, privatize
 
@@ -28,7 +31,7 @@ try:
     from rich.console import Console
     from rich.table import Table
 
-    from . import display, models, training
+    from . import checkpoints, display, models, payment, runs, training
 except ModuleNotFoundError as error:
     if error.name is None or error.name.startswith("jaxdp"):
         raise
@@ -50,18 +53,22 @@ class Run:
     model: nn.Module
     state: training.State
     train_step: jax.stages.Wrapped
-    sampling_key: jax.Array | None
-    augmentation_key: jax.Array
+    saved: segments.SavedSegment
+    repeats: bool = False  # whether it goes on in the segment that it was stopped in
 
-    def batches(self) -> Iterator[tuple[feeding.Batch, np.ndarray]]:
+    def batches(
+        self, start: int = 0, end: int | None = None
+    ) -> Iterator[tuple[feeding.Batch, np.ndarray]]:
         """Samples the records of every step and brings them to the device."""
-        data_config = self.config.data
+        data_config, secrets = self.config.data, self.saved.secrets
+        count = (self.plan.steps if end is None else end) - start
         return feeding.feed(
             self.dataset.private,
-            self.plan.batches(self.sampling_key),
+            itertools.islice(self.plan.batches(secrets.sampling, start), count),
             placement=data_config.placement,
             augment=augmentation.crop_and_flip if data_config.augment == "crop_flip" else None,
-            key=self.augmentation_key,
+            key=secrets.augmentation,
+            start=start,
         )
 
 
@@ -69,26 +76,59 @@ def main(args: Sequence[str]) -> int:
     """Runs the command with the given arguments and returns the exit status."""
     start = time.monotonic()
     console = Console(highlight=False, markup=False)
-    try:
-        config = configs.parse(args)
-        console.print(f"jaxdp: {config.name}, on {describe_device()}")
-        run = prepare(config, tell=console.print)
-        console.print(describe_plan(run))
-        if config.dry_run:
-            console.print(describe_cost(run))
-            return 0
-        folder = release.make_run_folder(config.name, config.output, datetime.datetime.now())
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        console.print("Interrupted before the first step: nothing was spent or written.")
-        return 130
-    return train_and_release(run, folder, console, start)
+    with ExitStack() as stack:
+        try:
+            config = configs.parse(args, runs.saved_config)
+            console.print(f"jaxdp: {config.name}, on {describe_device()}")
+            history = None
+            if config.resume is not None:
+                folder = Path(config.resume)
+                stack.enter_context(runs.locked(folder))
+                history = runs.open_history(folder, config.checkpoint.keep, console.print)
+                stack.callback(history.checkpoints.close)
+            run = prepare(config, console.print, history)
+            console.print(describe_plan(run))
+            if config.dry_run:
+                console.print(describe_cost(run))
+                return 0
+            if history is not None and history.step >= run.plan.steps and is_released(folder):
+                console.print(f"All steps were taken: the release is in {folder / 'release'}")
+                return 0
+            if history is None:
+                now = datetime.datetime.now()
+                folder = release.make_run_folder(config.name, config.output, now)
+                stack.enter_context(runs.locked(folder))
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            console.print("Interrupted before the first step: nothing was spent or written.")
+            return 130
+        try:
+            return train_and_release(run, folder, history, console, start)
+        except training.NotFinite as error:
+            cure = "Try a lower training.learning-rate: --resume goes on from the last checkpoint"
+            print(f"error: {error}: nothing is released. {cure}", file=sys.stderr)
+        except OSError as error:
+            print(
+                f"error: {error}: stopped, what was spent stays charged. Make the folder {folder} "
+                f"writable with room on its disk, then: python -m jaxdp.train --resume {folder}",
+                file=sys.stderr,
+            )
+        return 1
 
 
-def prepare(config: configs.Config, tell: Callable[[str], None] = print) -> Run:
-    """Loads the data, solves the plan and builds the model; `tell` gets a line if that takes long.
+def prepare(
+    config: configs.Config,
+    tell: Callable[[str], None] = print,
+    history: "runs.History | None" = None,
+) -> Run:
+    """Loads the data, solves the plan and builds the model.
+
+    Args:
+      config: the settings.
+      tell: gets a line about what takes long or is not as expected.
+      history: of the run to go on with; its budget binds.
 
     Raises:
       ValueError: for any number or name that makes no sense, before a budget is spent.
@@ -96,6 +136,9 @@ def prepare(config: configs.Config, tell: Callable[[str], None] = print) -> Run:
     dataset = data.load(config.data, tell)
     if config.data.augment == "crop_flip" and dataset.private.inputs.ndim != 4:
         raise ValueError("data.augment is crop_flip, and the records are no images: choose none")
+    delta = config.plan.delta
+    if delta is None and history is not None:
+        delta = history.ledger.budget.delta
     plan = Plan(
         num_examples=len(dataset.private),
         expected_batch_size=config.plan.expected_batch_size,
@@ -103,17 +146,40 @@ def prepare(config: configs.Config, tell: Callable[[str], None] = print) -> Run:
         clipping=make_clipping(config.clipping),
         num_units=config.clipping.units if is_batch(config.clipping) else None,
         epsilon=config.plan.epsilon,
-        delta=config.plan.delta,
+        delta=delta,
         adjacency=config.plan.adjacency,
     )
+    fingerprint = segments.make_fingerprint(config, dataset.private, plan)
+    if history is None:
+        secrets = segments.draw_secrets(config.seed)
+        return build(config, dataset, plan, segments.SavedSegment(config, fingerprint, secrets))
+
+    runs.check_budget(history, config, plan)
+    run = build(config, dataset, plan, replace(history.last, config=config))
+    start = checkpoints.to_arrays(checkpoints.named(run.state))
+    if history.newest is not None:
+        start = history.newest.arrays
+    if runs.repeats(history, fingerprint, start):
+        run = replace(run, repeats=True)
+    else:
+        secrets = runs.next_secrets(history)
+        changed = segments.changes(history.last.fingerprint, fingerprint)
+        tell(
+            "Not the computation that was stopped "
+            f"({changed or 'the checkpoint is of an earlier segment'}): steps that were charged "
+            "stay charged, and a new segment begins, with new secrets."
+        )
+        run = build(config, dataset, plan, segments.SavedSegment(config, fingerprint, secrets))
+    return replace(run, state=runs.restore(start, run.state, history.step, tell))
+
+
+def build(
+    config: configs.Config, dataset: data.Dataset, plan: Plan, saved: segments.SavedSegment
+) -> Run:
+    """Builds the model and its first state."""
     model = models.make_model(config.model, dataset)
-
-    # Without a seed every stream has its own entropy from the operating system.
-    seed_key = None if config.seed is None else jax.random.key(config.seed)
-    stream = lambda name: keys.secret_key() if seed_key is None else keys.stream(seed_key, name)
-    params = models.init_params(model, stream("init"), dataset)
-
-    privatizer = privatize(plan, key=seed_key, allocation=config.clipping.allocation)
+    params = models.init_params(model, saved.secrets.init, dataset)
+    privatizer = privatize(plan, key=saved.secrets.noise, allocation=config.clipping.allocation)
     optimizer = training.make_optimizer(config.training, plan.steps)
     return Run(
         config=config,
@@ -128,8 +194,7 @@ def prepare(config: configs.Config, tell: Callable[[str], None] = print) -> Run:
             config.training.microbatch_size,
             plan.clipping.unit,
         ),
-        sampling_key=seed_key,
-        augmentation_key=stream("augmentation"),
+        saved=saved,
     )
 
 
@@ -161,10 +226,11 @@ def make_clipping(config: configs.ClippingConfig) -> clipping.Clipping:
     )
 
 
-def train_and_release(run: Run, folder: Path, console: Console, start: float) -> int:
+def train_and_release(
+    run: Run, folder: Path, history: "runs.History | None", console: Console, start: float
+) -> int:
     """Trains, writes the release, and only then looks at how good it is."""
     private = folder / "private"
-    (private / "config.json").write_text(json.dumps(asdict(run.config), indent=2) + "\n")
     if run.config.seed is not None:
         console.print("A seed was given: noise and sampling are reproducible: NOT PRIVATE.")
     console.print(
@@ -174,37 +240,62 @@ def train_and_release(run: Run, folder: Path, console: Console, start: float) ->
     # Asked before the state is donated.
     bounds = run.state[1][0].clipping.clipping_bounds
     sensitivity = float(run.plan.clipping.sensitivity(run.plan.adjacency, bounds))
-    spent = training.SpentSteps()
-    batches = feeding.Waiting(run.batches())
-    with training.stop_on_interrupt(tell=tell_stopping) as stop:
+    begun = 0
+    if history is None:
+        keeper = checkpoints.Checkpoints(private / "checkpoints", run.config.checkpoint.keep)
+        ledger = runs.begin(folder, run.plan, run.saved, run.state)
+    else:
+        keeper, ledger, begun = history.checkpoints, history.ledger, history.step
+        keeper.drop_after(begun)
+        runs.drop_metrics_after(private / "metrics.jsonl", begun)
+        if not run.repeats:
+            runs.open_segment(folder, ledger, begun, run.plan, run.saved, run.state)
+        console.print(describe_resume(ledger, begun))
+    end = runs.affordable_end(ledger, run.plan)
+    if end < run.plan.steps:
+        console.print(f"The budget ends before step {end + 1}: that is where the run will stop.")
+    spent = payment.LedgerPayment(ledger, begun, end)
+    saver = checkpoints.PeriodicSaver(keeper, ledger, run.config.checkpoint.every_seconds)
+    batches = feeding.Waiting(run.batches(begun, max(begun, end)))
+    with training.stop_on_signals(tell=tell_stopping) as stop:
         try:
             with (
-                display.step_display(console, run.plan.steps) as shown,
-                (private / "metrics.jsonl").open("w") as metrics_file,
+                display.step_display(console, end) as shown,
+                (private / "metrics.jsonl").open("a") as metrics_file,
             ):
 
                 def watch(metrics: training.Metrics) -> None:
                     training.write_metrics(metrics_file, metrics)
                     shown.show(metrics)
 
-                params, _ = training.train(
+                state = training.train(
                     run.train_step,
                     run.state,
                     batches,
                     spent=spent,
                     stop=stop,
                     watch=watch,
+                    start=begun,
+                    saver=saver,
                 )
         except BaseException:
             console.print(
-                f"Failed: {spent.count} steps were spent, nothing is released. What was logged is "
+                f"Failed: {ledger.steps} steps were spent, nothing is released. What was logged is "
                 f"in {private}"
             )
             raise
+        if spent.count > begun:
+            saver.save(spent.count, state)
+            keeper.wait()
         # The results come first, so that no later failure can cost them.
+        params = state[0]
+        aside = release.set_aside(folder)
+        if aside is not None:
+            console.print(f"The release before this one is now in {aside}")
         release.save_params(folder, params)
+        *earlier, last = ledger.mechanisms()
         facts = statement.make_statement(
-            run.plan, run.config, run.dataset, spent.count, sensitivity
+            run.plan, run.config, run.dataset, last.steps, sensitivity, earlier
         )
         release.save_statement(folder, facts, statement.as_markdown(facts))
 
@@ -219,7 +310,20 @@ def train_and_release(run: Run, folder: Path, console: Console, start: float) ->
     }
     (private / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     console.print(result_table(run, facts, results, folder))
-    return 130 if spent.count < run.plan.steps else 0
+    if stop.signal is not None and spent.count < end:
+        return 128 + stop.signal  # as a shell reports it: 130 for Ctrl-C, 143 for SIGTERM
+    return 0
+
+
+def describe_resume(ledger: Ledger, begun: int) -> str:
+    return (
+        f"Resuming after step {begun}, in segment {len(ledger.segments)}: {ledger.steps} steps are "
+        f"charged, ε = {statement.round_up(ledger.epsilon()):g} of {ledger.budget.epsilon:g}."
+    )
+
+
+def is_released(folder: Path) -> bool:
+    return (folder / "release").is_dir()
 
 
 def tell_stopping() -> None:

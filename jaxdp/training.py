@@ -6,9 +6,10 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, Protocol, TextIO
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -92,37 +93,85 @@ def make_train_step(
 
 
 class StopRequest:
-    """Whether somebody asked the run to stop after the step at work."""
+    """Whether somebody asked the run to stop after the step at work, and by which signal."""
 
     def __init__(self) -> None:
         self.requested = False
+        self.signal: int | None = None
 
 
 @contextmanager
-def stop_on_interrupt(tell: Callable[[], None]) -> Iterator[StopRequest]:
-    """Turns the first Ctrl-C into a request to stop; a second one interrupts as usual."""
+def stop_on_signals(tell: Callable[[], None]) -> Iterator[StopRequest]:
+    """Turns the first Ctrl-C or SIGTERM into a request to stop; a second one acts as usual."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request  # only the main thread may handle signals
         return
 
     def handle(signum: int, frame: object) -> None:
-        request.requested = True
-        signal.signal(signal.SIGINT, before)
+        request.requested, request.signal = True, signum
+        restore()
         tell()
 
-    before = signal.signal(signal.SIGINT, handle)
+    def restore() -> None:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+    before = {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield request
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()
+
+
+class Payment(Protocol):
+    """Pays for steps: see `payment`."""
+
+    count: int
+    """Steps that were paid for and begun, those before a resume included."""
+
+    def pay(self, step: int) -> None:
+        """Returns when the step is paid for."""
+
+    def may_stop(self, step: int) -> bool:
+        """Whether nothing is paid for that would be wasted by stopping before this step."""
 
 
 class SpentSteps:
-    """How many steps have been paid for: a step counts before it is dispatched."""
+    """The payment of a run without a ledger: a count."""
 
     def __init__(self) -> None:
         self.count = 0
+
+    def pay(self, step: int) -> None:
+        self.count = step + 1
+
+    def may_stop(self, step: int) -> bool:
+        return True
+
+
+class Saver(Protocol):
+    """Keeps the state now and then: see `checkpoints`."""
+
+    def due(self) -> bool: ...
+
+    def save(self, step: int, state: State) -> None: ...
+
+
+class NeverSaved:
+    def due(self) -> bool:
+        return False
+
+    def save(self, step: int, state: State) -> None:
+        """Never called."""
+
+
+class NotFinite(ArithmeticError):
+    """The parameters became NaN or infinite."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"the parameters are not finite after step {step}")
+        self.step = step
 
 
 def train(
@@ -130,9 +179,11 @@ def train(
     state: State,
     batches: Iterable[tuple[PyTree, np.ndarray]],
     *,
-    spent: SpentSteps,
+    spent: Payment,
     stop: StopRequest,
     watch: Callable[[Metrics], None],
+    start: int = 0,
+    saver: Saver | None = None,
 ) -> State:
     """Runs the steps until the batches end or a stop is requested.
 
@@ -140,26 +191,47 @@ def train(
       train_step: from `make_train_step`.
       state: from `init_state`; donated.
       batches: batch and mask of every step.
-      spent: counts the steps, so that it is known even if one of them fails.
+      spent: every step is paid for before it is dispatched.
       stop: looked at after every step.
       watch: called with the metrics of every step.
+      start: the first step.
+      saver: given the state whenever it is due; never one whose parameters are not finite.
+
+    Raises:
+      NotFinite: if the parameters become NaN or infinite.
     """
-    pending: tuple[int, StepFacts] | None = None
-    for batch, mask in batches:
-        spent.count += 1
+    saver = saver or NeverSaved()
+    pending: tuple[int, StepFacts, jax.Array] | None = None
+
+    def settle() -> None:
+        if pending is not None:
+            watch(measure(*pending[:2]))
+            if not pending[2]:
+                raise NotFinite(pending[0])
+
+    for step, (batch, mask) in enumerate(batches, start):
+        spent.pay(step)
         state, facts = train_step(state, batch, mask)
+        finite = _all_finite(state[0])
         # The metrics are read one step late, so that the device never waits for this program.
         # The first step compiles, so it is waited for.
-        if pending is not None:
-            watch(measure(*pending))
-        pending = spent.count, facts
-        if spent.count == 1:
+        settle()
+        pending = step + 1, facts, finite
+        if step == start:
             jax.block_until_ready(state)
-        if stop.requested:
+        if saver.due():
+            settle()
+            pending = None
+            saver.save(step + 1, state)
+        if stop.requested and spent.may_stop(step + 1):
             break
-    if pending is not None:
-        watch(measure(*pending))
+    settle()
     return jax.block_until_ready(state)
+
+
+@jax.jit
+def _all_finite(params: PyTree) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
 
 
 def measure(step: int, facts: StepFacts) -> Metrics:

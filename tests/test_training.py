@@ -126,7 +126,7 @@ def test_a_stop_request_stops_after_the_step():
 def test_the_first_interrupt_asks_and_the_second_interrupts():
     told = []
     before = signal.getsignal(signal.SIGINT)
-    with training.stop_on_interrupt(lambda: told.append(True)) as stop:
+    with training.stop_on_signals(lambda: told.append(True)) as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert (stop.requested, told) == (True, [True])
         with pytest.raises(KeyboardInterrupt):

@@ -1,0 +1,255 @@
+"""The private files of a run, and how it goes on: the same computation, or a new segment.
+
+private/ledger.txt       what was spent (`ledger`)
+private/segment-1.json   secrets, configuration and fingerprint of a segment (`segments`)
+private/checkpoints/     the state after some steps (`checkpoints`)
+private/lock             held by the process that trains
+"""
+
+import dataclasses
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from . import composition, segments
+from . import config as configs
+from .checkpoints import Arrays, Checkpoint, Checkpoints, digest, from_arrays, named, to_arrays
+from .ledger import Budget, Ledger, Segment
+from .plan import Plan
+from .segments import Fingerprint, SavedSegment, Secrets
+
+Tell = Callable[[str], None]
+State = tuple[Any, tuple[Any, Any]]  # parameters, (privatize's state, the optimizer's)
+
+
+@dataclass(frozen=True)
+class History:
+    """What a run's folder says of the steps that were taken."""
+
+    folder: Path
+    ledger: Ledger
+    checkpoints: Checkpoints
+    newest: Checkpoint | None
+    last: SavedSegment
+
+    @property
+    def step(self) -> int:
+        """The step to go on with."""
+        return 0 if self.newest is None else self.newest.step
+
+
+def saved_config(folder: str) -> configs.Config:
+    """The settings of a run, but for where it was written."""
+    path = Path(folder) / "private" / "config.json"
+    try:
+        config = segments.config_from_json(json.loads(path.read_text()))
+    except (OSError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{folder} can't be resumed: {path} can't be read ({error}). Name the folder that "
+            "`python -m jaxdp.train` made"
+        ) from None
+    return dataclasses.replace(config, output=None, resume=folder)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a run's folder; the system lets go when this process ends.
+
+    Raises:
+      ValueError: if another process is in it, or it is no folder of a run.
+    """
+    path = folder / "private" / "lock"
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    except OSError as error:
+        raise ValueError(
+            f"{folder} can't be resumed ({error.strerror}: {path}): name the folder of a run, in a "
+            "place that you may write to"
+        ) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.read(descriptor, 200).decode(errors="replace") or "another process"
+        os.close(descriptor)
+        raise ValueError(
+            f"{folder} is being trained in by {holder}: wait for it or end it, two would spend the "
+            "budget twice"
+        ) from None
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def open_history(folder: Path, keep: int, tell: Tell) -> History:
+    """Reads the files of a run that was stopped.
+
+    Raises:
+      ValueError: if the ledger or the secrets are missing or damaged, or a checkpoint holds steps
+        that the ledger does not.
+    """
+    private = folder / "private"
+    try:
+        ledger = Ledger.open(private / "ledger.txt")
+    except OSError as error:
+        raise ValueError(
+            f"{private / 'ledger.txt'} can't be written to ({error.strerror}): make the folder "
+            "writable, a step can't be paid for otherwise"
+        ) from None
+    if ledger.torn:
+        tell("The last line of the ledger was half written: no step had been taken for it.")
+    if not ledger.segments:
+        raise ValueError(f"{folder} stopped before its first step: start the run anew")
+    last = segments.load_segment(_segment_file(folder, len(ledger.segments)))
+    checkpoints = Checkpoints(private / "checkpoints", keep)
+    newest = checkpoints.newest(tell)
+    if newest is not None:
+        paid = newest.segment <= len(ledger.segments) and newest.step <= ledger.stop(newest.segment)
+        if not (paid and ledger.holds(newest.position)):
+            raise ValueError(
+                f"the checkpoint of step {newest.step} is ahead of its ledger {ledger.path}, which "
+                f"has {ledger.position.lines} lines where {newest.position.lines} had been "
+                "written, or others: what was spent is not known. Put back the ledger that belongs "
+                "to it"
+            )
+    return History(folder, ledger, checkpoints, newest, last)
+
+
+def check_budget(history: History, config: configs.Config, plan: Plan) -> None:
+    """Refuses settings that would change what was promised at the first segment."""
+    promised = vars(history.ledger.budget) | {"seed": history.last.config.seed}
+    now = vars(make_budget(plan)) | {"seed": config.seed}
+    for name, value in promised.items():
+        if now[name] != value:
+            raise ValueError(
+                f"{name} is {now[name]}, and the run began with {value}: what it promises is fixed "
+                "at its first step. Leave the option out, or start another run, whose budget adds "
+                "to this one's"
+            )
+
+
+def make_budget(plan: Plan) -> Budget:
+    if plan.target_epsilon is None:
+        raise ValueError("the plan has no target ε: give epsilon, which the ledger keeps to")
+    return Budget(
+        epsilon=plan.target_epsilon,
+        delta=plan.delta,
+        adjacency=plan.adjacency,
+        unit=plan.clipping.unit,
+        sampling=plan.sampling,
+    )
+
+
+def begin(folder: Path, plan: Plan, saved: SavedSegment, state: State) -> Ledger:
+    """Starts the ledger of a new run, with its first segment."""
+    ledger = Ledger.create(folder / "private" / "ledger.txt", make_budget(plan))
+    open_segment(folder, ledger, 0, plan, saved, state)
+    return ledger
+
+
+def open_segment(
+    folder: Path, ledger: Ledger, start: int, plan: Plan, saved: SavedSegment, state: State
+) -> None:
+    """Begins a segment: first its secrets are on disk, then the ledger knows of it."""
+    segments.save_segment(_segment_file(folder, len(ledger.segments) + 1), saved)
+    _save_config(folder, saved)
+    if not isinstance(plan.noise_multiplier, float):
+        raise ValueError("the plan's noise is a schedule: the ledger keeps constant noise only")
+    ledger.open_segment(
+        Segment(
+            start=start,
+            noise_multiplier=plan.noise_multiplier,
+            sampling_probability=plan.sampling_probability,
+            num_examples=plan.num_examples,
+            state=digest(to_arrays(named(state))),
+            fingerprint=segments.fingerprint_digest(saved.fingerprint),
+        )
+    )
+
+
+def repeats(history: History, fingerprint: Fingerprint, start: Arrays) -> bool:
+    """Whether the steps from here on repeat the newest segment's, so that they are free.
+
+    They do if it is the same computation, and the state that it goes on with is the segment's own.
+    """
+    ledger, newest = history.ledger, history.newest
+    current = ledger.segments[-1]
+    if segments.fingerprint_digest(fingerprint) != current.fingerprint:
+        return False
+    if newest is not None and newest.segment == len(ledger.segments):
+        return True
+    return history.step == current.start and digest(start) == current.state
+
+
+def affordable_end(ledger: Ledger, plan: Plan) -> int:
+    """The step before which the newest segment must end, so that ε stays within the budget."""
+    *spent, _ = ledger.mechanisms()
+    start = ledger.segments[-1].start
+    if start >= plan.steps or not any(m.steps for m in spent):
+        return plan.steps
+    more = plan.mechanism(plan.steps - start)
+    budget = ledger.budget
+    return start + composition.affordable_steps(spent, more, budget.epsilon, budget.delta)
+
+
+def restore(arrays: Arrays, state: State, step: int, tell: Tell) -> State:
+    """Puts a checkpoint into a run's state, but for the noise key, which is the segment's.
+
+    What a changed configuration has no use for any more starts anew: only parameters must fit.
+    """
+    parts = named(state)
+    restored = {}
+    for name, like in parts.items():
+        own = {key: value for key, value in arrays.items() if key.partition(".")[0] == name}
+        try:
+            restored[name] = from_arrays(own, {name: like})[name]
+        except ValueError:
+            if name == "params":
+                raise
+            tell(f"The state of the {name} does not fit any more: it starts anew.")
+            restored[name] = like
+    private = restored["clipping"]._replace(privatize_step=jax.numpy.int32(step))
+    return restored["params"], (private, restored["optimizer"])
+
+
+def drop_metrics_after(path: Path, step: int) -> None:
+    """Removes the metrics of steps that will be taken again."""
+    if not path.exists():
+        return
+    lines = path.read_text().splitlines(keepends=True)
+    kept = []
+    for line in lines:
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError):
+            continue  # half written by a crash
+    segments.write_private(path, "".join(kept))
+
+
+def next_secrets(history: History) -> Secrets:
+    """Secrets for a new segment; what was drawn before the first step stays."""
+    last = history.last
+    return segments.draw_secrets(
+        last.config.seed, len(history.ledger.segments) + 1, last.secrets.init
+    )
+
+
+def _segment_file(folder: Path, number: int) -> Path:
+    return folder / "private" / f"segment-{number}.json"
+
+
+def _save_config(folder: Path, saved: SavedSegment) -> None:
+    """For people: the configuration is read from the segment."""
+    text = json.dumps(dataclasses.asdict(saved.config), indent=2) + "\n"
+    segments.write_private(folder / "private" / "config.json", text)
