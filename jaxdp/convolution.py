@@ -223,3 +223,44 @@ def _fold(array: jax.Array, axes: Any, into: int) -> jax.Array:
         for r in rest
     ]
     return array.transpose(order).reshape(sizes)
+
+
+def convolve_for_inputs(x: jax.Array, kernel: jax.Array, **params: Any) -> jax.Array:
+    """A convolution that is differentiated by its input alone, in the axis order fast on CPUs."""
+    order = tuple(range(x.ndim))
+    last = (0, x.ndim - 1, *order[1:-1])
+    numbers = lax.ConvDimensionNumbers(last, (x.ndim - 1, x.ndim - 2, *order[:-2]), last)
+    plain = params["feature_group_count"] == params["batch_group_count"] == 1
+    if not plain or params["dimension_numbers"] != numbers or x.dtype != kernel.dtype:
+        return conv_general_dilated_p.bind(x, kernel, **params)
+
+    @jax.custom_vjp
+    def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return conv_general_dilated_p.bind(x, kernel, **params)
+
+    def backward(kernel: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.Array]:
+        padding = []
+        sizes = zip(x.shape[1:-1], c.shape[1:-1], kernel.shape[:-2], strict=True)
+        options = (params[name] for name in OPTIONS)
+        for (size, count, width), stride, (low, _), hole, gap in zip(sizes, *options, strict=True):
+            before = (width - 1) * gap - low
+            reach = (size - 1) * hole + (width - 1) * gap + 1
+            padding.append((before, reach - ((count - 1) * stride + 1) - before))
+        mirrored = jnp.flip(kernel, order[:-2]).swapaxes(-1, -2)
+        gradient = lax.conv_general_dilated(
+            c,
+            mirrored,
+            window_strides=params["lhs_dilation"],
+            padding=padding,
+            lhs_dilation=params["window_strides"],
+            rhs_dilation=params["rhs_dilation"],
+            dimension_numbers=numbers,
+            precision=params["precision"],
+        )
+        return gradient.astype(x.dtype), jnp.zeros_like(kernel)  # the kernel has a tap instead
+
+    convolve.defvjp(lambda x, kernel: (convolve(x, kernel), kernel), backward)
+    return convolve(x, kernel)
+
+
+SUBSTITUTES = {conv_general_dilated_p: convolve_for_inputs}

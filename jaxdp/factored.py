@@ -16,7 +16,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from .convolution import Conv, ConvShape, conv_shape
+from .convolution import SUBSTITUTES, Conv, ConvShape, conv_shape
 from .embedding import Embedding, LookupShape, lookup_shape
 from .outer import Norms, Outer, OuterShape, outer_shape
 from .representations import Dense, Representation
@@ -73,7 +73,7 @@ def _engine(
         inputs = list(leaves)
         for i, leaf in zip(dense, materialised, strict=True):
             inputs[i] = leaf
-        (value, *_), recorded = program.replay([*inputs, *example], sites, taps)
+        (value, *_), recorded = program.replay([*inputs, *example], sites, taps, SUBSTITUTES)
         return value, (value, recorded)
 
     differentiate = jax.vmap(

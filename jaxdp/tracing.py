@@ -91,7 +91,11 @@ class Program:
     uses: list[list[Use]] = field(default_factory=list)  # per parameter leaf
 
     def replay(
-        self, leaves: Sequence[Any], sites: Sites, taps: Any
+        self,
+        leaves: Sequence[Any],
+        sites: Sites,
+        taps: Any,
+        substitutes: Mapping[Any, Callable[..., Any]],
     ) -> tuple[list[Any], dict[int, Any]]:
         """Runs the program with taps; returns its results and the recorded operands.
 
@@ -100,8 +104,9 @@ class Program:
           sites: the equations to tap.
           taps: a tree like `sites` of arrays to add to their results. Inside a loop they have a
             leading axis of its iterations; so have the recorded operands.
+          substitutes: for primitives, functions that are run in their place at sites.
         """
-        return _replay(self.jaxpr, self.consts, leaves, sites, taps)
+        return _Replay(substitutes).jaxpr(self.jaxpr, self.consts, leaves, sites, taps)
 
 
 def one_example(batch: Any) -> Any:
@@ -285,66 +290,81 @@ def _open(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
 # --- replaying --------------------------------------------------------------------------------
 
 
-def _replay(
-    jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any], sites: Sites, taps: Any
-) -> tuple[list[Any], dict[int, Any]]:
-    values = dict(zip(jaxpr.constvars, consts, strict=True))
-    values.update(zip(jaxpr.invars, inputs, strict=True))
-    recorded: dict[int, Any] = {}
-    read = lambda atom: atom.val if isinstance(atom, Literal) else values[atom]
-    for index, eqn in enumerate(jaxpr.eqns):
-        operands = [read(atom) for atom in eqn.invars]
-        site = sites.get(index)
-        if site is None:
-            results = _bind(eqn, operands)
-        elif isinstance(site, tuple):
-            (result,) = _bind(eqn, operands)
-            results, recorded[index] = [result + taps[index]], tuple(operands[i] for i in site)
-        else:
-            results, recorded[index] = _enter(eqn, operands, site, taps[index])
-        values.update(zip(eqn.outvars, results, strict=True))
-    return [read(atom) for atom in jaxpr.outvars], recorded
+@dataclass(frozen=True)
+class _Replay:
+    substitutes: Mapping[Any, Callable[..., Any]]
+
+    def jaxpr(
+        self, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any], sites: Sites, taps: Any
+    ) -> tuple[list[Any], dict[int, Any]]:
+        values = dict(zip(jaxpr.constvars, consts, strict=True))
+        values.update(zip(jaxpr.invars, inputs, strict=True))
+        recorded: dict[int, Any] = {}
+        read = lambda atom: atom.val if isinstance(atom, Literal) else values[atom]
+        for index, eqn in enumerate(jaxpr.eqns):
+            operands = [read(atom) for atom in eqn.invars]
+            site = sites.get(index)
+            if site is None:
+                results = _bind(eqn, operands)
+            elif isinstance(site, tuple):
+                (result,) = self.site(eqn, operands)
+                results, recorded[index] = [result + taps[index]], tuple(operands[i] for i in site)
+            else:
+                results, recorded[index] = self.enter(eqn, operands, site, taps[index])
+            values.update(zip(eqn.outvars, results, strict=True))
+        return [read(atom) for atom in jaxpr.outvars], recorded
+
+    def site(self, eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:
+        substitute = self.substitutes.get(eqn.primitive)
+        if substitute is None:
+            return _bind(eqn, operands)
+        with eqn.ctx.manager:
+            return [substitute(*operands, **eqn.params)]
+
+    def enter(
+        self, eqn: Any, operands: Sequence[Any], sites: Sites, taps: Any
+    ) -> tuple[Sequence[Any], dict[int, Any]]:
+        """Replays a call or a loop that has sites inside."""
+        inner, consts = _open(eqn.params["jaxpr"])
+        if eqn.primitive is p.scan_p:
+            return self.scan(eqn, inner, consts, operands, sites, taps)
+
+        def call(operands: Sequence[Any], taps: Any) -> tuple[list[Any], dict[int, Any]]:
+            return self.jaxpr(inner, consts, operands, sites, taps)
+
+        if eqn.primitive is p.remat_p:
+            call = jax.checkpoint(
+                call, prevent_cse=eqn.params["prevent_cse"], policy=eqn.params["policy"]
+            )
+        return call(operands, taps)
+
+    def scan(
+        self,
+        eqn: Any,
+        inner: Any,
+        consts: Sequence[Any],
+        operands: Sequence[Any],
+        sites: Sites,
+        taps: Any,
+    ) -> tuple[Sequence[Any], dict[int, Any]]:
+        num_shared, num_carry = _scan_counts(eqn)
+        shared, init = operands[:num_shared], operands[num_shared : num_shared + num_carry]
+
+        def body(carry: Any, slices: Any) -> tuple[Any, Any]:
+            xs, tap = slices
+            results, recorded = self.jaxpr(inner, consts, [*shared, *carry, *xs], sites, tap)
+            return tuple(results[:num_carry]), (tuple(results[num_carry:]), recorded)
+
+        options = {name: eqn.params[name] for name in ("length", "reverse", "unroll")}
+        xs = tuple(operands[num_shared + num_carry :])
+        carry, (ys, recorded) = jax.lax.scan(body, tuple(init), (xs, taps), **options)
+        return [*carry, *ys], recorded
 
 
 def _bind(eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:
     with eqn.ctx.manager:
         results = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
     return results if eqn.primitive.multiple_results else [results]
-
-
-def _enter(
-    eqn: Any, operands: Sequence[Any], sites: Sites, taps: Any
-) -> tuple[Sequence[Any], dict[int, Any]]:
-    """Replays a call or a loop that has sites inside."""
-    inner, consts = _open(eqn.params["jaxpr"])
-    if eqn.primitive is p.scan_p:
-        return _replay_scan(eqn, inner, consts, operands, sites, taps)
-
-    def call(operands: Sequence[Any], taps: Any) -> tuple[list[Any], dict[int, Any]]:
-        return _replay(inner, consts, operands, sites, taps)
-
-    if eqn.primitive is p.remat_p:
-        call = jax.checkpoint(
-            call, prevent_cse=eqn.params["prevent_cse"], policy=eqn.params["policy"]
-        )
-    return call(operands, taps)
-
-
-def _replay_scan(
-    eqn: Any, inner: Any, consts: Sequence[Any], operands: Sequence[Any], sites: Sites, taps: Any
-) -> tuple[Sequence[Any], dict[int, Any]]:
-    num_shared, num_carry = _scan_counts(eqn)
-    shared, init = operands[:num_shared], operands[num_shared : num_shared + num_carry]
-
-    def body(carry: Any, slices: Any) -> tuple[Any, Any]:
-        xs, tap = slices
-        results, recorded = _replay(inner, consts, [*shared, *carry, *xs], sites, tap)
-        return tuple(results[:num_carry]), (tuple(results[num_carry:]), recorded)
-
-    options = {name: eqn.params[name] for name in ("length", "reverse", "unroll")}
-    xs = tuple(operands[num_shared + num_carry :])
-    carry, (ys, recorded) = jax.lax.scan(body, tuple(init), (xs, taps), **options)
-    return [*carry, *ys], recorded
 
 
 # --- refusing what couples examples -----------------------------------------------------------

@@ -127,13 +127,14 @@ def test_convolutions(space, options, channels_last, features):
         layout = (f"NC{letters}", f"OI{letters}", f"NC{letters}")
         x, kernel = (2, features, *space), (8, features // groups, *[3] * n)
 
-    def loss(w, x):
-        y = jax.lax.conv_general_dilated(x, w, dimension_numbers=layout, **options)
+    def loss(q, x):
+        y = jax.lax.conv_general_dilated(x * q["s"], q["w"], dimension_numbers=layout, **options)
         return jnp.sum(jnp.sin(y)) / y.size
 
     batch = (normal(1, B, *x),)
-    agree(loss, normal(2, *kernel), batch)
-    assert factored(loss, normal(2, *kernel), batch) == [True]
+    params = {"s": normal(3, *x), "w": normal(2, *kernel)}  # s: the input's gradient is right too
+    agree(loss, params, batch)
+    assert factored(loss, params, batch) == [False, True]
 
 
 def test_patches_are_made_for_a_few_rows_at_a_time(monkeypatch):
