@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxdp
+from jaxdp import tradeoff
 
 
 def make_plan(**changes):
@@ -156,3 +157,22 @@ def test_composition_by_hand():
     assert step._cache_size() == 1
     assert plan.epsilon_spent(state) == plan.epsilon() <= 3.0
     assert np.mean((x @ params["w"] + params["b"] > 0) == y) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("sampling", "adjacency"), [("poisson", "add_remove"), ("fixed_size", "replace_one")]
+)
+def test_the_tradeoff_curve_is_the_plans(sampling, adjacency):
+    plan = make_plan(
+        sampling=sampling, adjacency=adjacency, epsilon=None, noise_multiplier=1.2, steps=5
+    )
+    alphas, betas = plan.tradeoff()
+    assert (alphas[0], alphas[-1]) == (0, 1)
+    assert np.all(np.diff(betas) <= 0)
+    assert np.all(betas <= 1 - alphas)
+    assert np.all(betas >= 1 - plan.delta - math.exp(plan.epsilon()) * alphas - 0.01)
+    expected = tradeoff.tradeoff(plan.mechanism(2), [0.1, 0.4], plan.accountant)
+    at, fewer = plan.tradeoff([0.1, 0.4], steps=2)
+    np.testing.assert_array_equal(at, [0.1, 0.4])
+    np.testing.assert_array_equal(fewer, expected)
+    assert np.all(fewer > plan.tradeoff([0.1, 0.4])[1])

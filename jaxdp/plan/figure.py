@@ -32,14 +32,14 @@ def draw(table: NoiseTable, path: Path) -> None:
         color="0.0",
         markersize=12,
         fillstyle="none",
-        label=f"best ratio, {best.signal_to_noise:.2g}",
+        label=f"best ratio, {best.signal_to_noise:.3g}",
     )
     norms.set(xscale="log", yscale="log", xlabel="expected batch size", ylabel="norm on the update")
     norms.set_xticks(sizes, [f"{size:g}" for size in sizes])
     norms.xaxis.set_minor_formatter(NullFormatter())
     for axis in (norms.yaxis.set_major_formatter, norms.yaxis.set_minor_formatter):
         axis(lambda norm, _: f"{norm:g}" if f"{norm:e}"[0] in "125" else "")
-    norms.set_title(f"ε = {table.epsilon:g} at δ = {table.delta:.2g}", fontsize="medium")
+    norms.set_title(f"ε = {table.epsilon:g} at δ = {table.delta:.3g}", fontsize="medium")
     norms.legend(frameon=False, fontsize="small")
 
     curve.plot(LEVELS, 1 - LEVELS, "--", color="0.5", label="perfect privacy")
