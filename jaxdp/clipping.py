@@ -72,11 +72,10 @@ class Clipping(optax.GradientTransformation):
             self.check(updates)
             groups = self.groups(updates.like)
 
-            def body(total: list[Array], units: Units) -> list[Array]:
-                part = units.weighted_sum(self.weigh(units, groups, state)[0])
-                return jax.tree.map(jnp.add, total, part)
+            def part(units: Units) -> list[Array]:
+                return units.weighted_sum(self.weigh(units, groups, state)[0])
 
-            total = updates.fold(body, zeros(updates))
+            total = updates.sum(part, sum_shapes(updates))
             return jax.tree.unflatten(jax.tree.structure(updates.like), total), state
 
         self = super().__new__(cls, init, update)
@@ -95,12 +94,13 @@ class Clipping(optax.GradientTransformation):
 
         A coefficient times its gradient is never longer than the bound: norms are upper bounds.
         """
-        bounds = state.clipping_bounds[:, None]
+        bounds = safe_bounds(groups, state.clipping_bounds)[:, None]
         squares: list[Any] = [0.0] * len(groups.names)
         for group, square in zip(groups.of_leaf, units.squared_norms, strict=True):
             if group is not None:
                 squares[group] += square
-        norms = jnp.sqrt(jnp.stack(squares))
+        # Adding up the leaves may round down too.
+        norms = jnp.sqrt(jnp.stack(squares) * (1 + len(units.leaves) * 2.0**-23))
         coefficients = self._scale(norms, bounds)
         nothing = jnp.zeros(norms.shape[1:], norms.dtype)
         per_leaf = [nothing if g is None else coefficients[g] for g in groups.of_leaf]
@@ -253,15 +253,17 @@ def clip_normalised(
 
     Args:
       bound: an upper bound on every scaled norm.
-      stability: γ, above 0, in the gradient's units: gradients much shorter stay short.
+      stability: γ, at least 1e-12, in the gradient's units: gradients much shorter stay short.
       unit: "example" or "batch".
 
     References:
       Bu et al. 2023, Automatic Clipping (arXiv 2206.07136).
     """
     check_bound(bound)
-    if not (math.isfinite(stability) and stability > 0):
-        raise ValueError(f"stability is {stability}: give a number above 0 (0.01 is usual)")
+    if not (math.isfinite(stability) and stability >= SMALLEST_BOUND):
+        raise ValueError(
+            f"stability is {stability}: give a number of at least {SMALLEST_BOUND} (0.01 is usual)"
+        )
     return Clipping(
         f"clip_normalised({_text(bound)}, stability={stability:g}, unit={unit!r})",
         bound,
@@ -318,10 +320,20 @@ def clip_quantile(
     )
 
 
-def zeros(grads: PerExampleGrads) -> list[Array]:
-    """Zeros for the sum of every leaf, float32 or wider."""
+def safe_bounds(groups: Groups, bounds: Array) -> Array:
+    """Bounds from a state, `[groups]`, where nobody checked them: raised to what norms resolve."""
+    if bounds.shape != (len(groups.names),):
+        raise ValueError(
+            f"the state's clipping_bounds have shape {bounds.shape}: there are {len(groups.names)} "
+            f"groups ({', '.join(groups.names)}), so give shape ({len(groups.names)},)"
+        )
+    return jnp.maximum(bounds, SMALLEST_BOUND)
+
+
+def sum_shapes(grads: PerExampleGrads) -> list[jax.ShapeDtypeStruct]:
+    """Shape and dtype of the sum of every leaf, float32 or wider."""
     return [
-        jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32))
+        jax.ShapeDtypeStruct(p.shape, jnp.promote_types(p.dtype, jnp.float32))
         for p in jax.tree.leaves(grads.like)
     ]
 

@@ -81,7 +81,7 @@ class Embedding:
 
     @classmethod
     def make(cls, indices: jax.Array, cotangents: jax.Array, shape: LookupShape) -> "Embedding":
-        rows = grouped(indices, shape.index_axes)[..., 0]
+        rows = grouped(indices, shape.index_axes)[..., 0].astype(jnp.int32)
         c = grouped(cotangents, shape.cotangent_axes)
         if shape.clipped:
             return cls(jnp.clip(rows, 0, shape.rows - 1), c, shape)
@@ -92,7 +92,10 @@ class Embedding:
         c = self._wide()
         sums = jax.vmap(_row_sums)(self.rows, c)
         squared = guarded(jnp.sum(jnp.square(sums), axis=(1, 2)))
-        return raised_product(squared, jnp.sum(lengths(c), axis=-1))
+        # The numbers of one row are added up one after the other.
+        count = lambda rows: jnp.zeros(self.shape.rows + 1, c.dtype).at[rows].add(1)[rows]
+        repeated = jax.vmap(count)(self.rows)
+        return raised_product(squared, jnp.sum((1 + repeated / 4) * lengths(c), axis=-1))
 
     def weighted_sum(self, coefficients: jax.Array) -> jax.Array:
         c = self._wide() * coefficients[:, None, None]

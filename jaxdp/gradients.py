@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from .accounting import Unit
 from .factored import auto_engine, factored_engine
 from .representations import Dense, Representation
-from .tracing import vary, varying_axes
+from .tracing import check_uncoupled, vary, varying_axes
 
 PyTree = Any
 Carry = TypeVar("Carry")
@@ -28,8 +28,9 @@ def per_example_grads(
     """Turns the loss of one example into the lazy gradients of a batch.
 
     Args:
-      loss_fn: `loss_fn(params, *example) -> scalar`, the loss of a *single* example. Only `params`
-        is differentiated. Randomness (dropout) comes in as a per-example key in the batch.
+      loss_fn: `loss_fn(params, *example) -> scalar`, the loss of a *single* example, without a
+        batch axis (layers that want one get `x[None]`). Only `params` is differentiated. Randomness
+        (dropout) comes in as a per-example key in the batch.
         With unit="batch", `loss_fn(params, *records, mask) -> scalar`, the *mean* loss of a whole
         unit: records have a leading axis, and only those where `mask` is True count.
       method: "vmap" differentiates every example on its own; "factored" holds the gradients by
@@ -73,6 +74,7 @@ def per_example_grads(
             batch, mask = _unit_rows(batch, mask)
         mask = _check_mask(mask, size)
         _check_loss(loss_fn, params, batch)
+        check_uncoupled(loss_fn, params, batch)
 
         def compute(rows: tuple) -> tuple[jax.Array, list[Representation]]:
             # The gradient of one row is its weighted sum but for a factor: nothing to save.
@@ -208,6 +210,25 @@ class PerExampleGrads:
         init = vary(init, varying_axes((batch, mask)))
         return jax.lax.fori_loop(0, (last_row + m - 1) // m, step, init)
 
+    def sum(self, part: Callable[[Units], Carry], like: Any) -> Carry:
+        """Adds up `part(units)`, a pytree of floating arrays like `like`, over the microbatches.
+
+        With compensation: one number more or less would else change the rounding of every later
+        addition, and together these can move a float32 sum by more than any one example may.
+        """
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+        if self._microbatch_size >= self._size:
+            return self.fold(lambda _, units: part(units), zeros)
+
+        def add(carry: tuple, units: Units) -> tuple:
+            total, lost = carry
+            terms = part(units)
+            new = jax.tree.map(jnp.add, total, terms)
+            error = jax.tree.map(_rounding_error, total, terms, new)
+            return new, jax.tree.map(jnp.add, lost, error)
+
+        return jax.tree.map(jnp.add, *self.fold(add, (zeros, zeros)))
+
     def squared_norms(self) -> PyTree:
         """Squared norms per leaf and example: a pytree like the parameters of `[B]` arrays."""
         return self._rows(lambda units: units.squared_norms)
@@ -256,6 +277,12 @@ class PerExampleGrads:
     __array__ = _refuse
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _refuse
     __truediv__ = __rtruediv__ = __neg__ = __pow__ = __abs__ = __getitem__ = __iter__ = _refuse
+
+
+def _rounding_error(a: jax.Array, b: jax.Array, total: jax.Array) -> jax.Array:
+    """a + b - total exactly, where total is a + b rounded (Knuth's TwoSum)."""
+    b_kept = total - a
+    return (a - (total - b_kept)) + (b - b_kept)
 
 
 def _vmap_engine(

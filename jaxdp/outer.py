@@ -125,8 +125,10 @@ class Outer:
         a, c = self._wide()
         magnitude = jnp.sum(lengths(a) * lengths(c), axis=-1)  # [b, s]
         if self.norms == "direct":
-            return jnp.sum(raised_product(_squared_products(a, c), magnitude), axis=-1)
-        return guarded(jnp.sum(raised_gram(_gram(a, c), magnitude), axis=-1))
+            return jnp.sum(raised_product(_squared_products(a, c), magnitude, a.shape[2]), axis=-1)
+        return guarded(
+            jnp.sum(raised_gram(_gram(a, c), magnitude, max(a.shape[3], c.shape[3])), axis=-1)
+        )
 
     def weighted_sum(self, coefficients: jax.Array) -> jax.Array:
         a, c = self._wide()

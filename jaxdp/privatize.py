@@ -10,11 +10,11 @@ import numpy as np
 import optax
 
 from . import keys
-from .clipping import ClippingState, zeros
+from .clipping import ClippingState, safe_bounds, sum_shapes
 from .gradients import PerExampleGrads, Units
 from .groups import Groups
 from .plan import Plan
-from .tracing import varying_axes
+from .tracing import is_traced, is_vmapped, varying_axes
 
 Allocation = Literal["proportional", "isotropic", "dimension"]
 
@@ -50,6 +50,10 @@ class Sums:
     gradient: Any  # pytree like the parameters, float32 or wider: the clipped sum, un-noised
     counts: jax.Array  # [groups] units within the bound minus units above it, halved, un-noised
     diagnostics: Diagnostics
+    # How many parts were added, and the sum of the bounds `[groups]` that each was clipped to: what
+    # was clipped to other bounds than those of the release must not pass for private.
+    parts: jax.Array
+    bounds: jax.Array
 
     def __add__(self, other: "Sums") -> "Sums":
         if not isinstance(other, Sums):
@@ -117,8 +121,8 @@ def privatize(
     Args:
       plan: the numbers of the run.
       key: None draws the noise key from the operating system's entropy when `init` is called, so
-        call `init` outside `jit` and `vmap`. A key is for reproducible runs, which are not
-        private if others can guess it.
+        call `init` outside `jit` and `vmap`. A key is for reproducible runs, which are not private
+        if others can guess it; every `init` with it begins the same noise again.
       allocation: how the noise is spread over groups that are clipped separately, at the same
         noise multiplier: std "proportional" to the group's bound, "isotropic" (the same for all),
         or "dimension" (std² ∝ bound/√size), which has the least total energy.
@@ -137,38 +141,39 @@ def privatize(
 
     def init(params: Any) -> PrivatizeState:
         _gradient_noise(plan, len(clipping.groups(params).names))  # refuses counts that cost all
+        leaves = jax.tree.leaves(params)
+        if given is None and is_traced():
+            raise ValueError(
+                "privatize(plan) draws its secret key in init, and init is being traced by jit or "
+                "vmap: the key would become a constant that every call and every member shares. "
+                "Call init outside"
+            )
         if given is None:
-            if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params)):
-                raise ValueError(
-                    "privatize(plan) draws its secret key in init, and init is being traced by "
-                    "jit or vmap: the key would become a constant that every call shares. Call "
-                    "init outside, or pass privatize(plan, key=jaxdp.secret_key())"
-                )
             noise_key = keys.secret_key()
+        elif is_vmapped() and not isinstance(given, jax.core.Tracer):
+            raise ValueError(_SHARED_NOISE)
         else:
             # A copy: donating the state must not delete the key that this closure holds.
-            data = jnp.array(jax.random.key_data(given), copy=True)
+            data = _copy_key(jax.random.key_data(given), leaves[0])
             noise_key = jax.random.wrap_key_data(data, impl=jax.random.key_impl(given))
         return PrivatizeState(noise_key, jnp.zeros([], jnp.int32), clipping.init(params))
 
     def sums(grads: PerExampleGrads, state: PrivatizeState) -> Sums:
         clipping.check(grads)
         groups = clipping.groups(grads.like)
-        Total = tuple[list[jax.Array], jax.Array, Diagnostics]
 
-        def body(total: Total, units: Units) -> Total:
+        def part(units: Units) -> tuple[list[Any], jax.Array, Diagnostics]:
             coefficients, within = clipping.weigh(units, groups, state.clipping)
             counts = jnp.sum(jnp.where(units.valid, within - 0.5, 0), axis=1, dtype=jnp.float32)
-            part = (units.weighted_sum(coefficients), counts, _diagnose(units, within))
-            return jax.tree.map(jnp.add, total, part)
+            return units.weighted_sum(coefficients), counts, _diagnose(units, within)
 
         none = jnp.zeros([], jnp.float32)
         bins = jnp.zeros(len(NORM_BIN_EDGES) + 1, jnp.float32)
-        counts = jnp.zeros(len(groups.names), jnp.float32)
-        nothing = (zeros(grads), counts, Diagnostics(none, none, none, none, bins))
-        leaves, counts, diagnostics = grads.fold(body, nothing)
+        no_counts = jnp.zeros(len(groups.names), jnp.float32)
+        like = (sum_shapes(grads), no_counts, Diagnostics(none, none, none, none, bins))
+        leaves, counts, diagnostics = grads.sum(part, like)
         gradient = jax.tree.unflatten(jax.tree.structure(grads.like), leaves)
-        return Sums(gradient, counts, diagnostics)
+        return Sums(gradient, counts, diagnostics, jnp.float32(1), state.clipping.clipping_bounds)
 
     def release(
         sums: Sums, state: PrivatizeState, params: Any = None
@@ -182,9 +187,11 @@ def privatize(
         groups = clipping.groups(sums.gradient)
         noised, counts = leaves, sums.counts
         if plan.noise_multiplier != 0:  # else an infinite bound would give 0·inf
-            stds = noise_stds(
-                plan, groups, state.clipping.clipping_bounds, allocation, state.privatize_step
-            )
+            bounds = state.clipping.clipping_bounds
+            stds = noise_stds(plan, groups, bounds, allocation, state.privatize_step)
+            clipped_to = sums.bounds / sums.parts
+            # NaN rather than a release with noise for other bounds than the sum was clipped to.
+            stds = jnp.where(jnp.allclose(clipped_to, bounds, rtol=1e-5, atol=0), stds, jnp.nan)
             # A frozen leaf's sum is zero whatever the data are: it needs no noise.
             noisy = [i for i, group in enumerate(groups.of_leaf) if group is not None]
             step_key = jax.random.fold_in(state.privatize_key, state.privatize_step)
@@ -200,10 +207,10 @@ def privatize(
         means = jax.tree.unflatten(structure, [leaf / plan.divisor for leaf in noised])
         if params is not None:
             means = jax.tree.map(lambda mean, p: mean.astype(p.dtype), means, params)
-        bounds = clipping.adapt(
+        adapted = clipping.adapt(
             groups, state.clipping, state.privatize_step, counts / plan.divisor + 0.5
         )
-        return means, PrivatizeState(state.privatize_key, state.privatize_step + 1, bounds)
+        return means, PrivatizeState(state.privatize_key, state.privatize_step + 1, adapted)
 
     def strength(sums: Sums, state: PrivatizeState) -> Strength:
         squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(sums.gradient)]
@@ -233,7 +240,7 @@ def noise_stds(
       step: which step, for plans whose noise multiplier is a schedule.
     """
     z = jnp.asarray(_gradient_noise(plan, len(groups.names)), jnp.float32)
-    deltas = plan.clipping.record_factor(plan.adjacency) * bounds
+    deltas = plan.clipping.record_factor(plan.adjacency) * safe_bounds(groups, bounds)
     weights = _WEIGHTS[allocation](deltas, jnp.asarray(groups.sizes, jnp.float32))
     spread = weights * jnp.linalg.norm(deltas / weights)
     return z[jnp.minimum(step, z.size - 1)] * spread * (1 + plan.rounding_slack)
@@ -288,6 +295,29 @@ def _gradient_noise(plan: Plan, num_groups: int) -> np.ndarray:
     return z / np.sqrt(1 - cost * z**2)
 
 
+_SHARED_NOISE = (
+    "privatize is under vmap with one noise key for all members: they would share their noise, and "
+    "the difference of two members would be released without any. Give every member its own "
+    "state: stack the states of separate init calls, made outside, and vmap over them"
+)
+
+
+@jax.custom_batching.custom_vmap
+def _copy_key(data: jax.Array, leaf: jax.Array) -> jax.Array:
+    del leaf
+    return jnp.array(data, copy=True)
+
+
+@_copy_key.def_vmap
+def _copy_key_for_members(
+    axis_size: int, in_batched: list, data: jax.Array, leaf: jax.Array
+) -> tuple[jax.Array, bool]:
+    del axis_size, leaf
+    if not in_batched[0]:
+        raise ValueError(_SHARED_NOISE)
+    return jnp.array(data, copy=True), True
+
+
 @jax.custom_batching.custom_vmap
 def _add_noise(step_key: jax.Array, stds: list, leaves: list) -> list:
     key = jax.random.wrap_key_data(step_key)
@@ -303,11 +333,7 @@ def _add_noise_to_members(
 ) -> tuple[list, list]:
     key_batched, *others_batched = in_batched
     if not key_batched:
-        raise ValueError(
-            "privatize is under vmap with one noise key for all members: they would share their "
-            "noise, and the difference of two members would be released without any. Give every "
-            "member its own state: stack the states of separate init calls and vmap over them"
-        )
+        raise ValueError(_SHARED_NOISE)
     spread = lambda x, batched: x if batched else jnp.repeat(x[None], axis_size, axis=0)
     others = jax.tree.map(spread, [stds, leaves], others_batched)
     # lax.map, not vmap: a vmap here would ask for this very rule again.

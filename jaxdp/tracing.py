@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax._src import callback, custom_batching, debugging, source_info_util
 from jax._src import core as jax_core
+from jax._src.interpreters.batching import BatchTrace
 from jax._src.lax import lax as lax_internals
 from jax._src.lax import parallel
 from jax._src.state import primitives as state_primitives
@@ -132,6 +133,28 @@ def trace(loss_fn: Callable[..., Any], params: Any, example: tuple) -> Program:
         if view is not None:
             walk.escape(view)
     return Program(jaxpr, consts, walk.uses)
+
+
+def check_uncoupled(loss_fn: Callable[..., Any], params: Any, batch: tuple) -> None:
+    """Refuses a loss that can see more than its own example, in its value or in its gradient.
+
+    Raises:
+      ValueError: naming what couples the examples (DESIGN rule 19).
+    """
+    example = jax.tree.map(lambda leaf: mapped_aval(leaf.shape[0], 0, jax.typeof(leaf)), batch)
+    # The gradient's program too: the rules of a custom_vjp are not in the loss's own.
+    closed = jax.make_jaxpr(jax.value_and_grad(loss_fn))(params, *example)
+    _refuse_coupling(_open(closed)[0])
+
+
+def is_traced() -> bool:
+    """Whether this code runs under jit, vmap or another transformation."""
+    return not jax_core.trace_state_clean()
+
+
+def is_vmapped() -> bool:
+    """Whether the innermost transformation around this code is vmap."""
+    return isinstance(jax_core.trace_ctx.trace, BatchTrace)
 
 
 def varying_axes(tree: Any) -> frozenset:

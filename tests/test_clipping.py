@@ -99,6 +99,25 @@ def test_float32_sums_of_aligned_examples_stay_within_the_stated_slack(size, mic
         assert gap <= 1 + plan.rounding_slack
 
 
+@pytest.mark.parametrize(("count", "microbatch_size"), [(4096, 1), (16384, 64), (16384, None)])
+def test_later_roundings_do_not_add_up(count, microbatch_size):
+    # One record more or less moves the binade in which all the later, small ones are rounded.
+    bound, size = 1.0, 2 * count + 1
+    low = np.spacing(np.float32(0.5 * count))
+    grads = np.full((size, 1), 0.5, np.float32)
+    grads[count] = 0.9
+    grads[count + 1 :] = -0.75 * low
+    clip = jaxdp.clip_individual(bound)
+    total = jax.jit(
+        lambda mask: clip.update(
+            jaxdp.from_dense(grads, mask, microbatch_size=microbatch_size), clip.init(grads[0])
+        )[0]
+    )
+    gap = total(np.ones(size, bool)) - total(np.arange(size) != count)
+    slack = 1e-5 + 4 * size * 2.0**-24
+    assert abs(float(gap[0])) <= 0.9 + slack
+
+
 def test_norms_of_large_leaves_are_not_rounded_down():
     # A running float32 sum would stop growing at 2^24 equal squares.
     grads = np.full((1, 2**25), 0.1, np.float32)

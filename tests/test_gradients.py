@@ -219,3 +219,32 @@ def test_per_example_grads_are_no_array_and_no_pytree(misuse):
     p = random_problem(1)
     with pytest.raises(ValueError, match=r"held lazily.*first in the optax\.chain"):
         misuse(jaxdp.per_example_grads(loss)(p.params, p.batch))
+
+
+def _mixing_backward():
+    @jax.custom_batching.custom_vmap
+    def mix(x):
+        return x
+
+    @mix.def_vmap
+    def mix_rule(axis_size, in_batched, x):
+        return jnp.broadcast_to(jnp.sum(x, axis=0), x.shape), True
+
+    @jax.custom_vjp
+    def f(x):
+        return x
+
+    f.defvjp(lambda x: (x, None), lambda _, g: (mix(g),))
+    return lambda p, x: jnp.sum(f(p * x) * x)
+
+
+@pytest.mark.parametrize("method", ["auto", "factored", "vmap"])
+@pytest.mark.parametrize("microbatch_size", [None, 1])
+def test_losses_that_couple_examples_are_refused(method, microbatch_size):
+    callback = lambda p, x: jnp.sum(
+        p * jax.pure_callback(lambda v: v, jax.ShapeDtypeStruct((3,), jnp.float32), x)
+    )
+    for coupled, name in ((_mixing_backward(), "custom_vmap"), (callback, "pure_callback")):
+        transform = jaxdp.per_example_grads(coupled, method=method, microbatch_size=microbatch_size)
+        with pytest.raises(ValueError, match=f"the loss uses {name}"):
+            transform(jnp.ones(3), (x3,)).materialize()

@@ -9,6 +9,8 @@ from problems import flat64, loss, random_problem
 from scipy.stats import chi2, kstest, norm
 
 import jaxdp
+from jaxdp import keys
+from jaxdp.privatize import noise_stds
 
 FALSE_ALARM = 1e-6  # of each statistical test here; keys are fixed, so a pass stays a pass
 PARAMS = {"a": jnp.zeros((40, 50)), "b": jnp.zeros(3000)}
@@ -123,7 +125,8 @@ def test_sums_of_parts_add_up_to_the_batch():
         transform(p.params, jax.tree.map(lambda leaf: leaf[rows], p.batch), p.mask[rows]), state
     )
     parts = part(slice(0, 4)) + part(slice(4, 10))
-    np.testing.assert_allclose(flat64(parts), flat64(whole), rtol=1e-4, atol=1e-5)
+    facts = lambda sums: flat64((sums.gradient, sums.counts, sums.diagnostics))
+    np.testing.assert_allclose(facts(parts), facts(whole), rtol=1e-4, atol=1e-5)
     released, _ = tx.release(parts, state, p.params)
     updated, _ = tx.update(transform(p.params, p.batch, p.mask), state, p.params)
     np.testing.assert_allclose(flat64(released), flat64(updated), rtol=1e-4, atol=1e-5)
@@ -354,3 +357,101 @@ def test_release_wants_sums():
         tx.update(PARAMS, tx.init(PARAMS))
     with pytest.raises(TypeError, match=r"jaxdp\.Plan"):
         jaxdp.privatize(1.0)
+
+
+def test_bounds_that_changed_between_sums_and_release_release_nothing():
+    tx = jaxdp.privatize(make_plan(bound=1.0), key=jax.random.key(0))
+    state = tx.init(PARAMS)
+    sums = tx.sums(zero_gradients(), state)
+    lowered = optax.tree.set(state, clipping_bounds=jnp.full(1, 1e-3))
+    assert np.isnan(flat64(tx.release(sums, lowered)[0])).all()
+    mixed = sums + tx.sums(zero_gradients(), lowered)
+    assert np.isnan(flat64(tx.release(mixed, state)[0])).all()
+    assert np.isfinite(flat64(tx.release(sums + sums, state)[0])).all()
+
+
+def test_bounds_in_the_state_must_have_one_number_per_group():
+    plan = make_plan()
+    layered = jaxdp.Plan(
+        num_examples=100,
+        expected_batch_size=10,
+        steps=5,
+        clipping=jaxdp.clip_layerwise(1.0),
+        noise_multiplier=1.0,
+    )
+    tx = jaxdp.privatize(layered)
+    state = optax.tree.set(tx.init(PARAMS), clipping_bounds=jnp.ones(1))
+    with pytest.raises(ValueError, match=r"shape \(1,\): there are 2 groups \(a, b\)"):
+        tx.update(zero_gradients(), state)
+    # Too small to resolve: raised, so that the noise is not zero.
+    tx = jaxdp.privatize(plan, allocation="isotropic")
+    tiny = optax.tree.set(tx.init(PARAMS), clipping_bounds=jnp.full(1, 1e-25))
+    assert flat64(tx.update(zero_gradients(), tiny)[0]).all()
+
+
+def test_init_shares_no_key_between_vmapped_members():
+    given = jaxdp.privatize(make_plan(), key=jax.random.key(0))
+    drawn = jaxdp.privatize(make_plan())
+    shared = [
+        lambda: jax.vmap(given.init)(PARAMS_OF_TWO),
+        lambda: jax.vmap(jax.jit(given.init))(PARAMS_OF_TWO),
+        lambda: jax.vmap(lambda _: given.init(PARAMS))(jnp.arange(2)),
+        lambda: jax.vmap(lambda _: drawn.init(PARAMS))(jnp.arange(2)),
+        lambda: jax.jit(lambda: drawn.init(PARAMS))(),
+    ]
+    for attempt in shared:
+        with pytest.raises(ValueError, match=r"Call init outside|made outside"):
+            attempt()
+    own = jax.vmap(lambda key, p: jaxdp.privatize(make_plan(), key=key).init(p))(
+        jax.random.split(jax.random.key(1), 2), PARAMS_OF_TWO
+    )
+    assert not np.array_equal(*jax.random.key_data(own.privatize_key))
+    jax.jit(given.init)(PARAMS)  # one run, whose key is given
+
+
+def test_noise_and_other_streams_of_one_key_are_apart():
+    key = jax.random.key(0)
+    state = jaxdp.privatize(make_plan(), key=key).init(PARAMS)
+    names = ("noise", "init", "augmentation", "sampling", "units")
+    streams = {name: jax.random.key_data(keys.stream(key, name)).tobytes() for name in names}
+    assert len(set(streams.values())) == len(names)
+    assert jax.random.key_data(state.privatize_key).tobytes() == streams["noise"]
+    philox = {name: keys.philox_key(key, name).tobytes() for name in names}
+    assert len(set(philox.values())) == len(names)
+
+
+def test_the_rounding_slack_is_added_to_the_noise():
+    plan = jaxdp.Plan(
+        num_examples=200_000,
+        expected_batch_size=100_000,
+        steps=1,
+        clipping=jaxdp.clip_individual(1.0),
+        noise_multiplier=1.0,
+    )
+    assert plan.rounding_slack > 0.02
+    groups = plan.clipping.groups(PARAMS)
+    std = noise_stds(plan, groups, jnp.ones(1))
+    np.testing.assert_allclose(std, 1 + plan.rounding_slack, rtol=1e-6)
+
+
+def test_matrix_products_behind_norms_and_sums_run_at_full_precision():
+    # On CPUs every precision gives the same numbers, so this reads the program instead.
+    def loss(params, x):
+        return jnp.sum(jnp.tanh(x @ params))
+
+    tx = jaxdp.privatize(make_plan())
+    state = tx.init(jnp.zeros((8, 6)))
+
+    def sums(params, x, method):
+        grads = jaxdp.per_example_grads(loss, method=method)(params, (x,))
+        return tx.sums(grads, state)
+
+    for shape in ((5, 8), (5, 3, 8), (5, 400, 8)):
+        for method in ("vmap", "factored"):
+            text = str(
+                jax.make_jaxpr(sums, static_argnums=2)(jnp.zeros((8, 6)), jnp.ones(shape), method)
+            )
+            products = text.count("dot_general[")
+            # The loss's own product and, under vmap, its gradient's run at the user's precision.
+            own = 2
+            assert text.count("Precision.HIGHEST") // 2 >= products - own > 0

@@ -112,6 +112,16 @@ def test_shuffled_epochs_hold_everybody_once():
     assert not np.array_equal(*epochs)
 
 
+def test_a_shuffled_epoch_goes_on_in_its_own_order_only():
+    plan = other_plan("shuffled", 50, 20, steps=7)
+    with pytest.raises(ValueError, match="start is 4, inside a shuffled epoch of 3 steps"):
+        next(plan.batches(start=4))
+    key = jax.random.key(0)
+    resumed = next(plan.batches(key, start=4))
+    np.testing.assert_array_equal(resumed[0], list(plan.batches(key))[4][0])
+    next(plan.batches(start=3))
+
+
 def test_fixed_size_batches_are_uniform_and_without_replacement():
     counts = np.zeros(50)
     for indices, mask in other_plan("fixed_size", 50, 20, steps=400).batches(jax.random.key(0)):
@@ -184,6 +194,25 @@ def test_units_are_uniform_and_drawn_anew_each_step():
     assert chi2.sf(np.sum((counts - expected) ** 2 / expected), m - 1) > FALSE_ALARM
     same = np.mean(drawn[:-1] == drawn[1:])
     assert abs(same - 1 / m) < 5 * np.sqrt(1 / m / (n * steps))
+
+
+def test_units_do_not_follow_from_who_is_sampled():
+    # Units drawn with the sampling key would be read from the bits that decided who is in.
+    plan = jaxdp.Plan(
+        num_examples=4000,
+        expected_batch_size=2000,
+        steps=1,
+        clipping=jaxdp.clip_batch(1.0),
+        num_units=2,
+        noise_multiplier=1.0,
+    )
+    key = jax.random.key(0)
+    sampled = sampling.poisson_sample(keys.philox_key(key, "sampling"), 0, 4000, 0.5)
+    indices, mask = next(plan.batches(key))
+    in_first = np.isin(sampled, indices[0][mask[0]])
+    own = sampling.assign_units(keys.philox_key(key, "sampling"), 0, 4000, 2)[sampled] == 0
+    agree = np.mean(in_first == own)
+    assert abs(agree - 0.5) < 6 * 0.5 / np.sqrt(len(sampled))
 
 
 def test_a_unit_above_the_capacity_gets_a_larger_shape():

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from .. import accounting, keys, sampling
 from ..accounting import Accountant, Adjacency, Sampling
 from ..clipping import Clipping
-from ..mechanism import Schedule
+from ..mechanism import Schedule, batches_per_epoch
 from ..tradeoff import LEVELS, tradeoff
 
 
@@ -267,6 +267,13 @@ class Plan:
           where the mask is False; `[num_units, capacity]` for clippings with unit="batch". No
           sampled record is ever dropped: a sample larger than the capacity comes in a larger shape.
         """
+        if self.sampling == "shuffled" and key is None:
+            epoch = batches_per_epoch(self.num_examples, int(self.expected_batch_size))
+            if start % epoch:
+                raise ValueError(
+                    f"start is {start}, inside a shuffled epoch of {epoch} steps, and key is None: "
+                    "a new order would show records twice in the epoch. Pass the run's own key"
+                )
         philox = keys.philox_key(key, "sampling")
         unit_philox = keys.philox_key(key, "units")
         capacity = self.capacity
