@@ -103,8 +103,8 @@ def test_accountants_without_a_sound_bound_say_nothing():
 
 
 def test_steps_of_broken_epochs_are_rounded_up():
-    rows = ask(num_examples=45_000, batch_sizes=[64, 4500], epochs=0.5, **QUICK).rows
-    assert [row.steps for row in rows] == [352, 5]  # 351.5625, and 5 exactly
+    rows = ask(num_examples=45_000, batch_sizes=[64, 4500], epochs=50, **QUICK).rows
+    assert [row.steps for row in rows] == [35157, 500]  # 35,156.25, and 500 exactly
     assert [row.steps for row in ask(epochs=None, steps=7, **QUICK).rows] == [7, 7]
 
 
