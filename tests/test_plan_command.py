@@ -112,6 +112,14 @@ def test_a_config_file_sets_what_is_not_given(said, tmp_path):
     assert (changed.epsilon, changed.steps, changed.epochs) == (1.0, 9, None)
 
 
+def test_what_is_assumed_of_a_moving_norm_is_said(tmp_path, capsys):
+    pytest.importorskip("sklearn")
+    path = tmp_path / "config.py"
+    path.write_text(CONFIG.format(allocation="").replace("layerwise", "quantile"))
+    command.from_config(str(path))
+    assert "clipping norm of the first step" in capsys.readouterr().err
+
+
 def test_an_allocation_that_the_planner_does_not_know_is_refused(tmp_path, capsys):
     pytest.importorskip("sklearn")
     assert command.main([config_file(tmp_path, ', allocation="dimension"')]) == 2

@@ -119,8 +119,7 @@ def parse(args: Sequence[str]) -> Options:
     options = tyro.cli(
         Options,
         prog="python -m jaxdp.plan [CONFIG.py]",
-        description="Prints how much noise a privacy budget needs at several batch sizes. A "
-        "CONFIG.py of python -m jaxdp.train sets what is not given.",
+        description="Prints how much noise ε needs, by batch size. CONFIG.py sets what is not given.",
         args=args,
         default=tyro.MISSING_NONPROP if default is None else default,
     )
@@ -137,8 +136,9 @@ def from_config(path: str) -> Options:
     from ..config import load_config
     from ..train import is_batch, make_clipping
 
+    tell = lambda line: print(line, file=sys.stderr)
     config = load_config(path)
-    dataset = data.load(config.data)
+    dataset = data.load(config.data, tell)
     model = models.make_model(config.model, dataset)
     params = jax.eval_shape(lambda key: models.init_params(model, key, dataset), jax.random.key(0))
     clipping = make_clipping(config.clipping)
@@ -148,6 +148,8 @@ def from_config(path: str) -> Options:
             f"{path}: clipping.allocation is 'dimension', which the planner does not know: its "
             "noise norm is at most that of 'proportional', which you can plan with"
         )
+    if config.clipping.kind == "quantile":
+        tell("note: the clipping norm of the first step, and no noise for its counts, are assumed.")
     n, size = len(dataset.private), config.plan.expected_batch_size
     return Options(
         num_examples=n,
