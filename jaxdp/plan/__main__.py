@@ -119,7 +119,8 @@ def parse(args: Sequence[str]) -> Options:
     options = tyro.cli(
         Options,
         prog="python -m jaxdp.plan [CONFIG.py]",
-        description="Prints how much noise ε needs, by batch size. CONFIG.py sets what is not given.",
+        description="Prints how much noise ε needs, by batch size. "
+        "CONFIG.py sets what is not given.",
         args=args,
         default=tyro.MISSING_NONPROP if default is None else default,
     )
