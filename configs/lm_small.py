@@ -1,9 +1,13 @@
 """Characters of a text by a small transformer at ε = 8; a record is a window of 65 characters.
 
-Command: python -m jaxdp.train configs/lm_small.py --data.file TEXT.txt
-         (here Tiny Shakespeare: 1.1 MB, 15,443 private windows)
-Time:    TIME
-Result:  RESULT
+Command: python -m jaxdp.train configs/lm_small.py --data.file tiny_shakespeare.txt
+         (Tiny Shakespeare, 1.1 MB, 15,443 private windows; any text file will do)
+Time:    11 minutes on 4 busy cores
+Result:  test perplexity 9.69 a character (seed 0), accuracy 0.342
+
+With next to no privacy (--plan.epsilon 1e6 --clipping.norm 3) the same run gives perplexity 6.62,
+accuracy 0.447. Tried at 300 steps, scored on a tenth of the training windows: learning rate 2e-3
+(perplexity 12.3) and 5e-3 (11.3). This tuning is not paid for by ε.
 """
 
 from jaxdp.config import ClippingConfig, Config, DataConfig, ModelConfig, PlanConfig, TrainingConfig
@@ -13,8 +17,8 @@ config = Config(
     data=DataConfig(name="text", window=64),
     model=ModelConfig(name="transformer", width=64, layers=2, heads=4),
     clipping=ClippingConfig(norm=0.1),
-    plan=PlanConfig(epsilon=8.0, expected_batch_size=512.0, steps=600),
+    plan=PlanConfig(epsilon=8.0, expected_batch_size=512.0, steps=450),
     training=TrainingConfig(
-        optimizer="adam", learning_rate=2e-3, schedule="cosine", microbatch_size=64
+        optimizer="adam", learning_rate=5e-3, schedule="cosine", microbatch_size=64
     ),
 )

@@ -1,9 +1,13 @@
-"""MNIST (60,000 private records) by BackPACK's CNN at ε = 3, δ = 1e-5.
+"""MNIST (60,000 private records) by the CNN of BackPACK's example at ε = 3, δ = 1e-5.
 
 Command: python -m jaxdp.train configs/mnist_cnn.py
          (needs the extra [data], and MNIST: `python -m jaxdp.data prepare mnist`)
-Time:    TIME
-Result:  RESULT
+Time:    12 to 15 minutes on 4 busy cores
+Result:  test accuracy 0.9804 (median of seeds 0, 1, 2; from 0.9767 to 0.9808)
+
+Norm, batch size and momentum were given; a learning rate of 1 was worse (0.952 after 260 steps,
+scored on a tenth of the training records) than 2 (0.965). 20 epochs instead of 30 gave 0.975. This
+tuning is not paid for by ε.
 """
 
 from jaxdp.config import ClippingConfig, Config, DataConfig, ModelConfig, PlanConfig, TrainingConfig
@@ -13,6 +17,6 @@ config = Config(
     data=DataConfig(name="mnist"),
     model=ModelConfig(name="backpack_cnn", activation="tanh"),
     clipping=ClippingConfig(norm=0.3),
-    plan=PlanConfig(epsilon=3.0, delta=1e-5, expected_batch_size=2048.0, steps=586),
+    plan=PlanConfig(epsilon=3.0, delta=1e-5, expected_batch_size=2048.0, steps=878),
     training=TrainingConfig(learning_rate=2.0, momentum=0.9, schedule="cosine", microbatch_size=64),
 )
