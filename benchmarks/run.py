@@ -1,15 +1,16 @@
 """Measures private gradients against plain ones: `python -m benchmarks.run --suite quick|full`.
 
-What is timed is a whole clipped mean gradient (norms, clipping, weighted sum; no noise) against
+What is timed is a whole clipped gradient (norms, clipping, weighted sum; no noise) against
 `jax.grad` of the mean loss. Methods take turns within one process; medians over the rounds are
 compared, so that a busy machine disturbs all alike. A method's time counts only if its clipped
-mean agrees with that of vmap(grad).
+gradient agrees with that of vmap(grad).
 """
 
 import argparse
 import datetime
 import importlib.util
 import json
+import os
 import pathlib
 import platform
 import statistics
@@ -61,8 +62,7 @@ def private(method: Any) -> Callable[[Problem], Method]:
         )
 
         def gradient(params: Any, batch: tuple) -> Any:
-            total, _ = clipping.update(grads(params, batch), clipping.init(params))
-            return jax.tree.map(lambda leaf: leaf / len(batch[0]), total)
+            return clipping.update(grads(params, batch), clipping.init(params))[0]
 
         return gradient
 
@@ -74,7 +74,7 @@ def optax_contrib(problem: Problem) -> Method:
 
     def gradient(params: Any, batch: tuple) -> Any:
         grads = jax.vmap(jax.grad(problem.loss), (None, 0, 0))(params, *batch)
-        return aggregate.update(grads, aggregate.init(params), params)[0]
+        return aggregate.update(grads, aggregate.init(params), params)[0]  # a mean
 
     return gradient
 
@@ -87,8 +87,7 @@ def jax_privacy(problem: Problem) -> Method:
     )
 
     def gradient(params: Any, batch: tuple) -> Any:
-        total = clipped(params, *batch)
-        return jax.tree.map(lambda leaf: leaf / len(batch[0]), total)
+        return clipped(params, *batch)
 
     return gradient
 
@@ -146,8 +145,10 @@ def measure(problem: Problem, methods: list[str], repetitions: int) -> dict[str,
 
 
 def _distance(a: Any, b: Any) -> float:
+    """Relative, but for a factor: some methods return sums, some means."""
+    a, b = (jax.tree.map(lambda leaf: leaf / optax.tree.norm(tree), tree) for tree in (a, b))
     difference = optax.tree.norm(jax.tree.map(jnp.subtract, a, b))
-    return float(difference / optax.tree.norm(b))
+    return float(difference)
 
 
 def show(name: str, results: dict[str, dict[str, Any]]) -> None:
@@ -199,19 +200,19 @@ def main() -> None:
     print(f"{machine}, JAX {jax.__version__}, Python {platform.python_version()}")
     # Equal precision for plain and private; on GPUs the default would be TF32 for plain alone.
     jax.config.update("jax_default_matmul_precision", "highest")
-    report = {"hardware": machine, "jax": jax.__version__, "date": args.date, "problems": {}}
+    stem = "-".join(machine.lower().replace("/", " ").split())
+    stem += f"-jax{jax.__version__}-{args.date}"
+    path = pathlib.Path(__file__).parent / "results" / f"{stem}.json"
+    report: dict[str, Any] = {"hardware": machine, "jax": jax.__version__, "date": args.date}
+    report["problems"] = json.loads(path.read_text())["problems"] if path.exists() else {}
     for name in names:
         results = measure(PROBLEMS[name](), methods, max(7, args.repetitions))
-        report["problems"][name] = results
         show(name, results)
+        report["problems"][name] = {"load": os.getloadavg()[0], "methods": results}
         jax.clear_caches()
-    if not args.no_write:
-        stem = "-".join(machine.lower().replace("/", " ").split())
-        stem += f"-jax{jax.__version__}-{args.date}"
-        path = pathlib.Path(__file__).parent / "results" / f"{stem}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(report, indent=1) + "\n")
-        print(f"\nwrote {path}")
+        if not args.no_write:  # after every problem: a long run may be cut off
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
