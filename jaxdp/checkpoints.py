@@ -3,6 +3,7 @@
 A checkpoint holds no secret key: those are in the file of its segment.
 """
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import orbax.checkpoint as ocp
 from .ledger import Ledger, Position
 
 Arrays = dict[str, np.ndarray]
+FROZEN = "frozen"
 
 
 class Checkpoint(NamedTuple):
@@ -81,7 +83,9 @@ class Checkpoints:
                 self._manager.delete(newer)
 
     def close(self) -> None:
-        self._manager.close()
+        """Finishes what is being written. Failures are left out: `wait` is who tells of them."""
+        with contextlib.suppress(Exception):
+            self._manager.close()
 
     def _load(self, step: int) -> Checkpoint:
         restored = self._manager.restore(
@@ -101,7 +105,10 @@ class Checkpoints:
 class PeriodicSaver:
     """Saves the state of a run every so many seconds, by a clock that never goes backwards."""
 
-    def __init__(self, checkpoints: Checkpoints, ledger: Ledger, every_seconds: float) -> None:
+    def __init__(
+        self, checkpoints: Checkpoints, ledger: Ledger, every_seconds: float, frozen: Any
+    ) -> None:
+        self._frozen = to_arrays({FROZEN: frozen})
         self._checkpoints = checkpoints
         self._ledger = ledger
         self._every = every_seconds
@@ -112,8 +119,18 @@ class PeriodicSaver:
 
     def save(self, step: int, state: Any) -> None:
         segment, position = len(self._ledger.segments), self._ledger.position
-        self._checkpoints.save(Checkpoint(step, segment, position, to_arrays(named(state))))
+        arrays = to_arrays(named(state)) | self._frozen
+        self._checkpoints.save(Checkpoint(step, segment, position, arrays))
         self._last = time.monotonic()
+
+
+def split_frozen(arrays: Arrays) -> tuple[Arrays, Arrays]:
+    """Takes the frozen parameters out of a checkpoint's arrays: the others, and them.
+
+    They are kept there because another version of JAX may draw others from the same key.
+    """
+    frozen = {name: x for name, x in arrays.items() if name.partition(".")[0] == FROZEN}
+    return {name: x for name, x in arrays.items() if name not in frozen}, frozen
 
 
 def named(state: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What several mechanisms cost together, as the segments of one run do."""
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -85,11 +86,18 @@ def _events(
 
 
 def _pld_epsilon(parts: Sequence[Mechanism], delta: float) -> float:
+    slack = pld.roundoff(sum(part.steps for part in parts))
+    if delta <= slack:
+        return math.inf
+    return float(_composed(tuple(parts)).get_epsilon(delta - slack))
+
+
+@functools.lru_cache(maxsize=4)
+def _composed(parts: tuple[Mechanism, ...]) -> pld_privacy_accountant.PLDAccountant:
     event, relation = _events(parts)
     accountant = pld_privacy_accountant.PLDAccountant(relation, pld.COARSEST_INTERVAL)
     accountant.compose(event)
-    slack = pld.roundoff(sum(part.steps for part in parts))
-    return float(accountant.get_epsilon(delta - slack)) if delta > slack else math.inf
+    return accountant
 
 
 def _rdp_epsilon(parts: Sequence[Mechanism], delta: float) -> float:

@@ -10,7 +10,7 @@ import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from .accounting import Adjacency
 
@@ -159,8 +159,11 @@ class PlanConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    """sgd: with momentum. adam: its usual settings."""
+    optimizer: str = "sgd"
+    """sgd: with momentum. Else any of Optax's that takes a learning rate: adam, adamw, lamb, ..."""
+
+    optimizer_options: dict[str, float] = field(default_factory=dict)
+    """Other arguments of the optimizer, by Optax's names: b1 0.8 weight_decay 0.01."""
 
     learning_rate: float = 2.3
     """Step size; with sgd, about 1 / clipping norm is a good start."""
@@ -168,8 +171,19 @@ class TrainingConfig:
     momentum: float = 0.9
     """Momentum of sgd."""
 
-    schedule: Literal["constant", "cosine"] = "cosine"
-    """Of the learning rate. cosine: falls to a tenth over the run."""
+    schedule: str = "cosine"
+    """What the learning rate is multiplied by. cosine: falls to a tenth over the run. constant: 1.
+    Else one of Optax's, without its ending _schedule: warmup_cosine_decay, linear, ..."""
+
+    schedule_options: dict[str, float] = field(default_factory=dict)
+    """Arguments of the schedule, by Optax's names: init_value 0 peak_value 1 warmup_steps 9."""
+
+    ema: float = 0.0
+    """Share that a moving average of the parameters keeps at every step, 0.99 say: the average is
+    what is scored and released, for no ε. 0: the last parameters are."""
+
+    frozen: tuple[str, ...] = ()
+    """Parameters to leave as they were drawn: patterns over paths, as Conv_0 or */bias."""
 
     microbatch_size: int = 256
     """Examples differentiated at a time: bounds the memory, changes nothing else."""
@@ -181,6 +195,7 @@ class TrainingConfig:
             self.learning_rate,
             "a number above 0",
         )
+        _require(0 <= self.ema < 1, "training.ema", self.ema, "a number in [0, 1)")
         _require(0 <= self.momentum < 1, "training.momentum", self.momentum, "a number in [0, 1)")
         _require(
             self.microbatch_size >= 1,
@@ -306,6 +321,28 @@ def load_config(path: str) -> Config:
     return config
 
 
+Section = TypeVar("Section")
+
+
+def from_json(section: type[Section], fact: dict[str, Any]) -> Section:
+    """Makes a configuration, or a section of one, of what `asdict` and JSON left of it.
+
+    Raises:
+      ValueError: for fields that this version does not know, or values that make no sense.
+    """
+    hints = get_type_hints(section)
+    values: dict[str, Any] = {}
+    for name, value in fact.items():
+        if name not in hints:
+            raise ValueError(f"the configuration has a field {name} that this version lacks")
+        if dataclasses.is_dataclass(hints[name]):
+            value = from_json(hints[name], value)
+        values[name] = tuple(value) if isinstance(value, list) else value
+    made = section(**values)
+    check_types("", made)
+    return made
+
+
 def check_types(prefix: str, section: Any) -> None:
     """Checks what a config file sets, as tyro checks the command line."""
     for name, hint in get_type_hints(type(section)).items():
@@ -328,6 +365,11 @@ def _fits(value: object, hint: Any) -> bool:
         return value in get_args(hint)
     if get_origin(hint) is tuple:
         return isinstance(value, tuple) and all(_fits(v, get_args(hint)[0]) for v in value)
+    if get_origin(hint) is dict:
+        key, kind = get_args(hint)
+        return isinstance(value, dict) and all(
+            _fits(k, key) and _fits(v, kind) for k, v in value.items()
+        )
     if get_origin(hint) is types.UnionType:
         return any(_fits(value, option) for option in get_args(hint))
     if hint in (int, float) and isinstance(value, bool):

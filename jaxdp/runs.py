@@ -21,7 +21,15 @@ import jax
 
 from . import composition, segments
 from . import config as configs
-from .checkpoints import Arrays, Checkpoint, Checkpoints, digest, from_arrays, named, to_arrays
+from .checkpoints import (
+    Checkpoint,
+    Checkpoints,
+    digest,
+    from_arrays,
+    named,
+    split_frozen,
+    to_arrays,
+)
 from .ledger import Budget, Ledger, Segment
 from .plan import Plan
 from .segments import Fingerprint, SavedSegment, Secrets
@@ -45,12 +53,16 @@ class History:
         """The step to go on with."""
         return 0 if self.newest is None else self.newest.step
 
+    def close(self) -> None:
+        self.checkpoints.close()
+        self.ledger.close()
+
 
 def saved_config(folder: str) -> configs.Config:
     """The settings of a run, but for where it was written."""
     path = Path(folder) / "private" / "config.json"
     try:
-        config = segments.config_from_json(json.loads(path.read_text()))
+        config = configs.from_json(configs.Config, json.loads(path.read_text()))
     except (OSError, TypeError, ValueError) as error:
         raise ValueError(
             f"{folder} can't be resumed: {path} can't be read ({error}). Name the folder that "
@@ -150,11 +162,14 @@ def make_budget(plan: Plan) -> Budget:
     )
 
 
-def begin(folder: Path, plan: Plan, saved: SavedSegment, state: State) -> Ledger:
-    """Starts the ledger of a new run, with its first segment."""
+def begin(folder: Path, plan: Plan, saved: SavedSegment, state: State) -> History:
+    """Starts the private files of a new run, with its first segment."""
     ledger = Ledger.create(folder / "private" / "ledger.txt", make_budget(plan))
     open_segment(folder, ledger, 0, plan, saved, state)
-    return ledger
+    keep = saved.config.checkpoint.keep
+    return History(
+        folder, ledger, Checkpoints(folder / "private" / "checkpoints", keep), None, saved
+    )
 
 
 def open_segment(
@@ -177,8 +192,8 @@ def open_segment(
     )
 
 
-def repeats(history: History, fingerprint: Fingerprint, start: Arrays) -> bool:
-    """Whether the steps from here on repeat the newest segment's, so that they are free.
+def repeats(history: History, fingerprint: Fingerprint, state: State) -> bool:
+    """Whether the steps from a state on repeat the newest segment's, so that they are free.
 
     They do if it is the same computation, and the state that it goes on with is the segment's own.
     """
@@ -188,7 +203,7 @@ def repeats(history: History, fingerprint: Fingerprint, start: Arrays) -> bool:
         return False
     if newest is not None and newest.segment == len(ledger.segments):
         return True
-    return history.step == current.start and digest(start) == current.state
+    return history.step == current.start and digest(to_arrays(named(state))) == current.state
 
 
 def affordable_end(ledger: Ledger, plan: Plan) -> int:
@@ -202,14 +217,19 @@ def affordable_end(ledger: Ledger, plan: Plan) -> int:
     return start + composition.affordable_steps(spent, more, budget.epsilon, budget.delta)
 
 
-def restore(arrays: Arrays, state: State, step: int, tell: Tell) -> State:
-    """Puts a checkpoint into a run's state, but for the noise key, which is the segment's.
+def restore(history: History, config: configs.Config, state: State, tell: Tell) -> State:
+    """Puts the newest checkpoint into a run's state, but for the noise key: that is the segment's.
 
     What a changed configuration has no use for any more starts anew: only parameters must fit.
     """
-    parts = named(state)
-    restored = {}
-    for name, like in parts.items():
+    if history.newest is None:
+        return state
+    restored = named(state)
+    arrays, _ = split_frozen(history.newest.arrays)
+    before = segments.load_segment(_segment_file(history.folder, history.newest.segment)).config
+    for name, like in restored.items():
+        if name == "clipping" and config.clipping != before.clipping:
+            continue  # its state has the clipping norms, which would overrule the new ones
         own = {key: value for key, value in arrays.items() if key.partition(".")[0] == name}
         try:
             restored[name] = from_arrays(own, {name: like})[name]
@@ -217,8 +237,7 @@ def restore(arrays: Arrays, state: State, step: int, tell: Tell) -> State:
             if name == "params":
                 raise
             tell(f"The state of the {name} does not fit any more: it starts anew.")
-            restored[name] = like
-    private = restored["clipping"]._replace(privatize_step=jax.numpy.int32(step))
+    private = restored["clipping"]._replace(privatize_step=jax.numpy.int32(history.step))
     return restored["params"], (private, restored["optimizer"])
 
 

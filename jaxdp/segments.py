@@ -4,7 +4,6 @@ Steps that are repeated with the same secrets are free only if they give the sam
 fingerprint has everything that may change a bit of them; too much of it costs budget, no privacy.
 """
 
-import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -12,7 +11,7 @@ import os
 import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import jax
 import numpy as np
@@ -142,24 +141,13 @@ def load_segment(path: Path) -> SavedSegment:
             )
             for stream, key in fact["secrets"].items()
         }
-        config = config_from_json(fact["config"])
+        config = configs.from_json(configs.Config, fact["config"])
         return SavedSegment(config, fact["fingerprint"], Secrets(**secrets))
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} can't be read ({error}): without the secrets and settings in it the run "
             "can't go on. Put back an undamaged copy of the file"
         ) from None
-
-
-def config_from_json(fact: dict[str, Any]) -> configs.Config:
-    """Makes a configuration of what `asdict` and JSON left of it.
-
-    Raises:
-      ValueError: for fields that this version does not know, or values that make no sense.
-    """
-    config = _from_json(configs.Config, fact)
-    configs.check_types("", config)
-    return config
 
 
 def write_private(path: Path, text: str) -> None:
@@ -187,18 +175,6 @@ def describe_device() -> str:
         lines = info.read_text().splitlines()
         model = next((ln.partition(":")[2] for ln in lines if ln.startswith("model name")), model)
     return f"{text}, {platform.machine()} {model.strip()}, {cores} cores"
-
-
-def _from_json(section: Any, fact: dict[str, Any]) -> Any:
-    hints = get_type_hints(section)
-    values: dict[str, Any] = {}
-    for name, value in fact.items():
-        if name not in hints:
-            raise ValueError(f"the configuration has a field {name} that this version lacks")
-        if dataclasses.is_dataclass(hints[name]):
-            value = _from_json(hints[name], value)
-        values[name] = tuple(value) if isinstance(value, list) else value
-    return section(**values)
 
 
 def _code_digest() -> str:

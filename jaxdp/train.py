@@ -3,6 +3,7 @@
 import datetime
 import itertools
 import json
+import logging
 import math
 import os
 import sys
@@ -16,7 +17,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from . import accounting, augmentation, clipping, data, feeding, release, segments, statement
+from . import (
+    accounting,
+    augmentation,
+    averaging,
+    clipping,
+    data,
+    feeding,
+    freezing,
+    release,
+    segments,
+    statement,
+)
 from . import config as configs
 from .accounting import Unit
 from .ledger import Ledger
@@ -54,7 +66,14 @@ class Run:
     state: training.State
     train_step: jax.stages.Wrapped
     saved: segments.SavedSegment
+    frozen: freezing.Params  # the parameters that are not trained
     repeats: bool = False  # whether it goes on in the segment that it was stopped in
+
+    def released(self, state: training.State) -> freezing.Params:
+        """What is scored and released: averages if there are any, and the frozen parameters."""
+        params, (_, optimizer_state) = state
+        average = averaging.averaged(optimizer_state)
+        return freezing.merge(params if average is None else average, self.frozen)
 
     def batches(
         self, start: int = 0, end: int | None = None
@@ -76,6 +95,8 @@ def main(args: Sequence[str]) -> int:
     """Runs the command with the given arguments and returns the exit status."""
     start = time.monotonic()
     console = Console(highlight=False, markup=False)
+    # Orbax logs whole tracebacks of what is told in one line here.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     with ExitStack() as stack:
         try:
             config = configs.parse(args, runs.saved_config)
@@ -85,7 +106,7 @@ def main(args: Sequence[str]) -> int:
                 folder = Path(config.resume)
                 stack.enter_context(runs.locked(folder))
                 history = runs.open_history(folder, config.checkpoint.keep, console.print)
-                stack.callback(history.checkpoints.close)
+                stack.callback(history.close)
             run = prepare(config, console.print, history)
             console.print(describe_plan(run))
             if config.dry_run:
@@ -98,6 +119,8 @@ def main(args: Sequence[str]) -> int:
                 now = datetime.datetime.now()
                 folder = release.make_run_folder(config.name, config.output, now)
                 stack.enter_context(runs.locked(folder))
+                history = runs.begin(folder, run.plan, run.saved, run.state)
+                stack.callback(history.close)
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
@@ -105,7 +128,7 @@ def main(args: Sequence[str]) -> int:
             console.print("Interrupted before the first step: nothing was spent or written.")
             return 130
         try:
-            return train_and_release(run, folder, history, console, start)
+            return train_and_release(run, history, config.resume is not None, console, start)
         except training.NotFinite as error:
             cure = "Try a lower training.learning-rate: --resume goes on from the last checkpoint"
             print(f"error: {error}: nothing is released. {cure}", file=sys.stderr)
@@ -155,30 +178,41 @@ def prepare(
         return build(config, dataset, plan, segments.SavedSegment(config, fingerprint, secrets))
 
     runs.check_budget(history, config, plan)
-    run = build(config, dataset, plan, replace(history.last, config=config))
-    start = checkpoints.to_arrays(checkpoints.named(run.state))
+    saved, frozen = replace(history.last, config=config), None
     if history.newest is not None:
-        start = history.newest.arrays
-    if runs.repeats(history, fingerprint, start):
-        run = replace(run, repeats=True)
-    else:
-        secrets = runs.next_secrets(history)
-        changed = segments.changes(history.last.fingerprint, fingerprint)
-        tell(
-            "Not the computation that was stopped "
-            f"({changed or 'the checkpoint is of an earlier segment'}): steps that were charged "
-            "stay charged, and a new segment begins, with new secrets."
-        )
-        run = build(config, dataset, plan, segments.SavedSegment(config, fingerprint, secrets))
-    return replace(run, state=runs.restore(start, run.state, history.step, tell))
+        drawn = build(config, dataset, plan, saved).frozen
+        _, arrays = checkpoints.split_frozen(history.newest.arrays)
+        frozen = checkpoints.from_arrays(arrays, {checkpoints.FROZEN: drawn})[checkpoints.FROZEN]
+    run = build(config, dataset, plan, saved, frozen)
+    state = runs.restore(history, config, run.state, lambda line: None)
+    if runs.repeats(history, fingerprint, state):
+        return replace(run, state=state, repeats=True)
+    changed = segments.changes(history.last.fingerprint, fingerprint)
+    tell(
+        "Not the computation that was stopped "
+        f"({changed or 'the checkpoint is of an earlier segment'}): steps that were charged "
+        "stay charged, and a new segment begins, with new secrets."
+    )
+    saved = segments.SavedSegment(config, fingerprint, runs.next_secrets(history))
+    run = build(config, dataset, plan, saved, frozen)
+    return replace(run, state=runs.restore(history, config, run.state, tell))
 
 
 def build(
-    config: configs.Config, dataset: data.Dataset, plan: Plan, saved: segments.SavedSegment
+    config: configs.Config,
+    dataset: data.Dataset,
+    plan: Plan,
+    saved: segments.SavedSegment,
+    frozen: freezing.Params | None = None,
 ) -> Run:
-    """Builds the model and its first state."""
+    """Builds the model and its first state; `frozen` parameters come from a checkpoint, if any."""
     model = models.make_model(config.model, dataset)
-    params = models.init_params(model, saved.secrets.init, dataset)
+    params, drawn = freezing.split(
+        models.init_params(model, saved.secrets.init, dataset), config.training.frozen
+    )
+    frozen = drawn if frozen is None else frozen
+    full_loss = models.make_loss(model, dataset)
+    loss = lambda params, x, y: full_loss(freezing.merge(params, frozen), x, y)
     privatizer = privatize(plan, key=saved.secrets.noise, allocation=config.clipping.allocation)
     optimizer = training.make_optimizer(config.training, plan.steps)
     return Run(
@@ -188,13 +222,14 @@ def build(
         model=model,
         state=training.init_state(params, privatizer, optimizer),
         train_step=training.make_train_step(
-            models.make_loss(model, dataset),
+            loss if frozen else full_loss,
             privatizer,
             optimizer,
             config.training.microbatch_size,
             plan.clipping.unit,
         ),
         saved=saved,
+        frozen=frozen,
     )
 
 
@@ -227,10 +262,10 @@ def make_clipping(config: configs.ClippingConfig) -> clipping.Clipping:
 
 
 def train_and_release(
-    run: Run, folder: Path, history: "runs.History | None", console: Console, start: float
+    run: Run, history: "runs.History", resumed: bool, console: Console, start: float
 ) -> int:
     """Trains, writes the release, and only then looks at how good it is."""
-    private = folder / "private"
+    folder, private = history.folder, history.folder / "private"
     if run.config.seed is not None:
         console.print("A seed was given: noise and sampling are reproducible: NOT PRIVATE.")
     console.print(
@@ -240,12 +275,8 @@ def train_and_release(
     # Asked before the state is donated.
     bounds = run.state[1][0].clipping.clipping_bounds
     sensitivity = float(run.plan.clipping.sensitivity(run.plan.adjacency, bounds))
-    begun = 0
-    if history is None:
-        keeper = checkpoints.Checkpoints(private / "checkpoints", run.config.checkpoint.keep)
-        ledger = runs.begin(folder, run.plan, run.saved, run.state)
-    else:
-        keeper, ledger, begun = history.checkpoints, history.ledger, history.step
+    keeper, ledger, begun = history.checkpoints, history.ledger, history.step
+    if resumed:
         keeper.drop_after(begun)
         runs.drop_metrics_after(private / "metrics.jsonl", begun)
         if not run.repeats:
@@ -255,7 +286,9 @@ def train_and_release(
     if end < run.plan.steps:
         console.print(f"The budget ends before step {end + 1}: that is where the run will stop.")
     spent = payment.LedgerPayment(ledger, begun, end)
-    saver = checkpoints.PeriodicSaver(keeper, ledger, run.config.checkpoint.every_seconds)
+    saver = checkpoints.PeriodicSaver(
+        keeper, ledger, run.config.checkpoint.every_seconds, run.frozen
+    )
     batches = feeding.Waiting(run.batches(begun, max(begun, end)))
     with training.stop_on_signals(tell=tell_stopping) as stop:
         try:
@@ -288,7 +321,7 @@ def train_and_release(
             saver.save(spent.count, state)
             keeper.wait()
         # The results come first, so that no later failure can cost them.
-        params = state[0]
+        params = run.released(state)
         aside = release.set_aside(folder)
         if aside is not None:
             console.print(f"The release before this one is now in {aside}")
@@ -352,7 +385,7 @@ def describe_plan(run: Run) -> str:
         f"(sampling probability {plan.sampling_probability:.4g}), {plan.steps} steps, noise "
         f"multiplier {plan.noise_multiplier:g}, {describe_clipping(run)}, expected norm of the "
         f"noise on the mean gradient {float(noise):.3g}, target ε = {plan.target_epsilon:g} at "
-        f"δ = {plan.delta:.3g}"
+        f"δ = {statement.round_up(plan.delta, 3):g}"
     )
 
 
@@ -395,8 +428,9 @@ def result_table(run: Run, facts: dict[str, Any], results: dict[str, Any], folde
     table.add_row("test accuracy", f"{results['test_accuracy']:.4f} on {total} records, {public}")
     if run.dataset.center is None:
         table.add_row("test perplexity", f"{math.exp(results['test_loss']):.3f} a character")
+    delta = statement.round_up(facts["delta"], 3)
     for name, value in facts["epsilon"].items():
-        table.add_row(f"ε by {statement.LABELS[name]}", f"{value:g} at δ = {facts['delta']:.3g}")
+        table.add_row(f"ε by {statement.LABELS[name]}", f"{value:g} at δ = {delta:g}")
     if next(iter(facts["epsilon"].values())) > accounting.NO_PRIVACY:
         table.add_row("privacy", statement.NO_PRIVACY)
     if facts["reproducible"]:

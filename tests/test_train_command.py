@@ -89,12 +89,12 @@ def test_plain_lines_where_there_is_no_terminal(finished_and_said):
     for fact in (
         r"Plan: N = 1,437, expected batch size 64 \(sampling probability 0\.04454\), 6 steps, "
         r"noise multiplier \d\.\d+, clipping norm [\d.]+, expected norm of the noise on the mean "
-        r"gradient [\d.]+, target ε = 3 at δ = 0\.000336",
+        r"gradient [\d.]+, target ε = 3 at δ = 0\.000337",
         r"private numbers, without noise",
         r"Compiling .* step 1/6 loss \d",
         r"step 6/6",
         r"test accuracy │ 0\.\d{4} on 360 records, declared public",
-        r"ε by PLD, the claim │ [\d.]+ at δ = 0\.000336",
+        r"ε by PLD, the claim │ [\d.]+ at δ = 0\.000337",
         r"ε by RDP, a looser bound │ [\d.]+ at δ",
         r"steps │ 6 of 6 ",
         r"wall time",

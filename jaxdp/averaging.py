@@ -1,0 +1,54 @@
+"""A moving average of the parameters: post-processing, which costs no privacy."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+class AverageState(NamedTuple):
+    average_step: jax.Array  # int32
+    average_params: Any  # like the parameters
+
+
+def average_parameters(decay: float) -> optax.GradientTransformation:
+    """Keeps an exponential moving average of the parameters; changes no update.
+
+    Put it last in a chain. The decay is (1 + t)/(10 + t) at step t where that is less, so that
+    the first parameters, which are noise, are soon forgotten.
+
+    Args:
+      decay: share of the old average that a step keeps, in (0, 1).
+
+    References:
+      De et al. 2022, Unlocking High-Accuracy Differentially Private Image Classification through
+      Scale, section 3.4 (arXiv 2204.13650).
+    """
+
+    def init(params: Any) -> AverageState:
+        # A copy: the step is given the memory of both.
+        return AverageState(jnp.zeros([], jnp.int32), jax.tree.map(jnp.array, params))
+
+    def update(updates: Any, state: AverageState, params: Any = None) -> tuple[Any, AverageState]:
+        if params is None:
+            raise ValueError("params is None: pass the parameters, which are what is averaged")
+        step = state.average_step + 1
+        share = jnp.minimum(decay, (1 + step) / (10 + step))
+        average = jax.tree.map(
+            lambda old, new: (share * old + (1 - share) * new).astype(old.dtype),
+            state.average_params,
+            optax.apply_updates(params, updates),
+        )
+        return updates, AverageState(step, average)
+
+    return optax.GradientTransformation(init, update)
+
+
+def averaged(optimizer_state: Any) -> Any | None:
+    """The averaged parameters that an optimizer's state holds, if it does."""
+    is_average = lambda x: isinstance(x, AverageState)
+    for part in jax.tree.leaves(optimizer_state, is_leaf=is_average):
+        if is_average(part):
+            return part.average_params
+    return None

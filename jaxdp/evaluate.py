@@ -1,0 +1,74 @@
+"""The command `python -m jaxdp.evaluate RUN`: loads a release and scores it."""
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import config as configs
+from . import data, release, statement
+
+try:
+    import flax
+    import orbax.checkpoint
+    import tyro
+
+    from . import models
+except ModuleNotFoundError as error:
+    if error.name is None or error.name.startswith("jaxdp"):
+        raise
+    sys.exit(
+        f"python -m jaxdp.evaluate needs {error.name}, which is not installed: "
+        "pip install 'jaxdp[train]' (in a checkout: pip install -e '.[train]')"
+    )
+
+del flax, orbax  # only needed to be there
+
+
+def main(args: Sequence[str]) -> int:
+    """Runs the command with the given arguments and returns the exit status."""
+    if not args or args[0] in ("-h", "--help"):
+        print(
+            "usage: python -m jaxdp.evaluate RUN [--test TEST] [OPTIONS]\n\nScores the release of "
+            "a run (its folder, or the release/ in it) on its test records, or others of the same "
+            "data. The options are those of the data: `python -m jaxdp.evaluate RUN --help`."
+        )
+        return 0 if args else 2
+    try:
+        params, facts = release.load_release(args[0])
+        data_config = tyro.cli(
+            configs.DataConfig,
+            prog=f"python -m jaxdp.evaluate {args[0]}",
+            args=args[1:],
+            default=saved_data_config(args[0], facts["data"].partition(";")[0]),
+        )
+        dataset = data.load(data_config, print)
+        model = models.make_model(configs.from_json(configs.ModelConfig, facts["model"]), dataset)
+        scores = models.evaluate(model, dataset, params)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    public = "declared public" if facts["test_is_public"] else "PRIVATE: so are these numbers"
+    print(f"{data_config.name}, {data_config.test}: {len(dataset.test)} records, {public}")
+    print(f"accuracy {scores.accuracy:.4f}")
+    print(f"loss {scores.loss:.4f}")
+    if dataset.center is None:
+        print(f"perplexity {math.exp(scores.loss):.3f} a character")
+    name, epsilon = next(iter(facts["epsilon"].items()))
+    private = "" if facts["private"] else ", but NOT PRIVATE: it was made with a seed"
+    print(f"ε = {epsilon:g} by {statement.LABELS[name]}, at δ = {facts['delta']:.3g}{private}")
+    return 0
+
+
+def saved_data_config(path: str, name: str) -> configs.DataConfig:
+    """Where the run found its data; all that a release alone tells is their name."""
+    for folder in (Path(path), Path(path).parent):
+        file = folder / "private" / "config.json"
+        if file.is_file():
+            return configs.from_json(configs.Config, json.loads(file.read_text())).data
+    return configs.DataConfig(name=name)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

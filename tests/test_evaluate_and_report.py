@@ -1,0 +1,121 @@
+"""What is done with a finished run: `python -m jaxdp.evaluate` and `python -m jaxdp.report`."""
+
+import json
+import shutil
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+import jaxdp
+
+pytest.importorskip("tyro")
+pytest.importorskip("sklearn")
+pytest.importorskip("matplotlib")
+train = pytest.importorskip("jaxdp.train")
+from jaxdp import config, evaluate, report, segments  # noqa: E402  (they need the extra)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A short run with an average, another optimizer and schedule, and a frozen layer."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    args = [
+        *("--plan.steps", "6", "--plan.expected-batch-size", "64", "--model.widths", "2"),
+        *("--training.optimizer", "adamw", "--training.optimizer-options", "b1", "0.8"),
+        *("--training.schedule", "linear", "--training.learning-rate", "0.1"),
+        *("--training.schedule-options", "init_value", "1", "end_value", "0"),
+        *("transition_steps", "6", "--training.ema", "0.9", "--training.frozen", "Conv_0"),
+    ]
+    assert train.main([*args, "--output", str(folder)]) == 0
+    return folder
+
+
+def test_evaluate_scores_the_release(finished, capsys):
+    results = json.loads((finished / "private" / "results.json").read_text())
+    assert evaluate.main([str(finished)]) == 0
+    said = capsys.readouterr().out
+    assert f"accuracy {results['test_accuracy']:.4f}" in said
+    assert f"loss {results['test_loss']:.4f}" in said
+    assert "360 records, declared public" in said
+    assert "ε = " in said
+
+
+def test_evaluate_needs_the_release_only(finished, tmp_path, capsys):
+    shutil.copytree(finished / "release", tmp_path / "release")
+    assert evaluate.main([str(tmp_path / "release"), "--test", "test[:100]"]) == 0
+    assert "digits, test[:100]: 100 records" in capsys.readouterr().out
+
+
+def test_evaluate_refuses_what_is_no_release(tmp_path, capsys):
+    assert evaluate.main([str(tmp_path)]) == 2
+    assert "holds no release" in capsys.readouterr().err
+
+
+def test_the_average_is_released_with_the_frozen_parameters(finished):
+    params, _ = jaxdp.load_release(finished)
+    assert sorted(params) == ["Conv_0", "Dense_0", "GroupNorm_0"]
+    saved = segments.load_segment(finished / "private" / "segment-1.json")
+    first = train.build(saved.config, *_data_and_plan(saved.config), saved)
+    np.testing.assert_array_equal(params["Conv_0"]["kernel"], first.frozen["Conv_0"]["kernel"])
+    assert "Conv_0" not in first.state[0]
+    checkpoints = train.checkpoints.Checkpoints(finished / "private" / "checkpoints", 2)
+    arrays = checkpoints.newest(print).arrays
+    checkpoints.close()
+    average = [v for n, v in arrays.items() if n.endswith("average_params.Dense_0.kernel")]
+    np.testing.assert_array_equal(params["Dense_0"]["kernel"], average[0])
+    assert not np.array_equal(average[0], arrays["params.Dense_0.kernel"])
+
+
+def _data_and_plan(saved):
+    run = train.prepare(saved)
+    return run.dataset, run.plan
+
+
+def test_report_draws_a_run(finished, capsys):
+    assert report.main([str(finished)]) == 0
+    said = capsys.readouterr().out
+    for name in ("training", "norms", "epsilon", "tradeoff"):
+        assert f"{name}.png" in said
+        picture = (finished / "private" / f"{name}.png").read_bytes()
+        assert picture.startswith(b"\x89PNG")
+    assert "adamw 0.1" in said
+
+
+def test_report_compares_runs(finished, capsys):
+    assert report.main([str(finished), str(finished)]) == 0
+    assert "compared.png" in capsys.readouterr().out
+    assert (finished / "private" / "compared.png").exists()
+
+
+def test_report_refuses_what_is_no_run(tmp_path, capsys):
+    assert report.main([str(tmp_path)]) == 2
+    assert "holds no run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ("--training.optimizer adamm", "which Optax does not have: did you mean adam?"),
+        ("--training.optimizer chain", "which takes no learning rate"),
+        ("--training.optimizer adam --training.optimizer-options bb 1", "adam takes learning_rate"),
+        ("--training.schedule lineal", "which Optax does not have: did you mean linear?"),
+        ("--training.schedule linear", "missing a required argument"),
+        ("--training.frozen Conv_7", "which no parameter matches"),
+    ],
+)
+def test_wrong_settings_are_refused_in_one_line(capsys, args, says):
+    assert train.main(args.split()) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert len(said.splitlines()) == 1
+
+
+def test_settings_survive_json():
+    saved = config.Config(
+        training=config.TrainingConfig(frozen=("Conv_0",), optimizer_options={"b1": 0.8})
+    )
+    text = json.dumps(asdict(saved))
+    assert config.from_json(config.Config, json.loads(text)) == saved
+    with pytest.raises(ValueError, match="a field speed that this version lacks"):
+        config.from_json(config.Config, {"speed": 1})

@@ -1,0 +1,432 @@
+"""Runs that were stopped go on as if they never had been, or pay again: in one process."""
+
+import json
+import os
+import resource
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import jaxdp
+from jaxdp import composition
+from jaxdp.ledger import Budget, Ledger, Segment
+from jaxdp.mechanism import Mechanism
+
+pytest.importorskip("tyro")
+pytest.importorskip("sklearn")
+train = pytest.importorskip("jaxdp.train")
+from jaxdp import payment, runs, segments, training  # noqa: E402  (they need the extra)
+from jaxdp.checkpoints import Checkpoints  # noqa: E402
+
+STEPS = 8
+SHORT = [
+    *("--plan.steps", str(STEPS), "--plan.expected-batch-size", "64", "--model.name", "linear"),
+    *("--checkpoint.every-seconds", "0", "--checkpoint.keep", "3"),
+]
+
+
+class Crash(BaseException):
+    """Like a kill, but for open files."""
+
+
+def crash_at(step):
+    """A context in which the run crashes when it writes that step's metrics."""
+    patch = pytest.MonkeyPatch()
+    write = training.write_metrics
+
+    def crash(file, metrics):
+        if metrics.step == step:
+            raise Crash
+        write(file, metrics)
+
+    patch.setattr(training, "write_metrics", crash)
+    patch.setattr(payment, "LARGEST_BLOCK", 1)  # so that the charges don't depend on the time
+    return patch
+
+
+def stopped_run(folder, *args, at=5):
+    patch = crash_at(at)
+    with pytest.raises(Crash):
+        train.main([*SHORT, "--output", str(folder), *args])
+    patch.undo()
+    return folder
+
+
+def resume(folder, *args):
+    return train.main(["--resume", str(folder), *args])
+
+
+def book(folder):
+    return Ledger.read(folder / "private" / "ledger.txt")
+
+
+def steps_on_disk(folder):
+    names = [path.name for path in (folder / "private" / "checkpoints").iterdir()]
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reference") / "run"
+    assert train.main([*SHORT, "--seed", "1", "--output", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def seeded_original(tmp_path_factory):
+    return stopped_run(tmp_path_factory.mktemp("seeded") / "run", "--seed", "1")
+
+
+@pytest.fixture(scope="module")
+def secret_original(tmp_path_factory):
+    return stopped_run(tmp_path_factory.mktemp("secret") / "run")
+
+
+@pytest.fixture
+def seeded(seeded_original, tmp_path):
+    """A run with a seed that crashed after step 4 of 8."""
+    return shutil.copytree(seeded_original, tmp_path / "run")
+
+
+@pytest.fixture
+def secret(secret_original, tmp_path):
+    """The same without a seed."""
+    return shutil.copytree(secret_original, tmp_path / "run")
+
+
+def same_as(reference, folder):
+    expected, got = jaxdp.load_release(reference), jaxdp.load_release(folder)
+    jax.tree.map(np.testing.assert_array_equal, expected.params, got.params)
+    assert got.statement == expected.statement
+    metrics = [(f / "private" / "metrics.jsonl").read_text() for f in (reference, folder)]
+    assert metrics[0] == metrics[1]
+    assert book(folder).steps == STEPS
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(reference, seeded, capsys):
+    assert steps_on_disk(seeded) == [2, 3, 4]
+    assert resume(seeded) == 0
+    same_as(reference, seeded)
+    assert "Resuming after step 4, in segment 1" in " ".join(capsys.readouterr().out.split())
+    assert steps_on_disk(seeded)[-1] == STEPS
+
+
+def prepared(folder, *args):
+    """What a resume would go on with: (run, history, what was told)."""
+    history, said = runs.open_history(folder, 3, print), []
+    config = train.configs.parse(["--resume", str(folder), *args], runs.saved_config)
+    run = train.prepare(config, said.append, history)
+    history.close()
+    return run, history, " ".join(said)
+
+
+def test_without_checkpoints_it_begins_again_for_free(secret):
+    shutil.rmtree(secret / "private" / "checkpoints")
+    run, history, said = prepared(secret)
+    assert (history.step, run.repeats, said) == (0, True, "")
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(secret, capsys, damage):
+    newest = secret / "private" / "checkpoints" / "4"
+    files = sorted((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    if damage == "truncate":
+        for file in files:
+            os.truncate(file, file.stat().st_size // 2)
+    elif damage == "flip":
+        data = bytearray(files[-1].read_bytes())
+        data[len(data) // 2] ^= 1
+        files[-1].write_bytes(data)
+    else:
+        files[-1].unlink()
+    run, history, _ = prepared(secret)
+    assert "checkpoint of step 4 is damaged, so the one before is used" in capsys.readouterr().out
+    assert (history.step, run.repeats) == (3, True)
+    assert run.state[1][0].privatize_step == 3
+
+
+def test_a_secret_run_goes_on_in_its_segment(secret):
+    run, history, _ = prepared(secret)
+    assert run.repeats
+    for name, old in vars(history.last.secrets).items():
+        new = getattr(run.saved.secrets, name)
+        np.testing.assert_array_equal(*(jax.random.key_data(key) for key in (old, new)))
+
+
+def test_secrets_are_in_one_file_that_only_the_owner_reads(secret):
+    path = secret / "private" / "segment-1.json"
+    assert path.stat().st_mode & 0o777 == 0o600
+    secrets = segments.load_segment(path).secrets
+    words = {name: jax.random.key_data(key).tobytes() for name, key in vars(secrets).items()}
+    assert len(set(words.values())) == 4
+    assert len(words["sampling"]) == 16  # as many bits as the sampler takes
+    checkpoints = Checkpoints(secret / "private" / "checkpoints", 3)
+    names = checkpoints.newest(print).arrays.keys()
+    checkpoints.close()
+    assert "clipping.privatize_step" in names
+    assert not any("key" in name for name in names)
+    noise = jax.random.key_data(jaxdp.keys.stream(secrets.noise, "noise")).tobytes()
+    for file in secret.rglob("*"):
+        assert not file.is_file() or noise not in file.read_bytes()
+
+
+def change_option(patch):
+    return ["--training.learning-rate", "1.5"]
+
+
+def change_clipping(patch):
+    return ["--clipping.norm", "0.2"]
+
+
+def change_jax(patch):
+    version = segments._version
+    patch.setattr(segments, "_version", lambda name: "0.99" if name == "jax" else version(name))
+    return []
+
+
+def change_device(patch):
+    patch.setattr(segments, "describe_device", lambda: "1 x tpu v9")
+    return []
+
+
+def change_code(patch):
+    patch.setattr(segments, "_code_digest", lambda: "other")
+    return []
+
+
+def change_data(patch):
+    return ["--data.private", "train[:1436]"]
+
+
+def change_batch(patch):
+    return ["--plan.expected-batch-size", "80"]
+
+
+CHANGES = [
+    (change_option, "config.training.learning_rate"),
+    (change_clipping, "config.clipping.norm"),
+    (change_jax, "versions.jax"),
+    (change_device, "device"),
+    (change_code, "code"),
+    (change_data, "data"),
+    (change_batch, "config.plan.expected_batch_size"),
+]
+
+
+@pytest.mark.parametrize(("change", "named"), CHANGES)
+def test_another_computation_gets_new_secrets(secret, monkeypatch, change, named):
+    run, history, said = prepared(secret, *change(monkeypatch))
+    assert not run.repeats
+    assert named in said
+    for name, old in vars(history.last.secrets).items():
+        new = getattr(run.saved.secrets, name)
+        keys = [jax.random.key_data(key) for key in (old, new)]
+        assert np.array_equal(*keys) == (name == "init"), name
+    private = run.state[1][0]
+    assert private.privatize_step == 4
+    np.testing.assert_allclose(private.clipping.clipping_bounds, run.config.clipping.norm)
+    in_use = jax.random.key_data(run.state[1][0].privatize_key)
+    assert not np.array_equal(in_use, jax.random.key_data(history.last.secrets.noise))
+
+
+@pytest.mark.parametrize("change", [change_option, change_batch])
+def test_a_new_segment_pays_again_and_stops_in_time(secret, capsys, change):
+    charged = book(secret).steps
+    with pytest.MonkeyPatch.context() as patch:
+        assert resume(secret, *change(patch)) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "a new segment begins, with new secrets" in said
+
+    ledger = book(secret)
+    first, second = ledger.mechanisms()
+    assert first.steps == charged  # also those after the checkpoint
+    assert ledger.segments[1].start == 4
+
+    # It stopped where the next step would have exceeded the target.
+    assert ledger.epsilon() <= 3.0
+    end = ledger.stop(2)
+    assert end < STEPS
+    one_more = Mechanism(**{**vars(second), "steps": second.steps + 1})
+    assert composition.epsilon([first, one_more], ledger.budget.delta) > 3.0
+    assert f"The budget ends before step {end + 1}" in said
+
+    _, statement = jaxdp.load_release(secret)
+    assert statement["delta"] == ledger.budget.delta
+    assert statement["steps"] == ledger.steps
+    assert [part["steps"] for part in statement["segments"]] == [first.steps, second.steps]
+    assert ledger.epsilon() <= statement["epsilon"]["pld"] <= ledger.epsilon() * (1 + 1e-4)
+    assert "segment 2" in (secret / "release" / "PRIVACY.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ("--plan.epsilon 8", "epsilon is 8.0, and the run began with 3.0"),
+        ("--plan.delta 1e-5", "delta is 1e-05, and the run began with 0.000336"),
+        ("--plan.adjacency zero_out", "adjacency is zero_out, and the run began with add_remove"),
+        ("--clipping.kind batch", "unit is batch, and the run began with example"),
+        ("--seed 3", "seed is 3, and the run began with None"),
+    ],
+)
+def test_what_was_promised_cannot_be_changed(secret, capsys, args, says):
+    before = book(secret).position
+    assert resume(secret, *args.split()) == 2
+    assert says in capsys.readouterr().err
+    assert book(secret).position == before
+
+
+def test_a_checkpoint_ahead_of_its_ledger_is_refused(secret, capsys):
+    path = secret / "private" / "ledger.txt"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:3]))
+    assert resume(secret) == 2
+    said = capsys.readouterr().err
+    assert "the checkpoint of step 4 is ahead of its ledger" in said
+    assert "has 3 lines" in said
+    assert path.read_bytes() == b"".join(lines[:3])
+
+
+def test_a_ledger_begun_anew_is_refused(secret, capsys):
+    path = secret / "private" / "ledger.txt"
+    old = Ledger.read(path)
+    path.unlink()
+    new = Ledger.create(path, old.budget)
+    new.open_segment(old.segments[0])
+    for step in range(9):
+        new.charge(step, step)
+    new.close()
+    assert resume(secret) == 2
+    assert "is ahead of its ledger" in capsys.readouterr().err
+
+
+def test_a_damaged_ledger_is_refused_by_line(secret, capsys):
+    path = secret / "private" / "ledger.txt"
+    path.write_text(path.read_text().replace('"first": 0', '"first": 1'))
+    assert resume(secret) == 2
+    assert "ledger.txt, line 3 is damaged" in capsys.readouterr().err
+
+
+def test_only_the_newest_segment_s_own_state_is_free(secret):
+    """A segment that began at step 4 can't go on from step 3, though it is the same computation."""
+    patch = crash_at(5)
+    with pytest.raises(Crash):
+        resume(secret, "--training.learning-rate", "1.5")
+    patch.undo()
+    assert book(secret).segments[-1].start == 4
+    run, history, _ = prepared(secret)
+    assert (run.repeats, history.newest.segment, history.step) == (True, 1, 4)
+    shutil.rmtree(secret / "private" / "checkpoints" / "4")
+    run, history, said = prepared(secret)
+    assert (run.repeats, history.newest.segment, history.step) == (False, 1, 3)
+    assert "a new segment begins" in said
+
+
+def test_a_folder_in_use_is_refused(secret, capsys):
+    with runs.locked(secret):
+        assert resume(secret) == 2
+    said = capsys.readouterr().err
+    assert f"is being trained in by process {os.getpid()}" in said
+
+
+@pytest.mark.parametrize("name", ["", "nowhere"])
+def test_what_is_no_run_cannot_be_resumed(tmp_path, capsys, name):
+    assert resume(tmp_path / name) == 2
+    assert "can't be resumed" in capsys.readouterr().err
+
+
+def test_a_finished_run_is_left_alone(reference, capsys):
+    before = book(reference).position
+    assert resume(reference) == 0
+    assert "All steps were taken: the release is in" in " ".join(capsys.readouterr().out.split())
+    assert book(reference).position == before
+
+
+def test_a_full_disk_stops_the_run_and_nothing_is_lost(reference, seeded, capsys):
+    """No file may grow beyond the ledger's size now, which is what a full disk does to it."""
+    path = seeded / "private" / "ledger.txt"
+    text = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(text), hard))
+    try:
+        assert resume(seeded) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert len(said.splitlines()) == 1
+    assert f"--resume {seeded}" in said
+    assert not (seeded / "release").exists()
+    assert resume(seeded) == 0
+    same_as(reference, seeded)
+
+
+def test_nan_stops_the_run_and_keeps_the_last_good(secret, capsys):
+    assert resume(secret, "--training.learning-rate", "3e38", "--clipping.norm", "1e9") == 1
+    assert "the parameters are not finite after step" in capsys.readouterr().err
+    assert not (secret / "release").exists()
+    checkpoints = Checkpoints(secret / "private" / "checkpoints", 3)
+    arrays = checkpoints.newest(print).arrays
+    checkpoints.close()
+    params = [value for name, value in arrays.items() if name.startswith("params.")]
+    assert params
+    assert all(np.isfinite(value).all() for value in params)
+
+
+class TestPayment:
+    """Steps are paid for before they are dispatched."""
+
+    @pytest.fixture
+    def ledger(self, tmp_path):
+        ledger = Ledger.create(tmp_path / "ledger.txt", Budget(3.0, 1e-5, "add_remove", "example"))
+        ledger.open_segment(Segment(0, 1.5, 0.1, 100, "", ""))
+        return ledger
+
+    def test_a_step_is_on_disk_before_it_is_dispatched(self, ledger):
+        paid = []
+
+        def step(state, batch, mask):
+            paid.append(Ledger.read(ledger.path).stop(1))
+            raise Crash
+
+        with pytest.raises(Crash):
+            training.train(
+                step, ({}, ({}, {})), [(None, None)],
+                spent=payment.LedgerPayment(ledger, 0, 5),
+                stop=training.StopRequest(), watch=print,
+            )  # fmt: skip
+        assert paid
+        assert paid[0] >= 1
+
+    def test_every_step_is_paid_for_and_none_beyond_the_end(self, ledger):
+        pays = payment.LedgerPayment(ledger, 0, 50)
+        for step in range(50):
+            pays.pay(step)
+            assert step < Ledger.read(ledger.path).stop(1) <= 50
+            assert pays.count == step + 1
+        assert len(ledger.path.read_text().splitlines()) < 40  # in blocks
+        with pytest.raises(ValueError, match="not in the budget"):
+            pays.pay(50)
+
+    def test_slow_steps_are_paid_for_one_by_one(self, ledger, monkeypatch):
+        clock = iter(range(1000))
+        monkeypatch.setattr(payment.time, "monotonic", lambda: next(clock))
+        pays = payment.LedgerPayment(ledger, 0, 50)
+        for step in range(9):
+            pays.pay(step)
+            assert Ledger.read(ledger.path).stop(1) == step + 1
+            assert pays.may_stop(step + 1)
+
+    def test_steps_that_are_run_again_can_be_stopped_at_once(self, ledger):
+        ledger.charge(0, 30)
+        pays = payment.LedgerPayment(ledger, 10, 50)
+        pays.pay(10)
+        assert pays.may_stop(11)
+
+
+def test_metrics_of_steps_to_come_are_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps({"step": n}) + "\n" for n in (1, 2, 3)) + '{"ste')
+    runs.drop_metrics_after(path, 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
