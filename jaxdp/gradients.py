@@ -148,15 +148,18 @@ class Units:
         """Σ_b c_b·g_b for every leaf, given its coefficients `[b]`; invalid rows count as zero."""
         weights = [jnp.where(self.valid, c, 0) for c in coefficients]
 
-        def total(leaves: Sequence[Representation]) -> list[jax.Array]:
-            return [leaf.weighted_sum(w) for leaf, w in zip(leaves, weights, strict=True)]
+        all_finite = jnp.all(self.finite)
 
-        # 0·inf is NaN, so invalid rows are zeroed themselves, but only where there are such.
-        return jax.lax.cond(
-            jnp.all(self.finite),
-            lambda: total(self.leaves),
-            lambda: total([leaf.keep(self.valid) for leaf in self.leaves]),
-        )
+        def total(leaf: Representation, weights: jax.Array) -> jax.Array:
+            # 0·inf is NaN, so invalid rows are zeroed themselves, but only where there are such;
+            # leaf by leaf, so that at most one leaf is there twice.
+            return jax.lax.cond(
+                all_finite,
+                lambda: leaf.weighted_sum(weights),
+                lambda: leaf.keep(self.valid).weighted_sum(weights),
+            )
+
+        return [total(leaf, w) for leaf, w in zip(self.leaves, weights, strict=True)]
 
 
 class PerExampleGrads:

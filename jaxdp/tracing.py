@@ -142,6 +142,7 @@ def check_uncoupled(loss_fn: Callable[..., Any], params: Any, batch: tuple) -> N
       ValueError: naming what couples the examples (DESIGN rule 19).
     """
     example = jax.tree.map(lambda leaf: mapped_aval(leaf.shape[0], 0, jax.typeof(leaf)), batch)
+    params = vary(params, varying_axes((params, batch)))
     # The gradient's program too: the rules of a custom_vjp are not in the loss's own.
     closed = jax.make_jaxpr(jax.value_and_grad(loss_fn))(params, *example)
     _refuse_coupling(_open(closed)[0])
