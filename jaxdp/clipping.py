@@ -61,6 +61,8 @@ class Clipping(optax.GradientTransformation):
     ) -> "Clipping":
         if unit not in ("example", "batch"):
             raise ValueError(f"unit is {unit!r}: give 'example' or 'batch'")
+        if layer not in (None, "tensor", "module"):
+            raise ValueError(f"layer is {layer!r}: give 'tensor' or 'module'")
 
         def init(params: Any) -> ClippingState:
             return ClippingState(self._bounds_at(self.groups(params), 0))
@@ -236,7 +238,7 @@ def clip_layerwise(bounds: Any, *, layer: Layer = "tensor", unit: Unit = "exampl
         check_bound(bound, zero_freezes=True)
     whole = not isinstance(bounds, int | float) and not callable(bounds)
     return Clipping(
-        f"clip_layerwise({_text(bounds)}, unit={unit!r})",
+        f"clip_layerwise({_text(bounds)}{'' if whole else f', layer={layer!r}'}, unit={unit!r})",
         bounds,
         unit=unit,
         layer=None if whole else layer,
@@ -311,7 +313,8 @@ def clip_quantile(
     if count_std is not None and not (math.isfinite(count_std) and count_std > 0):
         raise ValueError(f"count_std is {count_std}: give a number above 0, or None")
     return Clipping(
-        f"clip_quantile({_text(initial_bound)}, target={target:g}, unit={unit!r})",
+        f"clip_quantile({_text(initial_bound)}, target={target:g}, "
+        f"learning_rate={learning_rate:g}, count_std={count_std}, layer={layer!r}, unit={unit!r})",
         initial_bound,
         unit=unit,
         layer=layer,

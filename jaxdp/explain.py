@@ -96,6 +96,11 @@ def explain(
         raise ValueError(
             f'method is {method!r}: give "auto" or "factored"; "vmap" holds every leaf as dense'
         )
+    out = jax.eval_shape(loss_fn, params, *example)
+    if getattr(out, "shape", None) != ():
+        raise ValueError(
+            f"loss_fn returned {out}, no scalar: give explain one example, without a batch axis"
+        )
     choices = choose(trace(loss_fn, params, example), thrifty=method == "auto")
     named = jax.tree_util.tree_leaves_with_path(params)
     return Explanation(

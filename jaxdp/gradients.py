@@ -115,7 +115,7 @@ def from_dense(
 
 
 class Units:
-    """The gradients of the examples (privacy units) in one physical microbatch of b rows."""
+    """The gradients of the b rows (examples, or batch units) of one physical microbatch."""
 
     def __init__(
         self, values: jax.Array, leaves: Sequence[Representation], mask: jax.Array | None
@@ -160,6 +160,14 @@ class Units:
             )
 
         return [total(leaf, w) for leaf, w in zip(self.leaves, weights, strict=True)]
+
+
+_NO_ARRAY = (
+    "PerExampleGrads are un-noised gradients of single examples, held lazily: they are no array "
+    "and no pytree, so they can't be rescaled, mixed, or passed into or out of jit. Put "
+    "jaxdp.privatize(plan) (or a jaxdp clipping) first in the optax.chain and other "
+    "transformations after it; call .materialize() to look at the gradients themselves"
+)
 
 
 class PerExampleGrads:
@@ -267,13 +275,12 @@ class PerExampleGrads:
     def __repr__(self) -> str:
         return f"PerExampleGrads({self._size} examples, microbatches of {self._microbatch_size})"
 
+    def __getattr__(self, name: str) -> NoReturn:
+        # Transformations that look at an array's shape or dtype get the reason too.
+        raise AttributeError(f"no attribute {name!r}. {_NO_ARRAY}")
+
     def _refuse(self, *_: object) -> NoReturn:
-        raise ValueError(
-            "PerExampleGrads are un-noised gradients of single examples, held lazily: they are no "
-            "array and no pytree, so they can't be rescaled, mixed, or passed into or out of jit. "
-            "Put jaxdp.privatize(plan) (or a jaxdp clipping) first in the optax.chain and other "
-            "transformations after it; call .materialize() to look at the gradients themselves"
-        )
+        raise ValueError(_NO_ARRAY)
 
     # JAX asks for `__jax_array__` wherever it takes or returns a value (and swallows a TypeError).
     __jax_array__ = property(_refuse)

@@ -8,16 +8,14 @@ import numpy as np
 
 
 def secret_key() -> jax.Array:
-    """Returns a typed PRNG key filled with operating-system entropy.
+    """Returns a typed Threefry key filled with operating-system entropy.
 
     Unlike `jax.random.key(int)`, which keeps 32 bits of its seed, every bit of the key is random.
     Noise, sampling and unit keys are secrets: whoever knows them can subtract the noise. Call it
     outside `jit`: a traced call would become a constant of the compiled function.
     """
-    like = jax.random.key_data(jax.random.key(0))
-    width = like.size * like.dtype.itemsize
-    data = np.frombuffer(secrets.token_bytes(width), dtype=like.dtype).reshape(like.shape)
-    return jax.random.wrap_key_data(jax.numpy.asarray(data))
+    words = np.frombuffer(secrets.token_bytes(8), dtype=np.uint32)
+    return jax.random.wrap_key_data(jax.numpy.asarray(words), impl="threefry2x32")
 
 
 def stream(key: jax.Array, name: str) -> jax.Array:

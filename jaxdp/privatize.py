@@ -116,7 +116,8 @@ def privatize(
     number). An empty batch is a step.
 
     The noise of a step is a function of (key, step, leaf), so `update` is a pure function of its
-    arguments and the state's key is a secret.
+    arguments and the state's key is a secret. Use every state once: two updates from one state
+    share their noise, and their difference is bare.
 
     Args:
       plan: the numbers of the run.
@@ -195,15 +196,14 @@ def privatize(
             # A frozen leaf's sum is zero whatever the data are: it needs no noise.
             noisy = [i for i, group in enumerate(groups.of_leaf) if group is not None]
             step_key = jax.random.fold_in(state.privatize_key, state.privatize_step)
-            released = _add_noise(
-                jax.random.key_data(step_key),
+            *released, counts = _add_noise(
+                step_key,
                 [stds[groups.of_leaf[i]] for i in noisy] + [jnp.float32(_count_std(plan))],
                 [leaves[i] for i in noisy] + [counts],
             )
             noised = list(leaves)
-            for i, leaf in zip(noisy, released, strict=False):
+            for i, leaf in zip(noisy, released, strict=True):
                 noised[i] = leaf
-            counts = released[-1]
         means = jax.tree.unflatten(structure, [leaf / plan.divisor for leaf in noised])
         if params is not None:
             means = jax.tree.map(lambda mean, p: mean.astype(p.dtype), means, params)
@@ -320,9 +320,8 @@ def _copy_key_for_members(
 
 @jax.custom_batching.custom_vmap
 def _add_noise(step_key: jax.Array, stds: list, leaves: list) -> list:
-    key = jax.random.wrap_key_data(step_key)
     return [
-        leaf + std * jax.random.normal(jax.random.fold_in(key, i), leaf.shape, leaf.dtype)
+        leaf + std * jax.random.normal(jax.random.fold_in(step_key, i), leaf.shape, leaf.dtype)
         for i, (std, leaf) in enumerate(zip(stds, leaves, strict=True))
     ]
 

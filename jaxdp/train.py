@@ -107,7 +107,11 @@ def main(args: Sequence[str]) -> int:
                 stack.enter_context(runs.locked(folder))
                 history = runs.open_history(folder, config.checkpoint.keep, console.print)
                 stack.callback(history.close)
-            run = prepare(config, console.print, history)
+            # A signal inside a compilation can be lost, or crash it: it waits for the next line.
+            with training.stop_on_signals(tell_not_started) as early:
+                run = prepare(config, console.print, history)
+            if early.requested:
+                raise KeyboardInterrupt
             console.print(describe_plan(run))
             if config.dry_run:
                 console.print(describe_cost(run))
@@ -357,6 +361,11 @@ def describe_resume(ledger: Ledger, begun: int) -> str:
 
 def is_released(folder: Path) -> bool:
     return (folder / "release").is_dir()
+
+
+def tell_not_started() -> None:
+    """As `tell_stopping`, before there is anything to release."""
+    os.write(2, b"\nStopping before the first step. Ctrl-C again to kill.\n")
 
 
 def tell_stopping() -> None:

@@ -15,6 +15,7 @@ TFDS = ROOT.parent / "shared" / "data" / "tfds"
 
 @pytest.fixture(scope="module")
 def mnist():
+    pytest.importorskip("importlib_resources", reason="needs the extra data")
     if not (TFDS / "mnist").exists():
         pytest.skip("MNIST is not prepared")
     return data.load(DataConfig(name="mnist", dir=str(TFDS))).private

@@ -455,3 +455,17 @@ def test_matrix_products_behind_norms_and_sums_run_at_full_precision():
             # The loss's own product and, under vmap, its gradient's run at the user's precision.
             own = 2
             assert text.count("Precision.HIGHEST") // 2 >= products - own > 0
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_keys_of_every_kind_draw_noise(impl):
+    runs = [releases(make_plan(), jax.random.key(3, impl=impl), 2) for _ in range(2)]
+    np.testing.assert_array_equal(flat64(runs[0]), flat64(runs[1]))
+    assert flat64(runs).all()
+    assert str(jax.random.key_impl(jaxdp.secret_key())) == "threefry2x32"
+
+
+def test_the_reason_comes_with_a_missing_attribute_too():
+    tx = optax.chain(optax.clip_by_global_norm(1.0), jaxdp.privatize(make_plan()))
+    with pytest.raises(AttributeError, match=r"held lazily.*first in the optax\.chain"):
+        tx.update(zero_gradients(), tx.init(PARAMS), PARAMS)

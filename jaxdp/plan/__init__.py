@@ -112,7 +112,11 @@ class Plan:
             raise ValueError(f"epsilon is {epsilon}: give a number above 0 (1 to 8 are common)")
         z = None if noise_multiplier is None else _noise_schedule(noise_multiplier, steps)
         if clipping.unit == "batch":
-            num_units = 1 if num_units is None else _whole("num_units", num_units, "m")
+            num_units = (
+                1
+                if num_units is None
+                else _whole("num_units", num_units, "the number of batch units")
+            )
         elif num_units is not None:
             raise ValueError(
                 f"num_units is {num_units}, but {clipping!r} clips every example on its own: leave "
