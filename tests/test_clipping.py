@@ -103,7 +103,7 @@ def test_float32_sums_of_aligned_examples_stay_within_the_stated_slack(size, mic
 def test_later_roundings_do_not_add_up(count, microbatch_size):
     # One record more or less moves the binade in which all the later, small ones are rounded.
     bound, size = 1.0, 2 * count + 1
-    low = np.spacing(np.float32(0.5 * count))
+    low = np.spacing(np.float32(0.5 * count)) / 2  # one ulp below that sum
     grads = np.full((size, 1), 0.5, np.float32)
     grads[count] = 0.9
     grads[count + 1 :] = -0.75 * low
