@@ -454,4 +454,11 @@ def result_table(run: Run, facts: dict[str, Any], results: dict[str, Any], folde
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if status != 0:
+        # All is written. What was cut short (a compilation, a checkpoint) has threads that would
+        # crash or print tracebacks while Python takes itself down.
+        os._exit(status)
+    sys.exit(0)
