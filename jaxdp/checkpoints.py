@@ -5,8 +5,9 @@ A checkpoint holds no secret key: those are in the file of its segment.
 
 import contextlib
 import hashlib
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,6 +101,27 @@ class Checkpoints:
     def _failure(self, error: Exception) -> OSError:
         reason = str(error).strip().partition("\n")[0]
         return OSError(f"a checkpoint could not be written to {self.folder}: {reason}")
+
+
+@contextlib.contextmanager
+def without_leftovers() -> Iterator[None]:
+    """Keeps tracebacks off the terminal that Orbax leaves behind when a write fails.
+
+    It gives up at the first failure, which `Checkpoints` tells of. The writes that were under way
+    then find its event loop closed, and Python prints each of them as an error nobody caught.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 class PeriodicSaver:

@@ -13,7 +13,7 @@ pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 train = pytest.importorskip("jaxdp.train")
-from jaxdp import config, evaluate, report, segments  # noqa: E402  (they need the extra)
+from jaxdp import config, evaluate, preparation, report, segments  # noqa: E402  (they need the extra)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_the_average_is_released_with_the_frozen_parameters(finished):
     params, _ = jaxdp.load_release(finished)
     assert sorted(params) == ["Conv_0", "Dense_0", "GroupNorm_0"]
     saved = segments.load_segment(finished / "private" / "segment-1.json")
-    first = train.build(saved.config, *_data_and_plan(saved.config), saved)
+    first = preparation.build(saved.config, *_data_and_plan(saved.config), saved)
     np.testing.assert_array_equal(params["Conv_0"]["kernel"], first.frozen["Conv_0"]["kernel"])
     assert "Conv_0" not in first.state[0]
     checkpoints = train.checkpoints.Checkpoints(finished / "private" / "checkpoints", 2)
@@ -68,7 +68,7 @@ def test_the_average_is_released_with_the_frozen_parameters(finished):
 
 
 def _data_and_plan(saved):
-    run = train.prepare(saved)
+    run = preparation.prepare(saved)
     return run.dataset, run.plan
 
 

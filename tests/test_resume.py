@@ -4,7 +4,9 @@ import json
 import os
 import resource
 import shutil
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -18,8 +20,8 @@ from jaxdp.mechanism import Mechanism
 pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
 train = pytest.importorskip("jaxdp.train")
-from jaxdp import payment, runs, segments, training  # noqa: E402  (they need the extra)
-from jaxdp.checkpoints import Checkpoints  # noqa: E402
+from jaxdp import data, payment, preparation, runs, segments, training  # noqa: E402  (they need the extra)
+from jaxdp.checkpoints import Checkpoints, without_leftovers  # noqa: E402
 
 # Orbax's threads may still call back when a file was missing or the disk full: that is its affair.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -121,7 +123,7 @@ def prepared(folder, *args):
     """What a resume would go on with: (run, history, what was told)."""
     history, said = runs.open_history(folder, 3, print), []
     config = train.configs.parse(["--resume", str(folder), *args], runs.saved_config)
-    run = train.prepare(config, said.append, history)
+    run = preparation.prepare(config, said.append, history)
     history.close()
     return run, history, " ".join(said)
 
@@ -223,7 +225,7 @@ def test_the_fingerprint_tells_computations_apart(monkeypatch, change, named):
     prints = []
     for args in ([], change(monkeypatch)):
         config = train.configs.parse([*SHORT, *args])
-        records = train.data.load(config.data).private
+        records = data.load(config.data).private
         plan = jaxdp.Plan(
             num_examples=len(records),
             expected_batch_size=config.plan.expected_batch_size,
@@ -475,3 +477,13 @@ def test_metrics_of_steps_to_come_are_dropped(tmp_path):
     path.write_text("".join(json.dumps({"step": n}) + "\n" for n in (1, 2, 3)) + '{"ste')
     runs.drop_metrics_after(path, 2)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_what_orbax_leaves_behind_is_not_printed(monkeypatch):
+    printed = []
+    monkeypatch.setattr(sys, "unraisablehook", printed.append)
+    failed = lambda error: SimpleNamespace(exc_value=error)
+    with without_leftovers():
+        sys.unraisablehook(failed(RuntimeError("Event loop is closed")))
+        sys.unraisablehook(failed(RuntimeError("something else")))
+    assert [str(one.exc_value) for one in printed] == ["something else"]

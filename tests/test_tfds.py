@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxdp import data, prepare, train
+from jaxdp import data, preparation, prepare, train
 from jaxdp.config import Config, DataConfig, PlanConfig
 from jaxdp.tfds import open_images
 
@@ -175,7 +175,7 @@ def test_splits_are_taken_apart(small_mnist):
     ids = np.concatenate([dataset.private.ids, dataset.public.ids, dataset.test.ids])
     np.testing.assert_array_equal(ids, np.arange(TRAIN + TEST))
     assert "published" in dataset.scaling
-    run = train.prepare(
+    run = preparation.prepare(
         Config(data=config, plan=PlanConfig(expected_batch_size=9, delta=1e-3)), lambda line: None
     )
     assert run.plan.num_examples == 45

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jaxdp import train
+from jaxdp import preparation, train
 from jaxdp.config import ClippingConfig, Config, PlanConfig
 
 
@@ -21,7 +21,7 @@ from jaxdp.config import ClippingConfig, Config, PlanConfig
 )
 def test_every_clipping_trains_and_is_stated(clipping, words, tmp_path, capsys):
     config = Config(clipping=clipping, plan=PlanConfig(steps=3))
-    run = train.prepare(config)
+    run = preparation.prepare(config)
     plan = run.plan
     path = tmp_path / "config.py"
     path.write_text(f"from jaxdp.config import *\nconfig = {config!r}\n")

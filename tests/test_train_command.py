@@ -21,6 +21,7 @@ from jaxdp import config as configs
 pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
 train = pytest.importorskip("jaxdp.train")
+from jaxdp import preparation  # noqa: E402  (it needs the extra)
 
 SHORT = ["--plan.steps", "6", "--plan.expected-batch-size", "64"]
 
@@ -120,7 +121,7 @@ def test_a_seed_repeats_the_run_and_is_labelled(tmp_path, capsys):
 
 def test_without_a_seed_every_stream_is_secret():
     config = configs.parse([*SHORT, "--model.name", "linear"])
-    one, other = train.prepare(config), train.prepare(config)
+    one, other = preparation.prepare(config), preparation.prepare(config)
     streams = [
         {k: jax.random.key_data(v) for k, v in vars(r.saved.secrets).items()} for r in (one, other)
     ]

@@ -135,7 +135,7 @@ def from_config(path: str) -> Options:
 
     from .. import data, models
     from ..config import load_config
-    from ..train import is_batch, make_clipping
+    from ..preparation import is_batch, make_clipping
 
     tell = lambda line: print(line, file=sys.stderr)
     config = load_config(path)

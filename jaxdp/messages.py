@@ -1,0 +1,111 @@
+"""What a run says of itself: its plan, its cost, its results."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.table import Table
+
+from . import accounting, feeding, statement
+from .ledger import Ledger
+from .preparation import Run
+from .privatize import noise_norm
+
+
+def describe_device() -> str:
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return f"CPU with {os.cpu_count()} cores"
+    return f"{jax.device_count()} x {device.device_kind}"
+
+
+def describe_plan(run: Run) -> str:
+    """The plan in one line: all the numbers that decide privacy and noise."""
+    plan, (params, (private_state, _)) = run.plan, run.state
+    noise = noise_norm(
+        plan,
+        plan.clipping.groups(params),
+        private_state.clipping.clipping_bounds,
+        run.config.clipping.allocation,
+    )
+    return (
+        f"Plan: N = {plan.num_examples:,}, expected batch size {plan.expected_batch_size:g} "
+        f"(sampling probability {plan.sampling_probability:.4g}), {plan.steps} steps, noise "
+        f"multiplier {plan.noise_multiplier:g}, {describe_clipping(run)}, expected norm of the "
+        f"noise on the mean gradient {float(noise):.3g}, target ε = {plan.target_epsilon:g} at "
+        f"δ = {statement.round_up(plan.delta, 3):g}"
+    )
+
+
+def describe_clipping(run: Run) -> str:
+    config = run.config.clipping
+    groups = run.plan.clipping.groups(run.state[0])
+    text = f"clipping norm {config.norm:g}"
+    if config.kind != "individual":
+        text = f"{config.kind} {text}"
+    if len(groups.names) > 1:
+        text += f" for each of {len(groups.names)} layers"
+    if run.plan.num_units is not None:
+        text += f" of the mean gradient of {run.plan.num_units} unit(s)"
+    return text
+
+
+def describe_cost(run: Run) -> str:
+    """What --dry-run adds to the plan: memory, as the compiler sees it, and ε."""
+    batch, mask = next(run.batches())
+    memory = run.train_step.lower(run.state, batch, mask).compile().memory_analysis()
+    private = run.dataset.private
+    resident = feeding.resolve(run.config.data.placement, private) == "device"
+    records = private.inputs.nbytes + private.labels.nbytes if resident else 0
+    size = "unknown: this device does not tell"
+    if memory is not None:
+        total = memory.temp_size_in_bytes + memory.argument_size_in_bytes + records
+        size = f"{total / 2**20:.1f} MiB, of which {records / 2**20:.1f} MiB are the data"
+    epsilons = statement.epsilons(run.plan, run.plan.steps)
+    return (
+        f"Memory on the device: {size}.\nε after {run.plan.steps} steps: "
+        + ", ".join(f"{value:g} by {name.upper()}" for name, value in epsilons.items())
+        + ".\nDry run: nothing was trained, spent or written."
+    )
+
+
+def result_table(run: Run, facts: dict[str, Any], results: dict[str, Any], folder: Path) -> Table:
+    config, total = run.config, len(run.dataset.test)
+    public = "declared public" if config.data.test_is_public else "PRIVATE: so is this number"
+    table = Table(show_header=False, highlight=False)
+    table.add_row("test accuracy", f"{results['test_accuracy']:.4f} on {total} records, {public}")
+    if run.dataset.center is None:
+        table.add_row("test perplexity", f"{math.exp(results['test_loss']):.3f} a character")
+    delta = statement.round_up(facts["delta"], 3)
+    for name, value in facts["epsilon"].items():
+        table.add_row(f"ε by {statement.LABELS[name]}", f"{value:g} at δ = {delta:g}")
+    if next(iter(facts["epsilon"].values())) > accounting.NO_PRIVACY:
+        table.add_row("privacy", statement.NO_PRIVACY)
+    if facts["reproducible"]:
+        table.add_row("privacy", "NONE: noise and sampling are reproducible from the seed")
+    stopped = ", stopped early" if facts["steps"] < facts["steps_planned"] else ""
+    table.add_row("steps", f"{facts['steps']} of {facts['steps_planned']}{stopped}")
+    first = results["seconds_of_first_step"]
+    table.add_row("wall time", f"{results['seconds']:.1f} s, {first:.1f} s of it compiling")
+    table.add_row("may be shared", f"{folder / 'release'}")
+    table.add_row("keep private", f"{folder / 'private'}")
+    return table
+
+
+def describe_resume(ledger: Ledger, begun: int) -> str:
+    return (
+        f"Resuming after step {begun}, in segment {len(ledger.segments)}: {ledger.steps} steps are "
+        f"charged, ε = {statement.round_up(ledger.epsilon()):g} of {ledger.budget.epsilon:g}."
+    )
+
+
+def tell_not_started() -> None:
+    """As `tell_stopping`, before there is anything to release."""
+    os.write(2, b"\nStopping before the first step. Ctrl-C again to kill.\n")
+
+
+def tell_stopping() -> None:
+    """Called from a signal handler, so it writes without any lock."""
+    os.write(2, b"\nStopping after this step; the release is written next. Ctrl-C again to kill.\n")

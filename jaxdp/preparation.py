@@ -1,0 +1,183 @@
+"""What is decided before the first step: data, plan, model, keys, and where a run goes on."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from . import (
+    augmentation,
+    averaging,
+    checkpoints,
+    clipping,
+    data,
+    feeding,
+    freezing,
+    models,
+    runs,
+    segments,
+    training,
+)
+from . import config as configs
+from .accounting import Unit
+from .plan import Plan
+from .privatize import privatize
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that is decided before the first step."""
+
+    config: configs.Config
+    dataset: data.Dataset
+    plan: Plan
+    model: nn.Module
+    state: training.State
+    train_step: jax.stages.Wrapped
+    saved: segments.SavedSegment
+    frozen: freezing.Params  # the parameters that are not trained
+    repeats: bool = False  # whether it goes on in the segment that it was stopped in
+
+    def released(self, state: training.State) -> freezing.Params:
+        """What is scored and released: averages if there are any, and the frozen parameters."""
+        params, (_, optimizer_state) = state
+        average = averaging.averaged(optimizer_state)
+        return freezing.merge(params if average is None else average, self.frozen)
+
+    def batches(
+        self, start: int = 0, end: int | None = None
+    ) -> Iterator[tuple[feeding.Batch, np.ndarray]]:
+        """Samples the records of every step and brings them to the device."""
+        data_config, secrets = self.config.data, self.saved.secrets
+        count = (self.plan.steps if end is None else end) - start
+        return feeding.feed(
+            self.dataset.private,
+            itertools.islice(self.plan.batches(secrets.sampling, start), count),
+            placement=data_config.placement,
+            augment=augmentation.crop_and_flip if data_config.augment == "crop_flip" else None,
+            key=secrets.augmentation,
+            start=start,
+        )
+
+
+def prepare(
+    config: configs.Config,
+    tell: Callable[[str], None] = print,
+    history: runs.History | None = None,
+) -> Run:
+    """Loads the data, solves the plan and builds the model.
+
+    Args:
+      config: the settings.
+      tell: gets a line about what takes long or is not as expected.
+      history: of the run to go on with; its budget binds.
+
+    Raises:
+      ValueError: for any number or name that makes no sense, before a budget is spent.
+    """
+    dataset = data.load(config.data, tell)
+    if config.data.augment == "crop_flip" and dataset.private.inputs.ndim != 4:
+        raise ValueError("data.augment is crop_flip, and the records are no images: choose none")
+    delta = config.plan.delta
+    if delta is None and history is not None:
+        delta = history.ledger.budget.delta
+    plan = Plan(
+        num_examples=len(dataset.private),
+        expected_batch_size=config.plan.expected_batch_size,
+        steps=config.plan.steps,
+        clipping=make_clipping(config.clipping),
+        num_units=config.clipping.units if is_batch(config.clipping) else None,
+        epsilon=config.plan.epsilon,
+        delta=delta,
+        adjacency=config.plan.adjacency,
+    )
+    fingerprint = segments.make_fingerprint(config, dataset.private, plan)
+    if history is None:
+        secrets = segments.draw_secrets(config.seed)
+        return build(config, dataset, plan, segments.SavedSegment(config, fingerprint, secrets))
+
+    runs.check_budget(history, config, plan)
+    saved, frozen = replace(history.last, config=config), None
+    if history.newest is not None:
+        drawn = build(config, dataset, plan, saved).frozen
+        _, arrays = checkpoints.split_frozen(history.newest.arrays)
+        frozen = checkpoints.from_arrays(arrays, {checkpoints.FROZEN: drawn})[checkpoints.FROZEN]
+    run = build(config, dataset, plan, saved, frozen)
+    state = runs.restore(history, config, run.state, lambda line: None)
+    if runs.repeats(history, fingerprint, state):
+        return replace(run, state=state, repeats=True)
+    changed = segments.changes(history.last.fingerprint, fingerprint)
+    tell(
+        "Not the computation that was stopped "
+        f"({changed or 'the checkpoint is of an earlier segment'}): steps that were charged "
+        "stay charged, and a new segment begins, with new secrets."
+    )
+    saved = segments.SavedSegment(config, fingerprint, runs.next_secrets(history))
+    run = build(config, dataset, plan, saved, frozen)
+    return replace(run, state=runs.restore(history, config, run.state, tell))
+
+
+def build(
+    config: configs.Config,
+    dataset: data.Dataset,
+    plan: Plan,
+    saved: segments.SavedSegment,
+    frozen: freezing.Params | None = None,
+) -> Run:
+    """Builds the model and its first state; `frozen` parameters come from a checkpoint, if any."""
+    model = models.make_model(config.model, dataset)
+    params, drawn = freezing.split(
+        models.init_params(model, saved.secrets.init, dataset), config.training.frozen
+    )
+    frozen = drawn if frozen is None else frozen
+    full_loss = models.make_loss(model, dataset)
+    loss = lambda params, x, y: full_loss(freezing.merge(params, frozen), x, y)
+    privatizer = privatize(plan, key=saved.secrets.noise, allocation=config.clipping.allocation)
+    optimizer = training.make_optimizer(config.training, plan.steps)
+    return Run(
+        config=config,
+        dataset=dataset,
+        plan=plan,
+        model=model,
+        state=training.init_state(params, privatizer, optimizer),
+        train_step=training.make_train_step(
+            loss if frozen else full_loss,
+            privatizer,
+            optimizer,
+            config.training.microbatch_size,
+            plan.clipping.unit,
+        ),
+        saved=saved,
+        frozen=frozen,
+    )
+
+
+def is_batch(config: configs.ClippingConfig) -> bool:
+    return config.kind == "batch" or config.unit == "batch"
+
+
+def make_clipping(config: configs.ClippingConfig) -> clipping.Clipping:
+    """Builds the clipping that the config describes."""
+    unit: Unit = "batch" if is_batch(config) else "example"
+    layer = None if config.layer == "model" else config.layer
+    if config.kind == "normalised":
+        return clipping.clip_normalised(config.norm, stability=config.stability, unit=unit)
+    if config.kind == "quantile":
+        return clipping.clip_quantile(
+            config.norm,
+            target=config.quantile,
+            learning_rate=config.quantile_rate,
+            count_std=config.count_std,
+            layer=layer,
+            unit=unit,
+        )
+    if config.kind == "layerwise" and layer is not None:
+        return clipping.clip_layerwise(config.norm, layer=layer, unit=unit)
+    return (
+        clipping.clip_batch(config.norm)
+        if unit == "batch"
+        else clipping.clip_individual(config.norm)
+    )
