@@ -8,12 +8,14 @@ from .clipping import Clipping as Clipping
 from .clipping import clip_batch as clip_batch
 from .clipping import clip_individual as clip_individual
 from .clipping import clip_layerwise as clip_layerwise
+from .clipping import clip_multiplied as clip_multiplied
 from .clipping import clip_normalised as clip_normalised
 from .clipping import clip_quantile as clip_quantile
 from .explain import explain as explain
 from .gradients import PerExampleGrads as PerExampleGrads
 from .gradients import from_dense as from_dense
 from .gradients import per_example_grads as per_example_grads
+from .groups import group_alike as group_alike
 from .keys import secret_key as secret_key
 from .plan import Plan as Plan
 from .planner import plan_noise as plan_noise

@@ -11,7 +11,15 @@ import optax
 
 from .accounting import Adjacency, Unit
 from .gradients import PerExampleGrads, Units
-from .groups import SMALLEST_BOUND, Bound, Groups, Layer, check_bound, group_leaves
+from .groups import (
+    SMALLEST_BOUND,
+    Bound,
+    Groups,
+    Layer,
+    bound_values,
+    check_bound,
+    group_leaves,
+)
 
 Array = jax.Array
 
@@ -35,14 +43,17 @@ class Clipping(optax.GradientTransformation):
     """An Optax transformation from `PerExampleGrads` to their clipped sum, without noise.
 
     Beside `init` and `update` it answers what `privatize` asks. Made by `clip_individual`,
-    `clip_batch`, `clip_layerwise`, `clip_normalised` and `clip_quantile`.
+    `clip_batch`, `clip_layerwise`, `clip_multiplied`, `clip_normalised` and `clip_quantile`.
 
     Attributes:
       unit: "example" if every example's gradient is clipped, "batch" if a unit's mean gradient is.
+      joint: whether all groups have one coefficient, so that Σ (‖g_h‖/C_h)² is at most 1: norms and
+        noise are then measured in bounds. Otherwise every group is within its own bound.
       quantile: set where the bounds adapt to the norms.
     """
 
     unit: Unit
+    joint: bool
     quantile: Quantile | None
     _bounds: Any
     _layer: Layer | None
@@ -57,6 +68,7 @@ class Clipping(optax.GradientTransformation):
         unit: Unit,
         layer: Layer | None = None,
         scale: Callable[[Array, Array], Array],
+        joint: bool = False,
         quantile: Quantile | None = None,
     ) -> "Clipping":
         if unit not in ("example", "batch"):
@@ -82,7 +94,7 @@ class Clipping(optax.GradientTransformation):
 
         self = super().__new__(cls, init, update)
         self._name, self._bounds, self._layer, self._scale = name, bounds, layer, scale
-        self.unit, self.quantile = unit, quantile
+        self.unit, self.joint, self.quantile = unit, joint, quantile
         return self
 
     def groups(self, params: Any) -> Groups:
@@ -95,6 +107,7 @@ class Clipping(optax.GradientTransformation):
         """Coefficients `[b]` per leaf, and per group whether the norm is within its bound `[G, b]`.
 
         A coefficient times its gradient is never longer than the bound: norms are upper bounds.
+        With `joint` it is the whole gradient that is within or not.
         """
         bounds = safe_bounds(groups, state.clipping_bounds)[:, None]
         squares: list[Any] = [0.0] * len(groups.names)
@@ -103,6 +116,8 @@ class Clipping(optax.GradientTransformation):
                 squares[group] += square
         # Adding up the leaves may round down too.
         norms = jnp.sqrt(jnp.stack(squares) * (1 + len(units.leaves) * 2.0**-23))
+        if self.joint:
+            norms, bounds = _measured_in(bounds, norms), jnp.ones_like(bounds)
         coefficients = self._scale(norms, bounds)
         nothing = jnp.zeros(norms.shape[1:], norms.dtype)
         per_leaf = [nothing if g is None else coefficients[g] for g in groups.of_leaf]
@@ -119,25 +134,29 @@ class Clipping(optax.GradientTransformation):
     def sensitivity(self, adjacency: Adjacency, bounds: Array | None = None) -> Any:
         """Δ: how far the clipped sum moves, in Euclidean norm, when one record changes.
 
+        With `joint` it is that of the group with the largest bound, where the noise is largest,
+        too; measured in bounds, as the noise is, it is `record_factor`.
+
         Args:
           adjacency: what it means that one record changes.
           bounds: `[groups]` the bounds at this step. None: those that the clipping was made with,
             where they say how many groups there are.
         """
         if bounds is not None:
-            return self.record_factor(adjacency) * jnp.sqrt(jnp.sum(jnp.square(bounds)))
+            longest = jnp.max(bounds) if self.joint else jnp.sqrt(jnp.sum(jnp.square(bounds)))
+            return self.record_factor(adjacency) * longest
         if self._layer is not None:
             raise ValueError(
                 f"{self!r} has as many groups as the model has layers: pass the bounds of its "
                 "state, clipping.init(params).clipping_bounds"
             )
-        first = [_at(bound, 0) for bound in jax.tree.leaves(self._bounds)]
-        return self.record_factor(adjacency) * math.hypot(*first)
+        first = [_at(bound, 0) for bound in bound_values(self._bounds)]
+        return self.record_factor(adjacency) * (max(first) if self.joint else math.hypot(*first))
 
     @property
     def bounded(self) -> bool:
         """Whether all bounds are finite, so that noise can hide what they let through."""
-        return all(math.isfinite(_at(bound, 0)) for bound in jax.tree.leaves(self._bounds))
+        return all(math.isfinite(_at(bound, 0)) for bound in bound_values(self._bounds))
 
     def adapt(
         self, groups: Groups, state: ClippingState, step: Array, fractions: Array
@@ -224,9 +243,9 @@ def clip_layerwise(bounds: Any, *, layer: Layer = "tensor", unit: Unit = "exampl
 
     Args:
       bounds: one number for every layer; `{pattern: bound}` over parameter paths such as
-        `{"Conv_*": 0.5, "Dense_0": 1.0}`, where each pattern is one group that is clipped
-        together; or a prefix pytree of the parameters. A bound of 0 freezes its group: no gradient
-        and no noise. Bounds may be schedules `step -> C`.
+        `{"Conv_*": 0.5, "Dense_0": 1.0}`, where each pattern, or tuple of patterns, is one group
+        that is clipped together; or a prefix pytree of the parameters. A bound of 0 freezes its
+        group: no gradient and no noise. Bounds may be schedules `step -> C`.
       layer: with one number, a layer is every "tensor" or every "module".
       unit: "example" or "batch", as in `clip_individual` and `clip_batch`.
 
@@ -234,15 +253,40 @@ def clip_layerwise(bounds: Any, *, layer: Layer = "tensor", unit: Unit = "exampl
       Nguyen et al. 2023 (arXiv 2307.11939), where a layer is a tensor; McMahan et al. 2018
       (arXiv 1710.06963).
     """
-    for bound in jax.tree.leaves(bounds):
+    return _clip_groups("clip_layerwise", bounds, layer, unit, joint=False)
+
+
+def clip_multiplied(bounds: Any, *, layer: Layer = "tensor", unit: Unit = "example") -> Clipping:
+    """Clips the whole gradient with layers measured in bounds: g·min(1, (Σ (‖g_h‖/C_h)²)^(-1/2)).
+
+    The paper's multiplication factor: layer h is multiplied by m_h = C/C_h, the whole gradient is
+    clipped to C, noise is added, and layer h is divided by m_h again. C cancels. One coefficient
+    for all layers keeps the gradient's direction, and the noise on layer h has standard deviation
+    z·C_h (doubled as for one bound), without the √L of `clip_layerwise`: its bounds times √L need
+    the same noise here, and leave whole whatever it does.
+
+    Args:
+      bounds: as in `clip_layerwise`: how long layer h may be where all others are zero.
+      layer: as in `clip_layerwise`.
+      unit: as in `clip_layerwise`.
+
+    References:
+      Nguyen et al. 2023 (arXiv 2307.11939), future work.
+    """
+    return _clip_groups("clip_multiplied", bounds, layer, unit, joint=True)
+
+
+def _clip_groups(name: str, bounds: Any, layer: Layer, unit: Unit, *, joint: bool) -> Clipping:
+    for bound in bound_values(bounds):
         check_bound(bound, zero_freezes=True)
     whole = not isinstance(bounds, int | float) and not callable(bounds)
     return Clipping(
-        f"clip_layerwise({_text(bounds)}{'' if whole else f', layer={layer!r}'}, unit={unit!r})",
+        f"{name}({_text(bounds)}{'' if whole else f', layer={layer!r}'}, unit={unit!r})",
         bounds,
         unit=unit,
         layer=None if whole else layer,
         scale=_shorten,
+        joint=joint,
     )
 
 
@@ -339,6 +383,16 @@ def sum_shapes(grads: PerExampleGrads) -> list[jax.ShapeDtypeStruct]:
         jax.ShapeDtypeStruct(p.shape, jnp.promote_types(p.dtype, jnp.float32))
         for p in jax.tree.leaves(grads.like)
     ]
+
+
+def _measured_in(bounds: Array, norms: Array) -> Array:
+    """√Σ (norm/bound)² over the groups, as an upper bound: `[G, b]`, the same for every group."""
+    ratios = norms / bounds
+    largest = jnp.max(ratios, axis=0)
+    # Divided by the largest, so that no square overflows; adding up may round down.
+    squares = jnp.square(ratios / jnp.maximum(largest, SMALLEST_BOUND))
+    joint = largest * jnp.sqrt(jnp.sum(squares, axis=0) * (1 + (len(ratios) + 8) * 2.0**-23))
+    return jnp.broadcast_to(joint, norms.shape)
 
 
 def _shorten(norms: Array, bounds: Array) -> Array:

@@ -7,9 +7,11 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple
 
 import jax
+import numpy as np
 
 Schedule = Callable[[Any], Any]
 Bound = float | Schedule
+Patterns = str | tuple[str, ...]  # over parameter paths; what any of them takes is one group
 Layer = Literal["tensor", "module"]
 SMALLEST_BOUND = 1e-12  # squares of the entries of a gradient shorter than this underflow float32
 
@@ -37,8 +39,8 @@ def group_leaves(params: Any, bounds: Any, layer: Layer | None) -> Groups:
       params: pytree of anything with a shape.
       bounds: a number (or schedule) for every layer; or `{pattern: bound}` over parameter paths
         such as "Conv_0/kernel", where `*` stands for any text and a pattern also takes all that
-        lies below it; or a prefix pytree of `params`. A pattern or a prefix leaf is one group. A
-        bound of 0 freezes its group.
+        lies below it; or a prefix pytree of `params`. A pattern, a tuple of patterns or a prefix
+        leaf is one group. A bound of 0 freezes its group.
       layer: what a layer is where `bounds` is one number: every "tensor", every "module" (tensors
         with the same parent), or None for all parameters as one.
 
@@ -57,8 +59,8 @@ def group_leaves(params: Any, bounds: Any, layer: Layer | None) -> Groups:
         labels = [layer_of(path) for path in paths]
         bound_of = dict.fromkeys(labels, bounds)
     elif isinstance(bounds, Mapping) and all(is_bound(bound) for bound in bounds.values()):
-        labels = _match(paths, list(bounds))
-        bound_of = dict(bounds)
+        labels = _match(paths, {_label(patterns): patterns for patterns in bounds})
+        bound_of = {_label(patterns): bound for patterns, bound in bounds.items()}
     else:
         labels, bound_of = _prefix(params, bounds)
     frozen = {label for label, bound in bound_of.items() if bound == 0}
@@ -77,6 +79,63 @@ def group_leaves(params: Any, bounds: Any, layer: Layer | None) -> Groups:
     )
 
 
+def group_alike(bounds: Mapping[Patterns, float], num_groups: int) -> dict[tuple[str, ...], float]:
+    """Sorts layers into groups with like bounds, for `clip_layerwise` and `clip_multiplied`.
+
+    Each group is clipped as one, to the largest of its bounds. So the noise on a layer is
+    proportional to √num_groups times about its own bound, where layers that are clipped apart have
+    √layers times it. (The root of the sum of a group's squared bounds would never clip more than
+    the layers' own bounds, but it would give back all that grouping gains.)
+
+    Args:
+      bounds: `{pattern: bound}`, as for `clip_layerwise`. What a bound of 0 freezes stays apart.
+      num_groups: K, at most the number of bounds above 0.
+
+    Returns:
+      `{(pattern, ...): largest bound}`: the partition with the least sum, over the layers, of the
+      squared log(group's bound / layer's bound).
+
+    References:
+      Nguyen et al. 2023 (arXiv 2307.11939): √K for √L.
+
+    Example:
+      >>> group_alike({"a": 0.9, "b": 0.01, "c": 1.0}, 2)
+      {('b',): 0.01, ('a', 'c'): 1.0}
+    """
+    for bound in bounds.values():
+        check_bound(bound, zero_freezes=True)
+        if callable(bound) or math.isinf(bound):
+            raise ValueError(f"the clipping norm is {bound!r}: only finite numbers can be alike")
+    frozen = {_as_tuple(patterns): 0.0 for patterns, bound in bounds.items() if bound == 0}
+    layers = sorted((p for p in bounds if bounds[p] != 0), key=lambda p: bounds[p])
+    n = len(layers)
+    if isinstance(num_groups, bool) or num_groups % 1 or not 1 <= num_groups <= n:
+        raise ValueError(
+            f"num_groups is {num_groups}: give a whole number from 1 to {n}, the layers with "
+            "bounds above 0"
+        )
+    logs = np.log([bounds[layer] for layer in layers])
+    # cost[k, j]: of the first j layers in k groups; the last of these begins at begins[k, j].
+    cost = np.full((num_groups + 1, n + 1), math.inf)
+    begins = np.zeros((num_groups + 1, n + 1), int)
+    cost[0, 0] = 0
+    for j in range(1, n + 1):
+        apart = np.cumsum(np.square(logs[j - 1] - logs[:j])[::-1])[::-1]  # of the layers i to j - 1
+        for k in range(1, num_groups + 1):
+            totals = cost[k - 1, :j] + apart
+            begins[k, j] = np.argmin(totals)
+            cost[k, j] = totals[begins[k, j]]
+    groups: dict[tuple[str, ...], float] = {}
+    stop = n
+    for k in range(num_groups, 0, -1):
+        start = begins[k, stop]
+        own = [layer for layer in bounds if layer in layers[start:stop]]
+        members = tuple(pattern for layer in own for pattern in _as_tuple(layer))
+        groups[members] = float(bounds[layers[stop - 1]])
+        stop = start
+    return frozen | dict(reversed(groups.items()))
+
+
 def path_name(path: tuple) -> str:
     """A parameter's path as text: "Conv_0/kernel"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
@@ -84,6 +143,13 @@ def path_name(path: tuple) -> str:
 
 def is_bound(bound: object) -> bool:
     return callable(bound) or (isinstance(bound, numbers.Real) and not isinstance(bound, bool))
+
+
+def bound_values(bounds: Any) -> list[Any]:
+    """Every bound, however they are given. (JAX could not sort keys of different types.)"""
+    if isinstance(bounds, Mapping):
+        return [leaf for value in bounds.values() for leaf in jax.tree.leaves(value)]
+    return jax.tree.leaves(bounds)
 
 
 def check_bound(bound: Any, *, zero_freezes: bool = False) -> None:
@@ -102,21 +168,46 @@ def check_bound(bound: Any, *, zero_freezes: bool = False) -> None:
         )
 
 
-def _match(paths: list[str], patterns: list[str]) -> list[str]:
+def _as_tuple(patterns: Patterns) -> tuple[str, ...]:
+    return patterns if isinstance(patterns, tuple) else (patterns,)
+
+
+def _label(patterns: Any) -> str:
+    """The name of the group that some patterns take."""
+    if not all(isinstance(pattern, str) for pattern in _as_tuple(patterns)) or patterns == ():
+        raise TypeError(
+            f"the group {patterns!r} is no pattern over parameter paths: give text, or a tuple of "
+            "texts for one group"
+        )
+    return " + ".join(_as_tuple(patterns))
+
+
+def _match(paths: list[str], groups: dict[str, Patterns]) -> list[str]:
+    """The label of the group that takes each path."""
+    takes = lambda path, p: fnmatchcase(path, p) or fnmatchcase(path, f"{p}/*")
     takers = {
-        path: [p for p in patterns if fnmatchcase(path, p) or fnmatchcase(path, f"{p}/*")]
+        path: [
+            label
+            for label, patterns in groups.items()
+            if any(takes(path, p) for p in _as_tuple(patterns))
+        ]
         for path in paths
     }
     missed = [path for path in paths if not takers[path]]
     if missed:
         raise ValueError(
-            f"no pattern of {patterns} takes the parameters {', '.join(missed)}: every parameter "
-            'needs exactly one (a bound of 0 freezes it; "*" takes all)'
+            f"no pattern of {list(groups)} takes the parameters {', '.join(missed)}: every "
+            'parameter needs exactly one (a bound of 0 freezes it; "*" takes all)'
         )
     twice = [f"{path} ({', '.join(takers[path])})" for path in paths if len(takers[path]) > 1]
     if twice:
         raise ValueError(f"several patterns take the same parameters: {'; '.join(twice)}")
-    idle = [p for p in patterns if not any(p in taken for taken in takers.values())]
+    idle = [
+        p
+        for patterns in groups.values()
+        for p in _as_tuple(patterns)
+        if not any(takes(path, p) for path in paths)
+    ]
     if idle:
         raise ValueError(
             f"the patterns {', '.join(idle)} take no parameter; there are {', '.join(paths)}"

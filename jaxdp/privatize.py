@@ -126,7 +126,8 @@ def privatize(
         if others can guess it; every `init` with it begins the same noise again.
       allocation: how the noise is spread over groups that are clipped separately, at the same
         noise multiplier: std "proportional" to the group's bound, "isotropic" (the same for all),
-        or "dimension" (std² ∝ bound/√size), which has the least total energy.
+        or "dimension" (std² ∝ bound/√size), which has the least total energy. Clippings with one
+        coefficient for all groups (`clip_multiplied`) take "proportional" only.
 
     References:
       Abadi et al. 2016, Deep Learning with Differential Privacy, algorithm 1 (arXiv 1607.00133).
@@ -139,6 +140,12 @@ def privatize(
         )
     given = None if key is None else keys.stream(key, "noise")
     clipping = plan.clipping
+    if clipping.joint and allocation != "proportional":
+        raise ValueError(
+            f"allocation is {allocation!r}: with {clipping!r} any one group may move by its whole "
+            "bound, so that no group can do with less noise than in proportion to it. Give "
+            "'proportional', which has the least noise everywhere"
+        )
 
     def init(params: Any) -> PrivatizeState:
         _gradient_noise(plan, len(clipping.groups(params).names))  # refuses counts that cost all
@@ -241,8 +248,11 @@ def noise_stds(
     """
     z = jnp.asarray(_gradient_noise(plan, len(groups.names)), jnp.float32)
     deltas = plan.clipping.record_factor(plan.adjacency) * safe_bounds(groups, bounds)
-    weights = _WEIGHTS[allocation](deltas, jnp.asarray(groups.sizes, jnp.float32))
-    spread = weights * jnp.linalg.norm(deltas / weights)
+    if plan.clipping.joint:
+        spread = deltas  # Σ (moved_h/Δ_h)² is at most 1 for all groups together
+    else:
+        weights = _WEIGHTS[allocation](deltas, jnp.asarray(groups.sizes, jnp.float32))
+        spread = weights * jnp.linalg.norm(deltas / weights)
     return z[jnp.minimum(step, z.size - 1)] * spread * (1 + plan.rounding_slack)
 
 
