@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from .accounting import Adjacency
 
+TOKEN_WIDTH = 128  # of the transformer, unless another is given
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -51,21 +53,27 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    name: Literal["cnn", "linear", "backpack_cnn", "transformer"] = "cnn"
-    """cnn: convolutions with tanh and average pooling, then a linear layer. linear: that layer.
-    backpack_cnn: two convolutions and two dense layers, for 28x28 images. transformer: for text."""
+    name: Literal["cnn", "linear", "lenet", "resnet18", "backpack_cnn", "transformer"] = "cnn"
+    """cnn: convolutions with average pooling, then a linear layer. linear: that layer. lenet,
+    resnet18: as published, for 32x32 images. backpack_cnn: two convolutions and two dense layers,
+    for 28x28 images. transformer: for text."""
 
     widths: tuple[int, ...] = (16,)
     """Channels of every convolution of the cnn."""
 
+    norm: Literal["group", "batch", "none"] = "group"
+    """Normalisation after every convolution of the cnn and the resnet18. batch: BatchNorm, for
+    batch units (clipping.kind batch) only, with public records (data.public) for its statistics."""
+
     norm_group_size: int = 1
-    """Channels per group of a GroupNorm after every convolution; 0 for no normalisation."""
+    """Channels per group of the GroupNorm; 0 for no normalisation."""
 
     activation: Literal["tanh", "relu"] = "tanh"
-    """Of the backpack_cnn."""
+    """Of the cnn, the lenet and the backpack_cnn."""
 
-    width: int = 128
-    """Numbers that the transformer holds for every token."""
+    width: int | None = None
+    """Of the transformer: numbers that it holds for every token; None: 128. Of the resnet18:
+    channels of its first convolution; None: 64."""
 
     layers: int = 2
     """Blocks of the transformer."""
@@ -74,25 +82,40 @@ class ModelConfig:
     """Attention heads in a block of the transformer; a divisor of the width."""
 
     def __post_init__(self) -> None:
-        widths, size = self.widths, self.norm_group_size
+        widths, size, width = self.widths, self.norm_group_size, self.width
         _require(
             isinstance(widths, tuple) and all(width >= 1 for width in widths),
             "model.widths",
             widths,
             "a tuple of numbers of channels, all at least 1",
         )
+        _require(width is None or width >= 1, "model.width", width, "at least 1")
+        grouped = widths if self.name != "resnet18" else (width or 64,)
         _require(
-            size == 0 or (size > 0 and all(width % size == 0 for width in widths)),
+            size == 0 or (size > 0 and all(width % size == 0 for width in grouped)),
             "model.norm-group-size",
             size,
-            f"0, or a number that divides every one of the widths {widths}",
+            f"0, or a number that divides every one of the widths {grouped}",
+        )
+        _require(
+            self.norm != "batch" or self.name in ("cnn", "resnet18"),
+            "model.norm",
+            self.norm,
+            f"another, or choose cnn or resnet18: model.name = {self.name} has no such layer",
+        )
+        _require(
+            self.name != "resnet18" or self.norm == "batch" or (self.norm == "group" and size > 0),
+            "model.norm",
+            f"{self.norm} with groups of {size}",
+            "group or batch: a resnet18 does not train without",
         )
         _require(self.layers >= 1, "model.layers", self.layers, "at least 1")
         _require(
-            self.heads >= 1 and self.width >= 1 and self.width % self.heads == 0,
+            self.heads >= 1
+            and (self.name != "transformer" or (width or TOKEN_WIDTH) % self.heads == 0),
             "model.heads",
             self.heads,
-            f"a number that divides model.width = {self.width}",
+            f"a number that divides model.width = {width or TOKEN_WIDTH}",
         )
 
 

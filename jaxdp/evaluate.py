@@ -36,7 +36,8 @@ def main(args: Sequence[str]) -> int:
         )
         return 0 if args else 2
     try:
-        params, facts = release.load_release(args[0])
+        released = release.load_release(args[0])
+        params, facts = released
         data_config = tyro.cli(
             configs.DataConfig,
             prog=f"python -m jaxdp.evaluate {args[0]}",
@@ -45,7 +46,7 @@ def main(args: Sequence[str]) -> int:
         )
         dataset = data.load(data_config, print)
         model = models.make_model(configs.from_json(configs.ModelConfig, facts["model"]), dataset)
-        scores = models.evaluate(model, dataset, params)
+        scores = models.evaluate(model, dataset, params, released.batch_stats)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -37,7 +37,8 @@ def per_example_grads(
         what they are products of, where it has a rule; "auto" picks the cheaper leaf by leaf.
       unit: "example", or "batch" for losses that couple the records of a unit (`clip_batch`).
       microbatch_size: how many examples (or units) are differentiated at a time. It bounds the
-        memory and changes nothing else. None takes the whole batch at once.
+        memory and changes nothing else. None takes the whole batch at once. A unit is never split:
+        one takes the memory of plain training on its records (`mean_loss` needs less).
 
     Returns:
       A function `(params, batch, mask=None) -> PerExampleGrads`. `batch` is the tuple of the
@@ -340,8 +341,9 @@ def _check_params(params: PyTree) -> None:
         layers = jax.tree_util.tree_leaves_with_path(params["batch_stats"])
         where = jax.tree_util.keystr(layers[0][0][:-1]) if layers else "batch_stats"
         raise ValueError(
-            f"the model has BatchNorm (layer {where}): its statistics mix the examples of a batch, "
-            "so no gradient belongs to one example. Use GroupNorm or LayerNorm"
+            f"the model has BatchNorm (layer {where}), whose batch_stats are among params: they mix "
+            "the examples of a batch, so no gradient belongs to one example. Use GroupNorm or "
+            "LayerNorm; or clip batch units, with jaxdp.batchnorm.unit_loss and params alone"
         )
 
 

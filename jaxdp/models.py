@@ -1,4 +1,4 @@
-"""Small Flax models, their loss and scores, and the check that a model keeps examples apart."""
+"""The model of a run, its loss and scores, and the check that it keeps examples apart."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,93 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .config import ModelConfig
+from . import batchnorm, networks
+from .accounting import Unit
+from .config import TOKEN_WIDTH, ModelConfig
 from .data import Dataset
+from .units import mean_loss
 
 PyTree = Any
-ACTIVATIONS = {"tanh": jnp.tanh, "relu": nn.relu}
 ROWS_AT_A_TIME = 500  # of the test records, which bounds the memory
-
-
-class CNN(nn.Module):
-    """Convolutions 3x3 with tanh and 2x2 average pooling, then a linear layer.
-
-    tanh rather than ReLU, because bounded activations keep gradients near one size, so that
-    clipping loses less (Papernot et al. 2020, arXiv 2007.14191).
-    """
-
-    num_classes: int
-    widths: tuple[int, ...]
-    norm_group_size: int
-
-    @nn.compact
-    def __call__(self, x_BxHxWxC: jax.Array) -> jax.Array:
-        x = x_BxHxWxC
-        for width in self.widths:
-            if min(x.shape[1:3]) < 2:
-                raise ValueError(
-                    f"model.widths is {self.widths}, and each of these convolutions halves the "
-                    f"image: too many for inputs of shape {x_BxHxWxC.shape[1:]}"
-                )
-            x = nn.Conv(width, (3, 3))(x)
-            if self.norm_group_size:
-                # A large epsilon: blank images must not have their rounding errors blown up.
-                x = nn.GroupNorm(None, self.norm_group_size, epsilon=1e-2)(x)
-            x = nn.avg_pool(jnp.tanh(x), (2, 2), (2, 2))
-        return nn.Dense(self.num_classes)(x.reshape(len(x), -1))
-
-
-class Linear(nn.Module):
-    """Multinomial logistic regression on the pixels."""
-
-    num_classes: int
-
-    @nn.compact
-    def __call__(self, x_BxHxWxC: jax.Array) -> jax.Array:
-        return nn.Dense(self.num_classes)(x_BxHxWxC.reshape(len(x_BxHxWxC), -1))
-
-
-class BackpackCNN(nn.Module):
-    """The CNN of BackPACK's example of DP-SGD, for images of 28x28 pixels: 26,010 parameters."""
-
-    num_classes: int
-    activation: Callable[[jax.Array], jax.Array]
-
-    @nn.compact
-    def __call__(self, x_BxHxWxC: jax.Array) -> jax.Array:
-        if min(x_BxHxWxC.shape[1:3]) < 13:
-            raise ValueError(
-                f"model.name is backpack_cnn, for images of at least 13x13 pixels: these inputs "
-                f"have shape {x_BxHxWxC.shape[1:]}. Choose cnn"
-            )
-        x = jnp.pad(x_BxHxWxC, ((0, 0), (3, 4), (3, 4), (0, 0)))
-        for channels, kernel in ((16, 8), (32, 4)):
-            x = nn.Conv(channels, (kernel, kernel), strides=2, padding="VALID")(x)
-            x = nn.max_pool(self.activation(x), (2, 2), (1, 1))
-        x = self.activation(nn.Dense(32)(x.reshape(len(x), -1)))
-        return nn.Dense(self.num_classes)(x)
-
-
-class Transformer(nn.Module):
-    """A decoder that predicts every next token from those before it."""
-
-    num_classes: int
-    width: int
-    layers: int
-    heads: int
-
-    @nn.compact
-    def __call__(self, tokens_BxT: jax.Array) -> jax.Array:
-        length = tokens_BxT.shape[1]
-        positions = self.param("positions", nn.initializers.normal(0.02), (length, self.width))
-        x_BxTxD = nn.Embed(self.num_classes, self.width)(tokens_BxT) + positions
-        causal = nn.make_causal_mask(tokens_BxT)
-        for _ in range(self.layers):
-            h = nn.LayerNorm()(x_BxTxD)
-            x_BxTxD += nn.MultiHeadDotProductAttention(self.heads)(h, mask=causal)
-            h = nn.gelu(nn.Dense(4 * self.width)(nn.LayerNorm()(x_BxTxD)))
-            x_BxTxD += nn.Dense(self.width)(h)
-        return nn.Dense(self.num_classes)(nn.LayerNorm()(x_BxTxD))
 
 
 def make_model(config: ModelConfig, dataset: Dataset) -> nn.Module:
@@ -110,29 +31,54 @@ def make_model(config: ModelConfig, dataset: Dataset) -> nn.Module:
             f"model.name is {config.name}, and the data are {kind}: choose --model.name {right}"
         )
     if config.name == "linear":
-        return Linear(num_classes)
+        return networks.Linear(num_classes)
+    activation = networks.ACTIVATIONS[config.activation]
     if config.name == "backpack_cnn":
-        return BackpackCNN(num_classes, ACTIVATIONS[config.activation])
+        return networks.BackpackCNN(num_classes, activation)
+    if config.name == "lenet":
+        return networks.LeNet(num_classes, activation)
     if config.name == "transformer":
-        return Transformer(num_classes, config.width, config.layers, config.heads)
-    return CNN(num_classes, config.widths, config.norm_group_size)
+        return networks.Transformer(
+            num_classes, config.width or TOKEN_WIDTH, config.layers, config.heads
+        )
+    norm = networks.Normalisation(config.norm, config.norm_group_size)
+    if config.name == "resnet18":
+        return networks.ResNet18(num_classes, config.width or 64, norm)
+    return networks.CNN(num_classes, config.widths, norm, activation)
 
 
-def init_params(model: nn.Module, key: jax.Array, dataset: Dataset) -> PyTree:
+def init_params(
+    model: nn.Module, key: jax.Array, dataset: Dataset, unit: Unit = "example"
+) -> PyTree:
     """Draws the parameters, which depend on the key and the shape of a record only.
 
+    Args:
+      model: from `make_model`.
+      key: secret only if the initial parameters are to be.
+      dataset: whose records the model takes.
+      unit: what is clipped.
+
     Raises:
-      ValueError: for a model with state beside its parameters, as BatchNorm has.
+      ValueError: for a model with state beside its parameters, as BatchNorm has; with batch units,
+        BatchNorm is fine if there are public records to take its statistics from.
     """
-    inputs = dataset.private.inputs
-    record = _scaled(dataset, jnp.zeros((1, *inputs.shape[1:]), inputs.dtype))
+    record = _zero_record(dataset)
     state = dict(jax.eval_shape(model.init, key, record))
     state.pop("params", None)
-    if "batch_stats" in state:
-        layers = ", ".join(repr(name) for name in _layers(state["batch_stats"]))
+    statistics = state.pop("batch_stats", {})
+    names = ", ".join(map(repr, batchnorm.layers(statistics)))
+    if statistics and unit == "example":
         raise ValueError(
-            f"the model has BatchNorm in layer {layers}: it mixes the examples of a batch, so that "
-            "no example has a gradient of its own to clip. Use flax.linen.GroupNorm instead"
+            f"the model has BatchNorm in layer {names}: it mixes the examples of a batch, so that "
+            "no example has a gradient of its own to clip. Use flax.linen.GroupNorm instead "
+            "(--model.norm group), or clip batch units (--clipping.kind batch)"
+        )
+    if statistics and dataset.public is None:
+        raise ValueError(
+            f"the model has BatchNorm in layer {names}, whose statistics for evaluation and "
+            "release must not come from private records, and there are no public ones: set some "
+            "apart, as --data.private train[:80%] --data.public train[80%:], or use GroupNorm "
+            "(--model.norm group)"
         )
     if state:
         raise ValueError(
@@ -140,6 +86,16 @@ def init_params(model: nn.Module, key: jax.Array, dataset: Dataset) -> PyTree:
             "would carry private data past the noise. Use layers without such state"
         )
     return jax.jit(model.init)(key, record)["params"]
+
+
+def has_batch_norm(model: nn.Module, dataset: Dataset) -> bool:
+    """Whether the records of a batch share statistics."""
+    return "batch_stats" in jax.eval_shape(model.init, jax.random.key(0), _zero_record(dataset))
+
+
+def _zero_record(dataset: Dataset) -> jax.Array:
+    inputs = dataset.private.inputs
+    return _scaled(dataset, jnp.zeros((1, *inputs.shape[1:]), inputs.dtype))
 
 
 def make_loss(model: nn.Module, dataset: Dataset) -> Callable[..., jax.Array]:
@@ -152,6 +108,48 @@ def make_loss(model: nn.Module, dataset: Dataset) -> Callable[..., jax.Array]:
     return loss
 
 
+def make_unit_loss(
+    model: nn.Module, dataset: Dataset, microbatch_size: int | None = None
+) -> Callable[..., jax.Array]:
+    """Returns `loss(params, x, y, mask)`: the mean of the records' losses over a batch unit.
+
+    Args:
+      model: from `make_model`.
+      dataset: whose records the model takes.
+      microbatch_size: how many records are differentiated at a time. BatchNorm takes the whole
+        unit at once, whatever it is.
+    """
+    if has_batch_norm(model, dataset):
+        return batchnorm.unit_loss(model, _cross_entropies, call=_scaling_call(dataset))
+    return mean_loss(make_loss(model, dataset), microbatch_size=microbatch_size)
+
+
+def public_statistics(model: nn.Module, dataset: Dataset) -> Callable[[PyTree], PyTree | None]:
+    """Returns what finds BatchNorm's statistics on the public records, at given parameters.
+
+    It gives None for models without BatchNorm. What it needs is compiled once.
+    """
+    if not has_batch_norm(model, dataset):
+        return lambda params: None
+    public = dataset.public
+    if public is None:
+        raise ValueError("BatchNorm needs statistics, and there are no public records: name some")
+    statistics = batchnorm.public_statistics(
+        model, call=_scaling_call(dataset), rows_at_a_time=ROWS_AT_A_TIME
+    )
+    return lambda params: statistics(params, public.inputs)
+
+
+def _scaling_call(dataset: Dataset) -> batchnorm.Call:
+    return lambda model, x: model(_scaled(dataset, x))
+
+
+def _cross_entropies(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """`[n]`, for every record the mean over its labels."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return jnp.mean(losses.reshape(len(losses), -1), axis=1)
+
+
 class Scores(NamedTuple):
     """Means over the labels of the test records."""
 
@@ -159,25 +157,38 @@ class Scores(NamedTuple):
     loss: float  # cross-entropy in nats: its exponential is the perplexity
 
 
-def evaluate(model: nn.Module, dataset: Dataset, params: PyTree) -> Scores:
-    """Scores a model on the test records."""
+def evaluate(
+    model: nn.Module, dataset: Dataset, params: PyTree, batch_stats: PyTree | None = None
+) -> Scores:
+    """Scores a model on the test records; `batch_stats` are BatchNorm's, at these parameters."""
 
     @jax.jit
-    def totals(params: PyTree, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits = _logits(model, dataset, params, x)
+    def totals(
+        params: PyTree, batch_stats: PyTree | None, x: jax.Array, y: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        logits = _logits(model, dataset, params, x, batch_stats)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
         return jnp.sum(jnp.argmax(logits, axis=-1) == y), jnp.sum(losses)
 
     right, loss, test = 0.0, 0.0, dataset.test
     for start in range(0, len(test), ROWS_AT_A_TIME):
         rows = slice(start, start + ROWS_AT_A_TIME)
-        part = totals(params, test.inputs[rows], test.labels[rows])
+        part = totals(params, batch_stats, test.inputs[rows], test.labels[rows])
         right, loss = right + float(part[0]), loss + float(part[1])
     return Scores(right / test.labels.size, loss / test.labels.size)
 
 
-def _logits(model: nn.Module, dataset: Dataset, params: PyTree, x: jax.Array) -> jax.Array:
-    return jnp.asarray(model.apply({"params": params}, _scaled(dataset, x)))
+def _logits(
+    model: nn.Module,
+    dataset: Dataset,
+    params: PyTree,
+    x: jax.Array,
+    batch_stats: PyTree | None = None,
+) -> jax.Array:
+    variables = {"params": params}
+    if batch_stats is not None:
+        variables["batch_stats"] = batch_stats
+    return jnp.asarray(model.apply(variables, _scaled(dataset, x)))
 
 
 def _scaled(dataset: Dataset, x: jax.Array) -> jax.Array:
@@ -185,13 +196,3 @@ def _scaled(dataset: Dataset, x: jax.Array) -> jax.Array:
     if dataset.center is None or dataset.scale is None:
         return x.astype(jnp.int32)
     return (x.astype(jnp.float32) - jnp.asarray(dataset.center)) / jnp.asarray(dataset.scale)
-
-
-def _layers(collection: Any, path: str = "") -> list[str]:
-    """The names of the layers that hold the arrays of a collection."""
-    if any(not hasattr(value, "items") for value in collection.values()):
-        return [path or "(top)"]
-    names = []
-    for key, value in collection.items():
-        names += _layers(value, f"{path}/{key}" if path else key)
-    return names

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -39,6 +40,7 @@ class Run:
     train_step: jax.stages.Wrapped
     saved: segments.SavedSegment
     frozen: freezing.Params  # the parameters that are not trained
+    statistics: Callable[[freezing.Params], Any]  # BatchNorm's on public records, or None
     repeats: bool = False  # whether it goes on in the segment that it was stopped in
 
     def released(self, state: training.State) -> freezing.Params:
@@ -128,13 +130,18 @@ def build(
     frozen: freezing.Params | None = None,
 ) -> Run:
     """Builds the model and its first state; `frozen` parameters come from a checkpoint, if any."""
-    model = models.make_model(config.model, dataset)
+    model, unit = models.make_model(config.model, dataset), plan.clipping.unit
     params, drawn = freezing.split(
-        models.init_params(model, saved.secrets.init, dataset), config.training.frozen
+        models.init_params(model, saved.secrets.init, dataset, unit), config.training.frozen
     )
     frozen = drawn if frozen is None else frozen
-    full_loss = models.make_loss(model, dataset)
-    loss = lambda params, x, y: full_loss(freezing.merge(params, frozen), x, y)
+    rows = config.training.microbatch_size
+    full_loss = (
+        models.make_unit_loss(model, dataset, rows)
+        if unit == "batch"
+        else models.make_loss(model, dataset)
+    )
+    loss = lambda params, *records: full_loss(freezing.merge(params, frozen), *records)
     privatizer = privatize(plan, key=saved.secrets.noise, allocation=config.clipping.allocation)
     optimizer = training.make_optimizer(config.training, plan.steps)
     return Run(
@@ -147,11 +154,12 @@ def build(
             loss if frozen else full_loss,
             privatizer,
             optimizer,
-            config.training.microbatch_size,
-            plan.clipping.unit,
+            1 if unit == "batch" else rows,
+            unit,
         ),
         saved=saved,
         frozen=frozen,
+        statistics=models.public_statistics(model, dataset),
     )
 
 

@@ -7,11 +7,34 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 
-class Release(NamedTuple):
-    """What a run releases."""
-
+class _Pair(NamedTuple):
     params: Any  # pytree of NumPy arrays
     statement: dict[str, Any]  # the contents of privacy.json
+
+
+class Release(_Pair):
+    """What a run releases: the pair `(params, statement)`, and BatchNorm's statistics if any.
+
+    Attributes:
+      params: pytree of NumPy arrays.
+      statement: the contents of privacy.json.
+      batch_stats: the statistics of every BatchNorm at these parameters, from public records; None
+        for a model without.
+      variables: what `model.apply` takes: {"params": ..., "batch_stats": ...}.
+    """
+
+    batch_stats: Any
+
+    def __new__(cls, params: Any, statement: dict[str, Any], batch_stats: Any = None) -> "Release":
+        self = super().__new__(cls, params, statement)
+        self.batch_stats = batch_stats
+        return self
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        if self.batch_stats is None:
+            return {"params": self.params}
+        return {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def make_run_folder(name: str, output: str | None, now: datetime.datetime) -> Path:
@@ -51,8 +74,11 @@ def make_run_folder(name: str, output: str | None, now: datetime.datetime) -> Pa
     return folder
 
 
-def save_params(folder: Path, params: Any) -> None:
-    """Writes the parameters; until the statement is there too, the folder is not a release."""
+def save_params(folder: Path, params: Any, batch_stats: Any = None) -> None:
+    """Writes the parameters, and BatchNorm's statistics on public records if there are any.
+
+    Until the statement is there too, the folder is not a release.
+    """
     import orbax.checkpoint as ocp
 
     partial = folder / "release.partial"
@@ -60,6 +86,8 @@ def save_params(folder: Path, params: Any) -> None:
         shutil.rmtree(partial)
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save((partial / "params").absolute(), params)
+        if batch_stats is not None:
+            checkpointer.save((partial / "batch_stats").absolute(), batch_stats)
 
 
 def save_statement(folder: Path, statement: dict[str, Any], markdown: str) -> Path:
@@ -87,16 +115,14 @@ def load_release(path: str | Path) -> Release:
 
     Returns:
       `(params, statement)`: NumPy arrays in the model's structure, and the contents of
-      privacy.json.
+      privacy.json. Its attribute `variables` is what `model.apply` takes, BatchNorm's statistics
+      included.
 
     Example:
       >>> params, statement = jaxdp.load_release("runs/digits_cnn-...")  # doctest: +SKIP
       >>> statement["epsilon"]["pld"]  # doctest: +SKIP
       3.0
     """
-    import jax
-    import numpy as np
-
     try:
         import orbax.checkpoint as ocp
     except ModuleNotFoundError:
@@ -113,14 +139,24 @@ def load_release(path: str | Path) -> Release:
             "`python -m jaxdp.train` named at its end"
         )
     statement = json.loads((folder / "privacy.json").read_text())
-    saved = (folder / "params").absolute()
     # As NumPy arrays, so that a release made on one kind of device loads on any other.
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        structure = checkpointer.metadata(saved).item_metadata.tree
-        restore_args = jax.tree.map(
-            lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
-            structure,
-            is_leaf=lambda leaf: hasattr(leaf, "shape"),
-        )
-        params = checkpointer.restore(saved, args=ocp.args.PyTreeRestore(restore_args=restore_args))
-    return Release(params, statement)
+        params = _restore(checkpointer, folder / "params")
+        batch_stats = folder / "batch_stats"
+        found = _restore(checkpointer, batch_stats) if batch_stats.is_dir() else None
+    return Release(params, statement, found)
+
+
+def _restore(checkpointer: Any, folder: Path) -> Any:
+    import jax
+    import numpy as np
+    import orbax.checkpoint as ocp
+
+    saved = folder.absolute()
+    structure = checkpointer.metadata(saved).item_metadata.tree
+    restore_args = jax.tree.map(
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+        structure,
+        is_leaf=lambda leaf: hasattr(leaf, "shape"),
+    )
+    return checkpointer.restore(saved, args=ocp.args.PyTreeRestore(restore_args=restore_args))

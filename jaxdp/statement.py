@@ -32,9 +32,11 @@ ASSUMPTIONS = (
     "The noise and sampling come from JAX's and NumPy's counter-based generators (Threefry, "
     "Philox), which are taken for random.",
     "The number of private records N is public.",
-    "The loss of a record depends on that record and the parameters only.",
     "No record is in the data twice, also not in part: windows of a text do not overlap.",
 )
+
+RECORD_LOSS = "The loss of a record depends on that record and the parameters only."
+UNIT_LOSS = "The loss of a batch unit depends on the records in it and the parameters only."
 
 NO_PRIVACY = (
     f"An ε above {accounting.NO_PRIVACY:g} is no meaningful privacy: whether a record was there "
@@ -104,6 +106,7 @@ def make_statement(
     steps: int,
     sensitivity: float,
     earlier: Sequence[Mechanism] = (),
+    batch_norm: bool = False,
 ) -> dict[str, Any]:
     """What `privacy.json` holds: the mechanism and its ε after the steps that were spent.
 
@@ -114,6 +117,7 @@ def make_statement(
       steps: how many steps of the plan were spent.
       sensitivity: of the sum at the first step.
       earlier: what was spent in earlier segments, under other settings or secrets.
+      batch_norm: whether the model has BatchNorm.
     """
     spent = [m for m in (*earlier, plan.mechanism(steps)) if m.steps]
     clipped = "per-example" if plan.num_units is None else "batch-unit mean"
@@ -152,7 +156,8 @@ def make_statement(
         "test_is_public": config.data.test_is_public,
         "preprocessing": dataset.scaling,
         "model": {**asdict(config.model), "widths": list(config.model.widths)},
-        "assumptions": list(ASSUMPTIONS),
+        "batch_norm": _describe_batch_norm(config.data) if batch_norm else None,
+        "assumptions": [*ASSUMPTIONS, UNIT_LOSS if batch_norm else RECORD_LOSS],
         "not_covered": list(NOT_COVERED),
     }
 
@@ -161,6 +166,13 @@ def _describe_data(config: DataConfig) -> str:
     windows = f", in windows of {config.window + 1} characters" if config.name == "text" else ""
     public = f", not protected: {config.public}" if config.public is not None else ""
     return f"{config.name}{windows}; protected: {config.private}{public}; scored: {config.test}"
+
+
+def _describe_batch_norm(config: DataConfig) -> str:
+    return (
+        f"the statistics are those of {config.public}, which needs no protection, at the released "
+        "parameters; in training they were those of the unit, and none were kept"
+    )
 
 
 def as_markdown(statement: dict[str, Any]) -> str:
@@ -195,6 +207,7 @@ def as_markdown(statement: dict[str, Any]) -> str:
         *_segments(s["segments"]),
         ("data", s["data"]),
         ("preprocessing", s["preprocessing"]),
+        *([("BatchNorm", s["batch_norm"])] if s.get("batch_norm") else []),
         ("test records", "declared public" if s["test_is_public"] else "private"),
     ]
     parts = ["# Privacy statement", _wrap(claim)]

@@ -152,14 +152,21 @@ def train_and_release(
         aside = release.set_aside(folder)
         if aside is not None:
             console.print(f"The release before this one is now in {aside}")
-        release.save_params(folder, params)
+        batch_stats = run.statistics(params)
+        release.save_params(folder, params, batch_stats)
         *earlier, last = ledger.mechanisms()
         facts = statement.make_statement(
-            run.plan, run.config, run.dataset, last.steps, sensitivity, earlier
+            run.plan,
+            run.config,
+            run.dataset,
+            last.steps,
+            sensitivity,
+            earlier,
+            batch_norm=batch_stats is not None,
         )
         release.save_statement(folder, facts, statement.as_markdown(facts))
 
-    scores = models.evaluate(run.model, run.dataset, params)
+    scores = models.evaluate(run.model, run.dataset, params, batch_stats)
     results = {
         "test_accuracy": scores.accuracy,
         "test_loss": scores.loss,

@@ -20,7 +20,6 @@ from .averaging import average_parameters
 from .config import TrainingConfig
 from .gradients import per_example_grads
 from .privatize import NORM_BIN_EDGES, Diagnostics, Privatizer, Strength
-from .units import mean_loss
 
 PyTree = Any
 State = tuple[PyTree, tuple[PyTree, PyTree]]  # parameters, (privatize's state, the optimizer's)
@@ -119,12 +118,15 @@ def make_train_step(
 
     `batch` is the tuple of the loss's arguments after the parameters, padded where `mask` says so.
     The state is donated: its memory is used again, and the old one can't be read any more.
+
+    Args:
+      loss: of one example; with unit="batch" of a batch unit, whose last argument is its mask.
+      privatizer: makes the gradient private.
+      optimizer: uses the private gradient.
+      microbatch_size: examples, or units, that are differentiated at a time.
+      unit: whose gradient is clipped.
     """
-    if unit == "batch":  # one unit at a time, itself in microbatches
-        unit_loss = mean_loss(loss, microbatch_size=microbatch_size)
-        grads = per_example_grads(unit_loss, unit="batch", microbatch_size=1)
-    else:
-        grads = per_example_grads(loss, microbatch_size=microbatch_size)
+    grads = per_example_grads(loss, unit=unit, microbatch_size=microbatch_size)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def train_step(state: State, batch: PyTree, mask: jax.Array) -> tuple[State, StepFacts]:

@@ -141,8 +141,10 @@ def from_config(path: str) -> Options:
     config = load_config(path)
     dataset = data.load(config.data, tell)
     model = models.make_model(config.model, dataset)
-    params = jax.eval_shape(lambda key: models.init_params(model, key, dataset), jax.random.key(0))
     clipping = make_clipping(config.clipping)
+    params = jax.eval_shape(
+        lambda key: models.init_params(model, key, dataset, clipping.unit), jax.random.key(0)
+    )
     groups = clipping.groups(params)
     if config.clipping.allocation == "dimension" and len(groups.names) > 1:
         raise ValueError(
