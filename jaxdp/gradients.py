@@ -341,7 +341,7 @@ def _check_params(params: PyTree) -> None:
         layers = jax.tree_util.tree_leaves_with_path(params["batch_stats"])
         where = jax.tree_util.keystr(layers[0][0][:-1]) if layers else "batch_stats"
         raise ValueError(
-            f"the model has BatchNorm (layer {where}), whose batch_stats are among params: they mix "
+            f"the model has BatchNorm (layer {where}), whose batch_stats are in params: it mixes "
             "the examples of a batch, so no gradient belongs to one example. Use GroupNorm or "
             "LayerNorm; or clip batch units, with jaxdp.batchnorm.unit_loss and params alone"
         )
