@@ -56,9 +56,9 @@ def main(args: Sequence[str]) -> int:
     print(f"loss {scores.loss:.4f}")
     if dataset.center is None:
         print(f"perplexity {math.exp(scores.loss):.3f} a character")
-    name, epsilon = next(iter(facts["epsilon"].items()))
+    label, epsilon = statement.labelled(facts["epsilon"])[0]
     private = "" if facts["private"] else ", but NOT PRIVATE: it was made with a seed"
-    print(f"ε = {epsilon:g} by {statement.LABELS[name]}, at δ = {facts['delta']:.3g}{private}")
+    print(f"ε = {epsilon:g} by {label}, at δ = {facts['delta']:.3g}{private}")
     return 0
 
 

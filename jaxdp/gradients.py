@@ -80,7 +80,7 @@ def per_example_grads(
         def compute(rows: tuple) -> tuple[jax.Array, list[Representation]]:
             # The gradient of one row is its weighted sum but for a factor: nothing to save.
             alone = method == "auto" and jax.tree.leaves(rows)[0].shape[0] == 1
-            return (_vmap_engine if alone else engine)(loss_fn, params, rows)
+            return (_single_engine if alone else engine)(loss_fn, params, rows)
 
         return PerExampleGrads(compute, batch, mask, params, microbatch_size, unit)
 
@@ -305,6 +305,16 @@ def _vmap_engine(
     params = vary(params, varying_axes((params, rows)))
     values, grads = jax.vmap(jax.value_and_grad(loss_fn), in_axes)(params, *rows)
     return values, [Dense(g) for g in jax.tree.leaves(grads)]
+
+
+def _single_engine(
+    loss_fn: Callable[..., jax.Array], params: PyTree, rows: tuple
+) -> tuple[jax.Array, list[Representation]]:
+    """Differentiates one row, a whole unit say, without a batch axis that XLA would move about."""
+    params = vary(params, varying_axes((params, rows)))
+    row = jax.tree.map(lambda leaf: leaf[0], rows)
+    value, grads = jax.value_and_grad(loss_fn)(params, *row)
+    return value[None], [Dense(g[None]) for g in jax.tree.leaves(grads)]
 
 
 ENGINES: dict[str, Engine] = {

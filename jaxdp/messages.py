@@ -79,8 +79,8 @@ def result_table(run: Run, facts: dict[str, Any], results: dict[str, Any], folde
     if run.dataset.center is None:
         table.add_row("test perplexity", f"{math.exp(results['test_loss']):.3f} a character")
     delta = statement.round_up(facts["delta"], 3)
-    for name, value in facts["epsilon"].items():
-        table.add_row(f"ε by {statement.LABELS[name]}", f"{value:g} at δ = {delta:g}")
+    for label, value in statement.labelled(facts["epsilon"]):
+        table.add_row(f"ε by {label}", f"{value:g} at δ = {delta:g}")
     if next(iter(facts["epsilon"].values())) > accounting.NO_PRIVACY:
         table.add_row("privacy", statement.NO_PRIVACY)
     if facts["reproducible"]:

@@ -19,7 +19,6 @@ ADJACENCIES = {
     "replace_one": "one record is replaced by any other",
 }
 
-LABELS = {"pld": "PLD, the claim", "rdp": "RDP, a looser bound"}
 
 SEEDED = (
     "A seed was given, so the noise and sampling are reproducible: NOT PRIVATE against anyone who "
@@ -53,6 +52,15 @@ NOT_COVERED = (
     "Attacks on floating point: the noise is float32, which has about 2^23 values in a binade.",
     "Attacks on timing, memory or power.",
 )
+
+
+def labelled(epsilons: dict[str, float]) -> list[tuple[str, float]]:
+    """Every accountant's ε with its name and what it is: the first is the claim."""
+    roles = ["the claim", *["a looser bound"] * (len(epsilons) - 1)]
+    return [
+        (f"{name.upper()}, {role}", value)
+        for (name, value), role in zip(epsilons.items(), roles, strict=True)
+    ]
 
 
 def round_up(value: float, digits: int = 5) -> float:
@@ -190,7 +198,7 @@ def as_markdown(statement: dict[str, Any]) -> str:
             "those, and holds if the moment was not chosen by private numbers."
         )
     rows = [
-        *((f"ε at δ by {LABELS[name]}", f"{value:g}") for name, value in s["epsilon"].items()),
+        *((f"ε at δ by {label}", f"{value:g}") for label, value in labelled(s["epsilon"])),
         ("δ", f"{delta:g}"),
         *((f"ε at δ = {row['delta']:g}", _by(row)) for row in s["epsilon_at_smaller_deltas"]),
         ("Gaussian-DP equivalent", _gaussian(**s["gaussian_dp"])),
@@ -224,7 +232,7 @@ def as_markdown(statement: dict[str, Any]) -> str:
 
 
 def _by(row: dict[str, float]) -> str:
-    return ", ".join(f"{row[name]:g} by {name.upper()}" for name in LABELS if name in row)
+    return ", ".join(f"{row[name]:g} by {name.upper()}" for name in ("pld", "rdp") if name in row)
 
 
 def _gaussian(mu: float, at_every_delta: bool) -> str:

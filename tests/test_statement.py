@@ -170,6 +170,7 @@ def test_epsilons_above_20_are_called_no_privacy():
 def test_samplings_with_one_accountant_and_noise_schedules_have_a_page():
     fixed = make(plan(sampling="fixed_size", adjacency="replace_one"), 20)
     assert f"({fixed['epsilon']['rdp']:g}, " in statement.as_markdown(fixed)
+    assert "ε at δ by RDP, the claim" in statement.as_markdown(fixed)
     schedule = make(plan(noise_multiplier=lambda step: 1.5 if step < 5 else 2.0), 20)
     assert "1.5 for 5 steps, then 2 for 15 steps" in statement.as_markdown(schedule)
 
