@@ -6,28 +6,10 @@ with logarithms, so that an epsilon in the millions is as good as one near 1.
 """
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special
-
-
-def compose_mu(noise_multipliers: Iterable[float]) -> float:
-    """mu of the composition of one Gaussian mechanism per noise multiplier.
-
-    Args:
-      noise_multipliers: noise standard deviation over sensitivity, one for each mechanism.
-
-    Returns:
-      sqrt(sum 1/z^2): infinite if any z is 0, and 0 for no mechanism at all.
-    """
-    values = list(noise_multipliers)
-    if any(z < 0 or math.isnan(z) for z in values):
-        raise ValueError(f"noise multipliers must be at least 0, got {values}.")
-    if any(z == 0 for z in values):
-        return math.inf
-    return math.hypot(*(1 / z for z in values))
 
 
 def log_delta(mu: float, epsilon: float) -> float:

@@ -53,7 +53,6 @@ def group_epsilon(
     group_size: int,
     *,
     units_per_batch: int | None = None,
-    accountant: Accountant | None = None,
 ) -> float:
     """epsilon at `delta` for a group of records, as all those of one person.
 
@@ -68,7 +67,6 @@ def group_epsilon(
       delta: between 0 and 1.
       group_size: g.
       units_per_batch: m for batch clipping: a step changes in m units at most. None is worst case.
-      accountant: None takes the tightest that there is.
     """
     check_delta(delta, mechanism.num_examples)
     if group_size < 1 or (units_per_batch is not None and units_per_batch < 1):
@@ -77,7 +75,7 @@ def group_epsilon(
         )
     if units_per_batch is not None and mechanism.unit != "batch":
         raise ValueError("units_per_batch is for unit='batch': leave it out for unit='example'")
-    accountant = accountant or accountants(mechanism.sampling, mechanism.adjacency)[0]
+    accountant = accountants(mechanism.sampling, mechanism.adjacency)[0]
     bounds = [_converted(curve.delta, delta, group_size) for curve in curves(mechanism, accountant)]
     if accountant == "pld" or mechanism.sampling == "fixed_size":
         at_once = min(group_size, units_per_batch or group_size)  # units changed in one step

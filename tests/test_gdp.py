@@ -76,13 +76,6 @@ def test_ends():
     assert gdp.delta_from_mu(math.inf, 3.0) == 1
     assert gdp.delta_from_mu(0.0, 0.0) == 0
     assert gdp.epsilon_from_mu(0.1, 0.5) == 0
-    assert gdp.compose_mu([]) == 0
-    assert gdp.compose_mu([3.0, 0.0]) == math.inf
-
-
-def test_composition_is_the_root_of_the_sum_of_squares():
-    assert gdp.compose_mu([0.01875] * 50) == pytest.approx(377.1236, rel=1e-6)
-    assert gdp.compose_mu([1.0, 0.5]) == pytest.approx(math.sqrt(5))
 
 
 def test_tradeoff_is_the_best_test_of_two_gaussians():
@@ -103,7 +96,6 @@ def test_tradeoff_is_the_best_test_of_two_gaussians():
         lambda: gdp.log_delta(math.nan, 0.1),
         lambda: gdp.mu_from_epsilon(-1.0, 0.1),
         lambda: gdp.mu_from_epsilon(math.inf, 0.1),
-        lambda: gdp.compose_mu([-1.0]),
         lambda: gdp.gaussian_tradeoff(1.0, [1.5]),
     ],
 )

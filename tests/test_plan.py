@@ -176,3 +176,13 @@ def test_the_tradeoff_curve_is_the_plans(sampling, adjacency):
     np.testing.assert_array_equal(at, [0.1, 0.4])
     np.testing.assert_array_equal(fewer, expected)
     assert np.all(fewer > plan.tradeoff([0.1, 0.4])[1])
+
+
+def test_a_group_of_records_is_protected_less():
+    plan = make_plan(clipping=jaxdp.clip_batch(1.0), num_units=2)
+    one, two, many = (plan.group_epsilon(size) for size in (1, 2, 50))
+    assert one == pytest.approx(plan.epsilon(), rel=1e-3)
+    assert one < two < many
+    expected = tradeoff.group_epsilon(plan.mechanism(), plan.delta, 50, units_per_batch=2)
+    assert many == expected
+    assert plan.group_epsilon(2, steps=3) < two

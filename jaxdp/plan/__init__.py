@@ -18,7 +18,7 @@ from .. import accounting, keys, sampling
 from ..accounting import Accountant, Adjacency, Sampling
 from ..clipping import Clipping
 from ..mechanism import Schedule, batches_per_epoch
-from ..tradeoff import LEVELS, tradeoff
+from ..tradeoff import LEVELS, group_epsilon, tradeoff
 
 
 @dataclass(frozen=True, init=False)
@@ -236,6 +236,16 @@ class Plan:
         """
         levels = np.asarray(alphas, np.float64)
         return levels, tradeoff(self.mechanism(steps), levels, self.accountant)
+
+    def group_epsilon(self, size: int, steps: int | None = None) -> float:
+        """ε at the plan's δ for data that differ in `size` records, all those of one person say.
+
+        Args:
+          size: number of records, at least 1.
+          steps: as in `epsilon`.
+        """
+        mechanism = self.mechanism(steps)
+        return group_epsilon(mechanism, self.delta, size, units_per_batch=self.num_units)
 
     def epsilon_spent(self, state: Any, accountant: Accountant | None = None) -> float:
         """ε at the plan's δ after the steps that an optimizer state has seen.
