@@ -52,3 +52,8 @@ def averaged(optimizer_state: Any) -> Any | None:
         if is_average(part):
             return part.average_params
     return None
+
+
+def describe(decay: float) -> str:
+    """Which parameters are scored and released, in words."""
+    return f"moving average, training.ema {decay:g}" if decay else "those after the last step"

@@ -136,10 +136,10 @@ class PeriodicSaver:
         self._every = every_seconds
         self._last = time.monotonic()
 
-    def due(self) -> bool:
+    def due(self, step: int) -> bool:
         return time.monotonic() - self._last >= self._every
 
-    def save(self, step: int, state: Any) -> None:
+    def visit(self, step: int, state: Any) -> None:
         segment, position = len(self._ledger.segments), self._ledger.position
         arrays = to_arrays(named(state)) | self._frozen
         self._checkpoints.save(Checkpoint(step, segment, position, arrays))

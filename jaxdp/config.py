@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import itertools
 import math
 import re
 import runpy
@@ -20,8 +21,9 @@ TOKEN_WIDTH = 128  # of the transformer, unless another is given
 @dataclass(frozen=True)
 class DataConfig:
     name: str = "digits"
-    """digits: 1,797 handwritten digits of 8x8 pixels that come with scikit-learn. text: windows of
-    a text file, for a language model. Else an image-classification set of TFDS: mnist, cifar10."""
+    """digits: 1,797 handwritten digits of 8x8 pixels that come with scikit-learn.
+    text: windows of a text file, for a language model.
+    Else an image-classification set of TFDS: mnist, cifar10."""
 
     private: str = "train"
     """The records to train on and protect, as TFDS spells splits: train, train[:90%], ..."""
@@ -54,9 +56,11 @@ class DataConfig:
 @dataclass(frozen=True)
 class ModelConfig:
     name: Literal["cnn", "linear", "lenet", "resnet18", "backpack_cnn", "transformer"] = "cnn"
-    """cnn: convolutions with average pooling, then a linear layer. linear: that layer. lenet,
-    resnet18: as published, for 32x32 images. backpack_cnn: two convolutions and two dense layers,
-    for 28x28 images. transformer: for text."""
+    """cnn: convolutions with average pooling, then a linear layer.
+    linear: that layer.
+    lenet, resnet18: as published, for 32x32 images.
+    backpack_cnn: two convolutions and two dense layers, for 28x28 images.
+    transformer: for text."""
 
     widths: tuple[int, ...] = (16,)
     """Channels of every convolution of the cnn."""
@@ -122,12 +126,15 @@ class ModelConfig:
 @dataclass(frozen=True)
 class ClippingConfig:
     kind: Literal["individual", "layerwise", "normalised", "quantile", "batch"] = "individual"
-    """individual: each example's gradient. layerwise: each layer of it. normalised: all to nearly
-    the same norm. quantile: the norm follows the gradients'. batch: the batch's mean gradient."""
+    """individual: each example's gradient.
+    layerwise: each layer of it.
+    normalised: all to nearly the same norm.
+    quantile: the norm follows the gradients'.
+    batch: the batch's mean gradient."""
 
     norm: float = 0.3
-    """Clipping norm C: what is clipped is scaled down to at most this length. With layerwise: each
-    layer; with quantile: at the first step."""
+    """Clipping norm C: what is clipped is scaled down to at most this length.
+    With layerwise: each layer; with quantile: at the first step."""
 
     layer: Literal["model", "module", "tensor"] = "tensor"
     """What layerwise and quantile take for a layer; model: all parameters as one."""
@@ -195,15 +202,18 @@ class TrainingConfig:
     """Momentum of sgd."""
 
     schedule: str = "cosine"
-    """What the learning rate is multiplied by. cosine: falls to a tenth over the run. constant: 1.
+    """What the learning rate is multiplied by.
+    cosine: falls to a tenth over the run.
+    constant: 1.
     Else one of Optax's, without its ending _schedule: warmup_cosine_decay, linear, ..."""
 
     schedule_options: dict[str, float] = field(default_factory=dict)
     """Arguments of the schedule, by Optax's names: init_value 0 peak_value 1 warmup_steps 9."""
 
-    ema: float = 0.0
-    """Share that a moving average of the parameters keeps at every step, 0.99 say: the average is
-    what is scored and released, for no ε. 0: the last parameters are."""
+    ema: float = 0.9999
+    """Share that a moving average of the parameters keeps at step t; (1 + t)/(10 + t) if less.
+    The average is what is scored and released, for no ε.
+    0: the last parameters are."""
 
     frozen: tuple[str, ...] = ()
     """Parameters to leave as they were drawn: patterns over paths, as Conv_0 or */bias."""
@@ -267,6 +277,10 @@ class Config:
     resume: str | None = None
     """Folder of a run to go on with: its own settings are then the defaults of all options."""
 
+    evaluations: int = 10
+    """How often the test records are scored on the way, for the report.
+    0: only at the end. It changes nothing that is trained or released."""
+
     seed: int | None = None
     """Makes the run reproducible, and so NOT private. None: secret keys from the system."""
 
@@ -274,6 +288,7 @@ class Config:
     """Print the plan, a memory estimate and ε, and stop."""
 
     def __post_init__(self) -> None:
+        _require(self.evaluations >= 0, "evaluations", self.evaluations, "0 or more")
         _require(self.seed is None or 0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
         _require(
             bool(self.name) and Path(self.name).name == self.name,
@@ -287,7 +302,7 @@ def parse(args: Sequence[str], load_saved: Callable[[str], Config] | None = None
     """Reads the command line `[CONFIG.py] [OPTIONS]`; the options overrule the file.
 
     Args:
-      args: the command line.
+      args: the command line; the file may also come among the options.
       load_saved: loads the settings of the run that `--resume RUN` names; with a config file too,
         the file's settings are taken instead.
 
@@ -298,8 +313,9 @@ def parse(args: Sequence[str], load_saved: Callable[[str], Config] | None = None
     import tyro
 
     default = Config()
-    if args and not args[0].startswith("-"):
-        default, args = load_config(args[0]), args[1:]
+    place = _config_file(args)
+    if place is not None:
+        default, args = load_config(args[place]), [*args[:place], *args[place + 1 :]]
     elif load_saved is not None and (resumed := _resumed(args)) is not None:
         default = load_saved(resumed)
     return tyro.cli(
@@ -309,6 +325,31 @@ def parse(args: Sequence[str], load_saved: Callable[[str], Config] | None = None
         args=args,
         default=default,
     )
+
+
+def _config_file(args: Sequence[str]) -> int | None:
+    """Where the config file is: first, or else what ends in .py and is not an option's value."""
+    if args and not args[0].startswith("-"):
+        return 0
+    flags = _flags(Config)
+    for i, (before, arg) in enumerate(itertools.pairwise(args), 1):
+        is_value = before.startswith("--") and "=" not in before and before not in flags
+        if arg.endswith(".py") and not arg.startswith("-") and not is_value:
+            return i
+    return None
+
+
+def _flags(section: Any, prefix: str = "") -> set[str]:
+    """The options that take no value."""
+    flags: set[str] = set()
+    for name, hint in get_type_hints(section).items():
+        option = f"{prefix}{name}".replace("_", "-")
+        if dataclasses.is_dataclass(hint):
+            flags |= _flags(hint, f"{option}.")
+        elif hint is bool:
+            start, dot, end = option.rpartition(".")
+            flags |= {f"--{option}", f"--{start}{dot}no-{end}"}
+    return flags
 
 
 def _resumed(args: Sequence[str]) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from rich.table import Table
 
-from . import accounting, feeding, statement
+from . import accounting, averaging, feeding, statement
 from .ledger import Ledger
 from .preparation import Run
 from .privatize import noise_norm
@@ -71,11 +71,15 @@ def describe_cost(run: Run) -> str:
     )
 
 
-def result_table(run: Run, facts: dict[str, Any], results: dict[str, Any], folder: Path) -> Table:
+def result_table(
+    run: Run, facts: dict[str, Any], results: dict[str, Any], folder: Path, stopped: bool
+) -> Table:
+    """The results; how to go on, if the run was stopped by a signal."""
     config, total = run.config, len(run.dataset.test)
     public = "declared public" if config.data.test_is_public else "PRIVATE: so is this number"
     table = Table(show_header=False, highlight=False)
     table.add_row("test accuracy", f"{results['test_accuracy']:.4f} on {total} records, {public}")
+    table.add_row("of the parameters", averaging.describe(config.training.ema))
     if run.dataset.center is None:
         table.add_row("test perplexity", f"{math.exp(results['test_loss']):.3f} a character")
     delta = statement.round_up(facts["delta"], 3)
@@ -85,12 +89,14 @@ def result_table(run: Run, facts: dict[str, Any], results: dict[str, Any], folde
         table.add_row("privacy", statement.NO_PRIVACY)
     if facts["reproducible"]:
         table.add_row("privacy", "NONE: noise and sampling are reproducible from the seed")
-    stopped = ", stopped early" if facts["steps"] < facts["steps_planned"] else ""
-    table.add_row("steps", f"{facts['steps']} of {facts['steps_planned']}{stopped}")
+    early = ", stopped early" if facts["steps"] < facts["steps_planned"] else ""
+    table.add_row("steps", f"{facts['steps']} of {facts['steps_planned']}{early}")
     first = results["seconds_of_first_step"]
     table.add_row("wall time", f"{results['seconds']:.1f} s, {first:.1f} s of it compiling")
     table.add_row("may be shared", f"{folder / 'release'}")
     table.add_row("keep private", f"{folder / 'private'}")
+    if stopped:
+        table.add_row("to go on", f"python -m jaxdp.train --resume {folder}")
     return table
 
 

@@ -1,7 +1,7 @@
 """The model of a run, its loss and scores, and the check that it keeps examples apart."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
@@ -157,10 +157,15 @@ class Scores(NamedTuple):
     loss: float  # cross-entropy in nats: its exponential is the perplexity
 
 
-def evaluate(
-    model: nn.Module, dataset: Dataset, params: PyTree, batch_stats: PyTree | None = None
-) -> Scores:
-    """Scores a model on the test records; `batch_stats` are BatchNorm's, at these parameters."""
+class Scorer(Protocol):
+    def __call__(self, params: PyTree, batch_stats: PyTree | None = None) -> Scores: ...
+
+
+def make_scorer(model: nn.Module, dataset: Dataset) -> Scorer:
+    """Returns what scores parameters on the test records, which compiles once.
+
+    It takes the parameters, and BatchNorm's statistics at them, if there is a BatchNorm.
+    """
 
     @jax.jit
     def totals(
@@ -170,12 +175,22 @@ def evaluate(
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
         return jnp.sum(jnp.argmax(logits, axis=-1) == y), jnp.sum(losses)
 
-    right, loss, test = 0.0, 0.0, dataset.test
-    for start in range(0, len(test), ROWS_AT_A_TIME):
-        rows = slice(start, start + ROWS_AT_A_TIME)
-        part = totals(params, batch_stats, test.inputs[rows], test.labels[rows])
-        right, loss = right + float(part[0]), loss + float(part[1])
-    return Scores(right / test.labels.size, loss / test.labels.size)
+    def score(params: PyTree, batch_stats: PyTree | None = None) -> Scores:
+        right, loss, test = 0.0, 0.0, dataset.test
+        for start in range(0, len(test), ROWS_AT_A_TIME):
+            rows = slice(start, start + ROWS_AT_A_TIME)
+            part = totals(params, batch_stats, test.inputs[rows], test.labels[rows])
+            right, loss = right + float(part[0]), loss + float(part[1])
+        return Scores(right / test.labels.size, loss / test.labels.size)
+
+    return score
+
+
+def evaluate(
+    model: nn.Module, dataset: Dataset, params: PyTree, batch_stats: PyTree | None = None
+) -> Scores:
+    """Scores a model on the test records; `batch_stats` are BatchNorm's, at these parameters."""
+    return make_scorer(model, dataset)(params, batch_stats)
 
 
 def _logits(

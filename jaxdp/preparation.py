@@ -109,13 +109,12 @@ def prepare(
         frozen = checkpoints.from_arrays(arrays, {checkpoints.FROZEN: drawn})[checkpoints.FROZEN]
     run = build(config, dataset, plan, saved, frozen)
     state = runs.restore(history, config, run.state, lambda line: None)
-    if runs.repeats(history, fingerprint, state):
+    reason = runs.why_not_free(history, fingerprint, state)
+    if reason is None:
         return replace(run, state=state, repeats=True)
-    changed = segments.changes(history.last.fingerprint, fingerprint)
     tell(
-        "Not the computation that was stopped "
-        f"({changed or 'the checkpoint is of an earlier segment'}): steps that were charged "
-        "stay charged, and a new segment begins, with new secrets."
+        f"Steps that were charged stay charged, and a new segment begins, with new secrets: "
+        f"{reason}."
     )
     saved = segments.SavedSegment(config, fingerprint, runs.next_secrets(history))
     run = build(config, dataset, plan, saved, frozen)

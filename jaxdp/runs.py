@@ -61,12 +61,16 @@ class History:
 def saved_config(folder: str) -> configs.Config:
     """The settings of a run, but for where it was written."""
     path = Path(folder) / "private" / "config.json"
+    cure = "Name the folder that `python -m jaxdp.train` made"
     try:
         config = configs.from_json(configs.Config, json.loads(path.read_text()))
-    except (OSError, TypeError, ValueError) as error:
+    except OSError as error:
+        what = path if Path(folder).is_dir() else folder
+        reason = (error.strerror or "it can't be read").lower()
+        raise ValueError(f"{folder} can't be resumed, {what}: {reason}. {cure}") from None
+    except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{folder} can't be resumed: {path} can't be read ({error}). Name the folder that "
-            "`python -m jaxdp.train` made"
+            f"{folder} can't be resumed: {path} is damaged ({error}). Put back an undamaged copy"
         ) from None
     return dataclasses.replace(config, output=None, resume=folder)
 
@@ -192,18 +196,29 @@ def open_segment(
     )
 
 
-def repeats(history: History, fingerprint: Fingerprint, state: State) -> bool:
-    """Whether the steps from a state on repeat the newest segment's, so that they are free.
+def why_not_free(history: History, fingerprint: Fingerprint, state: State) -> str | None:
+    """Why the steps from a state on have to be paid for; None: they repeat the newest segment.
 
-    They do if it is the same computation, and the state that it goes on with is the segment's own.
+    They do if it is the same computation, the state that it goes on with is the segment's own, and
+    this device gives the same bits again; the last does not matter if no charged step is repeated.
     """
     ledger, newest = history.ledger, history.newest
     current = ledger.segments[-1]
     if segments.fingerprint_digest(fingerprint) != current.fingerprint:
-        return False
-    if newest is not None and newest.segment == len(ledger.segments):
-        return True
-    return history.step == current.start and digest(to_arrays(named(state))) == current.state
+        changed = segments.changes(history.last.fingerprint, fingerprint)
+        return f"not the computation that was stopped: {changed}"
+    own = newest is not None and newest.segment == len(ledger.segments)
+    if not own and (
+        history.step != current.start or digest(to_arrays(named(state))) != current.state
+    ):
+        return "the checkpoint is of an earlier segment"
+    stop = ledger.stop(len(ledger.segments))
+    if history.step < stop and not segments.steps_repeat_exactly():
+        return (
+            f"steps {history.step + 1} to {stop} would be repeated, and this device may give other "
+            f"bits, but for a GPU under XLA_FLAGS={segments.DETERMINISTIC}"
+        )
+    return None
 
 
 def affordable_end(ledger: Ledger, plan: Plan) -> int:

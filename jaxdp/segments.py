@@ -30,7 +30,15 @@ JAX_SETTINGS = (
     "jax_default_matmul_precision",
     "jax_numpy_dtype_promotion",
 )
-NOT_COMPUTED = ("name", "output", "dry_run", "resume", "checkpoint")  # of the configuration
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+NOT_COMPUTED = (
+    "name",
+    "output",
+    "dry_run",
+    "resume",
+    "checkpoint",
+    "evaluations",
+)  # of the configuration
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,17 @@ def make_fingerprint(config: configs.Config, records: Records, plan: Plan) -> Fi
             }
         )
     )
+
+
+def steps_repeat_exactly() -> bool:
+    """Whether the same step gives the same bits each time that it is run here.
+
+    A GPU adds up in the order in which its threads finish, and another compilation may choose other
+    kernels, unless XLA is told not to. Of a CPU the fingerprint has the model and cores.
+    """
+    platforms = {device.platform for device in jax.devices()}
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    return platforms == {"cpu"} or (platforms == {"gpu"} and DETERMINISTIC in flags)
 
 
 def fingerprint_digest(fingerprint: Fingerprint) -> str:

@@ -20,7 +20,7 @@ try:
     import tyro
     from rich.console import Console
 
-    from . import checkpoints, display, feeding, messages, models, payment, runs, training
+    from . import checkpoints, display, feeding, messages, models, payment, runs, scoring, training
     from .preparation import Run, prepare
 except ModuleNotFoundError as error:
     if error.name is None or error.name.startswith("jaxdp"):
@@ -103,9 +103,11 @@ def train_and_release(
     bounds = run.state[1][0].clipping.clipping_bounds
     sensitivity = float(run.plan.clipping.sensitivity(run.plan.adjacency, bounds))
     keeper, ledger, begun = history.checkpoints, history.ledger, history.step
+    scores_file = private / "scores.jsonl"
     if resumed:
         keeper.drop_after(begun)
-        runs.drop_metrics_after(private / "metrics.jsonl", begun)
+        for path in (private / "metrics.jsonl", scores_file):
+            runs.drop_metrics_after(path, begun)
         if not run.repeats:
             runs.open_segment(folder, ledger, begun, run.plan, run.saved, run.state)
         console.print(messages.describe_resume(ledger, begun))
@@ -115,6 +117,14 @@ def train_and_release(
     spent = payment.LedgerPayment(ledger, begun, end)
     saver = checkpoints.PeriodicSaver(
         keeper, ledger, run.config.checkpoint.every_seconds, run.frozen
+    )
+    score = models.make_scorer(run.model, run.dataset)
+    scorer = scoring.PeriodicScores(
+        lambda state: score(params := run.released(state), run.statistics(params)),
+        scores_file,
+        run.plan.steps,
+        run.config.evaluations,
+        console.print,
     )
     batches = feeding.Waiting(run.batches(begun, max(begun, end)))
     with training.stop_on_signals(tell=messages.tell_stopping) as stop:
@@ -136,7 +146,7 @@ def train_and_release(
                     stop=stop,
                     watch=watch,
                     start=begun,
-                    saver=saver,
+                    visitors=(scorer, saver),  # what is saved has been scored
                 )
         except BaseException:
             console.print(
@@ -145,7 +155,7 @@ def train_and_release(
             )
             raise
         if spent.count > begun:
-            saver.save(spent.count, state)
+            saver.visit(spent.count, state)
             keeper.wait()
         # The results come first, so that no later failure can cost them.
         params = run.released(state)
@@ -166,7 +176,8 @@ def train_and_release(
         )
         release.save_statement(folder, facts, statement.as_markdown(facts))
 
-    scores = models.evaluate(run.model, run.dataset, params, batch_stats)
+    scores = score(params, batch_stats)
+    scoring.write_scores(scores_file, spent.count, scores)
     results = {
         "test_accuracy": scores.accuracy,
         "test_loss": scores.loss,
@@ -176,8 +187,9 @@ def train_and_release(
         "seconds_waiting_for_data": round(batches.seconds, 2),
     }
     (private / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    console.print(messages.result_table(run, facts, results, folder))
-    if stop.signal is not None and spent.count < end:
+    stopped = stop.signal is not None and spent.count < end
+    console.print(messages.result_table(run, facts, results, folder, stopped))
+    if stopped and stop.signal is not None:
         return 128 + stop.signal  # as a shell reports it: 130 for Ctrl-C, 143 for SIGTERM
     return 0
 

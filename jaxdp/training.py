@@ -6,7 +6,7 @@ import inspect
 import json
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, TextIO
 
@@ -30,6 +30,7 @@ class StepFacts(NamedTuple):
 
     diagnostics: Diagnostics
     strength: Strength
+    bounds: jax.Array  # [groups] clipping norms
 
 
 class Metrics(NamedTuple):
@@ -44,6 +45,8 @@ class Metrics(NamedTuple):
     norm_10: float | None  # upper bounds on quantiles of the gradients' norms
     norm_50: float | None
     norm_90: float | None
+    norm_counts: tuple[int, list[int]]  # first bin, and how many norms it and the next ones hold
+    clipping_norm: float  # of all groups together, the longest that a clipped gradient can be
     clipped_mean_norm: float  # of the clipped sum over the divisor, before the noise
     noise_norm: float  # expected, of the noise on it
     signal_to_noise: float | None  # the former over the latter; None without noise
@@ -132,7 +135,11 @@ def make_train_step(
     def train_step(state: State, batch: PyTree, mask: jax.Array) -> tuple[State, StepFacts]:
         params, (private_state, optimizer_state) = state
         sums = privatizer.sums(grads(params, batch, mask), private_state)
-        facts = StepFacts(sums.diagnostics, privatizer.strength(sums, private_state))
+        facts = StepFacts(
+            sums.diagnostics,
+            privatizer.strength(sums, private_state),
+            private_state.clipping.clipping_bounds,
+        )
         gradient, private_state = privatizer.release(sums, private_state, params)
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
         params = optax.apply_updates(params, updates)
@@ -186,33 +193,14 @@ class Payment(Protocol):
         """Whether nothing is paid for that would be wasted by stopping before this step."""
 
 
-class SpentSteps:
-    """The payment of a run without a ledger: a count."""
+class Visitor(Protocol):
+    """Looks at the state between steps, now and then: see `checkpoints` and `scoring`."""
 
-    def __init__(self) -> None:
-        self.count = 0
+    def due(self, step: int) -> bool:
+        """Whether it wants to see the state after that many steps."""
 
-    def pay(self, step: int) -> None:
-        self.count = step + 1
-
-    def may_stop(self, step: int) -> bool:
-        return True
-
-
-class Saver(Protocol):
-    """Keeps the state now and then: see `checkpoints`."""
-
-    def due(self) -> bool: ...
-
-    def save(self, step: int, state: State) -> None: ...
-
-
-class NeverSaved:
-    def due(self) -> bool:
-        return False
-
-    def save(self, step: int, state: State) -> None:
-        """Never called."""
+    def visit(self, step: int, state: State) -> None:
+        """Sees the state, which is donated to the next step afterwards."""
 
 
 class NotFinite(ArithmeticError):
@@ -232,7 +220,7 @@ def train(
     stop: StopRequest,
     watch: Callable[[Metrics], None],
     start: int = 0,
-    saver: Saver | None = None,
+    visitors: Sequence[Visitor] = (),
 ) -> State:
     """Runs the steps until the batches end or a stop is requested.
 
@@ -244,12 +232,11 @@ def train(
       stop: looked at after every step.
       watch: called with the metrics of every step.
       start: the first step.
-      saver: given the state whenever it is due; never one whose parameters are not finite.
+      visitors: shown the state whenever they are due; never one whose parameters are not finite.
 
     Raises:
       NotFinite: if the parameters become NaN or infinite.
     """
-    saver = saver or NeverSaved()
     pending: tuple[int, StepFacts, jax.Array] | None = None
 
     def settle() -> None:
@@ -268,10 +255,12 @@ def train(
         pending = step + 1, facts, finite
         if step == start:
             jax.block_until_ready(state)
-        if saver.due():
+        due = [visitor for visitor in visitors if visitor.due(step + 1)]
+        if due:
             settle()
             pending = None
-            saver.save(step + 1, state)
+            for visitor in due:
+                visitor.visit(step + 1, state)
         if stop.requested and spent.may_stop(step + 1):
             break
     settle()
@@ -285,10 +274,12 @@ def _all_finite(params: PyTree) -> jax.Array:
 
 def measure(step: int, facts: StepFacts) -> Metrics:
     """Turns what a step says of its batch into numbers for people."""
-    d, strength = jax.device_get(facts)
+    d, strength, bounds = jax.device_get(facts)
     signal, noise = float(strength.clipped_mean_norm), float(strength.noise_norm)
     finite = d.count - d.nonfinite
     cumulated = np.cumsum(d.norm_histogram)
+    used = np.flatnonzero(d.norm_histogram)
+    counts = d.norm_histogram[used[0] : used[-1] + 1] if used.size else used
 
     def norm_quantile(share: float) -> float | None:
         if not finite:
@@ -306,6 +297,8 @@ def measure(step: int, facts: StepFacts) -> Metrics:
         norm_10=norm_quantile(0.1),
         norm_50=norm_quantile(0.5),
         norm_90=norm_quantile(0.9),
+        norm_counts=(int(used[0]) if used.size else 0, counts.astype(int).tolist()),
+        clipping_norm=float(np.linalg.norm(bounds)),
         clipped_mean_norm=signal,
         noise_norm=noise,
         signal_to_noise=signal / noise if noise else None,

@@ -59,6 +59,31 @@ def test_options_overrule_the_file(tmp_path):
     assert (config.name, config.plan.epsilon, config.plan.steps) == ("mine", 5.0, 9)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{} --plan.steps 9 --dry-run",
+        "--plan.steps 9 {} --dry-run",
+        "--dry-run {} --plan.steps=9",
+        "--plan.steps=9 --dry-run --data.no-test-is-public {}",
+        "--name other.py --dry-run --plan.steps 9 --model.widths 8 16 {}",
+    ],
+)
+def test_the_file_may_come_among_the_options(tmp_path, line):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from jaxdp.config import Config, PlanConfig\nconfig = Config(plan=PlanConfig(epsilon=5.0))"
+    )
+    config = parse(line.format(file))
+    assert (config.plan.epsilon, config.plan.steps, config.dry_run) == (5.0, 9, True)
+
+
+def test_what_an_option_is_given_is_no_config_file():
+    assert parse("--data.name text --data.file setup.py").data.file == "setup.py"
+    with pytest.raises(ValueError, match=r"there is no config file nowhere\.py"):
+        parse("--dry-run nowhere.py")
+
+
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda s: s.__name__)
 def test_every_field_has_help(section):
     body = ast.parse(inspect.getsource(section)).body[0].body
@@ -66,6 +91,9 @@ def test_every_field_has_help(section):
         if isinstance(statement, ast.AnnAssign):
             assert isinstance(following, ast.Expr), ast.unparse(statement)
             assert len(following.value.value) > 10
+            # tyro keeps the ends of lines: each is the end of a sentence, too.
+            *lines, _ = following.value.value.split("\n")
+            assert all(line.endswith((".", ":")) for line in lines), following.value.value
 
 
 def test_help_shows_every_option_within_80_columns(capsys, monkeypatch):

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 train = pytest.importorskip("jaxdp.train")
-from jaxdp import config, evaluate, preparation, report, segments  # noqa: E402  (they need the extra)
+from jaxdp import config, evaluate, pictures, preparation, record, report, segments  # noqa: E402  (they need the extra)
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +80,50 @@ def test_report_draws_a_run(finished, capsys):
         picture = (finished / "private" / f"{name}.png").read_bytes()
         assert picture.startswith(b"\x89PNG")
     assert "adamw 0.1" in said
+
+
+def test_the_report_s_scores_end_with_the_result(finished):
+    found = record.load_record(finished)
+    assert [score["step"] for score in found.scores] == [1, 2, 3, 4, 5, 6]
+    assert found.scores[-1]["accuracy"] == found.results["test_accuracy"]
+
+
+def few_points(monkeypatch):
+    monkeypatch.setattr(pictures, "DELTAS", np.array([1e-6, 1e-4]))
+    monkeypatch.setattr(pictures, "EPSILON_POINTS", 2)
+
+
+def test_report_draws_what_there_is_of_a_run_that_was_killed(
+    finished, tmp_path, capsys, monkeypatch
+):
+    few_points(monkeypatch)
+    for n, names in enumerate((("results.json", "scores.jsonl"), ("metrics.jsonl",))):
+        folder = shutil.copytree(finished, tmp_path / str(n))
+        for name in names:
+            (folder / "private" / name).unlink()
+        assert report.main([str(folder)]) == 0
+        assert ("not known yet" in capsys.readouterr().out) == (n == 0)
+
+
+def test_a_report_that_cannot_be_written_is_one_line(finished, capsys, monkeypatch):
+    def refuse(figure, path, **kwargs):
+        raise OSError(30, "Read-only file system", str(path))
+
+    few_points(monkeypatch)
+    monkeypatch.setattr(pictures.Figure, "savefig", refuse)
+    assert report.main([str(finished)]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_epsilon_against_steps_counts_what_was_charged_in_vain(finished):
+    found = record.load_record(finished)
+    (only,) = found.spent
+    again = replace(found, spent=[only, replace(only, steps=2)], starts=[0, 4])
+    steps, spent = pictures._epsilon_curve(again)
+    assert steps == [0, 1, 2, 3, 4, 4, 5, 6]
+    assert spent == sorted(spent)
+    assert spent[4] < spent[5]  # two steps after the checkpoint
+    assert spent[-1] == pytest.approx(pictures.epsilon(again))
 
 
 def test_report_compares_runs(finished, capsys):

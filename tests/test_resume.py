@@ -1,10 +1,14 @@
 """Runs that were stopped go on as if they never had been, or pay again: in one process."""
 
+import errno
+import itertools
 import json
 import os
+import re
 import resource
 import shutil
 import sys
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -24,7 +28,7 @@ from jaxdp import data, payment, preparation, runs, segments, training  # noqa: 
 from jaxdp.checkpoints import Checkpoints, without_leftovers  # noqa: E402
 
 # Orbax's threads may still call back when a file was missing or the disk full: that is its affair.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+orbax_fails = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 STEPS = 8
 SHORT = [
@@ -106,8 +110,10 @@ def same_as(reference, folder):
     expected, got = jaxdp.load_release(reference), jaxdp.load_release(folder)
     jax.tree.map(np.testing.assert_array_equal, expected.params, got.params)
     assert got.statement == expected.statement
-    metrics = [(f / "private" / "metrics.jsonl").read_text() for f in (reference, folder)]
-    assert metrics[0] == metrics[1]
+    for name in ("metrics.jsonl", "scores.jsonl"):
+        lines = [(f / "private" / name).read_text() for f in (reference, folder)]
+        assert lines[0] == lines[1]
+        assert len(lines[0].splitlines()) == STEPS
     assert book(folder).steps == STEPS
 
 
@@ -134,6 +140,7 @@ def test_without_checkpoints_it_begins_again_for_free(secret):
     assert (history.step, run.repeats, said) == (0, True, "")
 
 
+@orbax_fails
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(secret, capsys, damage):
     newest = secret / "private" / "checkpoints" / "4"
@@ -210,6 +217,11 @@ def change_batch(patch):
     return ["--plan.expected-batch-size", "80"]
 
 
+def soften(patch):
+    """Fewer records and a larger batch: a larger sampling probability."""
+    return ["--data.private", "train[:1200]", "--plan.expected-batch-size", "80"]
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -245,6 +257,45 @@ def test_the_fingerprint_tells_computations_apart(monkeypatch, change, named):
 
 
 @pytest.mark.parametrize(
+    ("platform", "flags", "exactly"),
+    [
+        ("cpu", "", True),
+        ("gpu", "", False),
+        ("gpu", "--xla_gpu_autotune_level=0", False),
+        ("gpu", "--xla_a=1 --xla_gpu_deterministic_ops=true", True),
+        ("gpu", "--xla_gpu_deterministic_ops=false", False),
+        ("tpu", "", False),
+    ],
+)
+def test_only_some_devices_give_the_same_bits_again(monkeypatch, platform, flags, exactly):
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(platform=platform)])
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    assert segments.steps_repeat_exactly() == exactly
+
+
+def test_without_the_same_bits_charged_steps_are_not_repeated_for_free(secret, monkeypatch):
+    monkeypatch.setattr(segments, "steps_repeat_exactly", lambda: False)
+    run, history, said = prepared(secret)
+    stop = book(secret).stop(1)
+    assert history.step == 4 < stop
+    assert not run.repeats
+    assert f"steps 5 to {stop} would be repeated, and this device may give other bits" in said
+
+    # Without any step after the checkpoint there is none to repeat.
+    path = secret / "private" / "ledger.txt"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:6]))
+    assert book(secret).stop(1) == 4
+    run, _, said = prepared(secret)
+    assert (run.repeats, said) == (True, "")
+
+
+def test_how_often_a_run_is_scored_may_change(secret):
+    run, _, said = prepared(secret, "--evaluations", "3")
+    assert (run.repeats, said) == (True, "")
+
+
+@pytest.mark.parametrize(
     ("change", "named"),
     [(change_jax, "versions.jax"), (change_clipping, "config.clipping.norm")],
 )
@@ -263,7 +314,7 @@ def test_another_computation_gets_new_secrets(secret, monkeypatch, change, named
     assert not np.array_equal(in_use, jax.random.key_data(history.last.secrets.noise))
 
 
-@pytest.mark.parametrize("change", [change_option, change_batch])
+@pytest.mark.parametrize("change", [change_option, soften])
 def test_a_new_segment_pays_again_and_stops_in_time(secret, capsys, change):
     charged = book(secret).steps
     with pytest.MonkeyPatch.context() as patch:
@@ -380,7 +431,12 @@ def test_a_folder_in_use_is_refused(secret, capsys):
 @pytest.mark.parametrize("name", ["", "nowhere"])
 def test_what_is_no_run_cannot_be_resumed(tmp_path, capsys, name):
     assert resume(tmp_path / name) == 2
-    assert "can't be resumed" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert re.fullmatch(
+        r"error: \S+ can't be resumed, \S+: no such file or directory. Name the folder that "
+        r"`python -m jaxdp.train` made\n",
+        said,
+    )
 
 
 def test_a_finished_run_is_left_alone(reference, capsys):
@@ -390,6 +446,7 @@ def test_a_finished_run_is_left_alone(reference, capsys):
     assert book(reference).position == before
 
 
+@orbax_fails
 def test_a_full_disk_stops_the_run_and_nothing_is_lost(reference, seeded, capsys):
     """No file may grow beyond the ledger's size now, which is what a full disk does to it."""
     path = seeded / "private" / "ledger.txt"
@@ -407,6 +464,65 @@ def test_a_full_disk_stops_the_run_and_nothing_is_lost(reference, seeded, capsys
     assert not (seeded / "release").exists()
     assert resume(seeded) == 0
     same_as(reference, seeded)
+
+
+def read_only(patch, folder):
+    """Root may write where permissions forbid it, so the file system is what refuses here."""
+    really_open = os.open
+
+    def refuse(path, flags, *args, **kwargs):
+        if flags & (os.O_WRONLY | os.O_RDWR) and str(path).startswith(str(folder)):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return really_open(path, flags, *args, **kwargs)
+
+    patch.setattr(os, "open", refuse)
+
+
+def test_a_read_only_folder_is_refused_in_one_line(secret, capsys, monkeypatch):
+    read_only(monkeypatch, secret)
+    assert resume(secret) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert "can't be resumed (Read-only file system:" in said
+    assert "in a place that you may write to" in said
+
+
+def test_a_read_only_ledger_is_refused_in_one_line(secret, capsys, monkeypatch):
+    read_only(monkeypatch, secret / "private" / "ledger.txt")
+    assert resume(secret) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert "ledger.txt can't be written to (Read-only file system): make the folder" in said
+
+
+def test_a_folder_that_becomes_read_only_stops_the_run_in_one_line(secret, capsys, monkeypatch):
+    charged, write = book(secret).steps, os.write
+    path = secret / "private" / "ledger.txt"
+
+    def refuse(descriptor, data):
+        if os.path.samestat(os.fstat(descriptor), path.stat()):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", refuse)
+    assert resume(secret) == 1
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert "Read-only file system: stopped, what was spent stays charged. Make the folder" in said
+    assert book(secret).steps == charged
+    assert not (secret / "release").exists()
+
+
+def test_a_clock_that_goes_backwards_changes_nothing(reference, seeded, monkeypatch):
+    ticks, really = itertools.count(), time.gmtime
+    backwards = lambda: 1e9 - 3600 * next(ticks)
+    monkeypatch.setattr(time, "time", backwards)
+    monkeypatch.setattr(time, "gmtime", lambda *now: really(*(now or (backwards(),))))
+    assert resume(seeded) == 0
+    same_as(reference, seeded)
+    lines = (seeded / "private" / "ledger.txt").read_text().splitlines()
+    times = [fact["time"] for fact in (json.loads(n.rpartition(" ")[0]) for n in lines[2:])]
+    assert times[-1] < times[0]
 
 
 def test_nan_stops_the_run_and_keeps_the_last_good(secret, capsys):

@@ -63,7 +63,7 @@ def test_release_holds_parameters_and_statement_only(finished):
 def test_private_holds_metrics_and_config(finished):
     private = finished / "private"
     assert {p.name for p in private.iterdir()} == {
-        *("metrics.jsonl", "config.json", "results.json"),
+        *("metrics.jsonl", "scores.jsonl", "config.json", "results.json"),
         *("ledger.txt", "segment-1.json", "checkpoints", "lock"),
     }
     lines = [json.loads(line) for line in (private / "metrics.jsonl").read_text().splitlines()]
@@ -95,6 +95,7 @@ def test_plain_lines_where_there_is_no_terminal(finished_and_said):
         r"Compiling .* step 1/6 loss \d",
         r"step 6/6",
         r"test accuracy │ 0\.\d{4} on 360 records, declared public",
+        r"of the parameters │ moving average, training.ema 0.9999",
         r"ε by PLD, the claim │ [\d.]+ at δ = 0\.000337",
         r"ε by RDP, a looser bound │ [\d.]+ at δ",
         r"steps │ 6 of 6 ",
@@ -182,7 +183,7 @@ def test_a_failing_evaluation_does_not_cost_the_release(tmp_path, monkeypatch):
     def fails(*args):
         raise RuntimeError("no memory for the test records")
 
-    monkeypatch.setattr(train.models, "evaluate", fails)
+    monkeypatch.setattr(train.models, "make_scorer", lambda model, dataset: fails)
     with pytest.raises(RuntimeError, match="test records"):
         run("--output", str(tmp_path / "run"))
     assert jaxdp.load_release(tmp_path / "run").statement["steps"] == 6
@@ -225,6 +226,7 @@ def test_ctrl_c_stops_after_the_step_and_writes_the_release(tmp_path):
     assert statement["epsilon"]["pld"] < 50 / 2
     assert "Stopping after this step" in said
     assert f"{steps} of 100000, stopped early" in said
+    assert f"python -m jaxdp.train --resume {folder}" in said
 
 
 @pytest.mark.parametrize("missing", ["flax", "sklearn"])

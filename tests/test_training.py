@@ -1,5 +1,6 @@
 """The step and the loop: pure, traced once, counted before they run, stopped when asked."""
 
+import json
 import os
 import signal
 
@@ -11,12 +12,27 @@ import pytest
 
 from jaxdp import NORM_BIN_EDGES, Plan, clip_individual, privatize, training
 from jaxdp.config import TrainingConfig
+from jaxdp.models import Scores
+from jaxdp.scoring import PeriodicScores
 
 N = 40
 
 
 def loss(params, x, y):
     return (params["w"] @ x + params["b"] - y) ** 2
+
+
+class SpentSteps:
+    """The payment of a run without a ledger: a count."""
+
+    def __init__(self):
+        self.count = 0
+
+    def pay(self, step):
+        self.count = step + 1
+
+    def may_stop(self, step):
+        return True
 
 
 class Problem:
@@ -48,12 +64,12 @@ class Problem:
         self.traces += 1
         return loss(*args)
 
-    def run(self, stop=None, watch=lambda metrics: None):
-        self.spent = training.SpentSteps()
+    def run(self, stop=None, watch=lambda metrics: None, visitors=()):
+        self.spent = SpentSteps()
         stop = stop or training.StopRequest()
         self.state = training.train(
             self.step, self.state, self.batches(),
-            spent=self.spent, stop=stop, watch=watch,
+            spent=self.spent, stop=stop, watch=watch, visitors=visitors,
         )  # fmt: skip
         return self.state[0]
 
@@ -89,6 +105,47 @@ def test_runs_without_keys_share_neither_noise_nor_samples():
     assert not np.array_equal(*samples)
 
 
+def test_scores_on_the_way_change_nothing(tmp_path):
+    seen = []
+
+    def score(state):
+        seen.append(float(state[0]["b"]))
+        return Scores(0.5, seen[-1])
+
+    def run(visitors):
+        problem = Problem(key=jax.random.key(1), sampling_key=jax.random.key(1))
+        return problem.run(visitors=visitors)
+
+    path = tmp_path / "scores.jsonl"
+    scored = run([PeriodicScores(score, path, 12, 5, print)])
+    jax.tree.map(np.testing.assert_array_equal, scored, run([]))
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 5, 7, 10]  # and after the last, by the command
+    assert [line["loss"] for line in lines] == seen
+    assert len(set(seen)) == 4
+
+
+def test_scores_that_fail_do_not_stop_the_run(tmp_path):
+    def fails(state):
+        raise RuntimeError("RESOURCE_EXHAUSTED: no memory\nmore")
+
+    told = []
+    scores = PeriodicScores(fails, tmp_path / "scores.jsonl", 12, 5, told.append)
+    problem = Problem()
+    problem.run(visitors=[scores])
+    assert problem.spent.count == 12
+    assert told == [
+        "The test records can't be scored while the run trains: RESOURCE_EXHAUSTED: no memory"
+    ]
+
+
+@pytest.mark.parametrize("times", [0, 1, 12, 50])
+def test_scores_are_at_most_one_a_step_and_not_the_last(tmp_path, times):
+    scores = PeriodicScores(print, tmp_path, 12, times, print)
+    due = [step for step in range(14) if scores.due(step)]
+    assert due == (list(range(1, 12)) if times >= 12 else [])
+
+
 def test_an_empty_batch_is_a_step():
     problem = Problem()
     indices, mask = next(problem.samples())
@@ -96,6 +153,7 @@ def test_an_empty_batch_is_a_step():
     metrics = training.measure(1, diagnostics)
     assert (metrics.examples, metrics.loss, metrics.norm_50) == (0, None, None)
     assert (metrics.clipped_fraction, metrics.signal_to_noise) == (None, 0.0)
+    assert metrics.norm_counts == (0, [])
     assert problem.plan.epsilon_spent(state) == problem.plan.epsilon(1)
     assert not np.array_equal(state[0]["w"], np.ones(3))  # noise was added
 
@@ -161,6 +219,11 @@ def test_metrics_are_what_a_loop_over_examples_gives():
     ):
         assert expected <= got <= expected * 2**0.25 * (1 + 1e-5)
         assert got in NORM_BIN_EDGES
+    first, counts = metrics.norm_counts
+    expected = np.histogram(norms, [0, *NORM_BIN_EDGES, np.inf])[0]
+    assert counts == expected[first : first + len(counts)].tolist()
+    assert sum(counts) == len(norms)
+    assert metrics.clipping_norm == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
