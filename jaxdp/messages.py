@@ -71,13 +71,12 @@ def describe_cost(run: Run) -> str:
     )
 
 
-def result_table(
-    run: Run, facts: dict[str, Any], results: dict[str, Any], folder: Path, stopped: bool
-) -> Table:
-    """The results; how to go on, if the run was stopped by a signal."""
+def result_table(run: Run, facts: dict[str, Any], results: dict[str, Any], folder: Path) -> Table:
     config, total = run.config, len(run.dataset.test)
     public = "declared public" if config.data.test_is_public else "PRIVATE: so is this number"
     table = Table(show_header=False, highlight=False)
+    table.add_column()
+    table.add_column(overflow="fold")  # paths can be long, and are needed whole
     table.add_row("test accuracy", f"{results['test_accuracy']:.4f} on {total} records, {public}")
     table.add_row("of the parameters", averaging.describe(config.training.ema))
     if run.dataset.center is None:
@@ -95,8 +94,6 @@ def result_table(
     table.add_row("wall time", f"{results['seconds']:.1f} s, {first:.1f} s of it compiling")
     table.add_row("may be shared", f"{folder / 'release'}")
     table.add_row("keep private", f"{folder / 'private'}")
-    if stopped:
-        table.add_row("to go on", f"python -m jaxdp.train --resume {folder}")
     return table
 
 

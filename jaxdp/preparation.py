@@ -103,7 +103,7 @@ def prepare(
 
     runs.check_budget(history, config, plan)
     saved, frozen = replace(history.last, config=config), None
-    if history.newest is not None:
+    if history.newest is not None and config.training.frozen:
         drawn = build(config, dataset, plan, saved).frozen
         _, arrays = checkpoints.split_frozen(history.newest.arrays)
         frozen = checkpoints.from_arrays(arrays, {checkpoints.FROZEN: drawn})[checkpoints.FROZEN]

@@ -187,9 +187,9 @@ def train_and_release(
         "seconds_waiting_for_data": round(batches.seconds, 2),
     }
     (private / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    stopped = stop.signal is not None and spent.count < end
-    console.print(messages.result_table(run, facts, results, folder, stopped))
-    if stopped and stop.signal is not None:
+    console.print(messages.result_table(run, facts, results, folder))
+    if stop.signal is not None and spent.count < end:
+        console.print(f"To go on: python -m jaxdp.train --resume {folder}", soft_wrap=True)
         return 128 + stop.signal  # as a shell reports it: 130 for Ctrl-C, 143 for SIGTERM
     return 0
 
