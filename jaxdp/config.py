@@ -66,8 +66,9 @@ class ModelConfig:
     """Channels of every convolution of the cnn."""
 
     norm: Literal["group", "batch", "none"] = "group"
-    """Normalisation after every convolution of the cnn and the resnet18. batch: BatchNorm, for
-    batch units (clipping.kind batch) only, with public records (data.public) for its statistics."""
+    """Normalisation after every convolution of the cnn and the resnet18.
+    batch: BatchNorm, for batch units (clipping.kind batch) only.
+    It needs public records (data.public) for its statistics."""
 
     norm_group_size: int = 1
     """Channels per group of the GroupNorm; 0 for no normalisation."""
@@ -76,8 +77,8 @@ class ModelConfig:
     """Of the cnn, the lenet and the backpack_cnn."""
 
     width: int | None = None
-    """Of the transformer: numbers that it holds for every token; None: 128. Of the resnet18:
-    channels of its first convolution; None: 64."""
+    """Of the transformer: numbers that it holds for every token; None: 128.
+    Of the resnet18: channels of its first convolution; None: 64."""
 
     layers: int = 2
     """Blocks of the transformer."""
