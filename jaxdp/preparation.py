@@ -96,6 +96,12 @@ def prepare(
         delta=delta,
         adjacency=config.plan.adjacency,
     )
+    if config.model.norm == "batch" and plan.capacity > config.training.microbatch_size:
+        tell(
+            f"BatchNorm takes a whole unit at once: up to {plan.capacity} records, whatever "
+            f"training.microbatch-size = {config.training.microbatch_size} says. More "
+            "clipping.units make them smaller."
+        )
     fingerprint = segments.make_fingerprint(config, dataset.private, plan)
     if history is None:
         secrets = segments.draw_secrets(config.seed)

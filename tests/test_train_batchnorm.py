@@ -1,0 +1,156 @@
+"""BatchNorm through the trainer: no private record has a way past the noise."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+import jaxdp
+from jaxdp import batchnorm, checkpoints, data, evaluate, models, preparation, train
+from jaxdp.config import ClippingConfig, Config, DataConfig, ModelConfig, PlanConfig, TrainingConfig
+
+SMALL = Config(
+    data=DataConfig(private="train[:200]", public="train[1300:]", test="test[:50]"),
+    model=ModelConfig(widths=(4,), norm="batch"),
+    clipping=ClippingConfig(kind="batch", units=2),
+    plan=PlanConfig(expected_batch_size=100.0, steps=4),
+    training=TrainingConfig(ema=0.9),
+    seed=0,
+)
+
+
+def build(dataset):
+    """The same run on other data: the same plan, keys and initial parameters."""
+    run = preparation.prepare(SMALL)
+    return preparation.build(SMALL, dataset, run.plan, run.saved)
+
+
+def swapped(records, count=1):
+    """The records, the first of them replaced by others that are as different as can be."""
+    inputs, labels = records.inputs.copy(), records.labels.copy()
+    inputs[:count] = 16 - 16 * (inputs[:count] > 8)
+    labels[:count] = (labels[:count] + 5) % 10
+    return data.Records(inputs, labels, records.ids)
+
+
+def scaled(inputs):
+    return (inputs.astype(np.float32) - 8) / 8
+
+
+def first_step(run, without_first=False):
+    """The state after a step that record 0 takes part in, or is taken out of."""
+    indices, mask = next(run.plan.batches(run.saved.secrets.sampling))
+    padding = tuple(np.argwhere(~mask)[0])  # the index there is 0, and now it counts
+    mask[padding] = not without_first
+    records = run.dataset.private
+    return run.train_step(run.state, (records.inputs[indices], records.labels[indices]), mask)[0]
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return data.load(SMALL.data)
+
+
+@pytest.mark.parametrize("change", ["swap", "remove"])
+def test_one_record_moves_the_update_by_at_most_the_sensitivity(dataset, change):
+    one = build(dataset)
+    other = build(
+        replace(dataset, private=swapped(dataset.private)) if change == "swap" else dataset
+    )
+    before = jax.device_get(one.state[0])
+    states = first_step(one), first_step(other, without_first=change == "remove")
+    bounds = states[0][1][0].clipping.clipping_bounds
+    allowed = one.plan.clipping.sensitivity(one.plan.adjacency, bounds) / one.plan.divisor
+    rate = SMALL.training.learning_rate
+    pairs = zip(jax.tree.leaves(states[0][0]), jax.tree.leaves(states[1][0]), strict=True)
+    squares = [np.sum(np.square((np.asarray(a, np.float64) - b) / rate)) for a, b in pairs]
+    moved = np.sqrt(sum(squares))
+    assert 1e-3 * allowed < moved <= allowed * (1 + 1e-4)
+    # Beside the parameters, the state holds what follows from them, or what is the same in both.
+    privates = [checkpoints.to_arrays(state[1][0]) for state in states]
+    jax.tree.map(np.testing.assert_array_equal, *privates)
+    like = {x.shape for x in jax.tree.leaves(before)} | {()}
+    assert {x.shape for x in jax.tree.leaves(states[0][1][1])} <= like
+
+
+def test_statistics_do_not_depend_on_private_records(dataset):
+    other = build(replace(dataset, private=swapped(dataset.private, 200)))
+    one = build(dataset)
+    params = one.released(one.state)
+    found = [jax.device_get(run.statistics(params)) for run in (one, other)]
+    jax.tree.map(np.testing.assert_array_equal, *found)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "config.py").write_text(f"from jaxdp.config import *\nconfig = {SMALL!r}\n")
+    assert train.main([str(folder / "config.py"), "--output", str(folder / "run")]) == 0
+    return folder / "run"
+
+
+def test_what_is_released_is_the_average_with_public_statistics(finished, dataset):
+    released = jaxdp.load_release(finished)
+    model = models.make_model(SMALL.model, dataset)
+    expected = batchnorm.public_statistics(model)(released.params, scaled(dataset.public.inputs))
+    for got, want in zip(
+        jax.tree.leaves(released.batch_stats), jax.tree.leaves(expected), strict=True
+    ):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    logits = model.apply(released.variables, scaled(dataset.test.inputs))
+    results = json.loads((finished / "private" / "results.json").read_text())
+    assert np.mean(np.argmax(logits, 1) == dataset.test.labels) == results["test_accuracy"]
+    params, stated = released
+    assert "train[1300:], which needs no protection" in stated["batch_norm"]
+    assert "| BatchNorm | the statistics are those of" in (
+        finished / "release" / "PRIVACY.md"
+    ).read_text(encoding="utf-8")
+    assert "The loss of a record depends" not in "".join(stated["assumptions"])
+    assert sorted(params) == ["BatchNorm_0", "Conv_0", "Dense_0"]
+
+
+def test_checkpoints_hold_no_statistics(finished):
+    keeper = checkpoints.Checkpoints(finished / "private" / "checkpoints", 2)
+    names = set(keeper.newest(print).arrays)
+    keeper.close()
+    run = preparation.prepare(SMALL)
+    assert names == set(checkpoints.to_arrays(checkpoints.named(run.state)))
+    assert not [name for name in names if name.rpartition(".")[2] in ("mean", "var")]
+
+
+def test_evaluate_scores_the_released_statistics(finished, capsys):
+    results = json.loads((finished / "private" / "results.json").read_text())
+    assert evaluate.main([str(finished / "release"), "--test", "test[:50]"]) == 0
+    assert f"accuracy {results['test_accuracy']:.4f}" in capsys.readouterr().out
+
+
+def test_a_resumed_run_finds_the_same_statistics(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    shutil.rmtree(folder / "release")
+    assert train.main(["--resume", str(folder)]) == 0
+    both = [jaxdp.load_release(path).variables for path in (finished, folder)]
+    jax.tree.map(np.testing.assert_array_equal, *both)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"clipping": ClippingConfig()}, r"BatchNorm in layer 'BatchNorm_0'.*--model\.norm group"),
+        ({"data": DataConfig()}, r"no public ones: set some apart, as --data\.private"),
+    ],
+    ids=["individual clipping", "no public records"],
+)
+def test_batch_norm_is_refused_where_it_leaks(change, says):
+    with pytest.raises(ValueError, match=says):
+        preparation.prepare(replace(SMALL, **change))
+
+
+def test_units_larger_than_a_microbatch_are_told_of():
+    told = []
+    config = replace(SMALL, training=TrainingConfig(microbatch_size=8))
+    preparation.prepare(config, told.append)
+    assert [line for line in told if "BatchNorm takes a whole unit at once" in line]
