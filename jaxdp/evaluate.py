@@ -58,7 +58,8 @@ def main(args: Sequence[str]) -> int:
         print(f"perplexity {math.exp(scores.loss):.3f} a character")
     label, epsilon = statement.labelled(facts["epsilon"])[0]
     private = "" if facts["private"] else ", but NOT PRIVATE: it was made with a seed"
-    print(f"ε = {epsilon:g} by {label}, at δ = {facts['delta']:.3g}{private}")
+    delta = statement.round_up(facts["delta"], 3)
+    print(f"ε = {epsilon:g} by {label}, at δ = {delta:g}{private}")
     return 0
 
 

@@ -18,6 +18,7 @@ from . import averaging, composition
 from .mechanism import Mechanism
 from .privatize import NORM_BIN_EDGES
 from .record import Record
+from .statement import round_up
 
 EPSILON_POINTS = 12  # of ε against steps
 NORM_COLUMNS = 100  # of the picture of norms, at most: each for as many steps
@@ -65,7 +66,7 @@ def draw_training(figure: Figure, record: Record) -> None:
         right = axes.twinx()
         right.plot(*_epsilon_curve(record), "--", color="tab:blue", label="ε spent")
         right.axhline(record.budget.epsilon, color="tab:blue", linestyle=":", label="ε to spend")
-        right.set(ylabel=f"ε at δ = {record.budget.delta:.3g}")
+        right.set(ylabel=f"ε at δ = {round_up(record.budget.delta, 3):g}")
         right.set_ylim(0, 1.15 * record.budget.epsilon)
     _legend_below(figure, [*handles, *_handles(right)], columns=3)
 
@@ -130,7 +131,7 @@ def draw_comparison(figure: Figure, records: Sequence[Record]) -> None:
     for i, record in enumerate(records):
         steps, losses = _losses(record)
         accuracy = record.results.get("test_accuracy")
-        label = f"{record.name}: ε = {epsilon(record):.3g}"
+        label = f"{record.name}: ε = {round_up(epsilon(record), 3):g}"
         if accuracy is not None:
             label += f", test accuracy {accuracy:.3f}"
         share = 0.65 * i / max(len(records) - 1, 1)

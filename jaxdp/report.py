@@ -9,6 +9,7 @@ from pathlib import Path
 
 from . import averaging
 from .record import Record, load_record
+from .statement import round_up
 
 try:
     from rich.console import Console
@@ -59,8 +60,8 @@ def compare(records: Sequence[Record]) -> Table:
     row("test accuracy", lambda r: _shown(r.results.get("test_accuracy"), ".4f"))
     row("of the parameters", lambda r: averaging.describe(r.config.training.ema))
     row("test loss", lambda r: _shown(r.results.get("test_loss"), ".4f"))
-    row("ε spent", lambda r: f"{pictures.epsilon(r):.4g} of {r.budget.epsilon:g}")
-    row("δ", lambda r: f"{r.budget.delta:.3g}")
+    row("ε spent", lambda r: f"{round_up(pictures.epsilon(r)):g} of {r.budget.epsilon:g}")
+    row("δ", lambda r: f"{round_up(r.budget.delta, 3):g}")
     row("steps charged", lambda r: f"{sum(m.steps for m in r.spent)}")
     row("segments", lambda r: f"{len(r.spent)}")
     row("noise multiplier", lambda r: f"{r.spent[-1].noise_multiplier:g}")
