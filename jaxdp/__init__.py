@@ -21,6 +21,9 @@ from .plan import Plan as Plan
 from .planner import plan_noise as plan_noise
 from .privatize import NORM_BIN_EDGES as NORM_BIN_EDGES
 from .privatize import privatize as privatize
+from .public_bounds import pretrained_copy as pretrained_copy
+from .public_bounds import public_norms as public_norms
+from .public_bounds import scale_norms as scale_norms
 from .release import load_release as load_release
 from .units import mean_loss as mean_loss
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from .accounting import Adjacency
+from .accounting import Adjacency, Sampling
 
 TOKEN_WIDTH = 128  # of the transformer, unless another is given
 
@@ -126,19 +126,48 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class ClippingConfig:
-    kind: Literal["individual", "layerwise", "normalised", "quantile", "batch"] = "individual"
+    kind: Literal["individual", "layerwise", "multiplied", "normalised", "quantile", "batch"] = (
+        "individual"
+    )
     """individual: each example's gradient.
     layerwise: each layer of it.
+    multiplied: all layers by one factor, measured in their norms.
     normalised: all to nearly the same norm.
     quantile: the norm follows the gradients'.
     batch: the batch's mean gradient."""
 
     norm: float = 0.3
     """Clipping norm C: what is clipped is scaled down to at most this length.
-    With layerwise: each layer; with quantile: at the first step."""
+    With layerwise: each layer; with quantile: at the first step; with public bounds: the layer with
+    the largest."""
 
     layer: Literal["model", "module", "tensor"] = "tensor"
-    """What layerwise and quantile take for a layer; model: all parameters as one."""
+    """What layerwise, multiplied and quantile take for a layer; model: all parameters as one."""
+
+    bounds: Literal["given", "public", "public_norms"] = "given"
+    """Clipping norms of layerwise and multiplied. given: norm for each. public: norm · e / max e
+    with e the average norm of the layer's gradient on the records of data.public. public_norms:
+    e."""
+
+    groups: int | None = None
+    """With public bounds: how many groups of layers with like norms are clipped together, to the
+    largest of these; None: every layer on its own."""
+
+    refresh: bool = True
+    """With public bounds: measure them again after every epoch, at the weights then."""
+
+    decay: float = 1.0
+    """What the norm C is multiplied by after every epoch."""
+
+    floor: float = 0.01
+    """With public bounds: no layer's norm is less than this share of the largest."""
+
+    pretraining_epochs: int = 5
+    """With public bounds: how long the copy of the first model that they are measured at first is
+    trained on the public records, without noise."""
+
+    pretraining_rate: float = 0.001
+    """Learning rate of that training, by Adam."""
 
     unit: Literal["example", "batch"] = "example"
     """Whose gradient is clipped: every example's, or the mean of a batch unit's."""
@@ -168,24 +197,85 @@ class ClippingConfig:
             self.unit,
             'kind "batch" to clip the mean gradient of a unit',
         )
+        _require(
+            self.bounds == "given" or self.kind in ("layerwise", "multiplied"),
+            "clipping.bounds",
+            self.bounds,
+            'kind "layerwise" or "multiplied": other kinds have one norm for all layers',
+        )
+        _require(
+            self.groups is None or (self.bounds != "given" and self.groups >= 1),
+            "clipping.groups",
+            self.groups,
+            "a whole number of at least 1, with public bounds: given ones are all alike",
+        )
+        _require(
+            0 < self.decay <= 1 and (self.decay == 1 or self.kind != "quantile"),
+            "clipping.decay",
+            self.decay,
+            "a number above 0 and at most 1; with quantile 1, its norm follows the gradients",
+        )
+        _require(
+            self.decay == 1 or self.bounds == "given" or (self.bounds == "public" and self.refresh),
+            "clipping.decay",
+            self.decay,
+            "1 with bounds that have no C (public_norms) or are not refreshed",
+        )
+        _require(0 < self.floor <= 1, "clipping.floor", self.floor, "a share above 0, at most 1")
+        _require(
+            self.pretraining_epochs >= 0,
+            "clipping.pretraining-epochs",
+            self.pretraining_epochs,
+            "0 or more",
+        )
+        _require(
+            self.pretraining_rate > 0 and math.isfinite(self.pretraining_rate),
+            "clipping.pretraining-rate",
+            self.pretraining_rate,
+            "a number above 0",
+        )
+        _require(
+            self.kind != "multiplied" or self.allocation == "proportional",
+            "clipping.allocation",
+            self.allocation,
+            'proportional with kind "multiplied": no layer can do with less noise',
+        )
 
 
 @dataclass(frozen=True)
 class PlanConfig:
-    epsilon: float = 3.0
-    """Target ε: the noise is chosen so that the whole run spends at most this much."""
+    epsilon: float | None = 3.0
+    """Target ε: the noise is chosen so that the whole run spends at most this much. None: the noise
+    multiplier is given instead, and its ε is what the run may spend."""
+
+    noise_multiplier: float | None = None
+    """z, the noise's standard deviation over the sensitivity, where epsilon is None."""
 
     delta: float | None = None
     """δ, below 1/N; None stands for N^-1.1 with N the number of private records."""
 
     expected_batch_size: float = 719.0
-    """Records in a step on average: each takes part with probability this / N (Poisson)."""
+    """Records in a step on average: with Poisson sampling each takes part with probability
+    this / N."""
+
+    sampling: Sampling = "poisson"
+    """poisson: every record on its own. shuffled: epochs, without amplification of privacy.
+    fixed_size: so many records, anew every step. full_batch: all records."""
 
     steps: int = 100
     """Number of updates."""
 
     adjacency: Adjacency = "add_remove"
     """Which neighbouring data sets the guarantee compares: one record added or removed, ..."""
+
+    def __post_init__(self) -> None:
+        _require(
+            (self.epsilon is None) != (self.noise_multiplier is None),
+            "plan.noise-multiplier",
+            self.noise_multiplier,
+            f"exactly one of it and plan.epsilon, which is {self.epsilon}, as --plan.epsilon None "
+            "--plan.noise-multiplier 1.0",
+        )
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def group_leaves(params: Any, bounds: Any, layer: Layer | None) -> Groups:
     )
 
 
-def group_alike(bounds: Mapping[Patterns, float], num_groups: int) -> dict[tuple[str, ...], float]:
+def group_alike(bounds: Mapping[Any, float], num_groups: int) -> dict[tuple[str, ...], float]:
     """Sorts layers into groups with like bounds, for `clip_layerwise` and `clip_multiplied`.
 
     Each group is clipped as one, to the largest of its bounds. So the noise on a layer is

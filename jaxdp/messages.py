@@ -22,7 +22,7 @@ def describe_device() -> str:
 
 
 def describe_plan(run: Run) -> str:
-    """The plan in one line: all the numbers that decide privacy and noise."""
+    """The plan in a few lines: all the numbers that decide privacy and noise."""
     plan, (params, (private_state, _)) = run.plan, run.state
     noise = noise_norm(
         plan,
@@ -30,23 +30,40 @@ def describe_plan(run: Run) -> str:
         private_state.clipping.clipping_bounds,
         run.config.clipping.allocation,
     )
+    epsilon = plan.target_epsilon
+    aim = "target ε" if epsilon is not None else "which costs ε"
+    epsilon = statement.round_up(plan.epsilon()) if epsilon is None else epsilon
+    warned = f"\n{statement.NO_PRIVACY}" if epsilon > accounting.NO_PRIVACY else ""
     return (
         f"Plan: N = {plan.num_examples:,}, expected batch size {plan.expected_batch_size:g} "
-        f"(sampling probability {plan.sampling_probability:.4g}), {plan.steps} steps, noise "
+        f"({describe_sampling(run)}), {plan.steps} steps, noise "
         f"multiplier {plan.noise_multiplier:g}, {describe_clipping(run)}, expected norm of the "
-        f"noise on the mean gradient {float(noise):.3g}, target ε = {plan.target_epsilon:g} at "
-        f"δ = {statement.round_up(plan.delta, 3):g}"
+        f"noise on the mean gradient {float(noise):.3g}, {aim} = {epsilon:g} at "
+        f"δ = {statement.round_up(plan.delta, 3):g}{warned}"
     )
+
+
+def describe_sampling(run: Run) -> str:
+    plan = run.plan
+    if plan.sampling == "poisson":
+        return f"sampling probability {plan.sampling_probability:.4g}"
+    if plan.sampling == "shuffled":
+        return f"{plan.mechanism().epochs_begun} shuffled epochs"
+    return statement.SAMPLINGS[plan.sampling]
 
 
 def describe_clipping(run: Run) -> str:
     config = run.config.clipping
     groups = run.plan.clipping.groups(run.state[0])
     text = f"clipping norm {config.norm:g}"
+    if config.bounds != "given":
+        bounds = run.state[1][0].clipping.clipping_bounds
+        text = f"clipping norms from {float(bounds.min()):.3g} to {float(bounds.max()):.3g}"
     if config.kind != "individual":
         text = f"{config.kind} {text}"
     if len(groups.names) > 1:
-        text += f" for each of {len(groups.names)} layers"
+        kind = "layers" if config.groups is None else "groups of layers"
+        text += f" for {'' if config.bounds != 'given' else 'each of '}{len(groups.names)} {kind}"
     if run.plan.num_units is not None:
         text += f" of the mean gradient of {run.plan.num_units} unit(s)"
     return text
@@ -84,6 +101,10 @@ def result_table(run: Run, facts: dict[str, Any], results: dict[str, Any], folde
     delta = statement.round_up(facts["delta"], 3)
     for label, value in statement.labelled(facts["epsilon"]):
         table.add_row(f"ε by {label}", f"{value:g} at δ = {delta:g}")
+    noise = run.plan.noise_multiplier
+    table.add_row(
+        "noise multiplier", f"{noise:g}, μ = {facts['gaussian_dp']['mu']:g} in Gaussian DP"
+    )
     if next(iter(facts["epsilon"].values())) > accounting.NO_PRIVACY:
         table.add_row("privacy", statement.NO_PRIVACY)
     if facts["reproducible"]:

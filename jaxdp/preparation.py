@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,6 +18,7 @@ from . import (
     feeding,
     freezing,
     models,
+    refreshing,
     runs,
     segments,
     training,
@@ -41,6 +42,8 @@ class Run:
     saved: segments.SavedSegment
     frozen: freezing.Params  # the parameters that are not trained
     statistics: Callable[[freezing.Params], Any]  # BatchNorm's on public records, or None
+    refresh: refreshing.Refresh | None  # what gives a state the clipping norms of its epoch
+    first_step: int = 0  # of its segment, whose sampling begins with it
     repeats: bool = False  # whether it goes on in the segment that it was stopped in
 
     def released(self, state: training.State) -> freezing.Params:
@@ -50,19 +53,49 @@ class Run:
         return freezing.merge(params if average is None else average, self.frozen)
 
     def batches(
-        self, start: int = 0, end: int | None = None
+        self, start: int | None = None, end: int | None = None
     ) -> Iterator[tuple[feeding.Batch, np.ndarray]]:
-        """Samples the records of every step and brings them to the device."""
+        """Samples the records of every step and brings them to the device.
+
+        A segment's sampling begins with its first step, so that shuffled epochs begin there, too:
+        as many are accounted for.
+        """
         data_config, secrets = self.config.data, self.saved.secrets
+        start = self.first_step if start is None else start
         count = (self.plan.steps if end is None else end) - start
+        samples = self.plan.batches(secrets.sampling, start - self.first_step)
         return feeding.feed(
             self.dataset.private,
-            itertools.islice(self.plan.batches(secrets.sampling, start), count),
+            itertools.islice(samples, count),
             placement=data_config.placement,
             augment=augmentation.crop_and_flip if data_config.augment == "crop_flip" else None,
             key=secrets.augmentation,
             start=start,
         )
+
+    def before_step(self, step: int, state: training.State) -> training.State:
+        """Gives the state new clipping norms before the first step of an epoch."""
+        epoch_steps = refreshing.steps_per_epoch(self.config, len(self.dataset.private))
+        if self.refresh is None or step == 0 or step % epoch_steps:
+            return state
+        return self.refresh(step, state)
+
+
+class Learner(NamedTuple):
+    """The model before its first step.
+
+    Attributes:
+      params: the trainable ones.
+      frozen: the others.
+      loss: of what is clipped: of one record, `(params, x, y)`, or with batch units `unit_loss`.
+      unit_loss: the mean over some records, `(params, x, y, mask)`.
+    """
+
+    model: nn.Module
+    params: freezing.Params
+    frozen: freezing.Params
+    loss: Callable[..., jax.Array]
+    unit_loss: Callable[..., jax.Array]
 
 
 def prepare(
@@ -83,6 +116,14 @@ def prepare(
     dataset = data.load(config.data, tell)
     if config.data.augment == "crop_flip" and dataset.private.inputs.ndim != 4:
         raise ValueError("data.augment is crop_flip, and the records are no images: choose none")
+    secrets = segments.draw_secrets(config.seed) if history is None else history.last.secrets
+    learner = make_learner(config, dataset, secrets.init)
+    if history is not None and history.newest is not None and config.training.frozen:
+        _, arrays = checkpoints.split_frozen(history.newest.arrays)
+        like = {checkpoints.FROZEN: learner.frozen}
+        frozen = checkpoints.from_arrays(arrays, like)[checkpoints.FROZEN]
+        learner = make_learner(config, dataset, secrets.init, frozen)
+    measure, bounds = measure_bounds(config, dataset, learner, tell)
     delta = config.plan.delta
     if delta is None and history is not None:
         delta = history.ledger.budget.delta
@@ -90,10 +131,12 @@ def prepare(
         num_examples=len(dataset.private),
         expected_batch_size=config.plan.expected_batch_size,
         steps=config.plan.steps,
-        clipping=make_clipping(config.clipping),
+        clipping=make_clipping(config.clipping, bounds),
         num_units=config.clipping.units if is_batch(config.clipping) else None,
         epsilon=config.plan.epsilon,
+        noise_multiplier=config.plan.noise_multiplier,
         delta=delta,
+        sampling=config.plan.sampling,
         adjacency=config.plan.adjacency,
     )
     if config.model.norm == "batch" and plan.capacity > config.training.microbatch_size:
@@ -102,29 +145,86 @@ def prepare(
             f"training.microbatch-size = {config.training.microbatch_size} says. More "
             "clipping.units make them smaller."
         )
-    fingerprint = segments.make_fingerprint(config, dataset.private, plan)
+    refresh = refreshing.make_refresh(config, len(dataset.private), plan.clipping, measure)
+    fingerprint = segments.make_fingerprint(config, dataset, plan)
     if history is None:
-        secrets = segments.draw_secrets(config.seed)
-        return build(config, dataset, plan, segments.SavedSegment(config, fingerprint, secrets))
+        saved = segments.SavedSegment(config, fingerprint, secrets)
+        return build(config, dataset, plan, saved, learner, refresh)
 
     runs.check_budget(history, config, plan)
-    saved, frozen = replace(history.last, config=config), None
-    if history.newest is not None and config.training.frozen:
-        drawn = build(config, dataset, plan, saved).frozen
-        _, arrays = checkpoints.split_frozen(history.newest.arrays)
-        frozen = checkpoints.from_arrays(arrays, {checkpoints.FROZEN: drawn})[checkpoints.FROZEN]
-    run = build(config, dataset, plan, saved, frozen)
+    ledger, newest = history.ledger, history.newest
+    run = build(config, dataset, plan, replace(history.last, config=config), learner, refresh)
     state = runs.restore(history, config, run.state, lambda line: None)
+    if refresh and newest is not None and newest.segment < len(ledger.segments):
+        state = refresh(history.step, state)  # as when the last segment began
     reason = runs.why_not_free(history, fingerprint, state)
     if reason is None:
-        return replace(run, state=state, repeats=True)
+        return replace(run, state=state, repeats=True, first_step=ledger.segments[-1].start)
     tell(
         f"Steps that were charged stay charged, and a new segment begins, with new secrets: "
         f"{reason}."
     )
     saved = segments.SavedSegment(config, fingerprint, runs.next_secrets(history))
-    run = build(config, dataset, plan, saved, frozen)
-    return replace(run, state=runs.restore(history, config, run.state, tell))
+    run = build(config, dataset, plan, saved, learner, refresh)
+    state = runs.restore(history, config, run.state, tell)
+    if refresh and newest is not None:  # the norms of the checkpoint may be of other settings
+        state = refresh(history.step, state)
+    return replace(run, state=state, first_step=history.step)
+
+
+def make_learner(
+    config: configs.Config,
+    dataset: data.Dataset,
+    init_key: jax.Array,
+    frozen: freezing.Params | None = None,
+) -> Learner:
+    """Builds the model and draws its parameters; `frozen` ones come from a checkpoint, if any."""
+    model = models.make_model(config.model, dataset)
+    unit: Unit = "batch" if is_batch(config.clipping) else "example"
+    params, drawn = freezing.split(
+        models.init_params(model, init_key, dataset, unit), config.training.frozen
+    )
+    others = drawn if frozen is None else frozen
+
+    def with_frozen(full_loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        if not others:
+            return full_loss
+        return lambda params, *records: full_loss(freezing.merge(params, others), *records)
+
+    unit_loss = with_frozen(models.make_unit_loss(model, dataset, config.training.microbatch_size))
+    loss = unit_loss if unit == "batch" else with_frozen(models.make_loss(model, dataset))
+    return Learner(model, params, others, loss, unit_loss)
+
+
+def measure_bounds(
+    config: configs.Config,
+    dataset: data.Dataset,
+    learner: Learner,
+    tell: Callable[[str], None],
+) -> tuple[refreshing.Measure | None, dict[tuple[str, ...], float] | None]:
+    """Finds the first clipping norms on public records, where they shall come from there.
+
+    Returns:
+      What measures them again, and the first ones for every group of layers; or two times None.
+    """
+    if config.clipping.bounds == "given":
+        return None, None
+    public = dataset.public
+    if public is None:
+        raise ValueError(
+            f"clipping.bounds is {config.clipping.bounds}, and there are no public records: name "
+            "some that need no protection, as --data.private train[:90%] --data.public "
+            "train[90%:]. Norms of private gradients would leak"
+        )
+    layers = refreshing.layers_apart(
+        config.clipping, "batch" if is_batch(config.clipping) else "example"
+    )
+    tell(f"Measuring gradient norms on {len(public):,} public records ...")
+    measure = refreshing.make_measure(config, public, learner.loss, layers)
+    bounds = refreshing.first_bounds(
+        config, public, learner.unit_loss, measure, layers, learner.params
+    )
+    return measure, bounds
 
 
 def build(
@@ -132,39 +232,29 @@ def build(
     dataset: data.Dataset,
     plan: Plan,
     saved: segments.SavedSegment,
-    frozen: freezing.Params | None = None,
+    learner: Learner,
+    refresh: refreshing.Refresh | None = None,
 ) -> Run:
-    """Builds the model and its first state; `frozen` parameters come from a checkpoint, if any."""
-    model, unit = models.make_model(config.model, dataset), plan.clipping.unit
-    params, drawn = freezing.split(
-        models.init_params(model, saved.secrets.init, dataset, unit), config.training.frozen
-    )
-    frozen = drawn if frozen is None else frozen
-    rows = config.training.microbatch_size
-    full_loss = (
-        models.make_unit_loss(model, dataset, rows)
-        if unit == "batch"
-        else models.make_loss(model, dataset)
-    )
-    loss = lambda params, *records: full_loss(freezing.merge(params, frozen), *records)
+    """Puts the model, the mechanism and the optimizer together, before the first step."""
     privatizer = privatize(plan, key=saved.secrets.noise, allocation=config.clipping.allocation)
     optimizer = training.make_optimizer(config.training, plan.steps)
     return Run(
         config=config,
         dataset=dataset,
         plan=plan,
-        model=model,
-        state=training.init_state(params, privatizer, optimizer),
+        model=learner.model,
+        state=training.init_state(learner.params, privatizer, optimizer),
         train_step=training.make_train_step(
-            loss if frozen else full_loss,
+            learner.loss,
             privatizer,
             optimizer,
-            1 if unit == "batch" else rows,
-            unit,
+            1 if plan.clipping.unit == "batch" else config.training.microbatch_size,
+            plan.clipping.unit,
         ),
         saved=saved,
-        frozen=frozen,
-        statistics=models.public_statistics(model, dataset),
+        frozen=learner.frozen,
+        statistics=models.public_statistics(learner.model, dataset),
+        refresh=refresh,
     )
 
 
@@ -172,10 +262,17 @@ def is_batch(config: configs.ClippingConfig) -> bool:
     return config.kind == "batch" or config.unit == "batch"
 
 
-def make_clipping(config: configs.ClippingConfig) -> clipping.Clipping:
-    """Builds the clipping that the config describes."""
+def make_clipping(
+    config: configs.ClippingConfig, bounds: dict[tuple[str, ...], float] | None = None
+) -> clipping.Clipping:
+    """Builds the clipping that the config describes, with bounds for layers if they were found."""
     unit: Unit = "batch" if is_batch(config) else "example"
     layer = None if config.layer == "model" else config.layer
+    if config.kind in ("layerwise", "multiplied") and bounds is not None:
+        by_layer = {"layerwise": clipping.clip_layerwise, "multiplied": clipping.clip_multiplied}[
+            config.kind
+        ]
+        return by_layer(bounds, unit=unit)
     if config.kind == "normalised":
         return clipping.clip_normalised(config.norm, stability=config.stability, unit=unit)
     if config.kind == "quantile":
@@ -189,6 +286,7 @@ def make_clipping(config: configs.ClippingConfig) -> clipping.Clipping:
         )
     if config.kind == "layerwise" and layer is not None:
         return clipping.clip_layerwise(config.norm, layer=layer, unit=unit)
+    # With one norm for all layers, "multiplied" is what it is for the whole gradient.
     return (
         clipping.clip_batch(config.norm)
         if unit == "batch"

@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from . import composition, segments
+from . import composition, segments, statement
 from . import config as configs
 from .checkpoints import (
     Checkpoint,
@@ -155,10 +155,16 @@ def check_budget(history: History, config: configs.Config, plan: Plan) -> None:
 
 
 def make_budget(plan: Plan) -> Budget:
-    if plan.target_epsilon is None:
-        raise ValueError("the plan has no target ε: give epsilon, which the ledger keeps to")
+    epsilon = plan.target_epsilon
+    if epsilon is None:  # the noise was given: what it costs is what may be spent
+        epsilon = statement.round_up(plan.epsilon())
+    if epsilon == float("inf"):
+        raise ValueError(
+            f"plan.noise-multiplier is {plan.noise_multiplier:g}, for which no ε holds: give more "
+            "noise, or train without privacy by a program of your own"
+        )
     return Budget(
-        epsilon=plan.target_epsilon,
+        epsilon=epsilon,
         delta=plan.delta,
         adjacency=plan.adjacency,
         unit=plan.clipping.unit,

@@ -18,7 +18,7 @@ import numpy as np
 
 from . import config as configs
 from . import keys
-from .data import Records
+from .data import Dataset, Records
 from .plan import Plan
 
 Fingerprint = dict[str, Any]
@@ -81,8 +81,9 @@ def draw_secrets(seed: int | None, segment: int = 1, init: jax.Array | None = No
     return Secrets(init, noise=key, sampling=key, augmentation=keys.stream(key, "augmentation"))
 
 
-def make_fingerprint(config: configs.Config, records: Records, plan: Plan) -> Fingerprint:
+def make_fingerprint(config: configs.Config, dataset: Dataset, plan: Plan) -> Fingerprint:
     """Everything that decides the results of a step, given the secrets and the state before it."""
+    records, public = dataset.private, dataset.public
     settings = {name: value for name, value in asdict(config).items() if name not in NOT_COMPUTED}
     return json.loads(
         json.dumps(
@@ -97,6 +98,7 @@ def make_fingerprint(config: configs.Config, records: Records, plan: Plan) -> Fi
                 "noise multiplier": plan.noise_multiplier,
                 "delta": plan.delta,
                 "data": _data_digest(records),
+                "public data": None if public is None else _data_digest(public),
                 "sampler": [plan.sampling, plan.expected_batch_size, plan.num_examples],
             }
         )

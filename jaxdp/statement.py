@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from . import accounting, composition, gdp
+from . import accounting, composition, gdp, refreshing
 from .config import Config, DataConfig
 from .data import Dataset
 from .mechanism import Mechanism
@@ -19,6 +19,12 @@ ADJACENCIES = {
     "replace_one": "one record is replaced by any other",
 }
 
+SAMPLINGS = {
+    "poisson": "poisson: every record on its own",
+    "shuffled": "shuffled epochs, without amplification",
+    "fixed_size": "batches of fixed size, without replacement",
+    "full_batch": "all records in every step",
+}
 
 SEEDED = (
     "A seed was given, so the noise and sampling are reproducible: NOT PRIVATE against anyone who "
@@ -141,6 +147,8 @@ def make_statement(
         "expected_batch_size": plan.expected_batch_size,
         "mechanism": f"Gaussian noise on the sum of clipped {clipped} gradients (DP-SGD)",
         "clipping": repr(plan.clipping),
+        "clipping_norms": refreshing.describe(config, plan.num_examples, len(dataset.public or ())),
+        "clipped_together": plan.clipping.joint,
         "noise_allocation": config.clipping.allocation,
         "batch_units": plan.num_units,
         "sensitivity_at_first_step": sensitivity,
@@ -203,13 +211,14 @@ def as_markdown(statement: dict[str, Any]) -> str:
         *((f"ε at δ = {row['delta']:g}", _by(row)) for row in s["epsilon_at_smaller_deltas"]),
         ("Gaussian-DP equivalent", _gaussian(**s["gaussian_dp"])),
         ("adjacency", s["adjacency"]),
-        ("sampling", f"{s['sampling']}, probability {s['sampling_probability']:.6g}"),
+        ("sampling", _sampling(s["sampling"], s["sampling_probability"])),
         ("expected batch size", f"{s['expected_batch_size']:g}"),
         ("mechanism", s["mechanism"]),
         ("clipping", s["clipping"]),
+        ("clipping norms", s["clipping_norms"]),
         ("noise over groups", s["noise_allocation"]),
         *([("batch units", f"{s['batch_units']}")] if s["batch_units"] is not None else []),
-        ("sensitivity of the sum at the first step", f"{s['sensitivity_at_first_step']:g}"),
+        ("sensitivity of the sum at the first step", _sensitivity(s)),
         ("noise multiplier", _noise(s["noise_multiplier"])),
         ("steps", f"{s['steps']}"),
         *_segments(s["segments"]),
@@ -229,6 +238,21 @@ def as_markdown(statement: dict[str, Any]) -> str:
     parts += ["## It holds if", _bullets(s["assumptions"])]
     parts += ["## It does not cover", _bullets(s["not_covered"])]
     return "\n\n".join(parts) + "\n"
+
+
+def _sampling(sampling: str, probability: float) -> str:
+    if sampling == "poisson":
+        return f"poisson, probability {probability:.6g}"
+    return SAMPLINGS[sampling]
+
+
+def _sensitivity(s: dict[str, Any]) -> str:
+    if not s["clipped_together"]:
+        return f"{s['sensitivity_at_first_step']:g}"
+    return (
+        f"{s['sensitivity_at_first_step']:g}, that of the layer with the largest clipping norm; "
+        "noise and sensitivity of every layer are in proportion to its norm"
+    )
 
 
 def _by(row: dict[str, float]) -> str:

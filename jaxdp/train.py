@@ -99,9 +99,9 @@ def train_and_release(
         "Loss and clipping below are private numbers, without noise: keep them to yourself."
     )
 
-    # Asked before the state is donated.
-    bounds = run.state[1][0].clipping.clipping_bounds
-    sensitivity = float(run.plan.clipping.sensitivity(run.plan.adjacency, bounds))
+    clip = run.plan.clipping
+    first = clip.init(run.state[0]).clipping_bounds
+    sensitivity = float(clip.sensitivity(run.plan.adjacency, first))
     keeper, ledger, begun = history.checkpoints, history.ledger, history.step
     scores_file = private / "scores.jsonl"
     if resumed:
@@ -147,6 +147,7 @@ def train_and_release(
                     watch=watch,
                     start=begun,
                     visitors=(scorer, saver),  # what is saved has been scored
+                    refresh=run.before_step,
                 )
         except BaseException:
             console.print(

@@ -221,6 +221,7 @@ def train(
     watch: Callable[[Metrics], None],
     start: int = 0,
     visitors: Sequence[Visitor] = (),
+    refresh: Callable[[int, State], State] = lambda step, state: state,
 ) -> State:
     """Runs the steps until the batches end or a stop is requested.
 
@@ -233,6 +234,8 @@ def train(
       watch: called with the metrics of every step.
       start: the first step.
       visitors: shown the state whenever they are due; never one whose parameters are not finite.
+      refresh: called with every step and the state before it; what it returns is trained on. It
+        may look at nothing but these and public data (see `refreshing`).
 
     Raises:
       NotFinite: if the parameters become NaN or infinite.
@@ -247,6 +250,7 @@ def train(
 
     for step, (batch, mask) in enumerate(batches, start):
         spent.pay(step)
+        state = refresh(step, state)
         state, facts = train_step(state, batch, mask)
         finite = _all_finite(state[0])
         # The metrics are read one step late, so that the device never waits for this program.

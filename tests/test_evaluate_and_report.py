@@ -13,7 +13,16 @@ pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 train = pytest.importorskip("jaxdp.train")
-from jaxdp import config, evaluate, pictures, preparation, record, report, segments  # noqa: E402  (they need the extra)
+from jaxdp import (  # noqa: E402  (they need the extra)
+    config,
+    data,
+    evaluate,
+    pictures,
+    preparation,
+    record,
+    report,
+    segments,
+)
 
 
 @pytest.fixture(scope="module")
@@ -56,20 +65,16 @@ def test_the_average_is_released_with_the_frozen_parameters(finished):
     params, _ = jaxdp.load_release(finished)
     assert sorted(params) == ["Conv_0", "Dense_0", "GroupNorm_0"]
     saved = segments.load_segment(finished / "private" / "segment-1.json")
-    first = preparation.build(saved.config, *_data_and_plan(saved.config), saved)
+    dataset = data.load(saved.config.data)
+    first = preparation.make_learner(saved.config, dataset, saved.secrets.init)
     np.testing.assert_array_equal(params["Conv_0"]["kernel"], first.frozen["Conv_0"]["kernel"])
-    assert "Conv_0" not in first.state[0]
+    assert "Conv_0" not in first.params
     checkpoints = train.checkpoints.Checkpoints(finished / "private" / "checkpoints", 2)
     arrays = checkpoints.newest(print).arrays
     checkpoints.close()
     average = [v for n, v in arrays.items() if n.endswith("average_params.Dense_0.kernel")]
     np.testing.assert_array_equal(params["Dense_0"]["kernel"], average[0])
     assert not np.array_equal(average[0], arrays["params.Dense_0.kernel"])
-
-
-def _data_and_plan(saved):
-    run = preparation.prepare(saved)
-    return run.dataset, run.plan
 
 
 def test_report_draws_a_run(finished, capsys):

@@ -237,22 +237,22 @@ def test_the_fingerprint_tells_computations_apart(monkeypatch, change, named):
     prints = []
     for args in ([], change(monkeypatch)):
         config = train.configs.parse([*SHORT, *args])
-        records = data.load(config.data).private
+        dataset = data.load(config.data)
         plan = jaxdp.Plan(
-            num_examples=len(records),
+            num_examples=len(dataset.private),
             expected_batch_size=config.plan.expected_batch_size,
             steps=STEPS,
             clipping=jaxdp.clip_individual(1.0),
             noise_multiplier=1.0,
             delta=1e-5,
         )
-        prints.append(segments.make_fingerprint(config, records, plan))
+        prints.append(segments.make_fingerprint(config, dataset, plan))
     if change in (change_option, change_data, change_batch):
         assert segments.changes(*prints) == named
         return
     # The first was made under the change, too: compare with one that was not.
     monkeypatch.undo()
-    prints[0] = segments.make_fingerprint(config, records, plan)
+    prints[0] = segments.make_fingerprint(config, dataset, plan)
     assert segments.changes(*prints) == named
 
 

@@ -25,7 +25,8 @@ SMALL = Config(
 def build(dataset):
     """The same run on other data: the same plan, keys and initial parameters."""
     run = preparation.prepare(SMALL)
-    return preparation.build(SMALL, dataset, run.plan, run.saved)
+    learner = preparation.make_learner(SMALL, dataset, run.saved.secrets.init)
+    return preparation.build(SMALL, dataset, run.plan, run.saved, learner)
 
 
 def swapped(records, count=1):

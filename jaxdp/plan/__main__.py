@@ -146,6 +146,16 @@ def from_config(path: str) -> Options:
         lambda key: models.init_params(model, key, dataset, clipping.unit), jax.random.key(0)
     )
     groups = clipping.groups(params)
+    if config.plan.epsilon is None or config.plan.sampling != "poisson":
+        raise ValueError(
+            f"{path} gives its noise multiplier or a sampling of its own, and the planner solves "
+            "for ε with Poisson sampling: give it numbers instead, as `python -m jaxdp.plan --help`"
+        )
+    if config.clipping.bounds != "given":
+        raise ValueError(
+            f"{path}: clipping.bounds is {config.clipping.bounds!r}, so that the clipping norms "
+            "are not known beforehand: `python -m jaxdp.train --dry-run` prints them and the noise"
+        )
     if config.clipping.allocation == "dimension" and len(groups.names) > 1:
         raise ValueError(
             f"{path}: clipping.allocation is 'dimension', which the planner does not know: its "
@@ -163,7 +173,8 @@ def from_config(path: str) -> Options:
         epsilon=config.plan.epsilon,
         delta=config.plan.delta,
         epochs=config.plan.steps * size / n,
-        clipping_norm=config.clipping.norm * math.sqrt(len(groups.names)),
+        clipping_norm=config.clipping.norm
+        * (1 if clipping.joint else math.sqrt(len(groups.names))),
         unit=clipping.unit,
         units=config.clipping.units if is_batch(config.clipping) else None,
         adjacency=config.plan.adjacency,

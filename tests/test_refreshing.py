@@ -1,0 +1,262 @@
+"""The trainer's adaptive layerwise clipping: its inputs, its epochs, and that runs resume."""
+
+import json
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+import jaxdp
+from jaxdp import accounting
+from jaxdp.config import ClippingConfig, Config, DataConfig, ModelConfig, PlanConfig
+from jaxdp.ledger import Ledger
+
+pytest.importorskip("tyro")
+pytest.importorskip("sklearn")
+train = pytest.importorskip("jaxdp.train")
+from jaxdp import data, payment, preparation, runs, training  # noqa: E402  (they need the extra)
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+DATA = DataConfig(private="train[:1200]", public="train[1200:]")
+PLAN = PlanConfig(expected_batch_size=400.0, steps=10)  # epochs of 3 steps
+ADAPTIVE = Config(
+    name="adaptive",
+    data=DATA,
+    model=ModelConfig(name="linear"),
+    clipping=ClippingConfig(
+        kind="layerwise", bounds="public", decay=0.9, pretraining_epochs=1, norm=0.3
+    ),
+    plan=PLAN,
+    seed=1,
+)
+EVERY_STEP = ["--checkpoint.every-seconds", "0", "--checkpoint.keep", "9"]
+
+
+def with_clipping(**changes):
+    return replace(ADAPTIVE, clipping=replace(ADAPTIVE.clipping, **changes))
+
+
+def bounds_of(state):
+    return np.asarray(state[1][0].clipping.clipping_bounds)
+
+
+def written(config, folder):
+    path = folder / "config.py"
+    path.write_text(f"from jaxdp.config import *\nconfig = {config!r}\n")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"kind": "multiplied", "unit": "batch", "units": 4},
+        {"bounds": "public_norms", "decay": 1.0, "groups": 1},
+    ],
+    ids=["ALC", "BC+MF", "AN"],
+)
+def test_private_records_have_no_path_into_the_bounds(changes, monkeypatch):
+    config = with_clipping(**changes)
+    before = preparation.prepare(config, lambda line: None)
+    load = data.load
+
+    def others(*args):
+        dataset = load(*args)
+        rng = np.random.default_rng(0)
+        private = replace(
+            dataset.private,
+            inputs=rng.integers(0, 17, dataset.private.inputs.shape).astype(np.uint8),
+            labels=rng.permutation(dataset.private.labels),
+        )
+        return replace(dataset, private=private)
+
+    monkeypatch.setattr(data, "load", others)
+    after = preparation.prepare(config, lambda line: None)
+    assert not np.array_equal(before.dataset.private.inputs, after.dataset.private.inputs)
+    np.testing.assert_array_equal(bounds_of(before.state), bounds_of(after.state))
+    # Other weights, the same in both: the released ones are the only other input.
+    for step in (3, 6):
+        moved = [
+            (jax.tree.map(lambda p: p + 0.1 * step, run.state[0]), run.state[1])
+            for run in (before, after)
+        ]
+        first, second = (
+            bounds_of(run.before_step(step, state))
+            for run, state in zip((before, after), moved, strict=True)
+        )
+        np.testing.assert_array_equal(first, second)
+        assert not np.array_equal(first, bounds_of(before.state))
+
+
+def test_epochs_decay_the_master_constant_and_the_noise_follows():
+    run = preparation.prepare(ADAPTIVE, lambda line: None)
+    for step, epoch in ((0, 0), (1, 0), (2, 0), (3, 1), (4, 0), (9, 3)):
+        bounds = bounds_of(run.before_step(step, run.state))
+        np.testing.assert_allclose(bounds.max(), 0.3 * 0.9**epoch, rtol=1e-5)
+    assert bounds.min() < 0.9 * bounds.max()
+    fixed = preparation.prepare(with_clipping(refresh=False, decay=1.0), lambda line: None)
+    assert fixed.refresh is None
+    given = preparation.prepare(with_clipping(bounds="given"), lambda line: None)
+    np.testing.assert_allclose(
+        bounds_of(given.before_step(3, given.state)), [0.27, 0.27], rtol=1e-5
+    )
+
+
+def test_without_public_records_it_is_refused():
+    with pytest.raises(ValueError, match=r"no public records: name .*--data\.public"):
+        preparation.prepare(replace(ADAPTIVE, data=DataConfig()))
+    few = replace(ADAPTIVE, data=replace(DATA, public="train[1400:]"))
+    units = replace(few.clipping, unit="batch")
+    with pytest.raises(ValueError, match=r"data\.public has 37 records where a unit has 400"):
+        preparation.prepare(replace(few, clipping=units), lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    args = [written(ADAPTIVE, folder), "--output", str(folder / "run"), *EVERY_STEP]
+    assert train.main(args) == 0
+    return folder / "run"
+
+
+class Crash(BaseException):
+    """Like a kill, but for open files."""
+
+
+def crashed(config, folder, step):
+    write = training.write_metrics
+
+    def crash(file, metrics):
+        if metrics.step == step:
+            raise Crash
+        write(file, metrics)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "write_metrics", crash)
+        patch.setattr(payment, "LARGEST_BLOCK", 1)
+        with pytest.raises(Crash):
+            train.main([written(config, folder), "--output", str(folder / "run"), *EVERY_STEP])
+    return folder / "run"
+
+
+@pytest.mark.parametrize("step", [6, 7])  # in the middle of an epoch, and before the first of one
+def test_a_resumed_run_is_the_uninterrupted_one(whole_run, tmp_path, step):
+    folder = crashed(ADAPTIVE, tmp_path, step)
+    assert train.main(["--resume", str(folder)]) == 0
+    expected, got = jaxdp.load_release(whole_run), jaxdp.load_release(folder)
+    jax.tree.map(np.testing.assert_array_equal, expected.params, got.params)
+    assert got.statement == expected.statement
+    assert len(Ledger.read(folder / "private" / "ledger.txt").segments) == 1
+
+
+def test_the_statement_says_where_the_norms_come_from(whole_run):
+    facts = json.loads((whole_run / "release" / "privacy.json").read_text())
+    said = facts["clipping_norms"]
+    assert "C·e/max e from 237 public records" in said
+    assert "again after every epoch of 3 steps" in said
+    assert "C times 0.9 each time" in said
+    assert facts["epsilon"]["pld"] <= 3
+    page = " ".join((whole_run / "release" / "PRIVACY.md").read_text().split())
+    assert said in page
+
+
+def resumed(folder, *args):
+    """The run that a resume would go on with, and what was told."""
+    history, said = runs.open_history(folder, 9, print), []
+    config = train.configs.parse(["--resume", str(folder), *args], runs.saved_config)
+    run = preparation.prepare(config, said.append, history)
+    history.close()
+    return run, history, " ".join(said)
+
+
+def test_other_public_records_are_another_computation(whole_run):
+    run, _, said = resumed(whole_run, "--data.public", "train[1201:]")
+    assert not run.repeats
+    assert "public data" in said
+    assert resumed(whole_run)[0].repeats
+
+
+def test_a_new_segment_measures_again_and_the_same(whole_run):
+    changed = ("--clipping.floor", "0.5")
+    first, second = (resumed(whole_run, *changed)[0] for _ in range(2))
+    np.testing.assert_array_equal(bounds_of(first.state), bounds_of(second.state))
+    assert bounds_of(first.state).min() >= 0.5 * bounds_of(first.state).max()
+    assert bounds_of(first.state).max() == pytest.approx(0.3 * 0.9**3, rel=1e-5)
+
+
+def test_a_new_segment_begins_new_shuffled_epochs(tmp_path):
+    z = accounting.paper_noise_multiplier(4.0, "example", 1, "replace_one", "shuffled")
+    plan = PlanConfig(
+        epsilon=None,
+        noise_multiplier=z,
+        sampling="shuffled",
+        adjacency="replace_one",
+        expected_batch_size=400,
+        steps=5,
+    )
+    config = replace(ADAPTIVE, clipping=ClippingConfig(), plan=plan, seed=None)
+    folder = crashed(config, tmp_path, 3)
+    run, history, _ = resumed(folder, "--training.learning-rate", "1.5")
+    assert (history.step, run.first_step, run.repeats) == (2, 2, False)
+    taken = run.plan.batches(run.saved.secrets.sampling, 0)
+    batches = list(run.batches(2, 5))
+    assert len(batches) == 3
+    seen = np.zeros(1200, int)
+    for (got, mask), (indices, _) in zip(batches, taken, strict=False):
+        np.testing.assert_array_equal(got[0][mask], run.dataset.private.inputs[indices[mask]])
+        np.add.at(seen, indices[mask], 1)
+    # Three steps are one epoch, and are charged as one: nobody takes part twice.
+    assert (seen == 1).all()
+
+    assert train.main(["--resume", str(folder), "--training.learning-rate", "1.5"]) == 0
+    ledger = Ledger.read(folder / "private" / "ledger.txt")
+    assert [m.epochs_begun for m in ledger.mechanisms()] == [1, 1]
+    facts = json.loads((folder / "release" / "privacy.json").read_text())
+    assert facts["gaussian_dp"]["at_every_delta"]
+    assert facts["gaussian_dp"]["mu"] == pytest.approx(np.sqrt(2) / z, rel=1e-4)
+    assert ledger.budget.epsilon >= facts["epsilon"]["pld"]
+
+
+def test_the_papers_noise_is_told_with_what_it_is_worth(tmp_path, capsys):
+    z = accounting.paper_noise_multiplier(0.01875, "batch", 1, "replace_one", "shuffled")
+    plan = PlanConfig(
+        epsilon=None,
+        noise_multiplier=z,
+        delta=1e-5,
+        sampling="shuffled",
+        adjacency="replace_one",
+        expected_batch_size=64,
+        steps=2,
+    )
+    config = replace(ADAPTIVE, clipping=ClippingConfig(kind="batch", norm=0.095), plan=plan)
+    assert train.main([written(config, tmp_path), "--output", str(tmp_path / "run")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "noise multiplier 0.01875" in said
+    assert said.count("no meaningful privacy") == 2
+    ledger = Ledger.read(tmp_path / "run" / "private" / "ledger.txt")
+    # A single release costs about 1,650 (PAPER: μ = 1/0.01875 = 53.3).
+    assert ledger.epsilon() == pytest.approx(1650, rel=0.01)
+    assert ledger.budget.epsilon == pytest.approx(ledger.epsilon(), rel=1e-4)
+    assert "μ = 53.33" in said
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PlanConfig(noise_multiplier=1.0), "exactly one of it and plan.epsilon"),
+        (lambda: PlanConfig(epsilon=None), "exactly one"),
+        (lambda: ClippingConfig(bounds="public"), r'clipping\.bounds is public.*"layerwise"'),
+        (lambda: ClippingConfig(kind="layerwise", groups=2), r"clipping\.groups is 2"),
+        (lambda: with_clipping(refresh=False), r"clipping\.decay is 0\.9: give 1"),
+        (lambda: ClippingConfig(kind="quantile", decay=0.9), r"clipping\.decay"),
+        (
+            lambda: ClippingConfig(kind="multiplied", allocation="dimension"),
+            "no layer can do with less",
+        ),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
