@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxdp
-from jaxdp import accounting
+from jaxdp import accounting, statement
 from jaxdp.config import ClippingConfig, Config, DataConfig, ModelConfig, PlanConfig
 from jaxdp.ledger import Ledger
 
@@ -77,6 +77,10 @@ def test_private_records_have_no_path_into_the_bounds(changes, monkeypatch):
     assert not np.array_equal(before.dataset.private.inputs, after.dataset.private.inputs)
     np.testing.assert_array_equal(bounds_of(before.state), bounds_of(after.state))
     # Other weights, the same in both: the released ones are the only other input.
+    if config.clipping.kind == "multiplied":
+        facts = statement.make_statement(before.plan, config, before.dataset, 1, 0.6)
+        assert "every layer are in proportion to its norm" in statement.as_markdown(facts)
+        np.testing.assert_allclose(before.plan.clipping.sensitivity("add_remove"), 0.6, rtol=1e-5)
     for step in (3, 6):
         moved = [
             (jax.tree.map(lambda p: p + 0.1 * step, run.state[0]), run.state[1])
@@ -174,8 +178,11 @@ def resumed(folder, *args):
 def test_other_public_records_are_another_computation(whole_run):
     run, _, said = resumed(whole_run, "--data.public", "train[1201:]")
     assert not run.repeats
-    assert "public data" in said
-    assert resumed(whole_run)[0].repeats
+    assert ", public data" in said
+    same = resumed(whole_run)[0]
+    assert same.repeats
+    # The loop refreshed: the bounds in the last checkpoint are those of epoch 3.
+    np.testing.assert_allclose(bounds_of(same.state).max(), 0.3 * 0.9**3, rtol=1e-5)
 
 
 def test_a_new_segment_measures_again_and_the_same(whole_run):
