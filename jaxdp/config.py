@@ -145,13 +145,14 @@ class ClippingConfig:
     """What layerwise, multiplied and quantile take for a layer; model: all parameters as one."""
 
     bounds: Literal["given", "public", "public_norms"] = "given"
-    """Clipping norms of layerwise and multiplied. given: norm for each. public: norm · e / max e
-    with e the average norm of the layer's gradient on the records of data.public. public_norms:
-    e."""
+    """Where the clipping norms of layerwise and multiplied come from.
+    given: norm, for each layer.
+    public: norm · e / max e, with e the layer's average gradient norm on data.public.
+    public_norms: e."""
 
     groups: int | None = None
-    """With public bounds: how many groups of layers with like norms are clipped together, to the
-    largest of these; None: every layer on its own."""
+    """With public bounds: into how many groups layers with like norms are sorted.
+    A group is clipped as one, to the largest of its norms; None: every layer is on its own."""
 
     refresh: bool = True
     """With public bounds: measure them again after every epoch, at the weights then."""
@@ -163,8 +164,8 @@ class ClippingConfig:
     """With public bounds: no layer's norm is less than this share of the largest."""
 
     pretraining_epochs: int = 5
-    """With public bounds: how long the copy of the first model that they are measured at first is
-    trained on the public records, without noise."""
+    """With public bounds: for how long a copy of the first model is trained on data.public.
+    The first norms are measured there; its training has no noise."""
 
     pretraining_rate: float = 0.001
     """Learning rate of that training, by Adam."""
@@ -245,8 +246,8 @@ class ClippingConfig:
 @dataclass(frozen=True)
 class PlanConfig:
     epsilon: float | None = 3.0
-    """Target ε: the noise is chosen so that the whole run spends at most this much. None: the noise
-    multiplier is given instead, and its ε is what the run may spend."""
+    """Target ε: the noise is chosen so that the whole run spends at most this much.
+    None: the noise multiplier is given instead, and its ε is what the run may spend."""
 
     noise_multiplier: float | None = None
     """z, the noise's standard deviation over the sensitivity, where epsilon is None."""
@@ -255,12 +256,14 @@ class PlanConfig:
     """δ, below 1/N; None stands for N^-1.1 with N the number of private records."""
 
     expected_batch_size: float = 719.0
-    """Records in a step on average: with Poisson sampling each takes part with probability
-    this / N."""
+    """Records in a step on average.
+    With Poisson sampling each takes part with probability this / N."""
 
     sampling: Sampling = "poisson"
-    """poisson: every record on its own. shuffled: epochs, without amplification of privacy.
-    fixed_size: so many records, anew every step. full_batch: all records."""
+    """poisson: every record on its own.
+    shuffled: epochs, without amplification of privacy.
+    fixed_size: so many records, anew every step.
+    full_batch: all records."""
 
     steps: int = 100
     """Number of updates."""
