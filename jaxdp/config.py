@@ -138,8 +138,8 @@ class ClippingConfig:
 
     norm: float = 0.3
     """Clipping norm C: what is clipped is scaled down to at most this length.
-    With layerwise: each layer; with quantile: at the first step; with public bounds: the layer with
-    the largest."""
+    With layerwise: each layer; with quantile: at the first step.
+    With public bounds: the layer with the largest gradient."""
 
     layer: Literal["model", "module", "tensor"] = "tensor"
     """What layerwise, multiplied and quantile take for a layer; model: all parameters as one."""
