@@ -8,6 +8,7 @@ import pytest
 
 from jaxdp import data, models
 from jaxdp.config import load_config
+from jaxdp.preparation import make_clipping
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
@@ -22,7 +23,7 @@ def stand_in(config):
         return data.Dataset(records, records, 97, None, None, "")
     shape = SHAPES.get(config.data.name, (8, 8, 1))
     records = data.Records(rng.integers(0, 255, (2, *shape), np.uint8), np.array([0, 9]))
-    return data.Dataset(records, records, 10, 127.5, 127.5, "")
+    return data.Dataset(records, records, 10, 127.5, 127.5, "", records)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -31,9 +32,15 @@ def test_models_fit_their_data(path):
     assert config.name == path.stem
     dataset = stand_in(config)
     model = models.make_model(config.model, dataset)
-    key, loss = jax.random.key(0), models.make_loss(model, dataset)
-    params = jax.eval_shape(lambda key: models.init_params(model, key, dataset), key)
-    value = jax.eval_shape(loss, params, dataset.private.inputs[0], dataset.private.labels[0])
+    key, unit = jax.random.key(0), make_clipping(config.clipping).unit
+    params = jax.eval_shape(lambda key: models.init_params(model, key, dataset, unit), key)
+    records = (dataset.private.inputs, dataset.private.labels)
+    if unit == "batch":
+        value = jax.eval_shape(
+            models.make_unit_loss(model, dataset), params, *records, np.ones(2, bool)
+        )
+    else:
+        value = jax.eval_shape(models.make_loss(model, dataset), params, *(x[0] for x in records))
     assert (value.shape, value.dtype) == ((), np.float32)
     if config.model.name == "backpack_cnn":
         assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 26_010
