@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,18 +16,12 @@ from jaxdp.config import ClippingConfig, Config, DataConfig, ModelConfig, PlanCo
 SMALL = Config(
     data=DataConfig(private="train[:200]", public="train[1300:]", test="test[:50]"),
     model=ModelConfig(widths=(4,), norm="batch"),
-    clipping=ClippingConfig(kind="batch", units=2),
+    # A small norm: what got past the clipping would be far larger than the sensitivity.
+    clipping=ClippingConfig(kind="batch", units=2, norm=1e-3),
     plan=PlanConfig(expected_batch_size=100.0, steps=4),
     training=TrainingConfig(ema=0.9),
     seed=0,
 )
-
-
-def build(dataset):
-    """The same run on other data: the same plan, keys and initial parameters."""
-    run = preparation.prepare(SMALL)
-    learner = preparation.make_learner(SMALL, dataset, run.saved.secrets.init)
-    return preparation.build(SMALL, dataset, run.plan, run.saved, learner)
 
 
 def swapped(records, count=1):
@@ -41,45 +36,48 @@ def scaled(inputs):
     return (inputs.astype(np.float32) - 8) / 8
 
 
-def first_step(run, without_first=False):
-    """The state after a step that record 0 takes part in, or is taken out of."""
+def first_step(run, records, without_first=False):
+    """The state after a step on these records that the first takes part in, or is taken out of."""
     indices, mask = next(run.plan.batches(run.saved.secrets.sampling))
     padding = tuple(np.argwhere(~mask)[0])  # the index there is 0, and now it counts
     mask[padding] = not without_first
-    records = run.dataset.private
-    return run.train_step(run.state, (records.inputs[indices], records.labels[indices]), mask)[0]
+    state = jax.tree.map(jnp.copy, run.state)  # the step is given its memory
+    return run.train_step(state, (records.inputs[indices], records.labels[indices]), mask)[0]
 
 
 @pytest.fixture(scope="module")
-def dataset():
-    return data.load(SMALL.data)
+def one():
+    return preparation.prepare(SMALL)
+
+
+@pytest.fixture(scope="module")
+def dataset(one):
+    return one.dataset
 
 
 @pytest.mark.parametrize("change", ["swap", "remove"])
-def test_one_record_moves_the_update_by_at_most_the_sensitivity(dataset, change):
-    one = build(dataset)
-    other = build(
-        replace(dataset, private=swapped(dataset.private)) if change == "swap" else dataset
-    )
-    before = jax.device_get(one.state[0])
-    states = first_step(one), first_step(other, without_first=change == "remove")
+def test_one_record_moves_the_update_by_at_most_the_sensitivity(one, change):
+    records = one.dataset.private
+    other = swapped(records) if change == "swap" else records
+    states = first_step(one, records), first_step(one, other, change == "remove")
     bounds = states[0][1][0].clipping.clipping_bounds
     allowed = one.plan.clipping.sensitivity(one.plan.adjacency, bounds) / one.plan.divisor
     rate = SMALL.training.learning_rate
     pairs = zip(jax.tree.leaves(states[0][0]), jax.tree.leaves(states[1][0]), strict=True)
     squares = [np.sum(np.square((np.asarray(a, np.float64) - b) / rate)) for a, b in pairs]
     moved = np.sqrt(sum(squares))
-    assert 1e-3 * allowed < moved <= allowed * (1 + 1e-4)
+    assert 1e-2 * allowed < moved <= allowed * (1 + 2e-3)  # parameters round
     # Beside the parameters, the state holds what follows from them, or what is the same in both.
     privates = [checkpoints.to_arrays(state[1][0]) for state in states]
     jax.tree.map(np.testing.assert_array_equal, *privates)
-    like = {x.shape for x in jax.tree.leaves(before)} | {()}
+    like = {x.shape for x in jax.tree.leaves(one.state[0])} | {()}
     assert {x.shape for x in jax.tree.leaves(states[0][1][1])} <= like
 
 
-def test_statistics_do_not_depend_on_private_records(dataset):
-    other = build(replace(dataset, private=swapped(dataset.private, 200)))
-    one = build(dataset)
+def test_statistics_do_not_depend_on_private_records(one, dataset):
+    changed = replace(dataset, private=swapped(dataset.private, 200))
+    learner = preparation.make_learner(SMALL, changed, one.saved.secrets.init)
+    other = preparation.build(SMALL, changed, one.plan, one.saved, learner, None)
     params = one.released(one.state)
     found = [jax.device_get(run.statistics(params)) for run in (one, other)]
     jax.tree.map(np.testing.assert_array_equal, *found)
@@ -113,12 +111,11 @@ def test_what_is_released_is_the_average_with_public_statistics(finished, datase
     assert sorted(params) == ["BatchNorm_0", "Conv_0", "Dense_0"]
 
 
-def test_checkpoints_hold_no_statistics(finished):
+def test_checkpoints_hold_no_statistics(finished, one):
     keeper = checkpoints.Checkpoints(finished / "private" / "checkpoints", 2)
     names = set(keeper.newest(print).arrays)
     keeper.close()
-    run = preparation.prepare(SMALL)
-    assert names == set(checkpoints.to_arrays(checkpoints.named(run.state)))
+    assert names == set(checkpoints.to_arrays(checkpoints.named(one.state)))
     assert not [name for name in names if name.rpartition(".")[2] in ("mean", "var")]
 
 
