@@ -12,7 +12,7 @@ from jaxdp.config import ClippingConfig, Config, DataConfig, PlanConfig, Trainin
 config = Config(
     name="digits_alc",
     data=DataConfig(private="train[:85%]", public="train[85%:]"),
-    clipping=ClippingConfig(kind="layerwise", bounds="public", norm=0.3, decay=0.97),
+    clipping=ClippingConfig(kind="layerwise", bounds="public", norm=0.3, decay=0.99),
     plan=PlanConfig(expected_batch_size=611.0),
     training=TrainingConfig(learning_rate=2.3),
 )

@@ -55,10 +55,12 @@ def written(config, folder):
         {"kind": "multiplied", "unit": "batch", "units": 4},
         {"bounds": "public_norms", "decay": 1.0, "groups": 1},
     ],
-    ids=["ALC", "BC+MF", "AN"],
+    ids=["ALC", "BC+MF+BatchNorm", "AN"],
 )
 def test_private_records_have_no_path_into_the_bounds(changes, monkeypatch):
     config = with_clipping(**changes)
+    if config.clipping.unit == "batch":  # then with BatchNorm, whose statistics are the unit's
+        config = replace(config, model=ModelConfig(widths=(2,), norm="batch"))
     before = preparation.prepare(config, lambda line: None)
     load = data.load
 
