@@ -1,10 +1,12 @@
 """Handwritten digits (scikit-learn's, 1,221 private records), adaptive layerwise clipping.
 
 Command: python -m jaxdp.train configs/digits_alc.py
-Time:    ?
-Result:  ?
+Time:    about 82 s, three runs at a time on 4 cores that others used, too (AMD EPYC)
+Result:  test accuracy 0.906 (median of seeds 0, 1, 2; from 0.903 to 0.922)
 
-216 training records are taken for public: they set the clipping norm of every layer.
+216 training records are taken for public: they set the clipping norm of every layer, anew after
+every epoch of 2 steps. Nothing was tuned but the decay, which made no difference (1 and 0.97 gave
+0.918 both on a fifth of the private records of this public data set).
 """
 
 from jaxdp.config import ClippingConfig, Config, DataConfig, PlanConfig, TrainingConfig
