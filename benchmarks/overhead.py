@@ -79,6 +79,7 @@ def trainer(
                 stop=training.StopRequest(),
                 watch=lambda metrics: training.write_metrics(file, metrics),
                 visitors=(scorer, saver),
+                refresh=run.before_step,
             )
         seconds = Seconds.now().since(start)
         history.checkpoints.wait()
@@ -100,6 +101,9 @@ def main(args: list[str]) -> None:
     bare(run, batches)
     between = bare(run, batches).wall / 2
     trainer(run, score, steps, between)
+    start = Seconds.now()
+    score(params, run.statistics(params))
+    one_evaluation = Seconds.now().since(start).wall
 
     turns = [(bare(run, batches), *trainer(run, score, steps, between)) for _ in range(TURNS)]
     facts: dict[str, Any] = {
@@ -108,6 +112,7 @@ def main(args: list[str]) -> None:
         "config": settings.name,
         "steps of a turn": steps,
         "evaluations of a turn": max(settings.evaluations - 1, 0),
+        "one evaluation, ms": _thousandths([one_evaluation], 1),
         "checkpoints of the turns": [written for *_, written in turns],
     }
     for i, clock in enumerate(Seconds._fields):
