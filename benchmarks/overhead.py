@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxdp import checkpoints, config, models, payment, preparation, runs, scoring, training
+from jaxdp import checkpoints, models, parsing, payment, preparation, runs, scoring, training
 
 from .run import hardware
 
@@ -89,7 +89,7 @@ def trainer(
 
 
 def main(args: list[str]) -> None:
-    settings = config.parse(args)
+    settings = parsing.parse(args)
     run = preparation.prepare(settings)
     steps = settings.plan.steps
     score = models.make_scorer(run.model, run.dataset)

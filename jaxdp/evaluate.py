@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import config as configs
-from . import data, release, statement
+from . import data, parsing, release, statement
 
 try:
     import flax
@@ -45,7 +45,7 @@ def main(args: Sequence[str]) -> int:
             default=saved_data_config(args[0], facts["data"].partition(";")[0]),
         )
         dataset = data.load(data_config, print)
-        model = models.make_model(configs.from_json(configs.ModelConfig, facts["model"]), dataset)
+        model = models.make_model(parsing.from_json(configs.ModelConfig, facts["model"]), dataset)
         scores = models.evaluate(model, dataset, params, released.batch_stats)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -68,7 +68,7 @@ def saved_data_config(path: str, name: str) -> configs.DataConfig:
     for folder in (Path(path), Path(path).parent):
         file = folder / "private" / "config.json"
         if file.is_file():
-            return configs.from_json(configs.Config, json.loads(file.read_text())).data
+            return parsing.from_json(configs.Config, json.loads(file.read_text())).data
     return configs.DataConfig(name=name)
 
 

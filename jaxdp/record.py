@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from . import config as configs
+from . import parsing
 from .ledger import Budget, Ledger
 from .mechanism import Mechanism
 
@@ -44,7 +45,7 @@ def load_record(folder: Path) -> Record:
     return Record(
         name=folder.resolve().name,
         folder=folder,
-        config=configs.from_json(configs.Config, json.loads(settings.read_text())),
+        config=parsing.from_json(configs.Config, json.loads(settings.read_text())),
         budget=ledger.budget,
         spent=ledger.mechanisms(),
         starts=[segment.start for segment in ledger.segments],

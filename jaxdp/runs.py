@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from . import composition, segments, statement
+from . import composition, parsing, segments, statement
 from . import config as configs
 from .checkpoints import (
     Checkpoint,
@@ -63,7 +63,7 @@ def saved_config(folder: str) -> configs.Config:
     path = Path(folder) / "private" / "config.json"
     cure = "Name the folder that `python -m jaxdp.train` made"
     try:
-        config = configs.from_json(configs.Config, json.loads(path.read_text()))
+        config = parsing.from_json(configs.Config, json.loads(path.read_text()))
     except OSError as error:
         what = path if Path(folder).is_dir() else folder
         reason = (error.strerror or "it can't be read").lower()

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from . import config as configs
-from . import keys
+from . import keys, parsing
 from .data import Dataset, Records
 from .plan import Plan
 
@@ -162,7 +162,7 @@ def load_segment(path: Path) -> SavedSegment:
             )
             for stream, key in fact["secrets"].items()
         }
-        config = configs.from_json(configs.Config, fact["config"])
+        config = parsing.from_json(configs.Config, fact["config"])
         return SavedSegment(config, fact["fingerprint"], Secrets(**secrets))
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(

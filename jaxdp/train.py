@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from . import config as configs
-from . import release, statement
+from . import parsing, release, statement
 
 try:
     import flax
@@ -42,7 +41,7 @@ def main(args: Sequence[str]) -> int:
     with ExitStack() as stack:
         stack.enter_context(checkpoints.without_leftovers())
         try:
-            config = configs.parse(args, runs.saved_config)
+            config = parsing.parse(args, runs.saved_config)
             console.print(f"jaxdp: {config.name}, on {messages.describe_device()}")
             history = None
             if config.resume is not None:

@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from jaxdp import config as configs
+from jaxdp import parsing
 from jaxdp.config import Config
 
 tyro = pytest.importorskip("tyro")
@@ -23,7 +23,7 @@ SECTIONS = [
 
 
 def parse(line: str) -> Config:
-    return configs.parse(shlex.split(line))
+    return parsing.parse(shlex.split(line))
 
 
 def options() -> list[str]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxdp import data, models
-from jaxdp.config import load_config
+from jaxdp.parsing import load_config
 from jaxdp.preparation import make_clipping
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxdp.config import Config, load_config
+from jaxdp.config import Config
+from jaxdp.parsing import load_config
 
 FILES = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 

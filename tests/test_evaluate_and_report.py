@@ -17,6 +17,7 @@ from jaxdp import (  # noqa: E402  (they need the extra)
     config,
     data,
     evaluate,
+    parsing,
     pictures,
     preparation,
     record,
@@ -165,6 +166,6 @@ def test_settings_survive_json():
         training=config.TrainingConfig(frozen=("Conv_0",), optimizer_options={"b1": 0.8})
     )
     text = json.dumps(asdict(saved))
-    assert config.from_json(config.Config, json.loads(text)) == saved
+    assert parsing.from_json(config.Config, json.loads(text)) == saved
     with pytest.raises(ValueError, match="a field speed that this version lacks"):
-        config.from_json(config.Config, {"speed": 1})
+        parsing.from_json(config.Config, {"speed": 1})

@@ -171,7 +171,7 @@ def test_the_statement_says_where_the_norms_come_from(whole_run):
 def resumed(folder, *args):
     """The run that a resume would go on with, and what was told."""
     history, said = runs.open_history(folder, 9, print), []
-    config = train.configs.parse(["--resume", str(folder), *args], runs.saved_config)
+    config = train.parsing.parse(["--resume", str(folder), *args], runs.saved_config)
     run = preparation.prepare(config, said.append, history)
     history.close()
     return run, history, " ".join(said)

@@ -128,7 +128,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(reference, seeded, capsys):
 def prepared(folder, *args):
     """What a resume would go on with: (run, history, what was told)."""
     history, said = runs.open_history(folder, 3, print), []
-    config = train.configs.parse(["--resume", str(folder), *args], runs.saved_config)
+    config = train.parsing.parse(["--resume", str(folder), *args], runs.saved_config)
     run = preparation.prepare(config, said.append, history)
     history.close()
     return run, history, " ".join(said)
@@ -236,7 +236,7 @@ def soften(patch):
 def test_the_fingerprint_tells_computations_apart(monkeypatch, change, named):
     prints = []
     for args in ([], change(monkeypatch)):
-        config = train.configs.parse([*SHORT, *args])
+        config = train.parsing.parse([*SHORT, *args])
         dataset = data.load(config.data)
         plan = jaxdp.Plan(
             num_examples=len(dataset.private),

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import jaxdp
-from jaxdp import config as configs
+from jaxdp import parsing
 
 pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
@@ -121,7 +121,7 @@ def test_a_seed_repeats_the_run_and_is_labelled(tmp_path, capsys):
 
 
 def test_without_a_seed_every_stream_is_secret():
-    config = configs.parse([*SHORT, "--model.name", "linear"])
+    config = parsing.parse([*SHORT, "--model.name", "linear"])
     one, other = preparation.prepare(config), preparation.prepare(config)
     streams = [
         {k: jax.random.key_data(v) for k, v in vars(r.saved.secrets).items()} for r in (one, other)

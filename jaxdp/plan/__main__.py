@@ -134,7 +134,7 @@ def from_config(path: str) -> Options:
     import jax
 
     from .. import data, models
-    from ..config import load_config
+    from ..parsing import load_config
     from ..preparation import is_batch, make_clipping
 
     tell = lambda line: print(line, file=sys.stderr)
