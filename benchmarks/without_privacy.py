@@ -1,0 +1,56 @@
+"""What a config gives without privacy: `python -m benchmarks.without_privacy CONFIG.py [OPTIONS]`.
+
+Plain training by the mean gradient, neither clipped nor noised, with the model, sampling, number of
+steps, optimizer and test records of `python -m jaxdp.train CONFIG.py [OPTIONS]`. The learning rate
+that suits clipped gradients may not suit these: --training.learning-rate.
+"""
+
+import functools
+import math
+import sys
+import time
+from typing import Any
+
+import jax
+import optax
+
+from jaxdp import averaging, models, parsing, preparation, training
+
+from .run import hardware
+
+
+def main(args: list[str]) -> None:
+    config = parsing.parse(args)
+    run = preparation.prepare(config)
+    if run.frozen or run.plan.clipping.unit != "example":
+        sys.exit("frozen parameters and batch units are not known here: leave them out")
+    gradient = jax.grad(
+        models.make_unit_loss(run.model, run.dataset, config.training.microbatch_size)
+    )
+    optimizer = training.make_optimizer(config.training, run.plan.steps)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(state: Any, batch: Any, mask: jax.Array) -> Any:
+        params, optimizer_state = state
+        updates, optimizer_state = optimizer.update(
+            gradient(params, *batch, mask), optimizer_state, params
+        )
+        return optax.apply_updates(params, updates), optimizer_state
+
+    params = run.state[0]
+    state, start = (params, optimizer.init(params)), time.perf_counter()
+    for batch, mask in run.batches():
+        state = step(state, batch, mask)
+    params, optimizer_state = jax.block_until_ready(state)
+    seconds = time.perf_counter() - start
+    average = averaging.averaged(optimizer_state)
+    scores = models.make_scorer(run.model, run.dataset)(
+        params if average is None else average, None
+    )
+    print(f"{config.name} without privacy: {run.plan.steps} steps in {seconds:.0f} s, {hardware()}")
+    print(f"test accuracy {scores.accuracy:.4f}, loss {scores.loss:.4f}", end="")
+    print("" if run.dataset.center is not None else f", perplexity {math.exp(scores.loss):.3f}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
