@@ -3,6 +3,7 @@
 `python -m jaxdp.data prepare NAME` prepares a set of TFDS without TensorFlow.
 """
 
+import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -102,25 +103,26 @@ class Source:
     scaling: str
 
 
-def load(config: DataConfig, tell: Tell = lambda line: None) -> Dataset:
+def load(
+    config: DataConfig, tell: Tell = lambda line: None, earlier: Sequence[DataConfig] = ()
+) -> Dataset:
     """Loads the data set and the splits that the configuration names.
 
     Args:
       config: the data section of a configuration.
       tell: gets a line about whatever takes long.
+      earlier: those of the segments of a run before this one, which may not have used a protected
+        record for anything else, nor the other way round.
 
     Raises:
       ValueError: if the data are missing, damaged or not what they should be, or if splits are
         empty or overlap.
     """
     source = _open(config, tell)
-    parts = {"private": splits.parse_split(config.private, source.sizes)}
-    if config.public is not None:
-        parts["public"] = splits.parse_split(config.public, source.sizes)
-    parts["test"] = splits.parse_split(config.test, source.sizes)
-    splits.check_disjoint(
-        {f"data.{use} = {getattr(config, use)!r}": part for use, part in parts.items()}
-    )
+    parts = _parts(config, source.sizes)
+    splits.check_disjoint({_title(config, use): part for use, part in parts.items()})
+    for before in earlier:
+        _check_same_uses(before, config, source.sizes)
     whole = {name: source.read(name) for name in {p.name for ps in parts.values() for p in ps}}
     chosen = {use: _select(part, whole, source.sizes) for use, part in parts.items()}
     return Dataset(
@@ -132,6 +134,31 @@ def load(config: DataConfig, tell: Tell = lambda line: None) -> Dataset:
         scale=source.scale,
         scaling=source.scaling,
     )
+
+
+def _parts(config: DataConfig, sizes: Mapping[str, int]) -> dict[str, list[splits.Part]]:
+    specs = {"private": config.private, "public": config.public, "test": config.test}
+    return {use: splits.parse_split(spec, sizes) for use, spec in specs.items() if spec is not None}
+
+
+def _title(config: DataConfig, use: str) -> str:
+    return f"data.{use} = {getattr(config, use)!r}"
+
+
+def _check_same_uses(before: DataConfig, now: DataConfig, sizes: Mapping[str, int]) -> None:
+    """Refuses to protect what a run has used without protection, or to give up what it promised."""
+    if (before.name, before.file) != (now.name, now.file):
+        return  # other records
+    if before.window != now.window and now.name == "text":
+        raise ValueError(
+            f"data.window is {now.window}, and the run began with {before.window}: a window is a "
+            "record, and so what is protected. Leave the option out, or start another run"
+        )
+    old, new = _parts(before, sizes), _parts(now, sizes)
+    for use, other in itertools.product(new, old):
+        if use != other and "private" in (use, other):
+            title = f"{_title(before, other)} in an earlier segment of the run"
+            splits.check_disjoint({title: old[other], _title(now, use): new[use]})
 
 
 def _open(config: DataConfig, tell: Tell) -> Source:

@@ -113,7 +113,8 @@ def prepare(
     Raises:
       ValueError: for any number or name that makes no sense, before a budget is spent.
     """
-    dataset = data.load(config.data, tell)
+    earlier = () if history is None else runs.earlier_data(history)
+    dataset = data.load(config.data, tell, earlier)
     if config.data.augment == "crop_flip" and dataset.private.inputs.ndim != 4:
         raise ValueError("data.augment is crop_flip, and the records are no images: choose none")
     secrets = segments.draw_secrets(config.seed) if history is None else history.last.secrets

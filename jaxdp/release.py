@@ -104,7 +104,12 @@ def set_aside(folder: Path) -> Path | None:
     if not old.is_dir():
         return None
     steps = json.loads((old / "privacy.json").read_text())["steps"]
-    return old.rename(folder / f"release-after-{steps}-steps")
+    stem = aside = folder / f"release-after-{steps}-steps"
+    attempt = 1
+    while aside.exists():  # from a resume for which the budget had no step left
+        attempt += 1
+        aside = stem.with_name(f"{stem.name}-{attempt}")
+    return old.rename(aside)
 
 
 def load_release(path: str | Path) -> Release:

@@ -141,6 +141,13 @@ def open_history(folder: Path, keep: int, tell: Tell) -> History:
     return History(folder, ledger, checkpoints, newest, last)
 
 
+def earlier_data(history: History) -> list[configs.DataConfig]:
+    """Which records every segment used, and for what."""
+    numbers = range(1, len(history.ledger.segments) + 1)
+    files = [_segment_file(history.folder, number) for number in numbers]
+    return [segments.load_segment(file).config.data for file in files]
+
+
 def check_budget(history: History, config: configs.Config, plan: Plan) -> None:
     """Refuses settings that would change what was promised at the first segment."""
     promised = vars(history.ledger.budget) | {"seed": history.last.config.seed}

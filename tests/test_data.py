@@ -36,3 +36,31 @@ def test_labels_out_of_range_are_refused():
 def test_records_need_one_label_each(inputs, labels):
     with pytest.raises(ValueError, match=f"{inputs} inputs and {labels} labels"):
         data.Records(np.zeros((inputs, 4)), np.zeros(labels, int))
+
+
+SPLIT = DataConfig(private="train[:1200]", public="train[1200:]", test="test[:100]")
+
+
+@pytest.mark.parametrize(
+    ("now", "says"),
+    [
+        (
+            DataConfig(private="train"),
+            r"data.public = 'train\[1200:\]' in an earlier segment of the run and "
+            r"data.private = 'train': 237 records of 'train'",
+        ),
+        (DataConfig(private="train[:1200]+test[:1]", test="test[100:]"), "1 records of 'test'"),
+        (DataConfig(private="train[:1000]", public="train[1000:]"), "200 records of 'train'"),
+        (DataConfig(private="train[:1000]", test="train[1199:]"), "1 records of 'train'"),
+    ],
+    ids=["public to private", "test to private", "private to public", "private to test"],
+)
+def test_a_run_protects_the_same_records_from_first_to_last(now, says):
+    data.load(now)
+    with pytest.raises(ValueError, match=says):
+        data.load(now, earlier=[DataConfig(name="text"), SPLIT])
+
+
+def test_a_run_may_leave_records_out_or_take_new_ones():
+    now = DataConfig(private="train[10:1190]+test[100:]", public="train[1201:]", test="test[:50]")
+    assert len(data.load(now, earlier=[SPLIT, now]).private) == 1180 + 260

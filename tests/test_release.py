@@ -92,3 +92,13 @@ def test_importing_jaxdp_loads_nothing_of_the_application():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_run_without_a_step_left_sets_its_release_aside_again(tmp_path):
+    names = []
+    for _ in range(3):
+        (tmp_path / "release").mkdir()
+        (tmp_path / "release" / "privacy.json").write_text('{"steps": 8}')
+        names.append(release.set_aside(tmp_path).name)
+    assert names == [f"release-after-8-steps{n}" for n in ("", "-2", "-3")]
+    assert release.set_aside(tmp_path) is None

@@ -350,6 +350,12 @@ def test_what_was_promised_cannot_be_changed(secret, capsys):
     assert book(secret).position == before
 
 
+def test_what_was_protected_stays_so(secret):
+    split = ("--data.private", "train[:1200]", "--data.public", "train[1200:]")
+    with pytest.raises(ValueError, match=r"data\.private = 'train' in an earlier segment"):
+        prepared(secret, *split)
+
+
 @pytest.mark.parametrize(
     ("changed", "says"),
     [

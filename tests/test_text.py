@@ -1,5 +1,7 @@
 """Characters: windows share nothing, and nothing is learnt from the text."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -37,6 +39,8 @@ def test_the_data_set_has_the_last_windows_for_its_test(tmp_path):
         np.concatenate([dataset.private.ids, dataset.public.ids, dataset.test.ids]), np.arange(100)
     )
     assert dataset.center is None
+    with pytest.raises(ValueError, match="window is 4, and the run began with 9"):
+        data.load(replace(config, window=4), earlier=[config])
 
 
 @pytest.mark.parametrize(
