@@ -30,6 +30,14 @@ def test_parts_with_other_noise_are_the_run_with_that_schedule():
     assert composition.epsilon(parts, DELTA) == accounting.epsilon(schedule, DELTA)
 
 
+def test_every_part_begins_shuffled_epochs_of_its_own():
+    """Epochs of 4 steps: two parts of one step are two epochs begun, as one of five steps is."""
+    shuffled = dict(q=0.25, sampling="shuffled", adjacency="replace_one", num_examples=100)
+    one, five = part(1, **shuffled), part(5, **shuffled)
+    expected = accounting.epsilon(five, DELTA)
+    assert composition.epsilon([one, one], DELTA) == pytest.approx(expected, rel=1e-9)
+
+
 @pytest.mark.parametrize("adjacency", ["add_remove", "replace_one"])
 def test_parts_with_other_sampling_lie_between_bounds(adjacency):
     """With q = 0.1 and 0.2: more than all at 0.1, less than all at 0.2, and near their mean."""

@@ -1,6 +1,7 @@
 """The trainer's adaptive layerwise clipping: its inputs, its epochs, and that runs resume."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import jax
@@ -226,6 +227,14 @@ def test_a_new_segment_begins_new_shuffled_epochs(tmp_path):
     assert facts["gaussian_dp"]["at_every_delta"]
     assert facts["gaussian_dp"]["mu"] == pytest.approx(np.sqrt(2) / z, rel=1e-4)
     assert ledger.budget.epsilon >= facts["epsilon"]["pld"]
+
+    # Steps of the second segment that are repeated, with its noise, see the same records again.
+    shutil.rmtree(folder / "private" / "checkpoints" / "5")
+    again, history, _ = resumed(folder)
+    assert (history.step, again.first_step, again.repeats) == (4, 2, True)
+    (got, mask), *_ = again.batches(4, 5)
+    taken = again.plan.batches(again.saved.secrets.sampling, 4 - again.first_step)
+    np.testing.assert_array_equal(got[0][mask], again.dataset.private.inputs[next(taken)[0][mask]])
 
 
 def test_the_papers_noise_is_told_with_what_it_is_worth(tmp_path, capsys):

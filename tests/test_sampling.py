@@ -213,6 +213,9 @@ def test_units_do_not_follow_from_who_is_sampled():
     own = sampling.assign_units(keys.philox_key(key, "sampling"), 0, 4000, 2)[sampled] == 0
     agree = np.mean(in_first == own)
     assert abs(agree - 0.5) < 6 * 0.5 / np.sqrt(len(sampled))
+    # Nor from a place among the sampled: they are those of the records' own numbers.
+    unit_of = sampling.assign_units(keys.philox_key(key, "units"), 0, 4000, 2)
+    assert [set(unit_of[row[keep]]) for row, keep in zip(indices, mask, strict=True)] == [{0}, {1}]
 
 
 def test_a_unit_above_the_capacity_gets_a_larger_shape():
