@@ -253,13 +253,15 @@ class PerExampleGrads:
         )
 
     def _rows(self, look: Callable[[Units], list[jax.Array]]) -> PyTree:
-        m = self._microbatch_size
+        m, structure = self._microbatch_size, jax.tree.structure(self._like)
+        if m >= self._size:
+            return jax.tree.unflatten(structure, look(self._units(self._batch, self._mask)))
         split = lambda leaf: leaf.reshape(-1, m, *leaf.shape[1:])
         leaves = jax.lax.map(
             lambda rows: look(self._units(*rows)), jax.tree.map(split, self._padded())
         )
         joined = [leaf.reshape(-1, *leaf.shape[2:])[: self._size] for leaf in leaves]
-        return jax.tree.unflatten(jax.tree.structure(self._like), joined)
+        return jax.tree.unflatten(structure, joined)
 
     def _padded(self) -> tuple[PyTree, jax.Array]:
         """Batch and mask, padded to whole microbatches."""

@@ -249,7 +249,7 @@ def build(
             learner.loss,
             privatizer,
             optimizer,
-            1 if plan.clipping.unit == "batch" else config.training.microbatch_size,
+            units_at_a_time(config, plan),
             plan.clipping.unit,
         ),
         saved=saved,
@@ -257,6 +257,12 @@ def build(
         statistics=models.public_statistics(learner.model, dataset),
         refresh=refresh,
     )
+
+
+def units_at_a_time(config: configs.Config, plan: Plan) -> int:
+    """How many examples, or batch units with as many records, are differentiated at a time."""
+    records = config.training.microbatch_size
+    return records if plan.clipping.unit == "example" else max(1, records // plan.capacity)
 
 
 def is_batch(config: configs.ClippingConfig) -> bool:

@@ -1,0 +1,51 @@
+"""The paper's CIFAR-10 run: ResNet-18 with BatchNorm, batch clipping, adaptive layerwise clipping.
+
+Command: python -m jaxdp.train configs/cifar10_resnet18_bc_alc.py
+         (needs the extra [data], CIFAR-10: `python -m jaxdp.data prepare cifar10`, and a GPU; on a
+         CPU: `python -m benchmarks.clipping_paper run paper`, which is smaller)
+Time:    not measured on a GPU
+Result:  see docs/clipping-paper.md for the smaller one
+
+Its σ = 0.01875 is NO PRIVACY: with a bound for each of 62 tensors, ε is above 4 million at
+δ = 1e-5. The settings are those of arXiv 2307.11939 as its code has them: σ, C, batch size,
+learning rate, epochs, and C times 0.9 after every epoch.
+"""
+
+from jaxdp.accounting import batches_per_epoch, paper_noise_multiplier
+from jaxdp.config import ClippingConfig, Config, DataConfig, ModelConfig, PlanConfig, TrainingConfig
+
+SIGMA, TENSORS, EPOCHS, BATCH_SIZE = 0.01875, 62, 50, 64
+EPOCH_STEPS = batches_per_epoch(45_000, BATCH_SIZE)
+
+config = Config(
+    name="cifar10_resnet18_bc_alc",
+    data=DataConfig(
+        name="cifar10", private="train[5000:]", public="train[:5000]", augment="crop_flip"
+    ),
+    model=ModelConfig(name="resnet18", norm="batch"),
+    clipping=ClippingConfig(kind="layerwise", unit="batch", bounds="public", norm=0.095, decay=0.9),
+    plan=PlanConfig(
+        epsilon=None,
+        noise_multiplier=paper_noise_multiplier(SIGMA, "batch", TENSORS, "replace_one", "shuffled"),
+        delta=1e-5,
+        expected_batch_size=BATCH_SIZE,
+        sampling="shuffled",
+        adjacency="replace_one",
+        steps=EPOCHS * EPOCH_STEPS,
+    ),
+    training=TrainingConfig(
+        learning_rate=0.025,
+        momentum=0.0,
+        schedule="warmup_exponential_decay",
+        schedule_options={
+            "init_value": 1,
+            "peak_value": 1,
+            "warmup_steps": 0,
+            "transition_steps": EPOCH_STEPS,
+            "decay_rate": 0.9,
+            "staircase": 1,
+        },
+        ema=0.0,
+    ),
+    evaluations=EPOCHS,
+)
