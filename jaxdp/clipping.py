@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from .accounting import Adjacency, Unit
-from .gradients import PerExampleGrads, Units
+from .gradients import Microbatch, PerExampleGrads
 from .groups import (
     SMALLEST_BOUND,
     Bound,
@@ -19,6 +19,7 @@ from .groups import (
     bound_values,
     check_bound,
     group_leaves,
+    is_bound,
 )
 
 Array = jax.Array
@@ -75,6 +76,11 @@ class Clipping(optax.GradientTransformation):
             raise ValueError(f"unit is {unit!r}: give 'example' or 'batch'")
         if layer not in (None, "tensor", "module"):
             raise ValueError(f"layer is {layer!r}: give 'tensor' or 'module'")
+        if layer is not None and not is_bound(bounds):
+            raise ValueError(
+                f"layer is {layer!r}, and the bounds {bounds!r} say themselves what is clipped "
+                "apart: leave layer out, or give one number for every layer"
+            )
 
         def init(params: Any) -> ClippingState:
             return ClippingState(self._bounds_at(self.groups(params), 0))
@@ -86,8 +92,8 @@ class Clipping(optax.GradientTransformation):
             self.check(updates)
             groups = self.groups(updates.like)
 
-            def part(units: Units) -> list[Array]:
-                return units.weighted_sum(self.weigh(units, groups, state)[0])
+            def part(microbatch: Microbatch) -> list[Array]:
+                return microbatch.weighted_sum(self.weigh(microbatch, groups, state)[0])
 
             total = updates.sum(part, sum_shapes(updates))
             return jax.tree.unflatten(jax.tree.structure(updates.like), total), state
@@ -102,7 +108,7 @@ class Clipping(optax.GradientTransformation):
         return group_leaves(params, self._bounds, self._layer)
 
     def weigh(
-        self, units: Units, groups: Groups, state: ClippingState
+        self, microbatch: Microbatch, groups: Groups, state: ClippingState
     ) -> tuple[list[Array], Array]:
         """Coefficients `[b]` per leaf, and per group whether the norm is within its bound `[G, b]`.
 
@@ -110,12 +116,9 @@ class Clipping(optax.GradientTransformation):
         With `joint` it is the whole gradient that is within or not.
         """
         bounds = safe_bounds(groups, state.clipping_bounds)[:, None]
-        squares: list[Any] = [0.0] * len(groups.names)
-        for group, square in zip(groups.of_leaf, units.squared_norms, strict=True):
-            if group is not None:
-                squares[group] += square
         # Adding up the leaves may round down too.
-        norms = jnp.sqrt(jnp.stack(squares) * (1 + len(units.leaves) * 2.0**-23))
+        slack = 1 + len(microbatch.leaves) * 2.0**-23
+        norms = jnp.sqrt(groups.add_up(microbatch.squared_norms) * slack)
         if self.joint:
             norms, bounds = _measured_in(bounds, norms), jnp.ones_like(bounds)
         coefficients = self._scale(norms, bounds)
@@ -236,7 +239,7 @@ def clip_batch(bound: Bound) -> Clipping:
     return Clipping(f"clip_batch({_text(bound)})", bound, unit="batch", scale=_shorten)
 
 
-def clip_layerwise(bounds: Any, *, layer: Layer = "tensor", unit: Unit = "example") -> Clipping:
+def clip_layerwise(bounds: Any, *, layer: Layer | None = None, unit: Unit = "example") -> Clipping:
     """Clips every layer's gradient to a bound of its own.
 
     The sensitivity is √(Σ bound²) over the layers, doubled as for one bound.
@@ -246,7 +249,7 @@ def clip_layerwise(bounds: Any, *, layer: Layer = "tensor", unit: Unit = "exampl
         `{"Conv_*": 0.5, "Dense_0": 1.0}`, where each pattern, or tuple of patterns, is one group
         that is clipped together; or a prefix pytree of the parameters. A bound of 0 freezes its
         group: no gradient and no noise. Bounds may be schedules `step -> C`.
-      layer: with one number, a layer is every "tensor" or every "module".
+      layer: only with one number: a layer is every "tensor" (so None, too) or every "module".
       unit: "example" or "batch", as in `clip_individual` and `clip_batch`.
 
     References:
@@ -256,7 +259,7 @@ def clip_layerwise(bounds: Any, *, layer: Layer = "tensor", unit: Unit = "exampl
     return _clip_groups("clip_layerwise", bounds, layer, unit, joint=False)
 
 
-def clip_multiplied(bounds: Any, *, layer: Layer = "tensor", unit: Unit = "example") -> Clipping:
+def clip_multiplied(bounds: Any, *, layer: Layer | None = None, unit: Unit = "example") -> Clipping:
     """Clips the whole gradient with layers measured in bounds: g·min(1, (Σ (‖g_h‖/C_h)²)^(-1/2)).
 
     The paper's multiplication factor: layer h is multiplied by m_h = C/C_h, the whole gradient is
@@ -276,15 +279,18 @@ def clip_multiplied(bounds: Any, *, layer: Layer = "tensor", unit: Unit = "examp
     return _clip_groups("clip_multiplied", bounds, layer, unit, joint=True)
 
 
-def _clip_groups(name: str, bounds: Any, layer: Layer, unit: Unit, *, joint: bool) -> Clipping:
+def _clip_groups(
+    name: str, bounds: Any, layer: Layer | None, unit: Unit, *, joint: bool
+) -> Clipping:
     for bound in bound_values(bounds):
         check_bound(bound, zero_freezes=True)
-    whole = not isinstance(bounds, int | float) and not callable(bounds)
+    if is_bound(bounds) and layer is None:
+        layer = "tensor"
     return Clipping(
-        f"{name}({_text(bounds)}{'' if whole else f', layer={layer!r}'}, unit={unit!r})",
+        f"{name}({_text(bounds)}{f', layer={layer!r}' if layer else ''}, unit={unit!r})",
         bounds,
         unit=unit,
-        layer=None if whole else layer,
+        layer=layer,
         scale=_shorten,
         joint=joint,
     )
@@ -340,7 +346,8 @@ def clip_quantile(
       count_std: standard deviation of the noise on each count, in records (units). None takes a
         twentieth of the expected batch size (of the number of units). Must be large enough for the
         plan's noise multiplier.
-      layer: None: one bound for the whole gradient; "tensor" or "module": one per layer.
+      layer: only with one number: None for one bound for the whole gradient; "tensor" or "module"
+        for one per layer.
       unit: "example" or "batch".
 
     References:

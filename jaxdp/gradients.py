@@ -115,8 +115,8 @@ def from_dense(
     return PerExampleGrads(compute, grads, _check_mask(mask, size), like, microbatch_size, unit)
 
 
-class Units:
-    """The gradients of the b rows (examples, or batch units) of one physical microbatch."""
+class Microbatch:
+    """The gradients of the b rows (examples, or batch units) that are differentiated at a time."""
 
     def __init__(
         self, values: jax.Array, leaves: Sequence[Representation], mask: jax.Array | None
@@ -201,15 +201,15 @@ class PerExampleGrads:
         """A pytree of the parameters' shapes and dtypes: what a sum of these gradients is like."""
         return jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), self._like)
 
-    def fold(self, body: Callable[[Carry, Units], Carry], init: Carry) -> Carry:
-        """Folds `body(carry, units) -> carry` over the physical microbatches.
+    def fold(self, body: Callable[[Carry, Microbatch], Carry], init: Carry) -> Carry:
+        """Folds `body(carry, microbatch) -> carry` over the physical microbatches.
 
         Microbatches of trailing padding rows are skipped, by a trip count that is data: batches of
         uneven size share one compiled step.
         """
         m = self._microbatch_size
         if m >= self._size:
-            return body(init, self._units(self._batch, self._mask))
+            return body(init, self._differentiate(self._batch, self._mask))
         batch, mask = self._padded()
         last_row = jnp.max(jnp.where(mask, jnp.arange(1, mask.size + 1), 0))
 
@@ -217,25 +217,25 @@ class PerExampleGrads:
             rows, rows_mask = jax.tree.map(
                 lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, k * m, m), (batch, mask)
             )
-            return body(carry, self._units(rows, rows_mask))
+            return body(carry, self._differentiate(rows, rows_mask))
 
         # Each device of a shard_map folds its own rows.
         init = vary(init, varying_axes((batch, mask)))
         return jax.lax.fori_loop(0, (last_row + m - 1) // m, step, init)
 
-    def sum(self, part: Callable[[Units], Carry], like: Any) -> Carry:
-        """Adds up `part(units)`, a pytree of floating arrays like `like`, over the microbatches.
+    def sum(self, part: Callable[[Microbatch], Carry], like: Any) -> Carry:
+        """Adds up `part(microbatch)`, a pytree of floating arrays like `like`, over all of them.
 
         With compensation: one number more or less would else change the rounding of every later
         addition, and together these can move a float32 sum by more than any one example may.
         """
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
         if self._microbatch_size >= self._size:
-            return self.fold(lambda _, units: part(units), zeros)
+            return self.fold(lambda _, microbatch: part(microbatch), zeros)
 
-        def add(carry: tuple, units: Units) -> tuple:
+        def add(carry: tuple, microbatch: Microbatch) -> tuple:
             total, lost = carry
-            terms = part(units)
+            terms = part(microbatch)
             new = jax.tree.map(jnp.add, total, terms)
             error = jax.tree.map(_rounding_error, total, terms, new)
             return new, jax.tree.map(jnp.add, lost, error)
@@ -244,21 +244,21 @@ class PerExampleGrads:
 
     def squared_norms(self) -> PyTree:
         """Squared norms per leaf and example: a pytree like the parameters of `[B]` arrays."""
-        return self._rows(lambda units: units.squared_norms)
+        return self._rows(lambda rows: rows.squared_norms)
 
     def materialize(self) -> PyTree:
         """The gradients as arrays `[B, ...]`, invalid rows zero. Takes the memory that it takes."""
         return self._rows(
-            lambda units: [leaf.keep(units.valid).materialize() for leaf in units.leaves]
+            lambda rows: [leaf.keep(rows.valid).materialize() for leaf in rows.leaves]
         )
 
-    def _rows(self, look: Callable[[Units], list[jax.Array]]) -> PyTree:
+    def _rows(self, look: Callable[[Microbatch], list[jax.Array]]) -> PyTree:
         m, structure = self._microbatch_size, jax.tree.structure(self._like)
         if m >= self._size:
-            return jax.tree.unflatten(structure, look(self._units(self._batch, self._mask)))
+            return jax.tree.unflatten(structure, look(self._differentiate(self._batch, self._mask)))
         split = lambda leaf: leaf.reshape(-1, m, *leaf.shape[1:])
         leaves = jax.lax.map(
-            lambda rows: look(self._units(*rows)), jax.tree.map(split, self._padded())
+            lambda rows: look(self._differentiate(*rows)), jax.tree.map(split, self._padded())
         )
         joined = [leaf.reshape(-1, *leaf.shape[2:])[: self._size] for leaf in leaves]
         return jax.tree.unflatten(structure, joined)
@@ -272,12 +272,12 @@ class PerExampleGrads:
         batch = jax.tree.map(pad, self._batch) if extra else self._batch
         return batch, jnp.pad(mask, (0, extra))
 
-    def _units(self, rows: PyTree, mask: jax.Array | None) -> Units:
+    def _differentiate(self, rows: PyTree, mask: jax.Array | None) -> Microbatch:
         values, leaves = self._compute(rows)
-        return Units(values, leaves, mask)
+        return Microbatch(values, leaves, mask)
 
     def __repr__(self) -> str:
-        return f"PerExampleGrads({self._size} examples, microbatches of {self._microbatch_size})"
+        return f"PerExampleGrads({self._size} rows, microbatches of {self._microbatch_size})"
 
     def __getattr__(self, name: str) -> NoReturn:
         # Transformations that look at an array's shape or dtype get the reason too.

@@ -2,11 +2,12 @@
 
 import math
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Schedule = Callable[[Any], Any]
@@ -30,6 +31,14 @@ class Groups(NamedTuple):
     names: tuple[str, ...]
     bounds: tuple[Bound, ...]
     sizes: tuple[int, ...]
+
+    def add_up(self, of_leaves: Iterable[jax.Array]) -> jax.Array:
+        """Adds up an array `[...]` of every leaf to one of every group, `[groups, ...]`."""
+        totals: list[Any] = [0.0] * len(self.names)
+        for group, value in zip(self.of_leaf, of_leaves, strict=True):
+            if group is not None:
+                totals[group] += value
+        return jnp.stack(totals)
 
 
 def group_leaves(params: Any, bounds: Any, layer: Layer | None) -> Groups:

@@ -11,7 +11,7 @@ import optax
 
 from . import keys
 from .clipping import ClippingState, safe_bounds, sum_shapes
-from .gradients import PerExampleGrads, Units
+from .gradients import Microbatch, PerExampleGrads
 from .groups import Groups
 from .plan import Plan
 from .tracing import is_traced, is_vmapped, varying_axes
@@ -170,10 +170,12 @@ def privatize(
         clipping.check(grads)
         groups = clipping.groups(grads.like)
 
-        def part(units: Units) -> tuple[list[Any], jax.Array, Diagnostics]:
-            coefficients, within = clipping.weigh(units, groups, state.clipping)
-            counts = jnp.sum(jnp.where(units.valid, within - 0.5, 0), axis=1, dtype=jnp.float32)
-            return units.weighted_sum(coefficients), counts, _diagnose(units, within)
+        def part(microbatch: Microbatch) -> tuple[list[Any], jax.Array, Diagnostics]:
+            coefficients, within = clipping.weigh(microbatch, groups, state.clipping)
+            counts = jnp.sum(
+                jnp.where(microbatch.valid, within - 0.5, 0), axis=1, dtype=jnp.float32
+            )
+            return microbatch.weighted_sum(coefficients), counts, _diagnose(microbatch, within)
 
         none = jnp.zeros([], jnp.float32)
         bins = jnp.zeros(len(NORM_BIN_EDGES) + 1, jnp.float32)
@@ -360,16 +362,16 @@ def _check_reduced(leaves: list[jax.Array], key: jax.Array) -> None:
         )
 
 
-def _diagnose(units: Units, within: jax.Array) -> Diagnostics:
-    valid = units.valid
+def _diagnose(microbatch: Microbatch, within: jax.Array) -> Diagnostics:
+    valid = microbatch.valid
     count = lambda rows: jnp.sum(rows, dtype=jnp.float32)
-    norms = jnp.sqrt(sum(units.squared_norms)).astype(jnp.float32)
+    norms = jnp.sqrt(sum(microbatch.squared_norms)).astype(jnp.float32)
     bins = jnp.searchsorted(jnp.asarray(NORM_BIN_EDGES), norms)
-    losses = jnp.where(valid, units.values, 0)
+    losses = jnp.where(valid, microbatch.values, 0)
     return Diagnostics(
-        count=count(units.mask),
+        count=count(microbatch.mask),
         loss_sum=jnp.sum(losses, dtype=jnp.float32),
         clipped=count(valid & ~jnp.all(within, axis=0)),
-        nonfinite=count(units.mask & ~units.finite),
+        nonfinite=count(microbatch.mask & ~microbatch.finite),
         norm_histogram=jnp.zeros(len(NORM_BIN_EDGES) + 1, jnp.float32).at[bins].add(valid),
     )

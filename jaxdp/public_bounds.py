@@ -46,13 +46,8 @@ def public_norms(
 
     @jax.jit
     def totals(params: Any, batch: tuple, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-        groups = clipping.groups(params)
-        squares: list[Any] = [0.0] * len(groups.names)
-        own = jax.tree.leaves(grads_of(params, batch, mask).squared_norms())
-        for group, square in zip(groups.of_leaf, own, strict=True):
-            if group is not None:
-                squares[group] += square
-        norms = jnp.sqrt(jnp.stack(squares)).astype(jnp.float32)
+        squares = jax.tree.leaves(grads_of(params, batch, mask).squared_norms())
+        norms = jnp.sqrt(clipping.groups(params).add_up(squares)).astype(jnp.float32)
         there = jnp.any(mask, axis=tuple(range(1, mask.ndim)))
         counted = there & jnp.all(jnp.isfinite(norms), axis=0)
         return jnp.sum(jnp.where(counted, norms, 0), axis=1), jnp.sum(counted)

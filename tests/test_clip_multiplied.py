@@ -41,8 +41,8 @@ def contributions(grads, bounds, unit="example"):
     clip = jaxdp.clip_multiplied(1.0, unit=unit)
     groups, state = clip.groups(grads), ClippingState(bounds)
 
-    def body(_, units):
-        return jnp.where(units.valid, jnp.stack(clip.weigh(units, groups, state)[0]), 0)
+    def body(_, microbatch):
+        return jnp.where(microbatch.valid, jnp.stack(clip.weigh(microbatch, groups, state)[0]), 0)
 
     weights = jaxdp.from_dense(grads, unit=unit).fold(body, None)
     return {

@@ -30,8 +30,8 @@ def coefficients(grads, bound):
     clip = jaxdp.clip_individual(bound)
     groups, state = clip.groups(grads), clip.init(grads)
 
-    def body(_, units):
-        return jnp.where(units.valid, clip.weigh(units, groups, state)[0][0], 0)
+    def body(_, microbatch):
+        return jnp.where(microbatch.valid, clip.weigh(microbatch, groups, state)[0][0], 0)
 
     return jaxdp.from_dense(grads).fold(body, None)
 

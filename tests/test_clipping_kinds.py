@@ -440,6 +440,8 @@ def test_groups_by_tensor_module_pattern_and_prefix():
         (lambda: jaxdp.clip_normalised(1.0, stability=0.0), "stability is 0"),
         (lambda: jaxdp.clip_normalised(1.0, stability=1e-20), "stability is 1e-20"),
         (lambda: jaxdp.clip_layerwise(1.0, layer="tensors"), "layer is 'tensors'"),
+        (lambda: jaxdp.clip_layerwise({"*": 1.0}, layer="module"), "leave layer out"),
+        (lambda: jaxdp.clip_quantile({"*": 1.0}, layer="tensor"), "leave layer out"),
         (lambda: jaxdp.clip_quantile(target=1.5), "target is 1.5"),
         (lambda: jaxdp.clip_quantile(learning_rate=-1.0), "learning_rate is -1"),
         (lambda: jaxdp.clip_quantile(count_std=0.0), "count_std is 0"),
