@@ -125,7 +125,8 @@ def plan_noise(
         if count < 1 or count % 1:
             raise ValueError(f"{name} is {count}: give a whole number of at least 1")
     if (epochs is None) == (steps is None):
-        raise ValueError(f"epochs is {epochs} and steps is {steps}: give exactly one")
+        given = "neither is given" if steps is None else f"epochs is {epochs} and steps is {steps}"
+        raise ValueError(f"{given}: give either epochs or steps")
     if epochs is not None:
         _check_positive("epochs", epochs)
     if steps is not None and (steps < 1 or steps % 1):

@@ -143,8 +143,8 @@ def test_warnings():
     [
         (dict(num_examples=0), "num_examples is 0"),
         (dict(num_parameters=1.5), "num_parameters is 1.5"),
-        (dict(epochs=None), "epochs is None and steps is None: give exactly one"),
-        (dict(steps=5), "epochs is 2 and steps is 5: give exactly one"),
+        (dict(epochs=None), "neither is given: give either epochs or steps"),
+        (dict(steps=5), "epochs is 2 and steps is 5: give either"),
         (dict(epochs=-1), "epochs is -1"),
         (dict(epochs=None, steps=0), "steps is 0"),
         (dict(epsilon=0), "epsilon is 0"),
