@@ -38,7 +38,7 @@ class StepDisplay:
         facts = "empty batch"
         if metrics.loss is not None:
             facts = f"loss {metrics.loss:.3f}, clipped {metrics.clipped_fraction:.0%}"
-        if metrics.step == 1:
+        if not self.compile_seconds:  # the first step of this process
             self.compile_seconds = time.monotonic() - self._start
         if self._console.is_terminal:
             self._progress.update(self._task, completed=metrics.step, facts=facts, visible=True)

@@ -123,6 +123,8 @@ def test_a_resumed_run_is_the_uninterrupted_one(reference, seeded, capsys):
     same_as(reference, seeded)
     assert "Resuming after step 4, in segment 1" in " ".join(capsys.readouterr().out.split())
     assert steps_on_disk(seeded)[-1] == STEPS
+    results = json.loads((seeded / "private" / "results.json").read_text())
+    assert results["seconds_of_first_step"] > 0  # of this process: it compiled
 
 
 def prepared(folder, *args):
