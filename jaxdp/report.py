@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import averaging
+from .config import ClippingConfig
 from .record import Record, load_record
 from .statement import round_up
 
@@ -66,11 +67,18 @@ def compare(records: Sequence[Record]) -> Table:
     row("segments", lambda r: f"{len(r.spent)}")
     row("noise multiplier", lambda r: f"{r.spent[-1].noise_multiplier:g}")
     row("sampling probability", lambda r: f"{r.spent[-1].sampling_probability:.4g}")
-    row("clipping", lambda r: f"{r.config.clipping.kind} {r.config.clipping.norm:g}")
+    row("clipping", lambda r: _clipping(r.config.clipping))
     row("model", lambda r: r.config.model.name)
     row("optimizer", lambda r: f"{r.config.training.optimizer} {r.config.training.learning_rate:g}")
     row("seconds", lambda r: _shown(r.results.get("seconds"), ".0f"))
     return table
+
+
+def _clipping(config: ClippingConfig) -> str:
+    if config.bounds == "given":
+        return f"{config.kind} {config.norm:g}"
+    norm = f", the largest {config.norm:g}" if config.bounds == "public" else ""
+    return f"{config.kind}, norms from public records{norm}"
 
 
 def _shown(value: float | None, spec: str) -> str:
