@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from .accounting import Adjacency, Sampling
+from .accounting import Adjacency, Sampling, Unit
 
 TOKEN_WIDTH = 128  # of the transformer, unless another is given
 
@@ -162,7 +162,7 @@ class ClippingConfig:
     pretraining_rate: float = 0.001
     """Learning rate of that training, by Adam."""
 
-    unit: Literal["example", "batch"] = "example"
+    unit: Unit = "example"
     """Whose gradient is clipped: every example's, or the mean of a batch unit's."""
 
     units: int = 1

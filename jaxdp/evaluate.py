@@ -1,6 +1,5 @@
 """The command `python -m jaxdp.evaluate RUN`: loads a release and scores it."""
 
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -68,7 +67,7 @@ def saved_data_config(path: str, name: str) -> configs.DataConfig:
     for folder in (Path(path), Path(path).parent):
         file = folder / "private" / "config.json"
         if file.is_file():
-            return parsing.from_json(configs.Config, json.loads(file.read_text())).data
+            return parsing.read_config(file).data
     return configs.DataConfig(name=name)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import itertools
+import json
 import re
 import runpy
 import traceback
@@ -129,6 +130,20 @@ def from_json(section: type[Section], fact: dict[str, Any]) -> Section:
     made = section(**values)
     check_types("", made)
     return made
+
+
+def read_config(path: Path) -> Config:
+    """Reads the settings that a run has saved.
+
+    Raises:
+      OSError: if there is no such file, or it can't be read.
+      ValueError: if it is damaged, or of another version.
+    """
+    text = path.read_text()
+    try:
+        return from_json(Config, json.loads(text))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}): put back an undamaged copy") from None
 
 
 def check_types(prefix: str, section: Any) -> None:

@@ -133,7 +133,7 @@ def prepare(
         expected_batch_size=config.plan.expected_batch_size,
         steps=config.plan.steps,
         clipping=make_clipping(config.clipping, bounds),
-        num_units=config.clipping.units if is_batch(config.clipping) else None,
+        num_units=config.clipping.units if unit_of(config.clipping) == "batch" else None,
         epsilon=config.plan.epsilon,
         noise_multiplier=config.plan.noise_multiplier,
         delta=delta,
@@ -181,7 +181,7 @@ def make_learner(
 ) -> Learner:
     """Builds the model and draws its parameters; `frozen` ones come from a checkpoint, if any."""
     model = models.make_model(config.model, dataset)
-    unit: Unit = "batch" if is_batch(config.clipping) else "example"
+    unit = unit_of(config.clipping)
     params, drawn = freezing.split(
         models.init_params(model, init_key, dataset, unit), config.training.frozen
     )
@@ -217,9 +217,7 @@ def measure_bounds(
             "some that need no protection, as --data.private train[:90%] --data.public "
             "train[90%:]. Norms of private gradients would leak"
         )
-    layers = refreshing.layers_apart(
-        config.clipping, "batch" if is_batch(config.clipping) else "example"
-    )
+    layers = refreshing.layers_apart(config.clipping, unit_of(config.clipping))
     tell(f"Measuring gradient norms on {len(public):,} public records ...")
     measure = refreshing.make_measure(config, public, learner.loss, layers)
     bounds = refreshing.first_bounds(
@@ -265,21 +263,20 @@ def units_at_a_time(config: configs.Config, plan: Plan) -> int:
     return records if plan.clipping.unit == "example" else max(1, records // plan.capacity)
 
 
-def is_batch(config: configs.ClippingConfig) -> bool:
-    return config.kind == "batch" or config.unit == "batch"
+def unit_of(config: configs.ClippingConfig) -> Unit:
+    """Whose gradient is clipped: that of an example, or of a batch unit."""
+    return "batch" if config.kind == "batch" else config.unit
 
 
 def make_clipping(
     config: configs.ClippingConfig, bounds: dict[tuple[str, ...], float] | None = None
 ) -> clipping.Clipping:
     """Builds the clipping that the config describes, with bounds for layers if they were found."""
-    unit: Unit = "batch" if is_batch(config) else "example"
-    layer = None if config.layer == "model" else config.layer
-    if config.kind in ("layerwise", "multiplied") and bounds is not None:
-        by_layer = {"layerwise": clipping.clip_layerwise, "multiplied": clipping.clip_multiplied}[
-            config.kind
-        ]
-        return by_layer(bounds, unit=unit)
+    unit, layer = unit_of(config), None if config.layer == "model" else config.layer
+    if bounds is not None:
+        joint = config.kind == "multiplied"
+        clip = clipping.clip_multiplied if joint else clipping.clip_layerwise
+        return clip(bounds, unit=unit)
     if config.kind == "normalised":
         return clipping.clip_normalised(config.norm, stability=config.stability, unit=unit)
     if config.kind == "quantile":
@@ -294,8 +291,5 @@ def make_clipping(
     if config.kind == "layerwise" and layer is not None:
         return clipping.clip_layerwise(config.norm, layer=layer, unit=unit)
     # With one norm for all layers, "multiplied" is what it is for the whole gradient.
-    return (
-        clipping.clip_batch(config.norm)
-        if unit == "batch"
-        else clipping.clip_individual(config.norm)
-    )
+    clip_whole = clipping.clip_batch if unit == "batch" else clipping.clip_individual
+    return clip_whole(config.norm)

@@ -45,7 +45,7 @@ def load_record(folder: Path) -> Record:
     return Record(
         name=folder.resolve().name,
         folder=folder,
-        config=parsing.from_json(configs.Config, json.loads(settings.read_text())),
+        config=parsing.read_config(settings),
         budget=ledger.budget,
         spent=ledger.mechanisms(),
         starts=[segment.start for segment in ledger.segments],

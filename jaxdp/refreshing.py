@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from . import augmentation, feeding
+from .accounting import Unit
 from .clipping import Clipping, clip_layerwise
 from .config import ClippingConfig, Config
 from .data import Records
@@ -122,7 +123,7 @@ def first_bounds(
     return group_alike(bounds, config.clipping.groups)
 
 
-def layers_apart(config: ClippingConfig, unit: Any) -> Clipping:
+def layers_apart(config: ClippingConfig, unit: Unit) -> Clipping:
     """A clipping with the layers that are measured on public records, each a group."""
     if config.layer == "model":
         return clip_layerwise({"*": 1.0}, unit=unit)
@@ -131,7 +132,7 @@ def layers_apart(config: ClippingConfig, unit: Any) -> Clipping:
 
 def make_refresh(
     config: Config, num_examples: int, clipping: Clipping, measure: Measure | None
-) -> Callable[[int, State], State] | None:
+) -> Refresh | None:
     """Returns what gives a state the clipping norms of its epoch; None if they stay as they are.
 
     Args:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -33,9 +32,9 @@ from .checkpoints import (
 from .ledger import Budget, Ledger, Segment
 from .plan import Plan
 from .segments import Fingerprint, SavedSegment, Secrets
+from .training import State
 
 Tell = Callable[[str], None]
-State = tuple[Any, tuple[Any, Any]]  # parameters, (privatize's state, the optimizer's)
 
 
 @dataclass(frozen=True)
@@ -61,16 +60,14 @@ class History:
 def saved_config(folder: str) -> configs.Config:
     """The settings of a run, but for where it was written."""
     path = Path(folder) / "private" / "config.json"
-    cure = "Name the folder that `python -m jaxdp.train` made"
     try:
-        config = parsing.from_json(configs.Config, json.loads(path.read_text()))
+        config = parsing.read_config(path)
     except OSError as error:
         what = path if Path(folder).is_dir() else folder
         reason = (error.strerror or "it can't be read").lower()
-        raise ValueError(f"{folder} can't be resumed, {what}: {reason}. {cure}") from None
-    except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{folder} can't be resumed: {path} is damaged ({error}). Put back an undamaged copy"
+            f"{folder} can't be resumed, {what}: {reason}. Name the folder that "
+            "`python -m jaxdp.train` made"
         ) from None
     return dataclasses.replace(config, output=None, resume=folder)
 

@@ -135,7 +135,7 @@ def from_config(path: str) -> Options:
 
     from .. import data, models
     from ..parsing import load_config
-    from ..preparation import is_batch, make_clipping
+    from ..preparation import make_clipping
 
     tell = lambda line: print(line, file=sys.stderr)
     config = load_config(path)
@@ -176,7 +176,7 @@ def from_config(path: str) -> Options:
         clipping_norm=config.clipping.norm
         * (1 if clipping.joint else math.sqrt(len(groups.names))),
         unit=clipping.unit,
-        units=config.clipping.units if is_batch(config.clipping) else None,
+        units=config.clipping.units if clipping.unit == "batch" else None,
         adjacency=config.plan.adjacency,
     )
 
