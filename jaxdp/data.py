@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import prepare, splits, text
+from . import splits, text, tfds_prepare
 from .config import DataConfig
 from .tfds import Tell, open_images
 
@@ -251,4 +251,4 @@ def characters(file: str, window: int) -> Source:
 
 
 if __name__ == "__main__":
-    sys.exit(prepare.main(sys.argv[1:]))
+    sys.exit(tfds_prepare.main(sys.argv[1:]))

@@ -1,8 +1,11 @@
 """Frozen parameters: those that patterns name stay as they were drawn, and cost nothing."""
 
-from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Sequence
 from typing import Any
+
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from .groups import takes
 
 Params = dict[str, Any]  # nested
 
@@ -18,45 +21,25 @@ def split(params: Params, patterns: Sequence[str]) -> tuple[Params, Params]:
     Raises:
       ValueError: for a pattern that takes nothing, or if nothing is left to train.
     """
-    paths = ["/".join(path) for path, _ in _leaves(params)]
+    leaves = flatten_dict(params)
+    names = {path: "/".join(path) for path in leaves}
     for pattern in patterns:
-        if not any(_matches(path, pattern) for path in paths):
+        if not any(takes(pattern, name) for name in names.values()):
             raise ValueError(
                 f"training.frozen has {pattern!r}, which no parameter matches: they are "
-                + ", ".join(paths)
+                + ", ".join(names.values())
             )
-    trainable: Params = {}
-    frozen: Params = {}
-    for path, leaf in _leaves(params):
-        taken = any(_matches("/".join(path), pattern) for pattern in patterns)
-        _put(frozen if taken else trainable, path, leaf)
+    frozen = {
+        path: leaves[path]
+        for path, name in names.items()
+        if any(takes(pattern, name) for pattern in patterns)
+    }
+    trainable = {path: leaf for path, leaf in leaves.items() if path not in frozen}
     if not trainable:
         raise ValueError(f"training.frozen is {tuple(patterns)}: nothing is left to train")
-    return trainable, frozen
+    return unflatten_dict(trainable), unflatten_dict(frozen)
 
 
 def merge(trainable: Params, frozen: Params) -> Params:
     """Puts together what `split` took apart."""
-    merged: Params = {}
-    for part in (trainable, frozen):
-        for path, leaf in _leaves(part):
-            _put(merged, path, leaf)
-    return merged
-
-
-def _matches(path: str, pattern: str) -> bool:
-    return fnmatchcase(path, pattern) or fnmatchcase(path, f"{pattern}/*")
-
-
-def _leaves(params: Params, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for name, value in params.items():
-        if hasattr(value, "items"):
-            yield from _leaves(value, (*above, name))
-        else:
-            yield (*above, name), value
-
-
-def _put(params: Params, path: tuple[str, ...], leaf: Any) -> None:
-    for name in path[:-1]:
-        params = params.setdefault(name, {})
-    params[path[-1]] = leaf
+    return unflatten_dict(flatten_dict(trainable) | flatten_dict(frozen))

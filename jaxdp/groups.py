@@ -150,6 +150,11 @@ def path_name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def takes(pattern: str, path: str) -> bool:
+    """Whether a pattern, in which `*` stands for any text, names a path or what it lies below."""
+    return fnmatchcase(path, pattern) or fnmatchcase(path, f"{pattern}/*")
+
+
 def is_bound(bound: object) -> bool:
     return callable(bound) or (isinstance(bound, numbers.Real) and not isinstance(bound, bool))
 
@@ -193,12 +198,11 @@ def _label(patterns: Any) -> str:
 
 def _match(paths: list[str], groups: dict[str, Patterns]) -> list[str]:
     """The label of the group that takes each path."""
-    takes = lambda path, p: fnmatchcase(path, p) or fnmatchcase(path, f"{p}/*")
     takers = {
         path: [
             label
             for label, patterns in groups.items()
-            if any(takes(path, p) for p in _as_tuple(patterns))
+            if any(takes(p, path) for p in _as_tuple(patterns))
         ]
         for path in paths
     }
@@ -215,7 +219,7 @@ def _match(paths: list[str], groups: dict[str, Patterns]) -> list[str]:
         p
         for patterns in groups.values()
         for p in _as_tuple(patterns)
-        if not any(takes(path, p) for path in paths)
+        if not any(takes(p, path) for path in paths)
     ]
     if idle:
         raise ValueError(

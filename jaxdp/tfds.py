@@ -179,10 +179,10 @@ def import_tfds() -> Any:
 
 def _prepare(builder: Any, folder: str | None, tell: Tell) -> None:
     """Downloads and prepares a set, by our own reader where TFDS's own needs TensorFlow."""
-    from . import prepare
+    from . import tfds_prepare
 
-    if builder.name in prepare.NAMES:
-        prepare.prepare(builder.name, folder, tell=tell)
+    if builder.name in tfds_prepare.NAMES:
+        tfds_prepare.prepare(builder.name, folder, tell=tell)
         return
     tell(f"Downloading and preparing {builder.info.full_name} in {builder.data_path}")
     try:

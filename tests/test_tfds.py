@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxdp import data, preparation, prepare, train
+from jaxdp import data, preparation, tfds_prepare, train
 from jaxdp.config import Config, DataConfig, PlanConfig
 from jaxdp.tfds import open_images
 
@@ -72,7 +72,7 @@ def accept_checksums(monkeypatch):
     """Lets builders take archives that are not the published ones."""
     from tensorflow_datasets.core.download import checksums
 
-    original = prepare._builders
+    original = tfds_prepare._builders
 
     def builders(folder):
         made = original()
@@ -90,7 +90,7 @@ def accept_checksums(monkeypatch):
             }
         return made
 
-    return lambda folder: monkeypatch.setattr(prepare, "_builders", lambda: builders(folder))
+    return lambda folder: monkeypatch.setattr(tfds_prepare, "_builders", lambda: builders(folder))
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def small_mnist(tmp_path, accept_checksums):
         mnist_archives(archives, labels)
         accept_checksums(archives)
         folder = tmp_path / "tfds"
-        prepare.prepare("mnist", str(folder), archives=str(archives), tell=lambda line: None)
+        tfds_prepare.prepare("mnist", str(folder), archives=str(archives), tell=lambda line: None)
         return folder
 
     return make
@@ -117,15 +117,15 @@ def same_records(got, expected):
     return as_set(*got) == as_set(*expected)
 
 
-@pytest.mark.parametrize("name", prepare.NAMES)
+@pytest.mark.parametrize("name", tfds_prepare.NAMES)
 def test_prepared_without_tensorflow_and_read_back(name, tmp_path, accept_checksums):
     archives = tmp_path / "archives"
     archives.mkdir()
     made = (cifar_archive if name == "cifar10" else mnist_archives)(archives)
     accept_checksums(archives)
     folder, told = str(tmp_path / "tfds"), []
-    prepare.prepare(name, folder, archives=str(archives), tell=told.append)
-    prepare.prepare(name, folder, tell=told.append)
+    tfds_prepare.prepare(name, folder, archives=str(archives), tell=told.append)
+    tfds_prepare.prepare(name, folder, tell=told.append)
     assert "is prepared already" in told[-1]
 
     found = open_images(name, folder)
@@ -147,8 +147,8 @@ def test_what_is_not_prepared_is_prepared_when_it_is_opened(
     archives.mkdir()
     made = mnist_archives(archives)
     accept_checksums(archives)
-    with_archives = functools.partial(prepare.prepare, archives=str(archives))
-    monkeypatch.setattr(prepare, "prepare", with_archives)
+    with_archives = functools.partial(tfds_prepare.prepare, archives=str(archives))
+    monkeypatch.setattr(tfds_prepare, "prepare", with_archives)
     found = open_images("mnist", str(tmp_path / "tfds"))
     assert same_records(found.read("test"), made["test"])
 
@@ -309,9 +309,9 @@ def test_a_missing_extra_is_one_line(monkeypatch):
 
 def test_the_command_prepares_and_reports(small_mnist, capsys):
     folder = small_mnist()
-    assert prepare.main(["prepare", "mnist", "--dir", str(folder)]) == 0
+    assert tfds_prepare.main(["prepare", "mnist", "--dir", str(folder)]) == 0
     assert "mnist is ready in" in capsys.readouterr().out
-    assert prepare.main(["prepare", "imagenet2012"]) == 2
+    assert tfds_prepare.main(["prepare", "imagenet2012"]) == 2
     assert "tfds build imagenet2012" in capsys.readouterr().err
 
 
