@@ -1,4 +1,4 @@
-"""What one test has compiled, others need not compile again: most of the time of many goes there."""
+"""What one test has compiled, others load: compiling is most of the time that many take."""
 
 import tempfile
 

@@ -16,7 +16,9 @@ from jaxdp.ledger import Ledger
 pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
 train = pytest.importorskip("jaxdp.train")
-from jaxdp import data, payment, preparation, runs, training  # noqa: E402  (they need the extra)
+from trainer import crash_at, prepare_resume, write_config  # noqa: E402  (they need the extra)
+
+from jaxdp import data, preparation  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -41,12 +43,6 @@ def with_clipping(**changes):
 
 def bounds_of(state):
     return np.asarray(state[1][0].clipping.clipping_bounds)
-
-
-def written(config, folder):
-    path = folder / "config.py"
-    path.write_text(f"from jaxdp.config import *\nconfig = {config!r}\n")
-    return str(path)
 
 
 @pytest.mark.parametrize(
@@ -123,34 +119,19 @@ def test_without_public_records_it_is_refused():
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    args = [written(ADAPTIVE, folder), "--output", str(folder / "run"), *EVERY_STEP]
+    args = [write_config(ADAPTIVE, folder), "--output", str(folder / "run"), *EVERY_STEP]
     assert train.main(args) == 0
     return folder / "run"
 
 
-class Crash(BaseException):
-    """Like a kill, but for open files."""
-
-
-def crashed(config, folder, step):
-    write = training.write_metrics
-
-    def crash(file, metrics):
-        if metrics.step == step:
-            raise Crash
-        write(file, metrics)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "write_metrics", crash)
-        patch.setattr(payment, "LARGEST_BLOCK", 1)
-        with pytest.raises(Crash):
-            train.main([written(config, folder), "--output", str(folder / "run"), *EVERY_STEP])
-    return folder / "run"
-
-
-@pytest.mark.parametrize("step", [6, 7])  # in the middle of an epoch, and before the first of one
+@pytest.mark.parametrize("step", [5, 6])  # in the middle of an epoch, and before the first of one
 def test_a_resumed_run_is_the_uninterrupted_one(whole_run, tmp_path, step):
-    folder = crashed(ADAPTIVE, tmp_path, step)
+    folder = shutil.copytree(whole_run, tmp_path / "run")
+    shutil.rmtree(folder / "release")
+    for checkpoint in (folder / "private" / "checkpoints").iterdir():
+        if int(checkpoint.name) > step:
+            shutil.rmtree(checkpoint)
+    assert prepare_resume(folder)[1].step == step
     assert train.main(["--resume", str(folder)]) == 0
     expected, got = jaxdp.load_release(whole_run), jaxdp.load_release(folder)
     jax.tree.map(np.testing.assert_array_equal, expected.params, got.params)
@@ -169,20 +150,11 @@ def test_the_statement_says_where_the_norms_come_from(whole_run):
     assert said in page
 
 
-def resumed(folder, *args):
-    """The run that a resume would go on with, and what was told."""
-    history, said = runs.open_history(folder, 9, print), []
-    config = train.parsing.parse(["--resume", str(folder), *args], runs.saved_config)
-    run = preparation.prepare(config, said.append, history)
-    history.close()
-    return run, history, " ".join(said)
-
-
 def test_other_public_records_are_another_computation(whole_run):
-    run, _, said = resumed(whole_run, "--data.public", "train[1201:]")
+    run, _, said = prepare_resume(whole_run, "--data.public", "train[1201:]")
     assert not run.repeats
     assert ", public data" in said
-    same = resumed(whole_run)[0]
+    same = prepare_resume(whole_run)[0]
     assert same.repeats
     # The loop refreshed: the bounds in the last checkpoint are those of epoch 3.
     np.testing.assert_allclose(bounds_of(same.state).max(), 0.3 * 0.9**3, rtol=1e-5)
@@ -190,7 +162,7 @@ def test_other_public_records_are_another_computation(whole_run):
 
 def test_a_new_segment_measures_again_and_the_same(whole_run):
     changed = ("--clipping.floor", "0.5")
-    first, second = (resumed(whole_run, *changed)[0] for _ in range(2))
+    first, second = (prepare_resume(whole_run, *changed)[0] for _ in range(2))
     np.testing.assert_array_equal(bounds_of(first.state), bounds_of(second.state))
     assert bounds_of(first.state).min() >= 0.5 * bounds_of(first.state).max()
     assert bounds_of(first.state).max() == pytest.approx(0.3 * 0.9**3, rel=1e-5)
@@ -207,8 +179,10 @@ def test_a_new_segment_begins_new_shuffled_epochs(tmp_path):
         steps=5,
     )
     config = replace(ADAPTIVE, clipping=ClippingConfig(), plan=plan, seed=None)
-    folder = crashed(config, tmp_path, 3)
-    run, history, _ = resumed(folder, "--training.learning-rate", "1.5")
+    folder = tmp_path / "run"
+    with crash_at(3):
+        train.main([write_config(config, tmp_path), "--output", str(folder), *EVERY_STEP])
+    run, history, _ = prepare_resume(folder, "--training.learning-rate", "1.5")
     assert (history.step, run.first_step, run.repeats) == (2, 2, False)
     taken = run.plan.batches(run.saved.secrets.sampling, 0)
     batches = list(run.batches(2, 5))
@@ -249,7 +223,7 @@ def test_the_papers_noise_is_told_with_what_it_is_worth(tmp_path, capsys):
         steps=2,
     )
     config = replace(ADAPTIVE, clipping=ClippingConfig(kind="batch", norm=0.095), plan=plan)
-    assert train.main([written(config, tmp_path), "--output", str(tmp_path / "run")]) == 0
+    assert train.main([write_config(config, tmp_path), "--output", str(tmp_path / "run")]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "noise multiplier 0.01875" in said
     assert said.count("no meaningful privacy") == 2

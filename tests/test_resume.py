@@ -18,13 +18,15 @@ import pytest
 
 import jaxdp
 from jaxdp import composition
-from jaxdp.ledger import Budget, Ledger, Segment
+from jaxdp.ledger import Ledger
 from jaxdp.mechanism import Mechanism
 
 pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
 train = pytest.importorskip("jaxdp.train")
-from jaxdp import data, payment, preparation, runs, segments, training  # noqa: E402  (they need the extra)
+from trainer import crash_at, prepare_resume  # noqa: E402  (they need the extra)
+
+from jaxdp import data, runs, segments  # noqa: E402
 from jaxdp.checkpoints import Checkpoints, without_leftovers  # noqa: E402
 
 # Orbax's threads may still call back when a file was missing or the disk full: that is its affair.
@@ -37,30 +39,9 @@ SHORT = [
 ]
 
 
-class Crash(BaseException):
-    """Like a kill, but for open files."""
-
-
-def crash_at(step):
-    """A context in which the run crashes when it writes that step's metrics."""
-    patch = pytest.MonkeyPatch()
-    write = training.write_metrics
-
-    def crash(file, metrics):
-        if metrics.step == step:
-            raise Crash
-        write(file, metrics)
-
-    patch.setattr(training, "write_metrics", crash)
-    patch.setattr(payment, "LARGEST_BLOCK", 1)  # so that the charges don't depend on the time
-    return patch
-
-
 def stopped_run(folder, *args, at=5):
-    patch = crash_at(at)
-    with pytest.raises(Crash):
+    with crash_at(at):
         train.main([*SHORT, "--output", str(folder), *args])
-    patch.undo()
     return folder
 
 
@@ -127,18 +108,9 @@ def test_a_resumed_run_is_the_uninterrupted_one(reference, seeded, capsys):
     assert results["seconds_of_first_step"] > 0  # of this process: it compiled
 
 
-def prepared(folder, *args):
-    """What a resume would go on with: (run, history, what was told)."""
-    history, said = runs.open_history(folder, 3, print), []
-    config = train.parsing.parse(["--resume", str(folder), *args], runs.saved_config)
-    run = preparation.prepare(config, said.append, history)
-    history.close()
-    return run, history, " ".join(said)
-
-
 def test_without_checkpoints_it_begins_again_for_free(secret):
     shutil.rmtree(secret / "private" / "checkpoints")
-    run, history, said = prepared(secret)
+    run, history, said = prepare_resume(secret)
     assert (history.step, run.repeats, said) == (0, True, "")
 
 
@@ -156,14 +128,14 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(secret, capsys, damag
         files[-1].write_bytes(data)
     else:
         files[-1].unlink()
-    run, history, _ = prepared(secret)
+    run, history, _ = prepare_resume(secret)
     assert "checkpoint of step 4 is damaged, so the one before is used" in capsys.readouterr().out
     assert (history.step, run.repeats) == (3, True)
     assert run.state[1][0].privatize_step == 3
 
 
 def test_a_secret_run_goes_on_in_its_segment(secret):
-    run, history, _ = prepared(secret)
+    run, history, _ = prepare_resume(secret)
     assert run.repeats
     for name, old in vars(history.last.secrets).items():
         new = getattr(run.saved.secrets, name)
@@ -277,7 +249,7 @@ def test_only_some_devices_give_the_same_bits_again(monkeypatch, platform, flags
 
 def test_without_the_same_bits_charged_steps_are_not_repeated_for_free(secret, monkeypatch):
     monkeypatch.setattr(segments, "steps_repeat_exactly", lambda: False)
-    run, history, said = prepared(secret)
+    run, history, said = prepare_resume(secret)
     stop = book(secret).stop(1)
     assert history.step == 4 < stop
     assert not run.repeats
@@ -288,12 +260,12 @@ def test_without_the_same_bits_charged_steps_are_not_repeated_for_free(secret, m
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:6]))
     assert book(secret).stop(1) == 4
-    run, _, said = prepared(secret)
+    run, _, said = prepare_resume(secret)
     assert (run.repeats, said) == (True, "")
 
 
 def test_how_often_a_run_is_scored_may_change(secret):
-    run, _, said = prepared(secret, "--evaluations", "3")
+    run, _, said = prepare_resume(secret, "--evaluations", "3")
     assert (run.repeats, said) == (True, "")
 
 
@@ -302,7 +274,7 @@ def test_how_often_a_run_is_scored_may_change(secret):
     [(change_jax, "versions.jax"), (change_clipping, "config.clipping.norm")],
 )
 def test_another_computation_gets_new_secrets(secret, monkeypatch, change, named):
-    run, history, said = prepared(secret, *change(monkeypatch))
+    run, history, said = prepare_resume(secret, *change(monkeypatch))
     assert not run.repeats
     assert named in said
     for name, old in vars(history.last.secrets).items():
@@ -355,7 +327,7 @@ def test_what_was_promised_cannot_be_changed(secret, capsys):
 def test_what_was_protected_stays_so(secret):
     split = ("--data.private", "train[:1200]", "--data.public", "train[1200:]")
     with pytest.raises(ValueError, match=r"data\.private = 'train' in an earlier segment"):
-        prepared(secret, *split)
+        prepare_resume(secret, *split)
 
 
 @pytest.mark.parametrize(
@@ -416,15 +388,13 @@ def test_a_damaged_ledger_is_refused_by_line(secret, capsys):
 
 def test_only_the_newest_segment_s_own_state_is_free(secret):
     """A segment that began at step 4 can't go on from step 3, though it is the same computation."""
-    patch = crash_at(5)
-    with pytest.raises(Crash):
+    with crash_at(5):
         resume(secret, "--training.learning-rate", "1.5")
-    patch.undo()
     assert book(secret).segments[-1].start == 4
-    run, history, _ = prepared(secret)
+    run, history, _ = prepare_resume(secret)
     assert (run.repeats, history.newest.segment, history.step) == (True, 1, 4)
     shutil.rmtree(secret / "private" / "checkpoints" / "4")
-    run, history, said = prepared(secret)
+    run, history, said = prepare_resume(secret)
     assert (run.repeats, history.newest.segment, history.step) == (False, 1, 3)
     assert "a new segment begins" in said
 
@@ -543,57 +513,6 @@ def test_nan_stops_the_run_and_keeps_the_last_good(secret, capsys):
     params = [value for name, value in arrays.items() if name.startswith("params.")]
     assert params
     assert all(np.isfinite(value).all() for value in params)
-
-
-class TestPayment:
-    """Steps are paid for before they are dispatched."""
-
-    @pytest.fixture
-    def ledger(self, tmp_path):
-        ledger = Ledger.create(tmp_path / "ledger.txt", Budget(3.0, 1e-5, "add_remove", "example"))
-        ledger.open_segment(Segment(0, 1.5, 0.1, 100, "", ""))
-        return ledger
-
-    def test_a_step_is_on_disk_before_it_is_dispatched(self, ledger):
-        paid = []
-
-        def step(state, batch, mask):
-            paid.append(Ledger.read(ledger.path).stop(1))
-            raise Crash
-
-        with pytest.raises(Crash):
-            training.train(
-                step, ({}, ({}, {})), [(None, None)],
-                spent=payment.LedgerPayment(ledger, 0, 5),
-                stop=training.StopRequest(), watch=print,
-            )  # fmt: skip
-        assert paid
-        assert paid[0] >= 1
-
-    def test_every_step_is_paid_for_and_none_beyond_the_end(self, ledger):
-        pays = payment.LedgerPayment(ledger, 0, 50)
-        for step in range(50):
-            pays.pay(step)
-            assert step < Ledger.read(ledger.path).stop(1) <= 50
-            assert pays.count == step + 1
-        assert len(ledger.path.read_text().splitlines()) < 40  # in blocks
-        with pytest.raises(ValueError, match="not in the budget"):
-            pays.pay(50)
-
-    def test_slow_steps_are_paid_for_one_by_one(self, ledger, monkeypatch):
-        clock = iter(range(1000))
-        monkeypatch.setattr(payment.time, "monotonic", lambda: next(clock))
-        pays = payment.LedgerPayment(ledger, 0, 50)
-        for step in range(9):
-            pays.pay(step)
-            assert Ledger.read(ledger.path).stop(1) == step + 1
-            assert pays.may_stop(step + 1)
-
-    def test_steps_that_are_run_again_can_be_stopped_at_once(self, ledger):
-        ledger.charge(0, 30)
-        pays = payment.LedgerPayment(ledger, 10, 50)
-        pays.pay(10)
-        assert pays.may_stop(11)
 
 
 def test_metrics_of_steps_to_come_are_dropped(tmp_path):

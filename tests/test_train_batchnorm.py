@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from trainer import write_config
 
 import jaxdp
 from jaxdp import batchnorm, checkpoints, data, evaluate, models, preparation, train
@@ -86,8 +87,7 @@ def test_statistics_do_not_depend_on_private_records(one, dataset):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
-    (folder / "config.py").write_text(f"from jaxdp.config import *\nconfig = {SMALL!r}\n")
-    assert train.main([str(folder / "config.py"), "--output", str(folder / "run")]) == 0
+    assert train.main([write_config(SMALL, folder), "--output", str(folder / "run")]) == 0
     return folder / "run"
 
 

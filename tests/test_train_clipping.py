@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from trainer import write_config
 
 from jaxdp import preparation, train
 from jaxdp.config import ClippingConfig, Config, PlanConfig
@@ -23,9 +24,8 @@ def test_every_clipping_trains_and_is_stated(clipping, words, tmp_path, capsys):
     config = Config(clipping=clipping, plan=PlanConfig(steps=3))
     run = preparation.prepare(config)
     plan = run.plan
-    path = tmp_path / "config.py"
-    path.write_text(f"from jaxdp.config import *\nconfig = {config!r}\n")
-    assert train.main([str(path), "--output", str(tmp_path / "run")]) == 0
+    args = [write_config(config, tmp_path), "--output", str(tmp_path / "run")]
+    assert train.main(args) == 0
     assert words in " ".join(capsys.readouterr().out.split())
     stated = json.loads((tmp_path / "run" / "release" / "privacy.json").read_text())
     assert stated["clipping"] == repr(plan.clipping)
