@@ -94,6 +94,14 @@ def test_the_report_s_scores_end_with_the_result(finished):
     assert found.scores[-1]["accuracy"] == found.results["test_accuracy"]
 
 
+def test_a_clipping_norm_is_told_where_it_means_something():
+    told = lambda **changes: report._clipping(config.ClippingConfig(**changes))
+    assert told() == "individual 0.3"
+    public = "layerwise, norms from public records"
+    assert told(kind="layerwise", bounds="public") == f"{public}, the largest 0.3"
+    assert told(kind="layerwise", bounds="public_norms") == public
+
+
 def few_points(monkeypatch):
     monkeypatch.setattr(pictures, "DELTAS", np.array([1e-6, 1e-4]))
     monkeypatch.setattr(pictures, "EPSILON_POINTS", 2)
