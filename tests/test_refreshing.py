@@ -204,7 +204,7 @@ def test_a_new_segment_begins_new_shuffled_epochs(tmp_path):
 
     # Steps of the second segment that are repeated, with its noise, see the same records again.
     shutil.rmtree(folder / "private" / "checkpoints" / "5")
-    again, history, _ = resumed(folder)
+    again, history, _ = prepare_resume(folder)
     assert (history.step, again.first_step, again.repeats) == (4, 2, True)
     (got, mask), *_ = again.batches(4, 5)
     taken = again.plan.batches(again.saved.secrets.sampling, 4 - again.first_step)
