@@ -50,6 +50,8 @@ def main(args: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     public = "declared public" if facts["test_is_public"] else "PRIVATE: so are these numbers"
+    if data_config.test != facts["data"].rpartition("scored: ")[2]:
+        public = "not the run's test records: if they are private, so are these numbers"
     print(f"{data_config.name}, {data_config.test}: {len(dataset.test)} records, {public}")
     print(f"accuracy {scores.accuracy:.4f}")
     print(f"loss {scores.loss:.4f}")

@@ -72,7 +72,8 @@ def labelled(epsilons: dict[str, float]) -> list[tuple[str, float]]:
 def round_up(value: float, digits: int = 5) -> float:
     """Rounds up, so that what is printed never promises too much."""
     context = decimal.Context(prec=digits, rounding=decimal.ROUND_CEILING)
-    return float(context.create_decimal(value))
+    # Of the digits that Python prints: 1e-5 is a little more than that, and stays as it was typed.
+    return float(context.create_decimal(repr(float(value))))
 
 
 def epsilons(
@@ -160,6 +161,7 @@ def make_statement(
                 "steps": m.steps,
                 "noise_multiplier": m.noise_multiplier,
                 "sampling_probability": m.sampling_probability,
+                "num_examples": m.num_examples,
             }
             for m in spent
         ],
@@ -277,7 +279,7 @@ def _segments(segments: list[dict[str, Any]]) -> list[tuple[str, str]]:
         (
             f"segment {number}",
             f"{part['steps']} steps, noise multiplier {_noise(part['noise_multiplier'])}, sampling "
-            f"probability {part['sampling_probability']:.6g}",
+            f"probability {part['sampling_probability']:.6g} of {part['num_examples']:,} records",
         )
         for number, part in enumerate(segments, 1)
     ]

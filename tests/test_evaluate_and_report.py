@@ -54,7 +54,8 @@ def test_evaluate_scores_the_release(finished, capsys):
 def test_evaluate_needs_the_release_only(finished, tmp_path, capsys):
     shutil.copytree(finished / "release", tmp_path / "release")
     assert evaluate.main([str(tmp_path / "release"), "--test", "test[:100]"]) == 0
-    assert "digits, test[:100]: 100 records" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "digits, test[:100]: 100 records, not the run's test records" in said
 
 
 def test_evaluate_refuses_what_is_no_release(tmp_path, capsys):

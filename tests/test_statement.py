@@ -176,5 +176,6 @@ def test_samplings_with_one_accountant_and_noise_schedules_have_a_page():
 
 
 def test_the_printed_delta_is_not_below_the_one_accounted():
+    assert statement.round_up(1e-5, 3) == 1e-5
     p = plan(delta=1.2341e-5)
     assert "1.24e-05)-differential" in statement.as_markdown(make(p, 20))
