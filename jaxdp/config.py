@@ -8,6 +8,7 @@ from typing import Literal
 from .accounting import Adjacency, Sampling, Unit
 
 TOKEN_WIDTH = 128  # of the transformer, unless another is given
+RESNET_WIDTH = 64  # of the resnet18's first convolution, likewise
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class ModelConfig:
             "a tuple of numbers of channels, all at least 1",
         )
         _require(width is None or width >= 1, "model.width", width, "at least 1")
-        grouped = widths if self.name != "resnet18" else (width or 64,)
+        grouped = widths if self.name != "resnet18" else (width or RESNET_WIDTH,)
         _require(
             size == 0 or (size > 0 and all(width % size == 0 for width in grouped)),
             "model.norm-group-size",

@@ -10,7 +10,7 @@ import optax
 
 from . import batchnorm, networks
 from .accounting import Unit
-from .config import TOKEN_WIDTH, ModelConfig
+from .config import RESNET_WIDTH, TOKEN_WIDTH, ModelConfig
 from .data import Dataset
 from .units import mean_loss
 
@@ -43,7 +43,7 @@ def make_model(config: ModelConfig, dataset: Dataset) -> nn.Module:
         )
     norm = networks.Normalisation(config.norm, config.norm_group_size)
     if config.name == "resnet18":
-        return networks.ResNet18(num_classes, config.width or 64, norm)
+        return networks.ResNet18(num_classes, config.width or RESNET_WIDTH, norm)
     return networks.CNN(num_classes, config.widths, norm, activation)
 
 
