@@ -172,7 +172,9 @@ def import_tfds() -> Any:
         import PIL.Image
         import tensorflow_datasets
     except ModuleNotFoundError as error:
-        raise ValueError(f"TFDS sets need {error.name}, which is not installed: {NEEDED}") from None
+        raise ValueError(
+            f"all data sets but digits and text need {error.name}, which is not installed: {NEEDED}"
+        ) from None
     del importlib_resources, PIL
     return tensorflow_datasets
 

@@ -57,6 +57,11 @@ def test_rounding_is_up(value, rounded):
     assert statement.round_up(value) == rounded
 
 
+@pytest.mark.parametrize("delta", [1e-5 / 3, 1437**-1.1, 0.1 + 2e-17, 1.0000000000000002e-5])
+def test_no_delta_is_rounded_down(delta):
+    assert delta <= statement.round_up(delta, 3) <= 1.01 * delta
+
+
 def test_the_page_for_people_says_the_same():
     s = make(plan(), 20)
     page = statement.as_markdown(s)

@@ -198,11 +198,14 @@ def save_plot(table: NoiseTable, path: Path) -> None:
 
 
 def describe(table: NoiseTable) -> str:
+    from ..statement import round_up
+
     clipped = "every example's gradient"
     if table.unit == "batch":
         clipped = f"the mean gradient of {table.num_units} unit(s) a step"
     return (
-        f"Noise for ε = {table.epsilon:g} at δ = {table.delta:.3g}, by {table.accountant.upper()}: "
+        f"Noise for ε = {table.epsilon:g} at δ = {round_up(table.delta, 3):g}, "
+        f"by {table.accountant.upper()}: "
         f"{table.num_examples:,} records, {table.num_parameters:,} parameters, {clipped} clipped "
         f"to {table.clipping_norm:g}, {table.sampling} sampling, {table.adjacency}."
     )

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from ..planner import NoiseTable
+from ..statement import round_up
 from ..tradeoff import LEVELS, tradeoff
 
 
@@ -39,7 +40,7 @@ def draw(table: NoiseTable, path: Path) -> None:
     norms.xaxis.set_minor_formatter(NullFormatter())
     for axis in (norms.yaxis.set_major_formatter, norms.yaxis.set_minor_formatter):
         axis(lambda norm, _: f"{norm:g}" if f"{norm:e}"[0] in "125" else "")
-    norms.set_title(f"ε = {table.epsilon:g} at δ = {table.delta:.3g}", fontsize="medium")
+    norms.set_title(f"ε = {table.epsilon:g} at δ = {round_up(table.delta, 3):g}", fontsize="medium")
     norms.legend(frameon=False, fontsize="small")
 
     curve.plot(LEVELS, 1 - LEVELS, "--", color="0.5", label="perfect privacy")
