@@ -2,7 +2,7 @@
 
     run NAME ... [--seeds 0 1 2]     trains what is not there yet, into FOLDER/NAME/...
     tune NAME ...                    the same methods over a grid, scored on a slice of train
-    tables NAME ...                  prints the tables of docs/clipping-paper.md from the run folders
+    tables NAME ...                  prints the tables of docs/clipping-paper.md from run folders
 
 The paper is arXiv 2307.11939. Runs are seeded, so they repeat; they are no private releases.
 """
