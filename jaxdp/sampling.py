@@ -105,7 +105,7 @@ def pad_units(
     """
     order = np.argsort(unit_of, kind="stable")
     counts = np.bincount(unit_of, minlength=num_units)
-    padded = rows * max(1, -(-counts.max() // rows))
+    padded = rows * max(1, -(-int(np.max(counts)) // rows))
     mask = np.arange(padded) < counts[:, None]
     units = np.zeros((num_units, padded), np.int32)
     units[mask] = indices[order]

@@ -43,7 +43,7 @@ def tradeoff(
                 1 - delta - math.exp(epsilon) * levels,
                 math.exp(-epsilon) * (1 - delta - levels),
             ]
-            bound = np.maximum.reduce([bound, *lines])
+            bound = np.max(np.stack([bound, *lines]), axis=0)
     return bound
 
 
