@@ -1,173 +1,239 @@
 """Experiments on batch clipping and layerwise clipping: `python -m benchmarks.clipping_paper`.
 
-    run NAME ... [--seeds 0 1 2]     trains what is not there yet, into FOLDER/NAME/...
-    tune NAME ...                    the same methods over a grid, scored on a slice of train
-    tables NAME ...                  prints the tables of docs/clipping-paper.md from run folders
+    run [NAME ...]       trains what is not there yet, into FOLDER/NAME/...
+    tune NAME ...        the same over learning rates, scored on a slice of train
+    tables [NAME ...]    prints the tables of docs/clipping-paper.md from run folders
+    plot                 draws docs/clipping-paper.png from them
 
 The paper is arXiv 2307.11939. Runs are seeded, so they repeat; they are no private releases.
 """
 
 import argparse
-import itertools
 import re
 import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from jaxdp import accounting
 from jaxdp.record import Record, load_record
 
-Args = tuple[str, ...]
-EPSILONS = ("1", "3", "8")
+from .clipping_cases import EXPERIMENTS, Args, Case
+
+RATES = ("0.003", "0.01", "0.03", "0.1", "0.3", "1", "3", "10", "30")
+STYLES = (
+    {"color": "0.0", "marker": "o", "linestyle": "-"},
+    {"color": "0.0", "marker": "s", "linestyle": "--"},
+    {"color": "0.6", "marker": "v", "linestyle": "-"},
+    {"color": "0.6", "marker": "^", "linestyle": "--"},
+    {"color": "0.6", "marker": "D", "linestyle": ":"},
+)
 
 
-@dataclass(frozen=True)
-class Case:
-    """One cell of a table: its row, its column and the options of its runs."""
-
-    row: str
-    column: str
-    args: Args
+def folder_of(root: Path, name: str, words: Sequence[str], seed: int) -> Path:
+    label = re.sub(r"[^\w.]+", "-", " ".join(words)).strip("-").lower()
+    return root / name / f"{label}-seed-{seed}"
 
 
-@dataclass(frozen=True)
-class DataSet:
-    """What is the same for every method on some data, and what was tuned for each."""
-
-    args: Args
-    tuning_args: Args  # splits that leave the test records alone
-    grid: dict[str, Sequence[str]]
-    tuned: dict[str, Args]
+def is_done(folder: Path) -> bool:
+    return (folder / "private" / "results.json").is_file()
 
 
-# Many units: the noise on the update is 2·z·C / their number, and docs/clipping.md says the rest.
-BATCH = ("--model.norm=batch", "--clipping.units=256")
-METHODS: dict[str, Args] = {
-    "IC, GroupNorm": ("--model.norm=group", "--clipping.kind=individual"),
-    "BC, BatchNorm, FGC": (*BATCH, "--clipping.kind=batch"),
-    "BC, BatchNorm, LC": (*BATCH, "--clipping.unit=batch", "--clipping.kind=layerwise"),
-    "BC, BatchNorm, ALC": (
-        *(*BATCH, "--clipping.unit=batch", "--clipping.kind=layerwise", "--clipping.bounds=public"),
-    ),
-    "BC, BatchNorm, MF": (
-        *(*BATCH, "--clipping.unit=batch", "--clipping.kind=multiplied"),
-        "--clipping.bounds=public",
-    ),
-}
-
-DATA_SETS = {
-    "digits": DataSet(
-        args=(
-            *("--data.private=train[:1200]", "--data.public=train[1200:]"),
-            *("--plan.expected-batch-size=600", "--plan.steps=100"),
-        ),
-        tuning_args=(
-            *("--data.private=train[:1000]", "--data.public=train[1200:]"),
-            "--data.test=train[1000:1200]",
-        ),
-        grid={"training.learning-rate": ("0.1", "0.3", "1", "3")},
-        tuned={
-            "IC, GroupNorm": ("--training.learning-rate=3",),
-            "BC, BatchNorm, FGC": ("--training.learning-rate=0.3",),
-            "BC, BatchNorm, LC": ("--training.learning-rate=0.1",),
-            "BC, BatchNorm, ALC": ("--training.learning-rate=0.3",),
-            "BC, BatchNorm, MF": ("--training.learning-rate=1",),
-        },
-    ),
-}
+def train(folder: Path, args: Args, seed: int) -> None:
+    """Trains one model in a process of its own, unless it has results; goes on where it stopped."""
+    if is_done(folder):
+        return
+    started = (folder / "private" / "config.json").is_file()
+    start = (
+        ("--resume", str(folder)) if started else (*args, f"--seed={seed}", f"--output={folder}")
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxdp.train", *start], capture_output=True, text=True
+    )
+    if done.returncode:
+        sys.exit(f"{folder} failed:\n{done.stdout}{done.stderr}")
+    print(f"{folder}: {accuracies([load_record(folder)])}", flush=True)
 
 
-def cases(name: str) -> list[Case]:
-    """The cells of an experiment's table."""
-    data = DATA_SETS[name]
+def trainings(root: Path, name: str) -> list[tuple[Path, Args, int]]:
+    """Every run of an experiment: its folder, options and seed."""
+    experiment = EXPERIMENTS[name]
     return [
-        Case(method, f"ε = {epsilon}", (*data.args, *args, *data.tuned[method], budget))
-        for method, args in METHODS.items()
-        for epsilon in EPSILONS
-        for budget in [f"--plan.epsilon={epsilon}"]
+        (
+            folder_of(root, name, (case.row, case.column), seed),
+            (*case.args, f"--training.learning-rate={case.rate}"),
+            seed,
+        )
+        for seed in experiment.seeds
+        for case in experiment.cases
     ]
 
 
-def tuning_cases(name: str) -> list[Case]:
-    """Every method at every point of its grid, at ε = 3."""
-    data = DATA_SETS[name]
-    found = []
-    for method, args in METHODS.items():
-        for point in itertools.product(*data.grid.values()):
-            options = tuple(f"--{key}={value}" for key, value in zip(data.grid, point, strict=True))
-            given = (*data.args, *data.tuning_args, *args, *options, "--plan.epsilon=3")
-            found.append(Case(method, " ".join(options), given))
-    return found
+def tuning_folder(root: Path, name: str, case: Case, rate: str) -> Path:
+    return folder_of(root, f"tune-{name}", (case.row, case.column, "rate", rate), 0)
 
 
-def folder_of(root: Path, name: str, case: Case, seed: int) -> Path:
-    words = re.sub(r"[^\w.]+", "-", f"{case.row} {case.column}").strip("-").lower()
-    return root / name / f"{words}-seed-{seed}"
-
-
-def train(root: Path, name: str, found: Sequence[Case], seeds: Sequence[int]) -> None:
-    """Trains what has no results yet, each in a process of its own."""
-    for seed, case in itertools.product(seeds, found):
-        folder = folder_of(root, name, case, seed)
-        if (folder / "private" / "results.json").is_file():
-            continue
-        start = ["--resume", str(folder)] if folder.exists() else [*case.args, f"--seed={seed}"]
-        start += [] if folder.exists() else [f"--output={folder}"]
-        done = subprocess.run(
-            [sys.executable, "-m", "jaxdp.train", *start], capture_output=True, text=True
+def tunings(root: Path, name: str, rates: Sequence[str]) -> list[tuple[Path, Args, int]]:
+    """Every run of its tuning, with one seed."""
+    experiment = EXPERIMENTS[name]
+    return [
+        (
+            tuning_folder(root, name, case, rate),
+            (*case.args, *experiment.tuning, f"--training.learning-rate={rate}"),
+            0,
         )
-        if done.returncode:
-            sys.exit(f"{folder} failed:\n{done.stdout}{done.stderr}")
-        print(f"{folder}: {show([load_record(folder)])}", flush=True)
+        for case in experiment.tuned()
+        for rate in rates
+    ]
 
 
-def show(records: Sequence[Record]) -> str:
+def accuracies(records: Sequence[Record]) -> str:
     """Median of the last test accuracies and, in brackets, of the best: that is a selection."""
-    last = [record.results["test_accuracy"] for record in records]
-    best = [max(score["accuracy"] for score in record.scores) for record in records]
-    return f"{statistics.median(last):.3f} ({statistics.median(best):.3f})"
+    return (
+        f"{statistics.median(map(last, records)):.3f} ({statistics.median(map(best, records)):.3f})"
+    )
 
 
-def records_of(root: Path, name: str, case: Case, seeds: Sequence[int]) -> list[Record]:
-    folders = [folder_of(root, name, case, seed) for seed in seeds]
-    done = [f for f in folders if (f / "private" / "results.json").is_file()]
-    return [load_record(folder) for folder in done]
+def last(record: Record) -> float:
+    return record.results["test_accuracy"]
 
 
-def table(root: Path, name: str, found: Sequence[Case], seeds: Sequence[int]) -> None:
-    """Prints rows and columns as Markdown."""
-    columns = list(dict.fromkeys(case.column for case in found))
-    print(f"| {name} | " + " | ".join(columns) + " |\n" + "|---" * (len(columns) + 1) + "|")
-    for row in dict.fromkeys(case.row for case in found):
-        cells = []
-        for column in columns:
-            here = [case for case in found if (case.row, case.column) == (row, column)]
-            records = records_of(root, name, here[0], seeds) if here else []
-            cells.append(show(records) if records else "-")
-        print(f"| {row} | " + " | ".join(cells) + " |")
+def best(record: Record) -> float:
+    return max(score["accuracy"] for score in record.scores)
+
+
+def records_of(root: Path, name: str, case: Case) -> list[Record]:
+    """Of the seeds that have been trained."""
+    seeds = EXPERIMENTS[name].seeds
+    folders = [folder_of(root, name, (case.row, case.column), seed) for seed in seeds]
+    return [load_record(folder) for folder in folders if is_done(folder)]
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """As Markdown; the first row holds the titles."""
+    for i, row in enumerate(rows):
+        print("| " + " | ".join(row) + " |")
+        if i == 0:
+            print("|" + "---|" * len(row))
     print()
 
 
+def case_table(root: Path, name: str) -> None:
+    """Accuracies, by the rows and columns of the cases."""
+    cases = EXPERIMENTS[name].cases
+    columns = list(dict.fromkeys(case.column for case in cases))
+    table = [[name, *columns]]
+    for row in dict.fromkeys(case.row for case in cases):
+        table.append([row])
+        for case in [case for case in cases if case.row == row]:
+            records = records_of(root, name, case)
+            table[-1].append(accuracies(records) if records else "-")
+    print_table(table)
+
+
+def privacy_table(root: Path, name: str) -> None:
+    """Accuracies and what the noise guarantees, a row for every case."""
+    table = [[name, "last accuracy (best)", "z", "μ", "ε", "privacy"]]
+    for case in EXPERIMENTS[name].cases:
+        for record in records_of(root, name, case)[:1]:
+            run, delta = record.spent[0], record.budget.delta
+            epsilon = accounting.epsilon(run, delta)
+            table.append(
+                [
+                    *(case.row, accuracies([record]), f"{run.noise_multiplier:.3g}"),
+                    *(f"{accounting.gaussian_mu(run):,.0f}", f"{epsilon:,.0f}"),
+                    "none" if epsilon > accounting.NO_PRIVACY else "little",
+                ]
+            )
+    print_table(table)
+
+
+def tuning_table(root: Path, name: str) -> None:
+    """Accuracies on the slice of train, by learning rate."""
+    table = [[f"tuning of {name}", *RATES]]
+    for case in EXPERIMENTS[name].tuned():
+        table.append([f"{case.row}, {case.column}"])
+        for rate in RATES:
+            folder = tuning_folder(root, name, case, rate)
+            table[-1].append(f"{last(load_record(folder)):.3f}" if is_done(folder) else "")
+    print_table(table)
+
+
+def plot(root: Path, path: Path) -> None:
+    """Draws test accuracy against ε: median, and a bar from the least to the largest seed."""
+    names = ("digits", "mnist")
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(names)), names, strict=True):
+        cases = EXPERIMENTS[name].cases
+        rows = list(dict.fromkeys(case.row for case in cases))
+        for i, (row, style) in enumerate(zip(rows, STYLES, strict=True)):
+            # Side by side, so that no bar hides another.
+            shift = 1.06 ** (i - len(rows) // 2)
+            points = [
+                (float(case.column.removeprefix("ε = ")) * shift, scores)
+                for case in cases
+                if case.row == row
+                for scores in [[last(record) for record in records_of(root, name, case)]]
+                if scores
+            ]
+            middle = [statistics.median(scores) for _, scores in points]
+            axes.errorbar(
+                [x for x, _ in points],
+                middle,
+                yerr=[
+                    [m - min(scores) for m, (_, scores) in zip(middle, points, strict=True)],
+                    [max(scores) - m for m, (_, scores) in zip(middle, points, strict=True)],
+                ],
+                label=row,
+                capsize=2,
+                **style,
+            )
+        axes.set(xscale="log", xlabel="ε", ylabel="test accuracy", title=name)
+        axes.set_xticks([1, 3, 8], ["1", "3", "8"])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.legend(frameon=False, fontsize="small", loc="lower right")
+    figure.savefig(path, dpi=150)
+    print(f"wrote {path}")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("action", choices=["run", "tune", "tables"])
-    parser.add_argument("names", nargs="+", choices=list(DATA_SETS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("action", choices=["run", "tune", "tables", "plot"])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(EXPERIMENTS))
     parser.add_argument("--folder", type=Path, default=Path("runs/clipping-paper"))
+    parser.add_argument("--rates", nargs="+", default=RATES, choices=RATES, help="for tune")
+    parser.add_argument("--jobs", type=int, default=1, help="how many to train at a time")
     args = parser.parse_args()
-    for name in args.names:
+    unknown = [name for name in args.names if name not in EXPERIMENTS]
+    if unknown:
+        parser.error(f"no experiment {', '.join(unknown)}: there are {', '.join(EXPERIMENTS)}")
+    names = args.names or list(EXPERIMENTS)
+    if args.action == "plot":
+        plot(args.folder, Path(__file__).parent.parent / "docs" / "clipping-paper.png")
+        return
+    for name in names:
+        experiment = EXPERIMENTS[name]
+        if args.action == "tables":
+            (privacy_table if experiment.columns == "privacy" else case_table)(args.folder, name)
+            continue
+        if args.action == "tune" and not experiment.tuning:
+            continue
+        todo = (
+            tunings(args.folder, name, args.rates)
+            if args.action == "tune"
+            else trainings(args.folder, name)
+        )
+        with ThreadPoolExecutor(args.jobs) as pool:
+            list(pool.map(lambda run: train(*run), todo))
         if args.action == "tune":
-            found, where, seeds = tuning_cases(name), f"tune-{name}", args.seeds[:1]
-            train(args.folder, where, found, seeds)
-            ranked = [(show(records_of(args.folder, where, c, seeds)), c) for c in found]
-            for accuracy, case in sorted(ranked, key=lambda pair: (pair[1].row, pair[0])):
-                print(f"{accuracy}  {case.row}  {case.column}")
-        elif args.action == "run":
-            train(args.folder, name, cases(name), args.seeds)
-        else:
-            table(args.folder, name, cases(name), args.seeds)
+            tuning_table(args.folder, name)
 
 
 if __name__ == "__main__":

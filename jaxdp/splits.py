@@ -78,5 +78,6 @@ def _row(text: str, spec: str, name: str, size: int) -> int:
     if not -size <= row <= size:
         raise ValueError(
             f"the split {spec!r} can't be cut: {name!r} has {size} records: there is no row {text}"
+            f". Stay within {size} or 100%"
         )
     return row + size if row < 0 else row

@@ -55,6 +55,8 @@ def main(args: Sequence[str]) -> int:
             if early.requested:
                 raise KeyboardInterrupt
             console.print(messages.describe_plan(run))
+            if run.config.seed is not None:
+                console.print("A seed was given: noise and sampling are reproducible: NOT PRIVATE.")
             if config.dry_run:
                 console.print(messages.describe_cost(run))
                 return 0
@@ -92,8 +94,6 @@ def train_and_release(
 ) -> int:
     """Trains, writes the release, and only then looks at how good it is."""
     folder, private = history.folder, history.folder / "private"
-    if run.config.seed is not None:
-        console.print("A seed was given: noise and sampling are reproducible: NOT PRIVATE.")
     console.print(
         "Loss and clipping below are private numbers, without noise: keep them to yourself."
     )
