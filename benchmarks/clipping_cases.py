@@ -107,6 +107,8 @@ def paper_case(row: str, unit: Unit, bounds: int, *args: str, rate: str = "0.025
     return Case(row, "", rate, (*PAPER, *args, f"--plan.noise-multiplier={z!r}"))
 
 
+SMALL = "units of 2 or 3 records"
+
 EXPERIMENTS = {
     "paper": Experiment(
         [
@@ -149,7 +151,7 @@ EXPERIMENTS = {
         equal_epsilon(
             (
                 *("--data.name=cifar10", *SMALL_CIFAR, "--model.name=resnet18"),
-                *("--plan.expected-batch-size=512", "--plan.steps=60", "--plan.delta=1e-5"),
+                *("--plan.expected-batch-size=512", "--plan.steps=50", "--plan.delta=1e-5"),
                 "--clipping.units=128",
             ),
             {IC: "1", FGC: "1", ALC: "1"},
@@ -170,16 +172,13 @@ EXPERIMENTS = {
                     *(f"--plan.expected-batch-size={size}", f"--plan.steps={steps}"),
                 ),
             )
-            for size, steps, small, rates in (
-                (75, 800, 32, "0.03 0.1 0.3"),
-                (200, 300, 85, "0.03 0.1 0.3"),
-                (600, 100, 256, "0.03 0.1 0.3"),
+            for size, steps, rows in (
+                (75, 800, {"one unit": (1, "0.01"), "16 units": (16, "0.01"), SMALL: (32, "0.03")}),
+                (200, 300, {"one unit": (1, "0.03"), "16 units": (16, "0.03"), SMALL: (85, "0.1")}),
+                # One unit of 600 would need as many public records.
+                (600, 100, {"16 units": (16, "0.03"), SMALL: (256, "0.3")}),
             )
-            for (row, units), rate in zip(
-                (("one unit", 1), ("16 units", 16), ("units of 2 or 3 records", small)),
-                rates.split(),
-                strict=True,
-            )
+            for row, (units, rate) in rows.items()
         ],
         tuning=DIGITS_TUNING,
     ),

@@ -126,12 +126,14 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
 def case_table(root: Path, name: str) -> None:
     """Accuracies, by the rows and columns of the cases."""
     cases = EXPERIMENTS[name].cases
+    by_place = {(case.row, case.column): case for case in cases}
     columns = list(dict.fromkeys(case.column for case in cases))
     table = [[name, *columns]]
     for row in dict.fromkeys(case.row for case in cases):
         table.append([row])
-        for case in [case for case in cases if case.row == row]:
-            records = records_of(root, name, case)
+        for column in columns:
+            case = by_place.get((row, column))
+            records = records_of(root, name, case) if case else []
             table[-1].append(accuracies(records) if records else "-")
     print_table(table)
 
