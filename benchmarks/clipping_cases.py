@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from jaxdp.accounting import Unit, batches_per_epoch, paper_noise_multiplier
+
+from .paper_privacy import BATCH_SIZE, SETTINGS
 
 Args = tuple[str, ...]
 
@@ -23,7 +24,7 @@ class Case:
 @dataclass(frozen=True)
 class Experiment:
     cases: list[Case]
-    columns: Literal["cases", "privacy"] = "cases"  # privacy: of one column, with z, μ and ε
+    shows_privacy: bool = False  # instead of columns: z, μ and ε
     tuning: Args = ()  # other splits, without the test records; none: nothing is tuned
     tuned_at: str | None = None  # the column that is tuned, for all; None: each one
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -86,55 +87,41 @@ MNIST = (
 
 # The paper's run, smaller: its σ and C, its learning rate and what they are multiplied by.
 PAPER_CONFIG = str(Path(__file__).parent.parent / "configs" / "cifar10_resnet18_bc_alc.py")
-PAPER_SIGMA, PAPER_EXAMPLES, PAPER_EPOCHS, PAPER_BATCH = 0.01875, 10_000, 10, 64
+PAPER_EPOCHS, PAPER_EPOCH_STEPS = 10, batches_per_epoch(10_000, BATCH_SIZE)
 SMALL_CIFAR = (
     *("--data.private=train[5000:15000]", "--data.public=train[:5000]"),
     *("--model.width=16", "--model.norm-group-size=8"),
 )
-
-
 PAPER = (
     *(PAPER_CONFIG, *SMALL_CIFAR, f"--evaluations={PAPER_EPOCHS}"),
-    f"--plan.steps={PAPER_EPOCHS * batches_per_epoch(PAPER_EXAMPLES, PAPER_BATCH)}",
-    "--training.schedule-options.transition-steps="
-    f"{batches_per_epoch(PAPER_EXAMPLES, PAPER_BATCH)}",
+    f"--plan.steps={PAPER_EPOCHS * PAPER_EPOCH_STEPS}",
+    f"--training.schedule-options.transition-steps={PAPER_EPOCH_STEPS}",
 )
+INDIVIDUAL = ("--clipping.unit=example", "--model.norm=group")
+ONE_BOUND = ("--clipping.kind=individual", "--clipping.bounds=given")
 
 
 def paper_case(row: str, unit: Unit, bounds: int, *args: str, rate: str = "0.025") -> Case:
     """A run with the paper's σ; bounds: how many tensors are clipped apart."""
-    z = paper_noise_multiplier(PAPER_SIGMA, unit, bounds, "replace_one", "shuffled")
+    z = paper_noise_multiplier(SETTINGS[0].sigma, unit, bounds, "replace_one", "shuffled")
     return Case(row, "", rate, (*PAPER, *args, f"--plan.noise-multiplier={z!r}"))
 
 
-SMALL = "units of 2 or 3 records"
+SMALL = "units of 2.3 records on average"
 
 EXPERIMENTS = {
     "paper": Experiment(
         [
-            paper_case("BC, BatchNorm, ALC", "batch", 62),
+            paper_case(ALC, "batch", 62),
+            paper_case(f"{ALC}, η = 0.25", "batch", 62, rate="0.25"),
+            paper_case(FGC, "batch", 1, "--clipping.kind=batch", "--clipping.bounds=given"),
+            paper_case("IC, GroupNorm, ALC", "example", 62, *INDIVIDUAL),
+            paper_case("IC, GroupNorm, FGC", "example", 1, *INDIVIDUAL, *ONE_BOUND),
             paper_case(
-                *("BC, BatchNorm, FGC", "batch", 1),
-                *("--clipping.kind=batch", "--clipping.bounds=given"),
-            ),
-            paper_case(
-                *("IC, GroupNorm, ALC", "example", 62),
-                *("--clipping.unit=example", "--model.norm=group"),
-            ),
-            *(
-                paper_case(
-                    *(row, "example", 1),
-                    *("--clipping.kind=individual", "--clipping.bounds=given"),
-                    *("--clipping.unit=example", "--model.norm=group"),
-                    rate=rate,
-                )
-                for row, rate in (
-                    ("IC, GroupNorm, FGC", "0.025"),
-                    ("IC, GroupNorm, FGC, η = 1", "1"),
-                )
+                "IC, GroupNorm, FGC, η = 1", "example", 1, *INDIVIDUAL, *ONE_BOUND, rate="1"
             ),
         ],
-        columns="privacy",
+        shows_privacy=True,
         seeds=(0,),
     ),
     "digits": Experiment(
@@ -192,12 +179,15 @@ EXPERIMENTS = {
         tuning=DIGITS_TUNING,
     ),
     "groups": Experiment(
-        varied(
-            (*DIGITS, *METHODS[ALC]),
-            {"ALC": (), "ALC, noise by dimension": ("--clipping.allocation=dimension",)},
-            {f"K = {k}": (f"--clipping.groups={k}",) for k in (1, 2, 3, 4, 6)},
-            "0.3 " * 10,
-        ),
+        [
+            Case(row, f"K = {k}", "0.3", (*DIGITS, *METHODS[ALC], *args, f"--clipping.groups={k}"))
+            for row, args, groups in (
+                ("ALC", (), (1, 2, 3, 4, 6)),
+                # With one group there is nothing to share.
+                ("ALC, noise by dimension", ("--clipping.allocation=dimension",), (2, 3, 4, 6)),
+            )
+            for k in groups
+        ],
     ),
     "time": Experiment(
         varied(

@@ -3,26 +3,31 @@
     run [NAME ...]       trains what is not there yet, into FOLDER/NAME/...
     tune NAME ...        the same over learning rates, scored on a slice of train
     tables [NAME ...]    prints the tables of docs/clipping-paper.md from run folders
-    plot                 draws docs/clipping-paper.png from them
+    plot                 draws docs/clipping-paper.png from them; it needs digits and mnist
 
 The paper is arXiv 2307.11939. Runs are seeded, so they repeat; they are no private releases.
 """
 
 import argparse
+import math
 import re
 import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from jaxdp import accounting
+from jaxdp.config import Config
+from jaxdp.parsing import parse
 from jaxdp.record import Record, load_record
 
+from . import paper_privacy
 from .clipping_cases import EXPERIMENTS, Args, Case
 
 RATES = ("0.003", "0.01", "0.03", "0.1", "0.3", "1", "3", "10", "30")
@@ -45,19 +50,23 @@ def is_done(folder: Path) -> bool:
 
 
 def train(folder: Path, args: Args, seed: int) -> None:
-    """Trains one model in a process of its own, unless it has results; goes on where it stopped."""
-    if is_done(folder):
+    """Trains one model in a process of its own, unless that has been done with these options."""
+    args = (*args, f"--seed={seed}", f"--output={folder}")
+    if folder.exists():
+        if not is_done(folder) or differ(load_record(folder).config, parse(args)):
+            sys.exit(f"{folder} holds a run that did not end, or has other settings: delete it")
         return
-    started = (folder / "private" / "config.json").is_file()
-    start = (
-        ("--resume", str(folder)) if started else (*args, f"--seed={seed}", f"--output={folder}")
-    )
     done = subprocess.run(
-        [sys.executable, "-m", "jaxdp.train", *start], capture_output=True, text=True
+        [sys.executable, "-m", "jaxdp.train", *args], capture_output=True, text=True
     )
     if done.returncode:
         sys.exit(f"{folder} failed:\n{done.stdout}{done.stderr}")
     print(f"{folder}: {accuracies([load_record(folder)])}", flush=True)
+
+
+def differ(one: Config, other: Config) -> bool:
+    """In anything but where they write."""
+    return replace(one, output=None) != replace(other, output=None)
 
 
 def trainings(root: Path, name: str) -> list[tuple[Path, Args, int]]:
@@ -108,10 +117,10 @@ def best(record: Record) -> float:
 
 
 def records_of(root: Path, name: str, case: Case) -> list[Record]:
-    """Of the seeds that have been trained."""
+    """Of all seeds; none while one is missing."""
     seeds = EXPERIMENTS[name].seeds
     folders = [folder_of(root, name, (case.row, case.column), seed) for seed in seeds]
-    return [load_record(folder) for folder in folders if is_done(folder)]
+    return [load_record(folder) for folder in folders] if all(map(is_done, folders)) else []
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
@@ -142,14 +151,18 @@ def privacy_table(root: Path, name: str) -> None:
     """Accuracies and what the noise guarantees, a row for every case."""
     table = [[name, "last accuracy (best)", "z", "μ", "ε", "privacy"]]
     for case in EXPERIMENTS[name].cases:
-        for record in records_of(root, name, case)[:1]:
-            run, delta = record.spent[0], record.budget.delta
-            epsilon = accounting.epsilon(run, delta)
+        if records := records_of(root, name, case):
+            (run,) = records[0].spent
+            epsilon = accounting.epsilon(run, records[0].budget.delta)
+            mu = accounting.gaussian_mu(run)
             table.append(
                 [
-                    *(case.row, accuracies([record]), f"{run.noise_multiplier:.3g}"),
-                    *(f"{accounting.gaussian_mu(run):,.0f}", f"{epsilon:,.0f}"),
-                    "none" if epsilon > accounting.NO_PRIVACY else "little",
+                    *(case.row, accuracies(records), f"{run.noise_multiplier:.5f}"),
+                    *(
+                        f"{math.ceil(mu):,}",
+                        f"{math.ceil(epsilon):,}",
+                        paper_privacy.words(epsilon),
+                    ),
                 ]
             )
     print_table(table)
@@ -219,23 +232,23 @@ def main() -> None:
     names = args.names or list(EXPERIMENTS)
     if args.action == "plot":
         plot(args.folder, Path(__file__).parent.parent / "docs" / "clipping-paper.png")
-        return
-    for name in names:
-        experiment = EXPERIMENTS[name]
-        if args.action == "tables":
-            (privacy_table if experiment.columns == "privacy" else case_table)(args.folder, name)
-            continue
-        if args.action == "tune" and not experiment.tuning:
-            continue
-        todo = (
-            tunings(args.folder, name, args.rates)
-            if args.action == "tune"
-            else trainings(args.folder, name)
-        )
-        with ThreadPoolExecutor(args.jobs) as pool:
-            list(pool.map(lambda run: train(*run), todo))
-        if args.action == "tune":
-            tuning_table(args.folder, name)
+    elif args.action == "tables":
+        for name in names:
+            show = privacy_table if EXPERIMENTS[name].shows_privacy else case_table
+            show(args.folder, name)
+    else:
+        tuning = args.action == "tune"
+        untuned = [name for name in names if not EXPERIMENTS[name].tuning]
+        if tuning and (not args.names or untuned):
+            parser.error(f"name what to tune; nothing is in {', '.join(untuned)}")
+        for name in names:
+            todo = (
+                tunings(args.folder, name, args.rates) if tuning else trainings(args.folder, name)
+            )
+            with ThreadPoolExecutor(args.jobs) as pool:
+                list(pool.map(lambda run: train(*run), todo))
+            if tuning:
+                tuning_table(args.folder, name)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,11 @@ def guarantee(sigma: float, bounds: int) -> Guarantee:
     )
 
 
+def words(epsilon: float) -> str:
+    """What a reader has to know of an ε that no run should have."""
+    return "none" if epsilon > accounting.NO_PRIVACY else "little"
+
+
 def main() -> None:
     number = lambda x: f"{x:,.0f}" if x > 1000 else f"{x:.4g}"
     print(f"CIFAR-10, N = {NUM_EXAMPLES:,}, {EPOCHS} shuffled epochs, replace-one, δ = {DELTA:g}")
@@ -61,11 +66,11 @@ def main() -> None:
     for setting in SETTINGS:
         for bounds in (1, setting.tensors):
             found = guarantee(setting.sigma, bounds)
-            privacy = "none" if found.epsilon > accounting.NO_PRIVACY else "little"
             print(
                 f"{setting.model:9}  {setting.sigma:<7g}  {bounds:<6}  "
                 f"{found.noise_multiplier:<8.4g}  {number(found.mu):5}  "
-                f"{number(found.epsilon):9}  {number(found.release_epsilon):11}  {privacy}"
+                f"{number(found.epsilon):9}  {number(found.release_epsilon):11}  "
+                f"{words(found.epsilon)}"
             )
     print(f"No privacy: an ε above {accounting.NO_PRIVACY:g} lets an attacker be all but certain.")
 

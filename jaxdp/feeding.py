@@ -80,14 +80,22 @@ def _preparation(augment: Augment | None, key: jax.Array | None) -> Prepare | No
         return None
     if key is None:
         raise ValueError("an augmentation was given without a key: pass one, from its own stream")
-    change = jax.vmap(augment)
+    return functools.partial(_augmented, augment, key)
 
-    @jax.jit
-    def prepare(key: jax.Array, inputs: jax.Array, ids: jax.Array, step: jax.Array) -> jax.Array:
-        flat = inputs.reshape(-1, *inputs.shape[ids.ndim :])  # batch units have two leading axes
-        return change(record_keys(key, step, ids.reshape(-1)), flat).reshape(inputs.shape)
 
-    return functools.partial(prepare, key)
+# Both are compiled once, however many feeds there are.
+@functools.partial(jax.jit, static_argnums=0)
+def _augmented(
+    augment: Augment, key: jax.Array, inputs: jax.Array, ids: jax.Array, step: jax.Array
+) -> jax.Array:
+    flat = inputs.reshape(-1, *inputs.shape[ids.ndim :])  # batch units have two leading axes
+    keys = record_keys(key, step, ids.reshape(-1))
+    return jax.vmap(augment)(keys, flat).reshape(inputs.shape)
+
+
+@jax.jit
+def _rows(arrays: tuple[jax.Array, ...], indices: jax.Array) -> tuple[jax.Array, ...]:
+    return tuple(array[indices] for array in arrays)
 
 
 def _from_device(
@@ -97,9 +105,8 @@ def _from_device(
     start: int,
 ) -> Iterator[tuple[Batch, np.ndarray]]:
     on_device = jax.device_put((records.inputs, records.labels, records.numbers()))
-    take = jax.jit(lambda arrays, indices: jax.tree.map(lambda array: array[indices], arrays))
     for step, (indices, mask) in enumerate(samples, start):
-        inputs, labels, ids = take(on_device, indices)
+        inputs, labels, ids = _rows(on_device, indices)
         yield (prepare(inputs, ids, step) if prepare else inputs, labels), mask
 
 

@@ -118,9 +118,9 @@ def group_alike(bounds: Mapping[Any, float], num_groups: int) -> dict[tuple[str,
     frozen = {_as_tuple(patterns): 0.0 for patterns, bound in bounds.items() if bound == 0}
     layers = sorted((p for p in bounds if bounds[p] != 0), key=lambda p: bounds[p])
     n = len(layers)
-    if isinstance(num_groups, bool) or num_groups % 1 or not 1 <= num_groups <= n:
+    if type(num_groups) is not int or not 1 <= num_groups <= n:
         raise ValueError(
-            f"num_groups is {num_groups}: give a whole number from 1 to {n}, the layers with "
+            f"num_groups is {num_groups!r}: give a whole number from 1 to {n}, the layers with "
             "bounds above 0"
         )
     logs = np.log([bounds[layer] for layer in layers])

@@ -174,12 +174,12 @@ class Mechanism:
         return tuple((float(z), int(n)) for z, n in zip(values, counts, strict=True))
 
 
-def batches_per_epoch(num_examples: int, batch_size: int) -> int:
+def batches_per_epoch(num_examples: int, batch_size: float) -> int:
     """How many batches a shuffled epoch has; the last one may be short.
 
     Accounting counts the epochs begun with it, so the sampler of shuffled epochs must use it too.
     """
-    return -(-num_examples // batch_size)
+    return math.ceil(num_examples / batch_size)
 
 
 def sensitivity(unit: Unit, adjacency: Adjacency) -> float:

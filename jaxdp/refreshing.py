@@ -4,7 +4,6 @@ What the norms are is a function of public records, the weights at that moment (
 paid for) and the number of the epoch: so it costs no privacy, and a resumed run finds the same.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,6 +18,7 @@ from .clipping import Clipping, clip_layerwise
 from .config import ClippingConfig, Config
 from .data import Records
 from .groups import group_alike, path_name
+from .mechanism import batches_per_epoch
 from .public_bounds import pretrained_copy, public_norms, scale_norms
 from .training import State
 
@@ -31,7 +31,7 @@ PRETRAINING_BATCH = 64
 
 def steps_per_epoch(config: Config, num_examples: int) -> int:
     """How many steps take about as many records as there are."""
-    return math.ceil(num_examples / config.plan.expected_batch_size)
+    return batches_per_epoch(num_examples, config.plan.expected_batch_size)
 
 
 def make_measure(
@@ -56,7 +56,7 @@ def make_measure(
         measure = public_norms(loss, clipping)
     else:
         size = max(1, round(config.plan.expected_batch_size / config.clipping.units))
-        measure = public_norms(loss, clipping, microbatch_size=1)
+        measure = public_norms(loss, clipping)
         if size > len(public):
             raise ValueError(
                 f"clipping.bounds is {config.clipping.bounds}, and data.public has {len(public)} "
@@ -113,6 +113,7 @@ def first_bounds(
     paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     of_leaf = clipping.groups(params).of_leaf
     bounds = {
+        # Rounded for those who read it in a plan.
         tuple(path for path, own in zip(paths, of_leaf, strict=True) if own == group): float(
             f"{value:.6g}"
         )
@@ -174,9 +175,15 @@ def describe(config: Config, num_examples: int, num_public: int) -> str:
         decays = f", and times {settings.decay:g} {epoch}" if settings.decay < 1 else ""
         return f"given beforehand{decays}"
     rule = "C·e/max e" if settings.bounds == "public" else "e"
+    rule += f", at least {settings.floor:g} of the largest,"
     decays = f", with C times {settings.decay:g} each time" if settings.decay < 1 else ""
     again = f"; again {epoch}, at the weights then" if settings.refresh else ""
-    shared = "" if settings.groups is None else ", the largest in each group of layers"
+    shared = (
+        ""
+        if settings.groups is None
+        else f", the largest in each of {settings.groups} groups of layers whose first norms are "
+        "alike"
+    )
     return (
         f"{rule} from {num_public:,} public records{shared}: e is a layer's average gradient norm "
         "on them, at first for a copy of the first model that was trained on them for "

@@ -80,6 +80,7 @@ def test_k_groups_give_the_root_of_k_where_layers_give_the_root_of_l():
         ({"a": 1.0}, 2, "from 1 to 1"),
         ({"a": 1.0, "b": 0.0}, 2, "from 1 to 1"),
         ({"a": 1.0, "b": 2.0}, 0, "num_groups is 0"),
+        ({"a": 1.0, "b": 2.0}, 2.0, "num_groups is 2.0: give a whole number"),
         ({"a": np.inf, "b": 2.0}, 1, "only finite"),
         ({"a": -1.0, "b": 2.0}, 1, "clipping norm is -1"),
     ],

@@ -142,7 +142,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(whole_run, tmp_path, step):
 def test_the_statement_says_where_the_norms_come_from(whole_run):
     facts = json.loads((whole_run / "release" / "privacy.json").read_text())
     said = facts["clipping_norms"]
-    assert "C·e/max e from 237 public records" in said
+    assert "C·e/max e, at least 0.01 of the largest, from 237 public records" in said
     assert "again after every epoch of 3 steps" in said
     assert "C times 0.9 each time" in said
     assert facts["epsilon"]["pld"] <= 3
