@@ -138,8 +138,8 @@ EXPERIMENTS = {
         equal_epsilon(
             (
                 *("--data.name=cifar10", *SMALL_CIFAR, "--model.name=resnet18"),
-                *("--plan.expected-batch-size=512", "--plan.steps=50", "--plan.delta=1e-5"),
-                "--clipping.units=128",
+                *("--plan.expected-batch-size=256", "--plan.steps=40", "--plan.delta=1e-5"),
+                "--clipping.units=64",
             ),
             {IC: "1", FGC: "1", ALC: "1"},
             3,
@@ -161,9 +161,13 @@ EXPERIMENTS = {
             )
             for size, steps, rows in (
                 (75, 800, {"one unit": (1, "0.01"), "16 units": (16, "0.01"), SMALL: (32, "0.03")}),
-                (200, 300, {"one unit": (1, "0.03"), "16 units": (16, "0.03"), SMALL: (85, "0.1")}),
+                (
+                    200,
+                    300,
+                    {"one unit": (1, "0.003"), "16 units": (16, "0.03"), SMALL: (85, "0.1")},
+                ),
                 # One unit of 600 would need as many public records.
-                (600, 100, {"16 units": (16, "0.03"), SMALL: (256, "0.3")}),
+                (600, 100, {"16 units": (16, "0.1"), SMALL: (256, "0.3")}),
             )
             for row, (units, rate) in rows.items()
         ],

@@ -8,7 +8,7 @@ Result:  see docs/clipping-paper.md for the smaller one
 
 Its σ = 0.01875 is NO PRIVACY: with a bound for each of 62 tensors, ε is above 4 million at
 δ = 1e-5. The settings are those of arXiv 2307.11939 as its code has them: σ, C, batch size,
-learning rate, epochs, and C times 0.9 after every epoch.
+learning rate and epochs; the learning rate and C are multiplied by 0.9 after every epoch.
 """
 
 from jaxdp.accounting import batches_per_epoch, paper_noise_multiplier
@@ -36,6 +36,7 @@ config = Config(
     training=TrainingConfig(
         learning_rate=0.025,
         momentum=0.0,
+        # Times 0.9 after every epoch: Optax's warm-up schedule, without a warm-up.
         schedule="warmup_exponential_decay",
         schedule_options={
             "init_value": 1,
