@@ -141,7 +141,7 @@ EXPERIMENTS = {
                 *("--plan.expected-batch-size=256", "--plan.steps=40", "--plan.delta=1e-5"),
                 "--clipping.units=64",
             ),
-            {IC: "1", FGC: "1", ALC: "1"},
+            {IC: "3", FGC: "0.1", ALC: "0.03"},
             3,
         ),
         tuning=("--data.private=train[5000:14000]", "--data.test=train[14000:15000]"),

@@ -20,7 +20,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
 from jaxdp import accounting
 from jaxdp.config import Config
@@ -182,7 +181,7 @@ def tuning_table(root: Path, name: str) -> None:
 def plot(root: Path, path: Path) -> None:
     """Draws test accuracy against ε: median, and a bar from the least to the largest seed."""
     names = ("digits", "mnist")
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names)), names, strict=True):
         cases = EXPERIMENTS[name].cases
         rows = list(dict.fromkeys(case.row for case in cases))
@@ -210,8 +209,9 @@ def plot(root: Path, path: Path) -> None:
             )
         axes.set(xscale="log", xlabel="ε", ylabel="test accuracy", title=name)
         axes.set_xticks([1, 3, 8], ["1", "3", "8"])
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.legend(frameon=False, fontsize="small", loc="lower right")
+        axes.minorticks_off()
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(rows), frameon=False)
     figure.savefig(path, dpi=150)
     print(f"wrote {path}")
 
