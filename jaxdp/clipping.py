@@ -399,6 +399,8 @@ def _measured_in(bounds: Array, norms: Array) -> Array:
     # Divided by the largest, so that no square overflows; adding up may round down.
     squares = jnp.square(ratios / jnp.maximum(largest, SMALLEST_BOUND))
     joint = largest * jnp.sqrt(jnp.sum(squares, axis=0) * (1 + (len(ratios) + 8) * 2.0**-23))
+    # Rounding up can make the norm of a finite gradient infinite: it contributes nothing then.
+    joint = jnp.where(jnp.isfinite(largest), joint, jnp.inf)
     return jnp.broadcast_to(joint, norms.shape)
 
 

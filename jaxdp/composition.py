@@ -37,6 +37,8 @@ def epsilon(
         return _rdp_epsilon(parts, delta)
     # Without amplification Gaussians compose to a Gaussian.
     unamplified = gdp.epsilon_from_mu(math.hypot(*map(accounting.gaussian_mu, parts)), delta)
+    if parts[0].sampling in ("shuffled", "full_batch"):
+        return unamplified
     return min(unamplified, _pld_epsilon(parts, delta))
 
 

@@ -191,6 +191,7 @@ class ClippingConfig:
             self.unit,
             'kind "batch" to clip the mean gradient of a unit',
         )
+        _require(self.units >= 1, "clipping.units", self.units, "a whole number of at least 1")
         _require(
             self.bounds == "given" or self.kind in ("layerwise", "multiplied"),
             "clipping.bounds",

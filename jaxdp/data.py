@@ -3,16 +3,19 @@
 `python -m jaxdp.data prepare NAME` prepares a set of TFDS without TensorFlow.
 """
 
+import hashlib
 import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from . import splits, text, tfds_prepare
 from .config import DataConfig
 from .tfds import Tell, open_images
+
+Use = tuple[DataConfig, Mapping[str, str]]  # a run's data, and the digests of the splits it read
 
 # Published constants, over all training images: they are no secret of the records any more.
 PUBLISHED_SCALING = {
@@ -65,6 +68,7 @@ class Dataset:
         data they would leak it.
       scaling: where those two come from, in words for the privacy statement.
       public: records that are not protected, and not among the private ones.
+      digests: of the splits that the records are from.
     """
 
     private: Records
@@ -74,6 +78,7 @@ class Dataset:
     scale: float | Sequence[float] | None
     scaling: str
     public: Records | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, records in (
@@ -104,15 +109,16 @@ class Source:
 
 
 def load(
-    config: DataConfig, tell: Tell = lambda line: None, earlier: Sequence[DataConfig] = ()
+    config: DataConfig, tell: Tell = lambda line: None, earlier: Sequence[Use] = ()
 ) -> Dataset:
     """Loads the data set and the splits that the configuration names.
 
     Args:
       config: the data section of a configuration.
       tell: gets a line about whatever takes long.
-      earlier: those of the segments of a run before this one, which may not have used a protected
-        record for anything else, nor the other way round.
+      earlier: those of the segments of a run before this one, with the digests of the splits that
+        they read: the records must be the same, and a protected one may not have been used for
+        anything else, nor the other way round.
 
     Raises:
       ValueError: if the data are missing, damaged or not what they should be, or if splits are
@@ -121,9 +127,11 @@ def load(
     source = _open(config, tell)
     parts = _parts(config, source.sizes)
     splits.check_disjoint({_title(config, use): part for use, part in parts.items()})
-    for before in earlier:
-        _check_same_uses(before, config, source.sizes)
     whole = {name: source.read(name) for name in {p.name for ps in parts.values() for p in ps}}
+    digests = {name: arrays_digest(arrays) for name, arrays in whole.items()}
+    for before, known in earlier:
+        _check_same_records(before, config, known, digests)
+        _check_same_uses(before, config, source.sizes)
     chosen = {use: _select(part, whole, source.sizes) for use, part in parts.items()}
     return Dataset(
         private=chosen["private"],
@@ -133,6 +141,7 @@ def load(
         center=source.center,
         scale=source.scale,
         scaling=source.scaling,
+        digests=digests,
     )
 
 
@@ -147,18 +156,42 @@ def _title(config: DataConfig, use: str) -> str:
 
 def _check_same_uses(before: DataConfig, now: DataConfig, sizes: Mapping[str, int]) -> None:
     """Refuses to protect what a run has used without protection, or to give up what it promised."""
-    if (before.name, before.file) != (now.name, now.file):
-        return  # other records
-    if before.window != now.window and now.name == "text":
-        raise ValueError(
-            f"data.window is {now.window}, and the run began with {before.window}: a window is a "
-            "record, and so what is protected. Leave the option out, or start another run"
-        )
     old, new = _parts(before, sizes), _parts(now, sizes)
     for use, other in itertools.product(new, old):
         if use != other and "private" in (use, other):
             title = f"{_title(before, other)} in an earlier segment of the run"
             splits.check_disjoint({title: old[other], _title(now, use): new[use]})
+
+
+def _check_same_records(
+    before: DataConfig, now: DataConfig, known: Mapping[str, str], digests: Mapping[str, str]
+) -> None:
+    """Refuses other records: which of them were protected before could not be told."""
+    if before.name != now.name:
+        raise ValueError(
+            f"data.name is {now.name!r}, and the run began with {before.name!r}: what it promises "
+            "is about those records. Leave the option out, or start another run"
+        )
+    if before.window != now.window and now.name == "text":
+        raise ValueError(
+            f"data.window is {now.window}, and the run began with {before.window}: a window is a "
+            "record, and so what is protected. Leave the option out, or start another run"
+        )
+    changed = [name for name in known.keys() & digests.keys() if known[name] != digests[name]]
+    if changed:
+        raise ValueError(
+            f"the records of {min(changed)!r} are not those that the run began with: what it "
+            "promises is about those. Put them back, or start another run"
+        )
+
+
+def arrays_digest(arrays: Sequence[np.ndarray]) -> str:
+    """SHA-256 of arrays, their types and shapes."""
+    total = hashlib.sha256()
+    for array in arrays:
+        total.update(f"{array.dtype} {array.shape}\n".encode())
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()
 
 
 def _open(config: DataConfig, tell: Tell) -> Source:

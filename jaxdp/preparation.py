@@ -168,8 +168,13 @@ def prepare(
     saved = segments.SavedSegment(config, fingerprint, runs.next_secrets(history))
     run = build(config, dataset, plan, saved, learner, refresh)
     state = runs.restore(history, config, run.state, tell)
-    if refresh and newest is not None:  # the norms of the checkpoint may be of other settings
+    # The norms of the checkpoint may be of other settings, or other public records.
+    if refresh and newest is not None:
         state = refresh(history.step, state)
+    elif measure is not None:
+        params, (private, optimizer) = state
+        measured = run.state[1][0].clipping
+        state = params, (private._replace(clipping=measured), optimizer)
     return replace(run, state=state, first_step=history.step)
 
 

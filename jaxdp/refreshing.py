@@ -17,7 +17,7 @@ from .accounting import Unit
 from .clipping import Clipping, clip_layerwise
 from .config import ClippingConfig, Config
 from .data import Records
-from .groups import group_alike, path_name
+from .groups import SMALLEST_BOUND, group_alike, path_name
 from .mechanism import batches_per_epoch
 from .public_bounds import pretrained_copy, public_norms, scale_norms
 from .training import State
@@ -155,7 +155,10 @@ def make_refresh(
         if measure is None:
             values = np.full(len(groups.names), settings.norm * settings.decay**epoch, np.float32)
         else:
-            apart = _scaled(settings, measure(params, epoch), epoch)
+            try:
+                apart = _scaled(settings, measure(params, epoch), epoch)
+            except ValueError:  # no public gradient is finite, or all are 0: the last norms stay
+                return state
             values = np.zeros(len(groups.names), np.float32)
             for group, layer in zip(groups.of_leaf, layers.groups(params).of_leaf, strict=True):
                 values[group] = max(values[group], apart[layer])
@@ -192,7 +195,9 @@ def describe(config: Config, num_examples: int, num_public: int) -> str:
 
 
 def _scaled(settings: ClippingConfig, norms: np.ndarray, epoch: int) -> np.ndarray:
-    master = settings.norm * settings.decay**epoch if settings.bounds == "public" else None
+    master = None
+    if settings.bounds == "public":
+        master = max(settings.norm * settings.decay**epoch, SMALLEST_BOUND)
     return scale_norms(norms, master, floor=settings.floor)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import jax
 
-from . import composition, parsing, segments, statement
+from . import composition, data, parsing, segments, statement
 from . import config as configs
 from .checkpoints import (
     Checkpoint,
@@ -138,11 +138,12 @@ def open_history(folder: Path, keep: int, tell: Tell) -> History:
     return History(folder, ledger, checkpoints, newest, last)
 
 
-def earlier_data(history: History) -> list[configs.DataConfig]:
+def earlier_data(history: History) -> list[data.Use]:
     """Which records every segment used, and for what."""
     numbers = range(1, len(history.ledger.segments) + 1)
     files = [_segment_file(history.folder, number) for number in numbers]
-    return [segments.load_segment(file).config.data for file in files]
+    saved = [segments.load_segment(file) for file in files]
+    return [(one.config.data, one.fingerprint.get("splits", {})) for one in saved]
 
 
 def check_budget(history: History, config: configs.Config, plan: Plan) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from . import config as configs
 from . import keys, parsing
-from .data import Dataset, Records
+from .data import Dataset, Records, arrays_digest
 from .plan import Plan
 
 Fingerprint = dict[str, Any]
@@ -99,6 +99,7 @@ def make_fingerprint(config: configs.Config, dataset: Dataset, plan: Plan) -> Fi
                 "delta": plan.delta,
                 "data": _data_digest(records),
                 "public data": None if public is None else _data_digest(public),
+                "splits": dict(dataset.digests),
                 "sampler": [plan.sampling, plan.expected_batch_size, plan.num_examples],
             }
         )
@@ -207,11 +208,7 @@ def _code_digest() -> str:
 
 
 def _data_digest(records: Records) -> str:
-    total = hashlib.sha256()
-    for array in (records.inputs, records.labels, records.numbers()):
-        total.update(f"{array.dtype} {array.shape}\n".encode())
-        total.update(np.ascontiguousarray(array).data)
-    return total.hexdigest()
+    return arrays_digest((records.inputs, records.labels, records.numbers()))
 
 
 def _version(package: str) -> str:

@@ -122,6 +122,7 @@ def make_statement(
     sensitivity: float,
     earlier: Sequence[Mechanism] = (),
     batch_norm: bool = False,
+    earlier_data: Sequence[DataConfig] = (),
 ) -> dict[str, Any]:
     """What `privacy.json` holds: the mechanism and its ε after the steps that were spent.
 
@@ -133,6 +134,7 @@ def make_statement(
       sensitivity: of the sum at the first step.
       earlier: what was spent in earlier segments, under other settings or secrets.
       batch_norm: whether the model has BatchNorm.
+      earlier_data: what earlier segments used, and for what.
     """
     spent = [m for m in (*earlier, plan.mechanism(steps)) if m.steps]
     clipped = "per-example" if plan.num_units is None else "batch-unit mean"
@@ -171,6 +173,7 @@ def make_statement(
         "gaussian_dp": gaussian_dp(plan, steps, earlier),
         "target_epsilon": plan.target_epsilon,
         "data": _describe_data(config.data),
+        "data_before": sorted({*map(_describe_data, earlier_data)} - {_describe_data(config.data)}),
         "test_is_public": config.data.test_is_public,
         "preprocessing": dataset.scaling,
         "model": {**asdict(config.model), "widths": list(config.model.widths)},
@@ -225,6 +228,7 @@ def as_markdown(statement: dict[str, Any]) -> str:
         ("steps", f"{s['steps']}"),
         *_segments(s["segments"]),
         ("data", s["data"]),
+        *(("data of earlier segments", used) for used in s.get("data_before", [])),
         ("preprocessing", s["preprocessing"]),
         *([("BatchNorm", s["batch_norm"])] if s.get("batch_norm") else []),
         ("test records", "declared public" if s["test_is_public"] else "private"),

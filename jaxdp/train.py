@@ -173,6 +173,7 @@ def train_and_release(
             sensitivity,
             earlier,
             batch_norm=batch_stats is not None,
+            earlier_data=[used for used, _ in runs.earlier_data(history)],
         )
         release.save_statement(folder, facts, statement.as_markdown(facts))
 

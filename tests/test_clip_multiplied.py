@@ -152,3 +152,20 @@ def test_within_means_the_whole_gradient():
     }
     state = tx.init(jax.tree.map(lambda g: g[0], grads))
     assert tx.sums(jaxdp.from_dense(grads), state).diagnostics.clipped == 2
+
+
+def test_norms_at_the_edge_of_overflow_make_nothing_nan():
+    """Of many layers, whose norms are rounded up: a finite square may become an infinite one."""
+    params = {f"w{i}": jnp.zeros(()) for i in range(20)}
+    tx = jaxdp.privatize(make_plan(jaxdp.clip_multiplied(1.0)), key=jax.random.key(0))
+    state = tx.init(params)
+
+    @jax.jit
+    def release(size):
+        grads = {name: jnp.zeros(4) for name in params} | {"w0": jnp.zeros(4).at[2].set(size)}
+        return tx.update(jaxdp.from_dense(grads), state)[0]
+
+    size = np.sqrt(np.finfo(np.float32).max)
+    for _ in range(200):
+        assert all(np.isfinite(leaf) for leaf in release(size).values()), repr(size)
+        size = np.nextafter(size, np.float32(0))

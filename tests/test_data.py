@@ -1,5 +1,7 @@
 """Data sets: private and test records are told apart, and constants are not taken from them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -58,9 +60,32 @@ SPLIT = DataConfig(private="train[:1200]", public="train[1200:]", test="test[:10
 def test_a_run_protects_the_same_records_from_first_to_last(now, says):
     data.load(now)
     with pytest.raises(ValueError, match=says):
-        data.load(now, earlier=[DataConfig(name="text"), SPLIT])
+        data.load(now, earlier=[(SPLIT, {})])
 
 
 def test_a_run_may_leave_records_out_or_take_new_ones():
     now = DataConfig(private="train[10:1190]+test[100:]", public="train[1201:]", test="test[:50]")
-    assert len(data.load(now, earlier=[SPLIT, now]).private) == 1180 + 260
+    assert len(data.load(now, earlier=[(SPLIT, {}), (now, {})]).private) == 1180 + 260
+
+
+def test_a_run_keeps_its_records(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("to be or not to be, that is the question. " * 40)
+    first = DataConfig(name="text", file=str(path), window=15, private="train[:50%]")
+    run = [(first, data.load(first).digests)]
+
+    # The same file by another name is the same records: what was protected stays so.
+    copy = tmp_path / "b.txt"
+    copy.write_bytes(path.read_bytes())
+    other = replace(first, file=str(copy), private="train[50%:]", public="train[:50%]")
+    with pytest.raises(ValueError, match="in an earlier segment of the run"):
+        data.load(other, earlier=run)
+    assert len(data.load(replace(first, file=str(copy)), earlier=run).private)
+
+    # Half of it is other records under the same numbers.
+    path.write_text(path.read_text()[: path.stat().st_size // 2])
+    shifted = replace(first, private="train[:50%]", public="train[50%:]")
+    with pytest.raises(ValueError, match="are not those that the run began with"):
+        data.load(shifted, earlier=run)
+    with pytest.raises(ValueError, match=r"data\.name is 'digits', and the run began with 'text'"):
+        data.load(SPLIT, earlier=run)

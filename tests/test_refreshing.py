@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -105,6 +106,14 @@ def test_epochs_decay_the_master_constant_and_the_noise_follows():
     np.testing.assert_allclose(
         bounds_of(given.before_step(3, given.state)), [0.27, 0.27], rtol=1e-5
     )
+
+
+def test_norms_that_cannot_be_measured_or_vanish_end_no_run():
+    run = preparation.prepare(with_clipping(decay=1e-90), lambda line: None)
+    assert bounds_of(run.before_step(9, run.state)).min() > 0
+    params, rest = run.state
+    diverged = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), params), rest
+    np.testing.assert_array_equal(bounds_of(run.before_step(9, diverged)), bounds_of(run.state))
 
 
 def test_without_public_records_it_is_refused():
@@ -240,6 +249,7 @@ def test_the_papers_noise_is_told_with_what_it_is_worth(tmp_path, capsys):
         (lambda: PlanConfig(noise_multiplier=1.0), "exactly one of it and plan.epsilon"),
         (lambda: PlanConfig(epsilon=None), "exactly one"),
         (lambda: ClippingConfig(bounds="public"), r'clipping\.bounds is public.*"layerwise"'),
+        (lambda: ClippingConfig(kind="batch", units=0), r"clipping\.units is 0"),
         (lambda: ClippingConfig(kind="layerwise", groups=2), r"clipping\.groups is 2"),
         (lambda: with_clipping(refresh=False), r"clipping\.decay is 0\.9: give 1"),
         (lambda: ClippingConfig(kind="quantile", decay=0.9), r"clipping\.decay"),

@@ -28,6 +28,18 @@ def make(plan: Plan, steps: int, config: Config | None = None) -> dict:
     )
 
 
+def test_records_that_earlier_segments_used_unprotected_are_named():
+    before = DataConfig(private="train[:80%]", public="train[80%:]")
+    facts = statement.make_statement(
+        plan(), Config(), data.load(DataConfig()), 20, 0.5, earlier_data=[before, DataConfig()]
+    )
+    assert facts["data_before"] == [
+        "digits; protected: train[:80%], not protected: train[80%:]; scored: test"
+    ]
+    assert "| data of earlier segments | digits; protected" in statement.as_markdown(facts)
+    assert make(plan(), 20)["data_before"] == []
+
+
 def test_the_statement_holds_the_mechanism():
     p = plan()
     s = make(p, 20)
