@@ -181,7 +181,7 @@ def tuning_table(root: Path, name: str) -> None:
 def plot(root: Path, path: Path) -> None:
     """Draws test accuracy against ε: median, and a bar from the least to the largest seed."""
     names = ("digits", "mnist")
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names)), names, strict=True):
         cases = EXPERIMENTS[name].cases
         rows = list(dict.fromkeys(case.row for case in cases))
@@ -211,7 +211,7 @@ def plot(root: Path, path: Path) -> None:
         axes.set_xticks([1, 3, 8], ["1", "3", "8"])
         axes.minorticks_off()
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(rows), frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=150)
     print(f"wrote {path}")
 
