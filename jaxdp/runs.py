@@ -177,9 +177,9 @@ def make_budget(plan: Plan) -> Budget:
     )
 
 
-def begin(folder: Path, plan: Plan, saved: SavedSegment, state: State) -> History:
+def begin(folder: Path, budget: Budget, plan: Plan, saved: SavedSegment, state: State) -> History:
     """Starts the private files of a new run, with its first segment."""
-    ledger = Ledger.create(folder / "private" / "ledger.txt", make_budget(plan))
+    ledger = Ledger.create(folder / "private" / "ledger.txt", budget)
     open_segment(folder, ledger, 0, plan, saved, state)
     keep = saved.config.checkpoint.keep
     return History(

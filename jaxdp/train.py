@@ -64,10 +64,11 @@ def main(args: Sequence[str]) -> int:
                 console.print(f"All steps were taken: the release is in {folder / 'release'}")
                 return 0
             if history is None:
+                budget = runs.make_budget(run.plan)  # may refuse: before anything is written
                 now = datetime.datetime.now()
                 folder = release.make_run_folder(config.name, config.output, now)
                 stack.enter_context(runs.locked(folder))
-                history = runs.begin(folder, run.plan, run.saved, run.state)
+                history = runs.begin(folder, budget, run.plan, run.saved, run.state)
                 stack.callback(history.close)
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)

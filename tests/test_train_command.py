@@ -155,6 +155,7 @@ def test_dry_run_prints_and_writes_nothing(tmp_path, capsys, monkeypatch):
         ("--clipping.norm 0", "clipping norm is 0.0"),
         ("--clipping.norm nan", "clipping norm is nan"),
         ("--clipping.norm inf", "give a finite clipping norm"),
+        ("--plan.epsilon None --plan.noise-multiplier 0", "for which no ε holds"),
         ("--model.widths 4 4 4 4 4", "model.widths"),
     ],
 )
