@@ -40,7 +40,7 @@ def test_the_data_set_has_the_last_windows_for_its_test(tmp_path):
     )
     assert dataset.center is None
     with pytest.raises(ValueError, match="window is 4, and the run began with 9"):
-        data.load(replace(config, window=4), earlier=[config])
+        data.load(replace(config, window=4), earlier=[(config, {})])
 
 
 @pytest.mark.parametrize(
