@@ -2,7 +2,8 @@
 
     run [NAME ...]       trains what is not there yet, into FOLDER/NAME/...
     tune NAME ...        the same over learning rates, scored on a slice of train
-    tables [NAME ...]    prints the tables of docs/clipping-paper.md from run folders
+    tables [NAME ...]    prints the tables of docs/clipping-paper.md from run folders; "-" is a cell
+                         that has not been run, or does not exist
     plot                 draws docs/clipping-paper.png from them; it needs digits and mnist
 
 The paper is arXiv 2307.11939. Runs are seeded, so they repeat; they are no private releases.
@@ -222,8 +223,17 @@ def main() -> None:
     )
     parser.add_argument("action", choices=["run", "tune", "tables", "plot"])
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(EXPERIMENTS))
-    parser.add_argument("--folder", type=Path, default=Path("runs/clipping-paper"))
-    parser.add_argument("--rates", nargs="+", default=RATES, choices=RATES, help="for tune")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/clipping-paper"), help="of the runs"
+    )
+    parser.add_argument(
+        "--rates",
+        nargs="+",
+        default=RATES,
+        choices=RATES,
+        metavar="RATE",
+        help="for tune: " + ", ".join(RATES),
+    )
     parser.add_argument("--jobs", type=int, default=1, help="how many to train at a time")
     args = parser.parse_args()
     unknown = [name for name in args.names if name not in EXPERIMENTS]
@@ -238,15 +248,16 @@ def main() -> None:
             show(args.folder, name)
     else:
         tuning = args.action == "tune"
-        untuned = [name for name in names if not EXPERIMENTS[name].tuning]
-        if tuning and (not args.names or untuned):
-            parser.error(f"name what to tune; nothing is in {', '.join(untuned)}")
+        tunable = [name for name, experiment in EXPERIMENTS.items() if experiment.tuning]
+        if tuning and (not args.names or not set(names) <= set(tunable)):
+            parser.error(f"tune takes names among {', '.join(tunable)}")
         for name in names:
             todo = (
                 tunings(args.folder, name, args.rates) if tuning else trainings(args.folder, name)
             )
             with ThreadPoolExecutor(args.jobs) as pool:
                 list(pool.map(lambda run: train(*run), todo))
+            print(f"{name}: {len(todo)} runs, all done")
             if tuning:
                 tuning_table(args.folder, name)
 

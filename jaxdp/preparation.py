@@ -161,6 +161,7 @@ def prepare(
     reason = runs.why_not_free(history, fingerprint, state)
     if reason is None:
         return replace(run, state=state, repeats=True, first_step=ledger.segments[-1].start)
+    runs.check_a_step_is_left(history, plan)
     tell(
         f"Steps that were charged stay charged, and a new segment begins, with new secrets: "
         f"{reason}."

@@ -232,6 +232,23 @@ def why_not_free(history: History, fingerprint: Fingerprint, state: State) -> st
     return None
 
 
+def check_a_step_is_left(history: History, plan: Plan) -> None:
+    """Refuses records or sampling of which no step would be taken, but the release would speak."""
+    spent = [m for m in history.ledger.mechanisms() if m.steps]
+    more = plan.mechanism(max(0, plan.steps - history.step))
+    taken = lambda m: (m.num_examples, m.sampling_probability)
+    if not spent or taken(more) == taken(spent[-1]):
+        return
+    budget = history.ledger.budget
+    left = more.steps and composition.affordable_steps(spent, more, budget.epsilon, budget.delta)
+    if not left:
+        raise ValueError(
+            f"after {history.step} steps none is left to take with N = {plan.num_examples:,} and "
+            f"sampling probability {plan.sampling_probability:g}: leave the changed options out, "
+            "or start another run"
+        )
+
+
 def affordable_end(ledger: Ledger, plan: Plan) -> int:
     """The step before which the newest segment must end, so that ε stays within the budget."""
     *spent, _ = ledger.mechanisms()

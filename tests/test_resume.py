@@ -324,6 +324,17 @@ def test_what_was_promised_cannot_be_changed(secret, capsys):
     assert book(secret).position == before
 
 
+def test_records_that_no_step_would_use_are_refused(secret, capsys):
+    assert resume(secret) == 0
+    before = (secret / "release" / "PRIVACY.md").read_text()
+    capsys.readouterr()
+    changed = ("--data.private", "train[:1400]", "--plan.steps", str(STEPS + 2))
+    assert resume(secret, *changed) == 2
+    assert "none is left to take with N = 1,400" in capsys.readouterr().err
+    assert (secret / "release" / "PRIVACY.md").read_text() == before
+    assert len(book(secret).segments) == 1
+
+
 def test_what_was_protected_stays_so(secret):
     split = ("--data.private", "train[:1200]", "--data.public", "train[1200:]")
     with pytest.raises(ValueError, match=r"data\.private = 'train' in an earlier segment"):
