@@ -26,6 +26,7 @@ from jaxdp import accounting
 from jaxdp.config import Config
 from jaxdp.parsing import parse
 from jaxdp.record import Record, load_record
+from jaxdp.refreshing import steps_per_epoch
 
 from . import paper_privacy
 from .clipping_cases import EXPERIMENTS, Args, Case
@@ -149,7 +150,7 @@ def case_table(root: Path, name: str) -> None:
 
 def privacy_table(root: Path, name: str) -> None:
     """Accuracies and what the noise guarantees, a row for every case."""
-    table = [[name, "last accuracy (best)", "z", "μ", "ε", "privacy"]]
+    table = [[name, "last accuracy (best)", "mean clipped / C", "z", "μ", "ε", "privacy"]]
     for case in EXPERIMENTS[name].cases:
         if records := records_of(root, name, case):
             (run,) = records[0].spent
@@ -157,7 +158,8 @@ def privacy_table(root: Path, name: str) -> None:
             mu = accounting.gaussian_mu(run)
             table.append(
                 [
-                    *(case.row, accuracies(records), f"{run.noise_multiplier:.5f}"),
+                    *(case.row, accuracies(records), f"{clipped_length(records[0]):.2f}"),
+                    f"{run.noise_multiplier:.5f}",
                     *(
                         f"{math.ceil(mu):,}",
                         f"{math.ceil(epsilon):,}",
@@ -166,6 +168,17 @@ def privacy_table(root: Path, name: str) -> None:
                 ]
             )
     print_table(table)
+
+
+def clipped_length(record: Record) -> float:
+    """Norm of the mean of what was clipped, over C at that step: the median over the steps."""
+    settings, (run,) = record.config.clipping, record.spent
+    epoch_steps = steps_per_epoch(record.config, run.num_examples)
+    return statistics.median(
+        metrics["clipped_mean_norm"]
+        / (settings.norm * settings.decay ** ((metrics["step"] - 1) // epoch_steps))
+        for metrics in record.metrics
+    )
 
 
 def tuning_table(root: Path, name: str) -> None:
