@@ -158,13 +158,13 @@ def privacy_table(root: Path, name: str) -> None:
             mu = accounting.gaussian_mu(run)
             table.append(
                 [
-                    *(case.row, accuracies(records), f"{clipped_length(records[0]):.2f}"),
+                    case.row,
+                    accuracies(records),
+                    f"{clipped_length(records[0]):.2f}",
                     f"{run.noise_multiplier:.5f}",
-                    *(
-                        f"{math.ceil(mu):,}",
-                        f"{math.ceil(epsilon):,}",
-                        paper_privacy.words(epsilon),
-                    ),
+                    f"{math.ceil(mu):,}",
+                    f"{math.ceil(epsilon):,}",
+                    paper_privacy.words(epsilon),
                 ]
             )
     print_table(table)

@@ -177,6 +177,15 @@ def test_a_new_segment_measures_again_and_the_same(whole_run):
     assert bounds_of(first.state).max() == pytest.approx(0.3 * 0.9**3, rel=1e-5)
 
 
+def test_a_new_segment_with_kept_norms_measures_its_own_records(tmp_path):
+    with crash_at(5):
+        config = write_config(with_clipping(refresh=False, decay=1.0), tmp_path)
+        train.main([config, "--output", str(tmp_path / "run"), "--checkpoint.every-seconds", "0"])
+    run = prepare_resume(tmp_path / "run", "--data.public", "train[1350:]")[0]
+    said = run.plan.clipping.init(run.state[0]).clipping_bounds  # what the statement tells
+    np.testing.assert_array_equal(bounds_of(run.state), said)
+
+
 def test_a_new_segment_begins_new_shuffled_epochs(tmp_path):
     z = accounting.paper_noise_multiplier(4.0, "example", 1, "replace_one", "shuffled")
     plan = PlanConfig(
