@@ -15,9 +15,16 @@ import numpy as np
 import optax
 
 import jaxdp
-from jaxdp import accounting, data, models
-from jaxdp.config import DataConfig, ModelConfig
-from jaxdp.mechanism import Mechanism
+from jaxdp.accounting import guarantee
+from jaxdp.accounting.mechanism import Mechanism
+from jaxdp.datasets import loading
+from jaxdp.datasets.config import DataConfig
+from jaxdp.datasets.records import Dataset
+from jaxdp.models.build import init_params, make_model
+from jaxdp.models.config import ModelConfig
+from jaxdp.models.losses import make_loss
+from jaxdp.models.scores import evaluate
+from jaxdp.types import Accountant
 
 BATCH, ITERATIONS, LEARNING_RATE, STD, DELTA = 64, 201, 0.1, 2.0, 1e-5
 PAGE_BOUND = 0.01  # on gradients of the mean loss
@@ -31,17 +38,17 @@ LAYERS = ("Conv_0", "Conv_1", "Dense_0", "Dense_1")
 
 
 class Setup(NamedTuple):
-    dataset: data.Dataset
+    dataset: Dataset
     model: nn.Module
     params: Any
     loss: Any
 
 
 def setup(folder: str | None) -> Setup:
-    dataset = data.load(DataConfig(name="mnist", dir=folder), print)
-    model = models.make_model(ModelConfig(name="backpack_cnn", activation="relu"), dataset)
-    params = models.init_params(model, jax.random.key(0), dataset)
-    return Setup(dataset, model, params, models.make_loss(model, dataset))
+    dataset = loading.load(DataConfig(name="mnist", dir=folder), print)
+    model = make_model(ModelConfig(name="backpack_cnn", activation="relu"), dataset)
+    params = init_params(model, jax.random.key(0), dataset)
+    return Setup(dataset, model, params, make_loss(model, dataset))
 
 
 def first_batch(s: Setup) -> tuple[np.ndarray, np.ndarray]:
@@ -153,12 +160,12 @@ def epsilons(num_examples: int) -> list[str]:
     """What the page's noise buys, by how the batches are made and what neighbours are."""
     q = BATCH / num_examples
 
-    def line(title: str, z: float, accountant: accounting.Accountant, **how: Any) -> str:
+    def line(title: str, z: float, accountant: Accountant, **how: Any) -> str:
         mechanism = Mechanism(
             noise_multiplier=z, steps=ITERATIONS, sampling_probability=q,
             num_examples=num_examples, **how,
         )  # fmt: skip
-        value = accounting.epsilon(mechanism, DELTA, accountant)
+        value = guarantee.epsilon(mechanism, DELTA, accountant)
         return f"| {title} | {z:g} | {math.ceil(value * 10_000) / 10_000:.4f} |"
 
     shuffled = dict(sampling="shuffled")
@@ -197,7 +204,7 @@ def main() -> None:
     s = setup(args.dir)
     losses, accuracies, params = run(s)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    scores = models.evaluate(s.model, s.dataset, params)
+    scores = evaluate(s.model, s.dataset, params)
     draw(losses, accuracies, args.figure)
     for part in (
         individual_gradients(s),

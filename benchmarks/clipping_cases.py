@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxdp.accounting import Unit, batches_per_epoch, paper_noise_multiplier
+from jaxdp.accounting.mechanism import batches_per_epoch, paper_noise_multiplier
+from jaxdp.types import Unit
 
 from .paper_privacy import BATCH_SIZE, SETTINGS
 

@@ -22,11 +22,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from jaxdp import accounting
-from jaxdp.config import Config
-from jaxdp.parsing import parse
-from jaxdp.record import Record, load_record
-from jaxdp.refreshing import steps_per_epoch
+from jaxdp.accounting import guarantee
+from jaxdp.trainer.config import Config
+from jaxdp.trainer.parsing import parse
+from jaxdp.trainer.public_norms import steps_per_epoch
+from jaxdp.trainer.run.record import Record, load_record
 
 from . import paper_privacy
 from .clipping_cases import EXPERIMENTS, Args, Case
@@ -154,8 +154,8 @@ def privacy_table(root: Path, name: str) -> None:
     for case in EXPERIMENTS[name].cases:
         if records := records_of(root, name, case):
             (run,) = records[0].spent
-            epsilon = accounting.epsilon(run, records[0].budget.delta)
-            mu = accounting.gaussian_mu(run)
+            epsilon = guarantee.epsilon(run, records[0].budget.delta)
+            mu = guarantee.gaussian_mu(run)
             table.append(
                 [
                     case.row,

@@ -18,8 +18,10 @@ import numpy as np
 import optax
 
 import jaxdp
-from jaxdp import data, planner
-from jaxdp.config import DataConfig
+from jaxdp.accounting import noise_table
+from jaxdp.datasets import loading
+from jaxdp.datasets.config import DataConfig
+from jaxdp.datasets.records import Records
 
 from .run import hardware
 
@@ -46,9 +48,9 @@ def loss(params: jax.Array, image: jax.Array, label: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, label)
 
 
-def noise_needed(batch_size: int, delta: float, num_examples: int) -> planner.NoiseRow:
+def noise_needed(batch_size: int, delta: float, num_examples: int) -> noise_table.NoiseRow:
     """What one epoch at ε = 1 needs, by RDP as in the forum."""
-    table = planner.plan_noise(
+    table = noise_table.plan_noise(
         num_examples=num_examples,
         num_parameters=7840,
         batch_sizes=[batch_size],
@@ -60,7 +62,7 @@ def noise_needed(batch_size: int, delta: float, num_examples: int) -> planner.No
     return table.rows[0]
 
 
-def train(records: data.Records, row: planner.NoiseRow, runs: int) -> list[Norms]:
+def train(records: Records, row: noise_table.NoiseRow, runs: int) -> list[Norms]:
     """Takes the first steps of the epoch, several times, and measures those that were posted."""
     posted = POSTED[int(row.batch_size)]
     plan = jaxdp.Plan(
@@ -111,7 +113,7 @@ def main() -> None:
     args = parser.parse_args()
     start = time.perf_counter()
     try:
-        records = data.load(DataConfig(name="mnist"), print).private
+        records = loading.load(DataConfig(name="mnist"), print).private
     except ValueError as error:
         sys.exit(f"error: {error}")
     n = len(records)

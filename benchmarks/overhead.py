@@ -19,7 +19,12 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxdp import checkpoints, models, parsing, payment, preparation, runs, scoring, training
+from jaxdp.models.scores import Scorer, make_scorer
+from jaxdp.trainer import loop, parsing, scoring, setup
+from jaxdp.trainer.metrics import write_metrics
+from jaxdp.trainer.run import checkpoint, payment, resume
+from jaxdp.trainer.signals import StopRequest
+from jaxdp.trainer.step import State
 
 from .run import hardware
 
@@ -38,7 +43,7 @@ class Seconds(NamedTuple):
         return Seconds(self.wall - start.wall, self.processor - start.processor)
 
 
-def bare(run: preparation.Run, batches: list[Any]) -> Seconds:
+def bare(run: setup.Run, batches: list[Any]) -> Seconds:
     state = _copied(run.state)
     start = Seconds.now()
     for batch, mask in batches:
@@ -48,13 +53,13 @@ def bare(run: preparation.Run, batches: list[Any]) -> Seconds:
 
 
 def trainer(
-    run: preparation.Run, score: models.Scorer, steps: int, between_checkpoints: float
+    run: setup.Run, score: Scorer, steps: int, between_checkpoints: float
 ) -> tuple[Seconds, int]:
     """The seconds of a run's training as the command does it, and how many checkpoints it wrote."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "private").mkdir()
-        history = runs.begin(folder, run.plan, run.saved, run.state)
+        history = resume.begin(folder, run.plan, run.saved, run.state)
         scorer = scoring.PeriodicScores(
             lambda state: score(params := run.released(state), run.statistics(params)),
             folder / "private" / "scores.jsonl",
@@ -67,17 +72,17 @@ def trainer(
         state = _copied(run.state)
         spent = payment.LedgerPayment(history.ledger, 0, steps)
         start = Seconds.now()
-        saver = checkpoints.PeriodicSaver(
+        saver = checkpoint.PeriodicSaver(
             history.checkpoints, history.ledger, between_checkpoints, run.frozen
         )
         with (folder / "private" / "metrics.jsonl").open("a") as file:
-            training.train(
+            loop.train(
                 run.train_step,
                 state,
                 itertools.chain([first], batches),
                 spent=spent,
-                stop=training.StopRequest(),
-                watch=lambda metrics: training.write_metrics(file, metrics),
+                stop=StopRequest(),
+                watch=lambda metrics: write_metrics(file, metrics),
                 visitors=(scorer, saver),
                 refresh=run.before_step,
             )
@@ -90,9 +95,9 @@ def trainer(
 
 def main(args: list[str]) -> None:
     settings = parsing.parse(args)
-    run = preparation.prepare(settings)
+    run = setup.prepare(settings)
     steps = settings.plan.steps
-    score = models.make_scorer(run.model, run.dataset)
+    score = make_scorer(run.model, run.dataset)
     batches = list(itertools.islice(run.batches(), steps))
     jax.block_until_ready(batches)
     # Compiles everything, and says how long a turn takes: each has one checkpoint.
@@ -130,7 +135,7 @@ def _thousandths(seconds: list[float], steps: int) -> float:
     return round(1e3 * statistics.median(seconds) / steps, 1)
 
 
-def _copied(state: training.State) -> training.State:
+def _copied(state: State) -> State:
     """The step is given the memory of its state, so each loop has a state of its own."""
     return jax.tree.map(lambda leaf: leaf.copy(), state)
 

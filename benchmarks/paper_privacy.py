@@ -7,7 +7,8 @@ clipping (a bound for every parameter tensor).
 
 from dataclasses import dataclass, replace
 
-from jaxdp import accounting
+from jaxdp.accounting import guarantee
+from jaxdp.accounting.mechanism import Mechanism, batches_per_epoch, paper_noise_multiplier
 
 NUM_EXAMPLES, BATCH_SIZE, EPOCHS, DELTA = 45_000, 64, 50, 1e-5
 
@@ -34,12 +35,12 @@ class Guarantee:
     release_epsilon: float  # of the first update alone
 
 
-def guarantee(sigma: float, bounds: int) -> Guarantee:
+def guarantee_of(sigma: float, bounds: int) -> Guarantee:
     """The privacy of the paper's batch clipping with so many bounds."""
-    z = accounting.paper_noise_multiplier(sigma, "batch", bounds, "replace_one", "shuffled")
-    run = accounting.Mechanism(
+    z = paper_noise_multiplier(sigma, "batch", bounds, "replace_one", "shuffled")
+    run = Mechanism(
         z,
-        steps=EPOCHS * accounting.batches_per_epoch(NUM_EXAMPLES, BATCH_SIZE),
+        steps=EPOCHS * batches_per_epoch(NUM_EXAMPLES, BATCH_SIZE),
         sampling_probability=BATCH_SIZE / NUM_EXAMPLES,
         sampling="shuffled",
         adjacency="replace_one",
@@ -48,15 +49,15 @@ def guarantee(sigma: float, bounds: int) -> Guarantee:
     )
     return Guarantee(
         z,
-        accounting.gaussian_mu(run),
-        accounting.epsilon(run, DELTA),
-        accounting.epsilon(replace(run, steps=1), DELTA),
+        guarantee.gaussian_mu(run),
+        guarantee.epsilon(run, DELTA),
+        guarantee.epsilon(replace(run, steps=1), DELTA),
     )
 
 
 def words(epsilon: float) -> str:
     """What a reader has to know of an ε that no run should have."""
-    return "none" if epsilon > accounting.NO_PRIVACY else "little"
+    return "none" if epsilon > guarantee.NO_PRIVACY else "little"
 
 
 def main() -> None:
@@ -65,14 +66,14 @@ def main() -> None:
     print("model      σ        bounds  z         μ      ε          ε of 1 step  privacy")
     for setting in SETTINGS:
         for bounds in (1, setting.tensors):
-            found = guarantee(setting.sigma, bounds)
+            found = guarantee_of(setting.sigma, bounds)
             print(
                 f"{setting.model:9}  {setting.sigma:<7g}  {bounds:<6}  "
                 f"{found.noise_multiplier:<8.4g}  {number(found.mu):5}  "
                 f"{number(found.epsilon):9}  {number(found.release_epsilon):11}  "
                 f"{words(found.epsilon)}"
             )
-    print(f"No privacy: an ε above {accounting.NO_PRIVACY:g} lets an attacker be all but certain.")
+    print(f"No privacy: an ε above {guarantee.NO_PRIVACY:g} lets an attacker be all but certain.")
 
 
 if __name__ == "__main__":

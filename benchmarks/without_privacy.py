@@ -14,20 +14,21 @@ from typing import Any
 import jax
 import optax
 
-from jaxdp import averaging, models, parsing, preparation, training
+from jaxdp.models.losses import make_unit_loss
+from jaxdp.models.scores import make_scorer
+from jaxdp.trainer import averages, parsing, setup
+from jaxdp.trainer.optimizer import make_optimizer
 
 from .run import hardware
 
 
 def main(args: list[str]) -> None:
     config = parsing.parse(args)
-    run = preparation.prepare(config)
+    run = setup.prepare(config)
     if run.frozen or run.plan.clipping.unit != "example":
         sys.exit("frozen parameters and batch units are not known here: leave them out")
-    gradient = jax.grad(
-        models.make_unit_loss(run.model, run.dataset, config.training.microbatch_size)
-    )
-    optimizer = training.make_optimizer(config.training, run.plan.steps)
+    gradient = jax.grad(make_unit_loss(run.model, run.dataset, config.training.microbatch_size))
+    optimizer = make_optimizer(config.training, run.plan.steps)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: Any, batch: Any, mask: jax.Array) -> Any:
@@ -43,10 +44,8 @@ def main(args: list[str]) -> None:
         state = step(state, batch, mask)
     params, optimizer_state = jax.block_until_ready(state)
     seconds = time.perf_counter() - start
-    average = averaging.averaged(optimizer_state)
-    scores = models.make_scorer(run.model, run.dataset)(
-        params if average is None else average, None
-    )
+    average = averages.averaged(optimizer_state)
+    scores = make_scorer(run.model, run.dataset)(params if average is None else average, None)
     print(f"{config.name} without privacy: {run.plan.steps} steps in {seconds:.0f} s, {hardware()}")
     print(f"test accuracy {scores.accuracy:.4f}, loss {scores.loss:.4f}", end="")
     print("" if run.dataset.center is not None else f", perplexity {math.exp(scores.loss):.3f}")

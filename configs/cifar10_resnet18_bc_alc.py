@@ -11,8 +11,10 @@ Its σ = 0.01875 is NO PRIVACY: with a bound for each of 62 tensors, ε is above
 learning rate and epochs; the learning rate and C are multiplied by 0.9 after every epoch.
 """
 
-from jaxdp.accounting import batches_per_epoch, paper_noise_multiplier
-from jaxdp.config import ClippingConfig, Config, DataConfig, ModelConfig, PlanConfig, TrainingConfig
+from jaxdp.accounting.mechanism import batches_per_epoch, paper_noise_multiplier
+from jaxdp.datasets.config import DataConfig
+from jaxdp.models.config import ModelConfig
+from jaxdp.trainer.config import ClippingConfig, Config, PlanConfig, TrainingConfig
 
 SIGMA, TENSORS, EPOCHS, BATCH_SIZE = 0.01875, 62, 50, 64
 EPOCH_STEPS = batches_per_epoch(45_000, BATCH_SIZE)

@@ -9,7 +9,8 @@ every epoch of 2 steps. Nothing was tuned but the decay, which made no differenc
 0.918 both on a fifth of the private records of this public data set).
 """
 
-from jaxdp.config import ClippingConfig, Config, DataConfig, PlanConfig, TrainingConfig
+from jaxdp.datasets.config import DataConfig
+from jaxdp.trainer.config import ClippingConfig, Config, PlanConfig, TrainingConfig
 
 config = Config(
     name="digits_alc",

@@ -9,7 +9,7 @@ better: on a fifth of the private records of this public data set, 256 units gav
 0.79. Individual clipping (digits_cnn.py) is better wherever the loss couples no records.
 """
 
-from jaxdp.config import ClippingConfig, Config, TrainingConfig
+from jaxdp.trainer.config import ClippingConfig, Config, TrainingConfig
 
 config = Config(
     name="digits_batch",

@@ -10,7 +10,9 @@ on 200 training records of this public data set that scored 0.875, noise in prop
 0.785 (both at learning rate 0.3; 0.15 gave 0.775 and 1.0 gave 0.745 with the latter).
 """
 
-from jaxdp.config import ClippingConfig, Config, DataConfig, ModelConfig, PlanConfig, TrainingConfig
+from jaxdp.datasets.config import DataConfig
+from jaxdp.models.config import ModelConfig
+from jaxdp.trainer.config import ClippingConfig, Config, PlanConfig, TrainingConfig
 
 config = Config(
     name="digits_bc_alc",

@@ -13,7 +13,9 @@ scored on a tenth of the training windows: learning rate 2e-3 (perplexity 12.3) 
 This tuning is not paid for by ε.
 """
 
-from jaxdp.config import ClippingConfig, Config, DataConfig, ModelConfig, PlanConfig, TrainingConfig
+from jaxdp.datasets.config import DataConfig
+from jaxdp.models.config import ModelConfig
+from jaxdp.trainer.config import ClippingConfig, Config, PlanConfig, TrainingConfig
 
 config = Config(
     name="lm_small",

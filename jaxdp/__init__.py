@@ -4,27 +4,27 @@
 `privatize(plan)` turns them into a private mean gradient for any Optax chain.
 """
 
-from .clipping import Clipping as Clipping
-from .clipping import clip_batch as clip_batch
-from .clipping import clip_individual as clip_individual
-from .clipping import clip_layerwise as clip_layerwise
-from .clipping import clip_multiplied as clip_multiplied
-from .clipping import clip_normalised as clip_normalised
-from .clipping import clip_quantile as clip_quantile
-from .explain import explain as explain
-from .gradients import PerExampleGrads as PerExampleGrads
-from .gradients import from_dense as from_dense
-from .gradients import per_example_grads as per_example_grads
-from .groups import group_alike as group_alike
-from .keys import secret_key as secret_key
-from .plan import Plan as Plan
-from .planner import plan_noise as plan_noise
-from .privatize import NORM_BIN_EDGES as NORM_BIN_EDGES
-from .privatize import privatize as privatize
-from .public_bounds import pretrained_copy as pretrained_copy
-from .public_bounds import public_norms as public_norms
-from .public_bounds import scale_norms as scale_norms
-from .release import load_release as load_release
-from .units import mean_loss as mean_loss
+from .accounting.noise_table import plan_noise as plan_noise
+from .dpsgd.clipping import Clipping as Clipping
+from .dpsgd.clippings import clip_batch as clip_batch
+from .dpsgd.clippings import clip_individual as clip_individual
+from .dpsgd.clippings import clip_layerwise as clip_layerwise
+from .dpsgd.clippings import clip_multiplied as clip_multiplied
+from .dpsgd.clippings import clip_normalised as clip_normalised
+from .dpsgd.clippings import clip_quantile as clip_quantile
+from .dpsgd.groups import group_alike as group_alike
+from .dpsgd.keys import secret_key as secret_key
+from .dpsgd.plan import Plan as Plan
+from .dpsgd.privatizer import privatize as privatize
+from .dpsgd.public_data import pretrained_copy as pretrained_copy
+from .dpsgd.public_data import public_norms as public_norms
+from .dpsgd.public_data import scale_norms as scale_norms
+from .dpsgd.sums import NORM_BIN_EDGES as NORM_BIN_EDGES
+from .gradients.explanation import explain as explain
+from .gradients.lazy import PerExampleGrads as PerExampleGrads
+from .gradients.per_example import from_dense as from_dense
+from .gradients.per_example import per_example_grads as per_example_grads
+from .gradients.unit_loss import mean_loss as mean_loss
+from .trainer.release.parameters import load_release as load_release
 
 __version__ = "0.1.0"

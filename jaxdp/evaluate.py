@@ -5,15 +5,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import config as configs
-from . import data, parsing, release, statement
+from .accounting.rounding import round_up
+from .datasets import loading
+from .datasets.config import DataConfig
+from .models.build import make_model
+from .models.config import ModelConfig
+from .models.scores import evaluate
+from .trainer import parsing
+from .trainer.release import statement
+from .trainer.release.parameters import load_release
 
 try:
     import flax
     import orbax.checkpoint
     import tyro
-
-    from . import models
 except ModuleNotFoundError as error:
     if error.name is None or error.name.startswith("jaxdp"):
         raise
@@ -21,6 +26,7 @@ except ModuleNotFoundError as error:
         f"python -m jaxdp.evaluate needs {error.name}, which is not installed: "
         "pip install 'jaxdp[train]' (in a checkout: pip install -e '.[train]')"
     )
+
 
 del flax, orbax  # only needed to be there
 
@@ -35,17 +41,17 @@ def main(args: Sequence[str]) -> int:
         )
         return 0 if args else 2
     try:
-        released = release.load_release(args[0])
+        released = load_release(args[0])
         params, facts = released
         data_config = tyro.cli(
-            configs.DataConfig,
+            DataConfig,
             prog=f"python -m jaxdp.evaluate {args[0]}",
             args=args[1:],
             default=saved_data_config(args[0], facts["data"].partition(";")[0]),
         )
-        dataset = data.load(data_config, print)
-        model = models.make_model(parsing.from_json(configs.ModelConfig, facts["model"]), dataset)
-        scores = models.evaluate(model, dataset, params, released.batch_stats)
+        dataset = loading.load(data_config, print)
+        model = make_model(parsing.from_json(ModelConfig, facts["model"]), dataset)
+        scores = evaluate(model, dataset, params, released.batch_stats)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -59,18 +65,18 @@ def main(args: Sequence[str]) -> int:
         print(f"perplexity {math.exp(scores.loss):.3f} a character")
     label, epsilon = statement.labelled(facts["epsilon"])[0]
     private = "" if facts["private"] else ", but NOT PRIVATE: it was made with a seed"
-    delta = statement.round_up(facts["delta"], 3)
+    delta = round_up(facts["delta"], 3)
     print(f"ε = {epsilon:g} by {label}, at δ = {delta:g}{private}")
     return 0
 
 
-def saved_data_config(path: str, name: str) -> configs.DataConfig:
+def saved_data_config(path: str, name: str) -> DataConfig:
     """Where the run found its data; all that a release alone tells is their name."""
     for folder in (Path(path), Path(path).parent):
         file = folder / "private" / "config.json"
         if file.is_file():
             return parsing.read_config(file).data
-    return configs.DataConfig(name=name)
+    return DataConfig(name=name)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,16 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from . import parsing, release, statement
+from .datasets import feeding
+from .models.scores import make_scorer
+from .trainer import loop, parsing, progress, scoring
+from .trainer.metrics import Metrics, write_metrics
+from .trainer.release import statement
+from .trainer.release.parameters import save_params, save_statement, set_aside
+from .trainer.run import checkpoint, payment, resume
+from .trainer.run.files import locked, make_run_folder
+from .trainer.setup import Run, prepare
+from .trainer.signals import stop_on_signals
 
 try:
     import flax
@@ -18,9 +27,6 @@ try:
     import sklearn
     import tyro
     from rich.console import Console
-
-    from . import checkpoints, display, feeding, messages, models, payment, runs, scoring, training
-    from .preparation import Run, prepare
 except ModuleNotFoundError as error:
     if error.name is None or error.name.startswith("jaxdp"):
         raise
@@ -28,6 +34,7 @@ except ModuleNotFoundError as error:
         f"python -m jaxdp.train needs {error.name}, which is not installed: "
         "pip install 'jaxdp[train]' (in a checkout: pip install -e '.[train]')"
     )
+
 
 del flax, orbax, sklearn, tyro  # only needed to be there
 
@@ -39,36 +46,36 @@ def main(args: Sequence[str]) -> int:
     # Orbax logs whole tracebacks of what is told in one line here.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     with ExitStack() as stack:
-        stack.enter_context(checkpoints.without_leftovers())
+        stack.enter_context(checkpoint.without_leftovers())
         try:
-            config = parsing.parse(args, runs.saved_config)
-            console.print(f"jaxdp: {config.name}, on {messages.describe_device()}")
+            config = parsing.parse(args, resume.saved_config)
+            console.print(f"jaxdp: {config.name}, on {console.describe_device()}")
             history = None
             if config.resume is not None:
                 folder = Path(config.resume)
-                stack.enter_context(runs.locked(folder))
-                history = runs.open_history(folder, config.checkpoint.keep, console.print)
+                stack.enter_context(locked(folder))
+                history = resume.open_history(folder, config.checkpoint.keep, console.print)
                 stack.callback(history.close)
             # A signal inside a compilation can be lost, or crash it: it waits for the next line.
-            with training.stop_on_signals(messages.tell_not_started) as early:
+            with stop_on_signals(console.tell_not_started) as early:
                 run = prepare(config, console.print, history)
             if early.requested:
                 raise KeyboardInterrupt
-            console.print(messages.describe_plan(run))
+            console.print(console.describe_plan(run))
             if run.config.seed is not None:
                 console.print("A seed was given: noise and sampling are reproducible: NOT PRIVATE.")
             if config.dry_run:
-                console.print(messages.describe_cost(run))
+                console.print(console.describe_cost(run))
                 return 0
             if history is not None and history.step >= run.plan.steps and is_released(folder):
                 console.print(f"All steps were taken: the release is in {folder / 'release'}")
                 return 0
             if history is None:
-                budget = runs.make_budget(run.plan)  # may refuse: before anything is written
+                budget = resume.make_budget(run.plan)  # may refuse: before anything is written
                 now = datetime.datetime.now()
-                folder = release.make_run_folder(config.name, config.output, now)
-                stack.enter_context(runs.locked(folder))
-                history = runs.begin(folder, budget, run.plan, run.saved, run.state)
+                folder = make_run_folder(config.name, config.output, now)
+                stack.enter_context(locked(folder))
+                history = resume.begin(folder, budget, run.plan, run.saved, run.state)
                 stack.callback(history.close)
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -78,7 +85,7 @@ def main(args: Sequence[str]) -> int:
             return 130
         try:
             return train_and_release(run, history, config.resume is not None, console, start)
-        except training.NotFinite as error:
+        except loop.NotFinite as error:
             cure = "Try a lower training.learning-rate: --resume goes on from the last checkpoint"
             print(f"error: {error}: nothing is released. {cure}", file=sys.stderr)
         except OSError as error:
@@ -91,7 +98,7 @@ def main(args: Sequence[str]) -> int:
 
 
 def train_and_release(
-    run: Run, history: runs.History, resumed: bool, console: Console, start: float
+    run: Run, history: resume.History, resumed: bool, console: Console, start: float
 ) -> int:
     """Trains, writes the release, and only then looks at how good it is."""
     folder, private = history.folder, history.folder / "private"
@@ -107,18 +114,18 @@ def train_and_release(
     if resumed:
         keeper.drop_after(begun)
         for path in (private / "metrics.jsonl", scores_file):
-            runs.drop_metrics_after(path, begun)
+            resume.drop_metrics_after(path, begun)
         if not run.repeats:
-            runs.open_segment(folder, ledger, begun, run.plan, run.saved, run.state)
-        console.print(messages.describe_resume(ledger, begun))
-    end = runs.affordable_end(ledger, run.plan)
+            resume.open_segment(folder, ledger, begun, run.plan, run.saved, run.state)
+        console.print(console.describe_resume(ledger, begun))
+    end = resume.affordable_end(ledger, run.plan)
     if end < run.plan.steps:
         console.print(f"The budget ends before step {end + 1}: that is where the run will stop.")
     spent = payment.LedgerPayment(ledger, begun, end)
-    saver = checkpoints.PeriodicSaver(
+    saver = checkpoint.PeriodicSaver(
         keeper, ledger, run.config.checkpoint.every_seconds, run.frozen
     )
-    score = models.make_scorer(run.model, run.dataset)
+    score = make_scorer(run.model, run.dataset)
     scorer = scoring.PeriodicScores(
         lambda state: score(params := run.released(state), run.statistics(params)),
         scores_file,
@@ -127,18 +134,18 @@ def train_and_release(
         console.print,
     )
     batches = feeding.Waiting(run.batches(begun, max(begun, end)))
-    with training.stop_on_signals(tell=messages.tell_stopping) as stop:
+    with stop_on_signals(tell=console.tell_stopping) as stop:
         try:
             with (
-                display.step_display(console, end) as shown,
+                progress.step_display(console, end) as shown,
                 (private / "metrics.jsonl").open("a") as metrics_file,
             ):
 
-                def watch(metrics: training.Metrics) -> None:
-                    training.write_metrics(metrics_file, metrics)
+                def watch(metrics: Metrics) -> None:
+                    write_metrics(metrics_file, metrics)
                     shown.show(metrics)
 
-                state = training.train(
+                state = loop.train(
                     run.train_step,
                     run.state,
                     batches,
@@ -160,11 +167,11 @@ def train_and_release(
             keeper.wait()
         # The results come first, so that no later failure can cost them.
         params = run.released(state)
-        aside = release.set_aside(folder)
+        aside = set_aside(folder)
         if aside is not None:
             console.print(f"The release before this one is now in {aside}")
         batch_stats = run.statistics(params)
-        release.save_params(folder, params, batch_stats)
+        save_params(folder, params, batch_stats)
         *earlier, last = ledger.mechanisms()
         facts = statement.make_statement(
             run.plan,
@@ -174,9 +181,9 @@ def train_and_release(
             sensitivity,
             earlier,
             batch_norm=batch_stats is not None,
-            earlier_data=[used for used, _ in runs.earlier_data(history)],
+            earlier_data=[used for used, _ in resume.earlier_data(history)],
         )
-        release.save_statement(folder, facts, statement.as_markdown(facts))
+        save_statement(folder, facts, statement.as_markdown(facts))
 
     scores = score(params, batch_stats)
     scoring.write_scores(scores_file, spent.count, scores)
@@ -189,7 +196,7 @@ def train_and_release(
         "seconds_waiting_for_data": round(batches.seconds, 2),
     }
     (private / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    console.print(messages.result_table(run, facts, results, folder))
+    console.print(console.result_table(run, facts, results, folder))
     if stop.signal is not None and spent.count < end:
         console.print(f"To go on: python -m jaxdp.train --resume {folder}", soft_wrap=True)
         return 128 + stop.signal  # as a shell reports it: 130 for Ctrl-C, 143 for SIGTERM

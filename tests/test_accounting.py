@@ -13,8 +13,10 @@ from dp_accounting.rdp import RdpAccountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxdp import accounting, gdp
-from jaxdp.accounting import Mechanism, delta, epsilon, solve_noise_multiplier
+from jaxdp.accounting import gdp, guarantee
+from jaxdp.accounting.calibration import solve_noise_multiplier
+from jaxdp.accounting.guarantee import delta, epsilon
+from jaxdp.accounting.mechanism import Mechanism, accountants, dp_event, paper_noise_multiplier
 
 RELATION = dp_accounting.NeighboringRelation
 SAMPLINGS = ("poisson", "shuffled", "fixed_size", "full_batch")
@@ -109,7 +111,7 @@ def test_sound_combinations_run_and_all_others_are_refused(sampling, adjacency, 
         with pytest.raises(ValueError, match=r"no sound accounting.*use adjacency="):
             mechanism(sampling, adjacency, unit)
         return
-    assert accounting.accountants(sampling, adjacency) == allowed
+    assert accountants(sampling, adjacency) == allowed
     for accountant in ("pld", "rdp"):
         if accountant in allowed:
             assert 0 < epsilon(mechanism(sampling, adjacency, unit), 1e-5, accountant) < 50
@@ -178,7 +180,7 @@ def test_gaussians_without_amplification_agree_with_both_accountants():
         mechanism("full_batch", "zero_out", z=5.0, steps=30),
         mechanism("shuffled", "replace_one", z=5.0, steps=3000),  # 30 epochs of 100 batches
     ):
-        event, relation = accounting.dp_event(run)
+        event, relation = dp_event(run)
         assert relation == RELATION.ADD_OR_REMOVE_ONE
         pld = PLDAccountant(relation).compose(event).get_epsilon(1e-5)
         rdp = RdpAccountant(neighboring_relation=relation).compose(event).get_epsilon(1e-5)
@@ -194,7 +196,7 @@ def test_fixed_size_batches_are_between_what_is_attained_and_no_amplification(q,
     # Other records at rest, the replaced one's gradient turned round: attained, P and Q in full.
     attained = epsilon(Mechanism(z, steps, q, adjacency="replace_one"), 1e-5)
     assert attained < found < gdp.epsilon_from_mu(math.sqrt(steps) / z, 1e-5)
-    event, relation = accounting.dp_event(run)
+    event, relation = dp_event(run)
     assert relation == RELATION.REPLACE_ONE
     reference = RdpAccountant(neighboring_relation=relation).compose(event).get_epsilon(1e-5)
     assert found == pytest.approx(reference, rel=1e-6)
@@ -203,7 +205,7 @@ def test_fixed_size_batches_are_between_what_is_attained_and_no_amplification(q,
 def test_fixed_size_is_never_more_than_unamplified():
     run = mechanism("fixed_size", "replace_one", z=2.0, steps=10, q=0.9)
     plain = gdp.epsilon_from_mu(math.sqrt(10) / 2, 1e-5)
-    event, relation = accounting.dp_event(run)
+    event, relation = dp_event(run)
     loose = RdpAccountant(neighboring_relation=relation).compose(event).get_epsilon(1e-5)
     assert loose > plain
     assert epsilon(run, 1e-5, "rdp") == pytest.approx(plain, rel=1e-12)
@@ -212,7 +214,7 @@ def test_fixed_size_is_never_more_than_unamplified():
 @pytest.mark.parametrize("adjacency", ADJACENCIES)
 def test_dp_event_is_what_was_accounted(adjacency):
     run = Mechanism(1.1, 300, 0.02, adjacency=adjacency)
-    event, relation = accounting.dp_event(run)
+    event, relation = dp_event(run)
     reference = PLDAccountant(relation).compose(event).get_epsilon(1e-5)
     assert epsilon(run, 1e-5) == pytest.approx(reference, rel=2e-3)
     assert (
@@ -233,7 +235,7 @@ def test_dp_event_is_what_was_accounted(adjacency):
 
 def test_a_schedule_composes_the_real_sequence():
     run = Mechanism(((0.8, 100), (1.6, 200)), 300, 0.02)
-    event, relation = accounting.dp_event(run)
+    event, relation = dp_event(run)
     reference = PLDAccountant(relation).compose(event).get_epsilon(1e-5)
     assert epsilon(run, 1e-5) == pytest.approx(reference, rel=2e-3)
     assert epsilon(Mechanism(1.6, 300, 0.02), 1e-5) < epsilon(run, 1e-5)
@@ -246,7 +248,7 @@ def test_a_schedule_over_shuffled_epochs_counts_the_least_noise_of_each():
     # Epochs of 10 batches; z changes in the middle of the second one.
     run = Mechanism(((2.0, 15), (1.0, 15)), 30, 0.1, "shuffled", "zero_out", num_examples=100)
     assert run.exposures == ((1.0, 2), (2.0, 1))
-    assert accounting.gaussian_mu(run) == pytest.approx(math.sqrt(2 + 0.25))
+    assert guarantee.gaussian_mu(run) == pytest.approx(math.sqrt(2 + 0.25))
     short = Mechanism(((3.0, 5), (2.0, 0), (4.0, 1)), 6, 0.1, "shuffled", "zero_out", "batch", 100)
     assert short.exposures == ((3.0, 1),)
 
@@ -272,16 +274,16 @@ def test_full_batch_schedules_have_the_closed_form():
     ],
 )
 def test_what_the_papers_sigmas_mean(sigma, layers, epochs, mu, expected):
-    z = accounting.paper_noise_multiplier(sigma, "batch", layers, "replace_one", "shuffled")
+    z = paper_noise_multiplier(sigma, "batch", layers, "replace_one", "shuffled")
     run = Mechanism(z, epochs * 704, 64 / 45000, "shuffled", "replace_one", "batch", 45000)
     assert run.epochs_begun == epochs
     assert epsilon(run, 1e-5) == pytest.approx(expected, rel=1e-5)
     if mu:
-        assert accounting.gaussian_mu(run) == pytest.approx(mu, rel=2e-4)
+        assert guarantee.gaussian_mu(run) == pytest.approx(mu, rel=2e-4)
 
 
 def test_the_papers_sigma_is_doubled_only_where_one_example_is_added():
-    convert = accounting.paper_noise_multiplier
+    convert = paper_noise_multiplier
     assert convert(0.5, "example", 1, "add_remove", "poisson") == 1.0
     assert convert(0.5, "example", 4, "zero_out", "shuffled") == 0.5
     assert convert(0.5, "example", 1, "replace_one", "shuffled") == 0.5
@@ -293,7 +295,7 @@ def test_the_papers_sigma_is_doubled_only_where_one_example_is_added():
 
 @pytest.mark.parametrize(("sigma", "expected"), [(0.5, 11.2), (1.0, 1.37), (2.5, 0.385)])
 def test_the_papers_sigmas_under_poisson_sampling(sigma, expected):
-    z = accounting.paper_noise_multiplier(sigma, "batch", 1, "add_remove", "poisson")
+    z = paper_noise_multiplier(sigma, "batch", 1, "add_remove", "poisson")
     assert epsilon(Mechanism(z, 35156, 64 / 45000), 1e-5) == pytest.approx(expected, rel=5e-3)
 
 
@@ -325,7 +327,7 @@ def test_more_noise_fewer_steps_or_a_larger_delta_never_cost_more(run, d, factor
 @given(runs, deltas)
 def test_pld_is_never_above_rdp_or_the_plain_gaussian(run, d):
     found = epsilon(run, d)
-    assert found <= gdp.epsilon_from_mu(accounting.gaussian_mu(run), d) * (1 + 1e-12)
+    assert found <= gdp.epsilon_from_mu(guarantee.gaussian_mu(run), d) * (1 + 1e-12)
     if run.adjacency == "add_remove":
         assert found <= epsilon(run, d, "rdp") + 1e-9
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdp.augmentation import crop_and_flip, record_keys
+from jaxdp.datasets.augmentation import crop_and_flip, record_keys
 
 KEY = jax.random.key(0)
 

@@ -5,11 +5,11 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdp import averaging
+from jaxdp.trainer import averages
 
 
 def test_the_average_is_that_of_the_parameters():
-    optimizer = optax.chain(optax.sgd(0.5), averaging.average_parameters(0.6))
+    optimizer = optax.chain(optax.sgd(0.5), averages.average_parameters(0.6))
     params = {"w": jnp.arange(3.0)}
     state = optimizer.init(params)
     expected = np.asarray(params["w"])
@@ -21,14 +21,14 @@ def test_the_average_is_that_of_the_parameters():
         share = min(0.6, (1 + step) / (10 + step))
         expected = share * expected + (1 - share) * np.asarray(plain)
     np.testing.assert_allclose(params["w"], plain, rtol=1e-6)
-    np.testing.assert_allclose(averaging.averaged(state)["w"], expected, rtol=1e-5)
+    np.testing.assert_allclose(averages.averaged(state)["w"], expected, rtol=1e-5)
 
 
 def test_an_optimizer_without_an_average_has_none():
-    assert averaging.averaged(optax.adam(0.1).init({"w": jnp.ones(2)})) is None
+    assert averages.averaged(optax.adam(0.1).init({"w": jnp.ones(2)})) is None
 
 
 def test_it_needs_the_parameters():
-    average = averaging.average_parameters(0.9)
+    average = averages.average_parameters(0.9)
     with pytest.raises(ValueError, match="pass the parameters"):
         average.update({"w": jnp.ones(2)}, average.init({"w": jnp.ones(2)}))

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from benchmarks import backpack
-from jaxdp import data, models
-from jaxdp.config import ModelConfig
+from jaxdp.datasets.records import Dataset, Records
+from jaxdp.models.build import init_params, make_model
+from jaxdp.models.config import ModelConfig
+from jaxdp.models.losses import make_loss
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "backpack.md").read_text(encoding="utf-8")
@@ -21,11 +23,11 @@ TFDS = ROOT.parent / "shared" / "data" / "tfds"
 def stand_in():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (backpack.BATCH, 28, 28, 1), np.uint8)
-    records = data.Records(images, rng.integers(0, 10, backpack.BATCH, np.int32))
-    dataset = data.Dataset(records, records, 10, 33.3, 78.6, "")
-    model = models.make_model(ModelConfig(name="backpack_cnn", activation="relu"), dataset)
-    params = models.init_params(model, jax.random.key(0), dataset)
-    return backpack.Setup(dataset, model, params, models.make_loss(model, dataset))
+    records = Records(images, rng.integers(0, 10, backpack.BATCH, np.int32))
+    dataset = Dataset(records, records, 10, 33.3, 78.6, "")
+    model = make_model(ModelConfig(name="backpack_cnn", activation="relu"), dataset)
+    params = init_params(model, jax.random.key(0), dataset)
+    return backpack.Setup(dataset, model, params, make_loss(model, dataset))
 
 
 def test_epsilons_are_those_of_the_page():

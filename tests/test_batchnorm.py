@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 import jaxdp
-from jaxdp import batchnorm
+from jaxdp.models import batchnorm
 
 CLASSES, FEATURES = 3, 5
 losses = optax.softmax_cross_entropy_with_integer_labels

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from jaxdp import cache
+from jaxdp.datasets import cache
 
 
 @pytest.fixture(autouse=True)

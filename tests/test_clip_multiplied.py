@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from problems import flat64
 
 import jaxdp
-from jaxdp.clipping import ClippingState
+from jaxdp.dpsgd.clipping import ClippingState
 
 SIZES = {"a": 40_000, "b": 60_000, "c": 90_000}
 BOUNDS = {"a": 0.1, "b": 5.0, "c": 0.7}

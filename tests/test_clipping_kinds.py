@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from problems import flat64, loss, random_problem
 
 import jaxdp
-from jaxdp.groups import group_leaves
+from jaxdp.dpsgd.groups import group_leaves
 
 # Gradients of the first are outer products, of the second convolutions, of the third look-ups;
 # every record's own numbers decide how large they are.

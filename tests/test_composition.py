@@ -2,8 +2,8 @@
 
 import pytest
 
-from jaxdp import accounting, composition
-from jaxdp.mechanism import Mechanism
+from jaxdp.accounting import composition, guarantee
+from jaxdp.accounting.mechanism import Mechanism
 
 DELTA = 1e-5
 RUN = Mechanism(1.5, 60, 0.1)
@@ -16,7 +16,7 @@ def part(steps, z=1.5, q=0.1, **rest):
 @pytest.mark.parametrize("accountant", ["pld", "rdp"])
 def test_parts_of_a_run_cost_what_the_run_costs(accountant):
     parts = [part(20), part(0), part(40)]
-    whole = accounting.epsilon(RUN, DELTA, accountant)
+    whole = guarantee.epsilon(RUN, DELTA, accountant)
     assert composition.epsilon(parts, DELTA, accountant) == whole
 
 
@@ -27,14 +27,14 @@ def test_nothing_costs_nothing():
 def test_parts_with_other_noise_are_the_run_with_that_schedule():
     parts = [part(20), part(40, z=2.0)]
     schedule = Mechanism(((1.5, 20), (2.0, 40)), 60, 0.1)
-    assert composition.epsilon(parts, DELTA) == accounting.epsilon(schedule, DELTA)
+    assert composition.epsilon(parts, DELTA) == guarantee.epsilon(schedule, DELTA)
 
 
 def test_every_part_begins_shuffled_epochs_of_its_own():
     """Epochs of 4 steps: two parts of one step are two epochs begun, as one of five steps is."""
     shuffled = dict(q=0.25, sampling="shuffled", adjacency="replace_one", num_examples=100)
     one, five = part(1, **shuffled), part(5, **shuffled)
-    expected = accounting.epsilon(five, DELTA)
+    expected = guarantee.epsilon(five, DELTA)
     assert composition.epsilon([one, one], DELTA) == pytest.approx(expected, rel=1e-9)
 
 
@@ -42,7 +42,7 @@ def test_every_part_begins_shuffled_epochs_of_its_own():
 def test_parts_with_other_sampling_lie_between_bounds(adjacency):
     """With q = 0.1 and 0.2: more than all at 0.1, less than all at 0.2, and near their mean."""
     mixed = [part(30, adjacency=adjacency), part(30, q=0.2, adjacency=adjacency)]
-    low, high = (accounting.epsilon(part(60, q=q, adjacency=adjacency), DELTA) for q in (0.1, 0.2))
+    low, high = (guarantee.epsilon(part(60, q=q, adjacency=adjacency), DELTA) for q in (0.1, 0.2))
     assert low < composition.epsilon(mixed, DELTA) < high
     same = [part(30, adjacency=adjacency), part(30, q=0.1 + 1e-9, adjacency=adjacency)]
     assert composition.epsilon(same, DELTA) == pytest.approx(low, rel=5e-3)
@@ -66,14 +66,14 @@ def test_rdp_is_refused_where_it_is_unsound():
 
 def test_the_affordable_steps_are_the_last_that_fit():
     spent, more = [part(20)], part(50, z=1.2, q=0.12)
-    target = accounting.epsilon(RUN, DELTA)
+    target = guarantee.epsilon(RUN, DELTA)
     steps = composition.affordable_steps(spent, more, target, DELTA)
     assert composition.epsilon([*spent, part(steps, z=1.2, q=0.12)], DELTA) <= target
     assert composition.epsilon([*spent, part(steps + 1, z=1.2, q=0.12)], DELTA) > target
 
 
 def test_what_is_planned_is_affordable_and_no_step_more():
-    target = accounting.epsilon(RUN, DELTA)
+    target = guarantee.epsilon(RUN, DELTA)
     assert composition.affordable_steps([part(60)], part(5), target, DELTA) == 0
     assert composition.affordable_steps([part(25)], part(35), target, DELTA) == 35
     assert composition.affordable_steps([part(25)], part(60), target, DELTA) == 35

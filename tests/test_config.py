@@ -7,8 +7,8 @@ import shlex
 
 import pytest
 
-from jaxdp import parsing
-from jaxdp.config import Config
+from jaxdp.trainer import parsing
+from jaxdp.trainer.config import Config
 
 tyro = pytest.importorskip("tyro")
 

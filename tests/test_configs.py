@@ -6,9 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdp import data, models
-from jaxdp.parsing import load_config
-from jaxdp.preparation import make_clipping
+from jaxdp.datasets.records import Dataset, Records
+from jaxdp.models.build import init_params, make_model
+from jaxdp.models.losses import make_loss, make_unit_loss
+from jaxdp.trainer.clipping_options import make_clipping
+from jaxdp.trainer.parsing import load_config
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
@@ -19,11 +21,11 @@ def stand_in(config):
     rng = np.random.default_rng(0)
     if config.data.name == "text":
         make = lambda: rng.integers(0, 97, (2, config.data.window), np.uint8)
-        records = data.Records(make(), make().astype(np.int32))
-        return data.Dataset(records, records, 97, None, None, "")
+        records = Records(make(), make().astype(np.int32))
+        return Dataset(records, records, 97, None, None, "")
     shape = SHAPES.get(config.data.name, (8, 8, 1))
-    records = data.Records(rng.integers(0, 255, (2, *shape), np.uint8), np.array([0, 9]))
-    return data.Dataset(records, records, 10, 127.5, 127.5, "", records)
+    records = Records(rng.integers(0, 255, (2, *shape), np.uint8), np.array([0, 9]))
+    return Dataset(records, records, 10, 127.5, 127.5, "", records)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -31,16 +33,14 @@ def test_models_fit_their_data(path):
     config = load_config(str(path))
     assert config.name == path.stem
     dataset = stand_in(config)
-    model = models.make_model(config.model, dataset)
+    model = make_model(config.model, dataset)
     key, unit = jax.random.key(0), make_clipping(config.clipping).unit
-    params = jax.eval_shape(lambda key: models.init_params(model, key, dataset, unit), key)
+    params = jax.eval_shape(lambda key: init_params(model, key, dataset, unit), key)
     records = (dataset.private.inputs, dataset.private.labels)
     if unit == "batch":
-        value = jax.eval_shape(
-            models.make_unit_loss(model, dataset), params, *records, np.ones(2, bool)
-        )
+        value = jax.eval_shape(make_unit_loss(model, dataset), params, *records, np.ones(2, bool))
     else:
-        value = jax.eval_shape(models.make_loss(model, dataset), params, *(x[0] for x in records))
+        value = jax.eval_shape(make_loss(model, dataset), params, *(x[0] for x in records))
     assert (value.shape, value.dtype) == ((), np.float32)
     if config.model.name == "backpack_cnn":
         assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 26_010
@@ -56,8 +56,8 @@ def test_headers_say_what_to_run_and_what_to_expect(path):
 def test_a_language_model_sees_the_past_only():
     config = load_config(str(CONFIGS[[path.stem for path in CONFIGS].index("lm_small")]))
     dataset = stand_in(config)
-    model = models.make_model(config.model, dataset)
-    params = models.init_params(model, jax.random.key(0), dataset)
+    model = make_model(config.model, dataset)
+    params = init_params(model, jax.random.key(0), dataset)
     x = np.asarray(dataset.private.inputs[:1], np.int32)
     changed = x.copy()
     changed[0, 40] = (x[0, 40] + 1) % 97
@@ -70,4 +70,4 @@ def test_models_and_data_of_different_kinds_are_refused():
     config = load_config(str(CONFIGS[[path.stem for path in CONFIGS].index("lm_small")]))
     text = stand_in(config)
     with pytest.raises(ValueError, match=r"the data are text: choose --model.name transformer"):
-        models.make_model(type(config.model)(name="cnn"), text)
+        make_model(type(config.model)(name="cnn"), text)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxdp.config import Config
-from jaxdp.parsing import load_config
+from jaxdp.trainer.config import Config
+from jaxdp.trainer.parsing import load_config
 
 FILES = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 

@@ -13,17 +13,14 @@ pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 train = pytest.importorskip("jaxdp.train")
-from jaxdp import (  # noqa: E402  (they need the extra)
-    config,
-    data,
-    evaluate,
-    parsing,
-    pictures,
-    preparation,
-    record,
-    report,
-    segments,
-)
+from jaxdp import evaluate, report  # noqa: E402
+from jaxdp.datasets import loading  # noqa: E402
+from jaxdp.trainer import config as configs  # noqa: E402
+from jaxdp.trainer import parsing, setup  # noqa: E402
+from jaxdp.trainer.release import figures  # noqa: E402
+from jaxdp.trainer.release import report as run_report  # noqa: E402
+from jaxdp.trainer.run.record import load_record  # noqa: E402
+from jaxdp.trainer.run.segment import load_segment  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +63,9 @@ def test_evaluate_refuses_what_is_no_release(tmp_path, capsys):
 def test_the_average_is_released_with_the_frozen_parameters(finished):
     params, _ = jaxdp.load_release(finished)
     assert sorted(params) == ["Conv_0", "Dense_0", "GroupNorm_0"]
-    saved = segments.load_segment(finished / "private" / "segment-1.json")
-    dataset = data.load(saved.config.data)
-    first = preparation.make_learner(saved.config, dataset, saved.secrets.init)
+    saved = load_segment(finished / "private" / "segment-1.json")
+    dataset = loading.load(saved.config.data)
+    first = setup.make_learner(saved.config, dataset, saved.secrets.init)
     np.testing.assert_array_equal(params["Conv_0"]["kernel"], first.frozen["Conv_0"]["kernel"])
     assert "Conv_0" not in first.params
     checkpoints = train.checkpoints.Checkpoints(finished / "private" / "checkpoints", 2)
@@ -90,13 +87,13 @@ def test_report_draws_a_run(finished, capsys):
 
 
 def test_the_report_s_scores_end_with_the_result(finished):
-    found = record.load_record(finished)
+    found = load_record(finished)
     assert [score["step"] for score in found.scores] == [1, 2, 3, 4, 5, 6]
     assert found.scores[-1]["accuracy"] == found.results["test_accuracy"]
 
 
 def test_a_clipping_norm_is_told_where_it_means_something():
-    told = lambda **changes: report._clipping(config.ClippingConfig(**changes))
+    told = lambda **changes: run_report._clipping(configs.ClippingConfig(**changes))
     assert told() == "individual 0.3"
     public = "layerwise, norms from public records"
     assert told(kind="layerwise", bounds="public") == f"{public}, the largest 0.3"
@@ -104,8 +101,8 @@ def test_a_clipping_norm_is_told_where_it_means_something():
 
 
 def few_points(monkeypatch):
-    monkeypatch.setattr(pictures, "DELTAS", np.array([1e-6, 1e-4]))
-    monkeypatch.setattr(pictures, "EPSILON_POINTS", 2)
+    monkeypatch.setattr(figures, "DELTAS", np.array([1e-6, 1e-4]))
+    monkeypatch.setattr(figures, "EPSILON_POINTS", 2)
 
 
 def test_report_draws_what_there_is_of_a_run_that_was_killed(
@@ -125,20 +122,20 @@ def test_a_report_that_cannot_be_written_is_one_line(finished, capsys, monkeypat
         raise OSError(30, "Read-only file system", str(path))
 
     few_points(monkeypatch)
-    monkeypatch.setattr(pictures.Figure, "savefig", refuse)
+    monkeypatch.setattr(figures.Figure, "savefig", refuse)
     assert report.main([str(finished)]) == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_epsilon_against_steps_counts_what_was_charged_in_vain(finished):
-    found = record.load_record(finished)
+    found = load_record(finished)
     (only,) = found.spent
     again = replace(found, spent=[only, replace(only, steps=2)], starts=[0, 4])
-    steps, spent = pictures._epsilon_curve(again)
+    steps, spent = figures._epsilon_curve(again)
     assert steps == [0, 1, 2, 3, 4, 4, 5, 6]
     assert spent == sorted(spent)
     assert spent[4] < spent[5]  # two steps after the checkpoint
-    assert spent[-1] == pytest.approx(pictures.epsilon(again))
+    assert spent[-1] == pytest.approx(figures.epsilon(again))
 
 
 def test_report_compares_runs(finished, capsys):
@@ -171,10 +168,10 @@ def test_wrong_settings_are_refused_in_one_line(capsys, args, says):
 
 
 def test_settings_survive_json():
-    saved = config.Config(
-        training=config.TrainingConfig(frozen=("Conv_0",), optimizer_options={"b1": 0.8})
+    saved = configs.Config(
+        training=configs.TrainingConfig(frozen=("Conv_0",), optimizer_options={"b1": 0.8})
     )
     text = json.dumps(asdict(saved))
-    assert parsing.from_json(config.Config, json.loads(text)) == saved
+    assert parsing.from_json(configs.Config, json.loads(text)) == saved
     with pytest.raises(ValueError, match="a field speed that this version lacks"):
-        parsing.from_json(config.Config, {"speed": 1})
+        parsing.from_json(configs.Config, {"speed": 1})

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import pytest
 
 import jaxdp
-from jaxdp.factored import auto_engine
-from jaxdp.outer import Outer
-from jaxdp.representations import Dense
+from jaxdp.gradients.engine import auto_engine
+from jaxdp.gradients.matmul import Matmul
+from jaxdp.gradients.representations import Dense
 
 PARAMS = {
     "bias": jnp.ones(5),
@@ -54,7 +54,7 @@ def test_the_table_reads_well():
 def test_what_is_told_is_what_is_done():
     _, leaves = auto_engine(loss, PARAMS, (jnp.stack([TOKENS, TOKENS]),))
     plans = jaxdp.explain(loss, PARAMS, (TOKENS,)).leaves
-    kinds = {"dense": Dense, "product": Dense, "gram": Outer}
+    kinds = {"dense": Dense, "product": Dense, "gram": Matmul}
     for plan, leaf in zip(plans, leaves, strict=True):
         assert isinstance(leaf, kinds.get(plan.form, object))
 

@@ -9,8 +9,8 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
-from jaxdp.factored import auto_engine, choose, factored_engine
-from jaxdp.tracing import one_example, trace
+from jaxdp.gradients.engine import auto_engine, choose, factored_engine
+from jaxdp.gradients.program import one_example, trace
 
 B = 5
 LAYOUT_1D = ("NWC", "WIO", "NWC")

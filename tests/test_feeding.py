@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdp import feeding
-from jaxdp.data import Records
+from jaxdp.datasets import feeding
+from jaxdp.datasets.records import Records
 
 N = 50
 RECORDS = Records(

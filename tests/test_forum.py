@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks import forum
-from jaxdp import data
-from jaxdp.config import DataConfig
+from jaxdp.datasets import loading
+from jaxdp.datasets.config import DataConfig
 
 ROOT = Path(__file__).parents[1]
 TFDS = ROOT.parent / "shared" / "data" / "tfds"
@@ -18,7 +18,7 @@ def mnist():
     pytest.importorskip("importlib_resources", reason="needs the extra data")
     if not (TFDS / "mnist").exists():
         pytest.skip("MNIST is not prepared")
-    return data.load(DataConfig(name="mnist", dir=str(TFDS))).private
+    return loading.load(DataConfig(name="mnist", dir=str(TFDS))).private
 
 
 @pytest.mark.parametrize(

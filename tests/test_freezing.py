@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxdp.freezing import merge, split
+from jaxdp.trainer.freezing import merge, split
 
 PARAMS = {
     "Conv_0": {"kernel": 1, "bias": 2},

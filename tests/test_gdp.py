@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from jaxdp import gdp
+from jaxdp.accounting import gdp
 
 mpmath.mp.dps = 60
 

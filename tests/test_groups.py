@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxdp
-from jaxdp.groups import group_leaves
+from jaxdp.dpsgd.groups import group_leaves
 
 
 def cost(bounds, groups):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import jaxdp
-from jaxdp.ledger import Ledger
+from jaxdp.trainer.run.ledger import Ledger
 
 pytest.importorskip("tyro")
 pytest.importorskip("sklearn")

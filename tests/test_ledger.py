@@ -5,8 +5,10 @@ import time
 
 import pytest
 
-from jaxdp import accounting, ledger
-from jaxdp.ledger import Budget, Ledger, Position, Segment
+from jaxdp.accounting import guarantee
+from jaxdp.accounting.mechanism import Mechanism
+from jaxdp.trainer.run import ledger
+from jaxdp.trainer.run.ledger import Budget, Ledger, Position, Segment
 
 BUDGET = Budget(epsilon=3.0, delta=1e-4, adjacency="add_remove", unit="example")
 
@@ -54,8 +56,8 @@ def test_the_lines_are_for_people(charged):
 
 
 def test_epsilon_is_that_of_the_charged_steps(charged):
-    assert Ledger.read(charged).epsilon() == accounting.epsilon(
-        accounting.Mechanism(1.5, 30, 0.1, num_examples=1000), 1e-4
+    assert Ledger.read(charged).epsilon() == guarantee.epsilon(
+        Mechanism(1.5, 30, 0.1, num_examples=1000), 1e-4
     )
 
 
@@ -75,9 +77,7 @@ def test_a_new_segment_pays_for_its_steps_again(charged):
     assert book.open_segment(segment(start=10, state="ef")) == 2
     book.charge(10, 14)
     assert book.steps == Ledger.read(charged).steps == 35
-    assert book.epsilon() == accounting.epsilon(
-        accounting.Mechanism(1.5, 35, 0.1, num_examples=1000), 1e-4
-    )
+    assert book.epsilon() == guarantee.epsilon(Mechanism(1.5, 35, 0.1, num_examples=1000), 1e-4)
 
 
 def test_steps_are_charged_in_order_without_gaps(charged):

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 import jaxdp
-from jaxdp import data
-from jaxdp.config import ModelConfig
+from jaxdp.datasets.records import Dataset, Records
+from jaxdp.models.config import ModelConfig
 
 nn = pytest.importorskip("flax.linen")
 models = pytest.importorskip("jaxdp.models")
 
 
-def small_dataset() -> data.Dataset:
+def small_dataset() -> Dataset:
     rng = np.random.default_rng(0)
-    records = lambda n: data.Records(
+    records = lambda n: Records(
         rng.integers(0, 17, (n, 8, 8, 1)).astype(np.uint8), rng.integers(0, 10, n).astype(np.int32)
     )
-    return data.Dataset(records(6), records(5), 10, 0.0, 8.0, "")
+    return Dataset(records(6), records(5), 10, 0.0, 8.0, "")
 
 
 class Net(nn.Module):
@@ -100,8 +100,8 @@ def test_too_many_convolutions_are_refused():
 def tensors(config, size, channels, unit="example"):
     """Shapes of the parameters for square images, without drawing them."""
     images = np.zeros((2, size, size, channels), np.uint8)
-    records = data.Records(images, np.array([0, 9], np.int32))
-    dataset = data.Dataset(records, records, 10, 127.5, 127.5, "", records)
+    records = Records(images, np.array([0, 9], np.int32))
+    dataset = Dataset(records, records, 10, 127.5, 127.5, "", records)
     model = models.make_model(config, dataset)
     init = lambda key: models.init_params(model, key, dataset, unit)
     return jax.tree.leaves(jax.eval_shape(init, jax.random.key(0)))
@@ -152,8 +152,8 @@ def test_models_that_make_no_sense_are_refused(options, says):
 def test_gradients_of_the_resnet_agree_with_plain_ones(norm):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (3, 16, 16, 3)).astype(np.uint8)
-    records = data.Records(images, np.array([1, 5, 9], np.int32))
-    dataset = data.Dataset(records, records, 10, 127.5, 127.5, "", records)
+    records = Records(images, np.array([1, 5, 9], np.int32))
+    dataset = Dataset(records, records, 10, 127.5, 127.5, "", records)
     unit = "batch" if norm == "batch" else "example"
     model = models.make_model(ModelConfig("resnet18", norm=norm, width=4), dataset)
     params = models.init_params(model, jax.random.key(0), dataset, unit)

@@ -2,8 +2,10 @@
 
 import pytest
 
-from jaxdp import payment, training
-from jaxdp.ledger import Budget, Ledger, Segment
+from jaxdp.trainer import loop
+from jaxdp.trainer.run import payment
+from jaxdp.trainer.run.ledger import Budget, Ledger, Segment
+from jaxdp.trainer.signals import StopRequest
 
 
 class Crash(BaseException):
@@ -25,10 +27,10 @@ def test_a_step_is_on_disk_before_it_is_dispatched(ledger):
         raise Crash
 
     with pytest.raises(Crash):
-        training.train(
+        loop.train(
             step, ({}, ({}, {})), [(None, None)],
             spent=payment.LedgerPayment(ledger, 0, 5),
-            stop=training.StopRequest(), watch=print,
+            stop=StopRequest(), watch=print,
         )  # fmt: skip
     assert paid
     assert paid[0] >= 1

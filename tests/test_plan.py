@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxdp
-from jaxdp import tradeoff
+from jaxdp.accounting import tradeoffs
 
 
 def make_plan(**changes):
@@ -171,7 +171,7 @@ def test_the_tradeoff_curve_is_the_plans(sampling, adjacency):
     assert np.all(np.diff(betas) <= 0)
     assert np.all(betas <= 1 - alphas)
     assert np.all(betas >= 1 - plan.delta - math.exp(plan.epsilon()) * alphas - 0.01)
-    expected = tradeoff.tradeoff(plan.mechanism(2), [0.1, 0.4], plan.accountant)
+    expected = tradeoffs.tradeoff(plan.mechanism(2), [0.1, 0.4], plan.accountant)
     at, fewer = plan.tradeoff([0.1, 0.4], steps=2)
     np.testing.assert_array_equal(at, [0.1, 0.4])
     np.testing.assert_array_equal(fewer, expected)
@@ -183,6 +183,6 @@ def test_a_group_of_records_is_protected_less():
     one, two, many = (plan.group_epsilon(size) for size in (1, 2, 50))
     assert one == pytest.approx(plan.epsilon(), rel=1e-3)
     assert one < two < many
-    expected = tradeoff.group_epsilon(plan.mechanism(), plan.delta, 50, units_per_batch=2)
+    expected = tradeoffs.group_epsilon(plan.mechanism(), plan.delta, 50, units_per_batch=2)
     assert many == expected
     assert plan.group_epsilon(2, steps=3) < two

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import pytest
 
 import jaxdp
-from jaxdp import accounting
-from jaxdp.privatize import noise_norm
+from jaxdp.accounting import guarantee
+from jaxdp.dpsgd.noise import noise_norm
 
 FORUM = dict(num_examples=60_000, num_parameters=7840, epsilon=1.0, epochs=1)
 # Without amplification all is closed forms, which take no time.
@@ -44,11 +44,11 @@ def test_z_meets_the_target_and_hardly_more(accountant):
         run = table.mechanism(row)
         assert run.noise_multiplier == row.noise_multiplier
         assert run.steps == row.steps
-        assert row.epsilon_pld == accounting.epsilon(run, table.delta, "pld") <= 3
-        assert row.epsilon_rdp == accounting.epsilon(run, table.delta, "rdp")
+        assert row.epsilon_pld == guarantee.epsilon(run, table.delta, "pld") <= 3
+        assert row.epsilon_rdp == guarantee.epsilon(run, table.delta, "rdp")
         assert (row.epsilon_pld if accountant == "pld" else row.epsilon_rdp) <= 3
         less = dataclasses.replace(run, noise_multiplier=row.noise_multiplier * 0.99)
-        assert accounting.epsilon(less, table.delta, accountant) > 3
+        assert guarantee.epsilon(less, table.delta, accountant) > 3
 
 
 @pytest.mark.parametrize(

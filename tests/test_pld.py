@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from dp_accounting.pld import PLDAccountant
 
-from jaxdp import pld
+from jaxdp.accounting import pld
 
 RELATION = dp_accounting.NeighboringRelation
 

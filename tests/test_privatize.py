@@ -9,8 +9,8 @@ from problems import flat64, loss, random_problem
 from scipy.stats import chi2, kstest, norm
 
 import jaxdp
-from jaxdp import keys
-from jaxdp.privatize import noise_stds
+from jaxdp.dpsgd import keys
+from jaxdp.dpsgd.noise import noise_stds
 
 FALSE_ALARM = 1e-6  # of each statistical test here; keys are fixed, so a pass stays a pass
 PARAMS = {"a": jnp.zeros((40, 50)), "b": jnp.zeros(3000)}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxdp.factored import auto_engine, factored_engine
+from jaxdp.gradients.engine import auto_engine, factored_engine
 
 B, T, D = 3, 4, 6
 LAYOUT = ("NWC", "WIO", "NWC")

@@ -10,16 +10,20 @@ import numpy as np
 import pytest
 
 import jaxdp
-from jaxdp import accounting, statement
-from jaxdp.config import ClippingConfig, Config, DataConfig, ModelConfig, PlanConfig
-from jaxdp.ledger import Ledger
+from jaxdp.accounting.mechanism import paper_noise_multiplier
+from jaxdp.datasets.config import DataConfig
+from jaxdp.models.config import ModelConfig
+from jaxdp.trainer.config import ClippingConfig, Config, PlanConfig
+from jaxdp.trainer.release import statement
+from jaxdp.trainer.run.ledger import Ledger
 
 pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
 train = pytest.importorskip("jaxdp.train")
 from trainer import crash_at, prepare_resume, write_config  # noqa: E402  (they need the extra)
 
-from jaxdp import data, preparation  # noqa: E402
+from jaxdp.datasets import loading  # noqa: E402
+from jaxdp.trainer import setup  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -59,8 +63,8 @@ def test_private_records_have_no_path_into_the_bounds(changes, monkeypatch):
     config = with_clipping(**changes)
     if config.clipping.unit == "batch":  # then with BatchNorm, whose statistics are the unit's
         config = replace(config, model=ModelConfig(widths=(2,), norm="batch"))
-    before = preparation.prepare(config, lambda line: None)
-    load = data.load
+    before = setup.prepare(config, lambda line: None)
+    load = loading.load
 
     def others(*args):
         dataset = load(*args)
@@ -72,8 +76,8 @@ def test_private_records_have_no_path_into_the_bounds(changes, monkeypatch):
         )
         return replace(dataset, private=private)
 
-    monkeypatch.setattr(data, "load", others)
-    after = preparation.prepare(config, lambda line: None)
+    monkeypatch.setattr(loading, "load", others)
+    after = setup.prepare(config, lambda line: None)
     assert not np.array_equal(before.dataset.private.inputs, after.dataset.private.inputs)
     np.testing.assert_array_equal(bounds_of(before.state), bounds_of(after.state))
     # Other weights, the same in both: the released ones are the only other input.
@@ -95,21 +99,21 @@ def test_private_records_have_no_path_into_the_bounds(changes, monkeypatch):
 
 
 def test_epochs_decay_the_master_constant_and_the_noise_follows():
-    run = preparation.prepare(ADAPTIVE, lambda line: None)
+    run = setup.prepare(ADAPTIVE, lambda line: None)
     for step, epoch in ((0, 0), (1, 0), (2, 0), (3, 1), (4, 0), (9, 3)):
         bounds = bounds_of(run.before_step(step, run.state))
         np.testing.assert_allclose(bounds.max(), 0.3 * 0.9**epoch, rtol=1e-5)
     assert bounds.min() < 0.9 * bounds.max()
-    fixed = preparation.prepare(with_clipping(refresh=False, decay=1.0), lambda line: None)
+    fixed = setup.prepare(with_clipping(refresh=False, decay=1.0), lambda line: None)
     assert fixed.refresh is None
-    given = preparation.prepare(with_clipping(bounds="given"), lambda line: None)
+    given = setup.prepare(with_clipping(bounds="given"), lambda line: None)
     np.testing.assert_allclose(
         bounds_of(given.before_step(3, given.state)), [0.27, 0.27], rtol=1e-5
     )
 
 
 def test_norms_that_cannot_be_measured_or_vanish_end_no_run():
-    run = preparation.prepare(with_clipping(decay=1e-90), lambda line: None)
+    run = setup.prepare(with_clipping(decay=1e-90), lambda line: None)
     assert bounds_of(run.before_step(9, run.state)).min() > 0
     params, rest = run.state
     diverged = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), params), rest
@@ -118,11 +122,11 @@ def test_norms_that_cannot_be_measured_or_vanish_end_no_run():
 
 def test_without_public_records_it_is_refused():
     with pytest.raises(ValueError, match=r"no public records: name .*--data\.public"):
-        preparation.prepare(replace(ADAPTIVE, data=DataConfig()))
+        setup.prepare(replace(ADAPTIVE, data=DataConfig()))
     few = replace(ADAPTIVE, data=replace(DATA, public="train[1400:]"))
     units = replace(few.clipping, unit="batch")
     with pytest.raises(ValueError, match=r"data\.public has 37 records where a unit has 400"):
-        preparation.prepare(replace(few, clipping=units), lambda line: None)
+        setup.prepare(replace(few, clipping=units), lambda line: None)
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +191,7 @@ def test_a_new_segment_with_kept_norms_measures_its_own_records(tmp_path):
 
 
 def test_a_new_segment_begins_new_shuffled_epochs(tmp_path):
-    z = accounting.paper_noise_multiplier(4.0, "example", 1, "replace_one", "shuffled")
+    z = paper_noise_multiplier(4.0, "example", 1, "replace_one", "shuffled")
     plan = PlanConfig(
         epsilon=None,
         noise_multiplier=z,
@@ -230,7 +234,7 @@ def test_a_new_segment_begins_new_shuffled_epochs(tmp_path):
 
 
 def test_the_papers_noise_is_told_with_what_it_is_worth(tmp_path, capsys):
-    z = accounting.paper_noise_multiplier(0.01875, "batch", 1, "replace_one", "shuffled")
+    z = paper_noise_multiplier(0.01875, "batch", 1, "replace_one", "shuffled")
     plan = PlanConfig(
         epsilon=None,
         noise_multiplier=z,

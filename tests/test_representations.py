@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxdp.convolution import Conv
-from jaxdp.embedding import Embedding
-from jaxdp.factored import auto_engine, factored_engine
-from jaxdp.outer import Outer
+from jaxdp.gradients.convolution import Conv
+from jaxdp.gradients.engine import auto_engine, factored_engine
+from jaxdp.gradients.lookup import Lookup
+from jaxdp.gradients.matmul import Matmul
 
 BOUND_SLACK = 1e-5  # how far above C a contribution may be (DESIGN rule 9)
 ORDINARY_INFLATION = 1e-4
@@ -164,7 +164,7 @@ def test_rows_that_are_not_finite_show_and_can_be_dropped(kind, norms, where, ba
 
 def test_every_representation_is_met():
     a, c = jnp.ones((2, 3, 4)), jnp.ones((2, 3, 5))
-    kinds = {"matmul": Outer, "conv": Conv, "lookup": Embedding}
+    kinds = {"matmul": Matmul, "conv": Conv, "lookup": Lookup}
     for kind, expected in kinds.items():
         assert type(represented(kind, a, c)) is expected
 

@@ -17,17 +17,21 @@ import numpy as np
 import pytest
 
 import jaxdp
-from jaxdp import composition
-from jaxdp.ledger import Ledger
-from jaxdp.mechanism import Mechanism
+from jaxdp.accounting import composition
+from jaxdp.accounting.mechanism import Mechanism
+from jaxdp.trainer.run.ledger import Ledger
 
 pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
 train = pytest.importorskip("jaxdp.train")
 from trainer import crash_at, prepare_resume  # noqa: E402  (they need the extra)
 
-from jaxdp import data, runs, segments  # noqa: E402
-from jaxdp.checkpoints import Checkpoints, without_leftovers  # noqa: E402
+from jaxdp.datasets import loading  # noqa: E402
+from jaxdp.trainer.run import fingerprint, resume  # noqa: E402
+from jaxdp.trainer.run.checkpoint import Checkpoints, without_leftovers  # noqa: E402
+from jaxdp.trainer.run.files import locked  # noqa: E402
+from jaxdp.trainer.run.fingerprint import _version, changes, make_fingerprint, steps_repeat_exactly  # noqa: E402
+from jaxdp.trainer.run.segment import load_segment  # noqa: E402
 
 # Orbax's threads may still call back when a file was missing or the disk full: that is its affair.
 orbax_fails = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -45,7 +49,7 @@ def stopped_run(folder, *args, at=5):
     return folder
 
 
-def resume(folder, *args):
+def resume_run(folder, *args):
     return train.main(["--resume", str(folder), *args])
 
 
@@ -100,7 +104,7 @@ def same_as(reference, folder):
 
 def test_a_resumed_run_is_the_uninterrupted_one(reference, seeded, capsys):
     assert steps_on_disk(seeded) == [2, 3, 4]
-    assert resume(seeded) == 0
+    assert resume_run(seeded) == 0
     same_as(reference, seeded)
     assert "Resuming after step 4, in segment 1" in " ".join(capsys.readouterr().out.split())
     assert steps_on_disk(seeded)[-1] == STEPS
@@ -145,7 +149,7 @@ def test_a_secret_run_goes_on_in_its_segment(secret):
 def test_secrets_are_in_one_file_that_only_the_owner_reads(secret):
     path = secret / "private" / "segment-1.json"
     assert path.stat().st_mode & 0o777 == 0o600
-    secrets = segments.load_segment(path).secrets
+    secrets = load_segment(path).secrets
     words = {name: jax.random.key_data(key).tobytes() for name, key in vars(secrets).items()}
     assert len(set(words.values())) == 4
     assert len(words["sampling"]) == 16  # as many bits as the sampler takes
@@ -168,18 +172,18 @@ def change_clipping(patch):
 
 
 def change_jax(patch):
-    version = segments._version
-    patch.setattr(segments, "_version", lambda name: "0.99" if name == "jax" else version(name))
+    version = _version
+    patch.setattr(fingerprint, "_version", lambda name: "0.99" if name == "jax" else version(name))
     return []
 
 
 def change_device(patch):
-    patch.setattr(segments, "describe_device", lambda: "1 x tpu v9")
+    patch.setattr(fingerprint, "describe_device", lambda: "1 x tpu v9")
     return []
 
 
 def change_code(patch):
-    patch.setattr(segments, "_code_digest", lambda: "other")
+    patch.setattr(fingerprint, "_code_digest", lambda: "other")
     return []
 
 
@@ -211,7 +215,7 @@ def test_the_fingerprint_tells_computations_apart(monkeypatch, change, named):
     prints = []
     for args in ([], change(monkeypatch)):
         config = train.parsing.parse([*SHORT, *args])
-        dataset = data.load(config.data)
+        dataset = loading.load(config.data)
         plan = jaxdp.Plan(
             num_examples=len(dataset.private),
             expected_batch_size=config.plan.expected_batch_size,
@@ -220,14 +224,14 @@ def test_the_fingerprint_tells_computations_apart(monkeypatch, change, named):
             noise_multiplier=1.0,
             delta=1e-5,
         )
-        prints.append(segments.make_fingerprint(config, dataset, plan))
+        prints.append(make_fingerprint(config, dataset, plan))
     if change in (change_option, change_data, change_batch):
-        assert segments.changes(*prints) == named
+        assert changes(*prints) == named
         return
     # The first was made under the change, too: compare with one that was not.
     monkeypatch.undo()
-    prints[0] = segments.make_fingerprint(config, dataset, plan)
-    assert segments.changes(*prints) == named
+    prints[0] = make_fingerprint(config, dataset, plan)
+    assert changes(*prints) == named
 
 
 @pytest.mark.parametrize(
@@ -244,11 +248,11 @@ def test_the_fingerprint_tells_computations_apart(monkeypatch, change, named):
 def test_only_some_devices_give_the_same_bits_again(monkeypatch, platform, flags, exactly):
     monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(platform=platform)])
     monkeypatch.setenv("XLA_FLAGS", flags)
-    assert segments.steps_repeat_exactly() == exactly
+    assert steps_repeat_exactly() == exactly
 
 
 def test_without_the_same_bits_charged_steps_are_not_repeated_for_free(secret, monkeypatch):
-    monkeypatch.setattr(segments, "steps_repeat_exactly", lambda: False)
+    monkeypatch.setattr(fingerprint, "steps_repeat_exactly", lambda: False)
     run, history, said = prepare_resume(secret)
     stop = book(secret).stop(1)
     assert history.step == 4 < stop
@@ -292,7 +296,7 @@ def test_another_computation_gets_new_secrets(secret, monkeypatch, change, named
 def test_a_new_segment_pays_again_and_stops_in_time(secret, capsys, change):
     charged = book(secret).steps
     with pytest.MonkeyPatch.context() as patch:
-        assert resume(secret, *change(patch)) == 0
+        assert resume_run(secret, *change(patch)) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "a new segment begins, with new secrets" in said
 
@@ -319,17 +323,17 @@ def test_a_new_segment_pays_again_and_stops_in_time(secret, capsys, change):
 
 def test_what_was_promised_cannot_be_changed(secret, capsys):
     before = book(secret).position
-    assert resume(secret, "--plan.epsilon", "8") == 2
+    assert resume_run(secret, "--plan.epsilon", "8") == 2
     assert "epsilon is 8.0, and the run began with 3.0" in capsys.readouterr().err
     assert book(secret).position == before
 
 
 def test_records_that_no_step_would_use_are_refused(secret, capsys):
-    assert resume(secret) == 0
+    assert resume_run(secret) == 0
     before = (secret / "release" / "PRIVACY.md").read_text()
     capsys.readouterr()
     changed = ("--data.private", "train[:1400]", "--plan.steps", str(STEPS + 2))
-    assert resume(secret, *changed) == 2
+    assert resume_run(secret, *changed) == 2
     assert "none is left to take with N = 1,400" in capsys.readouterr().err
     assert (secret / "release" / "PRIVACY.md").read_text() == before
     assert len(book(secret).segments) == 1
@@ -351,8 +355,8 @@ def test_what_was_protected_stays_so(secret):
     ],
 )
 def test_every_part_of_the_promise_is_fixed(secret, changed, says):
-    last = segments.load_segment(secret / "private" / "segment-1.json")
-    history = runs.History(secret, book(secret), None, None, last)
+    last = load_segment(secret / "private" / "segment-1.json")
+    history = resume.History(secret, book(secret), None, None, last)
     config = replace(last.config, seed=changed.pop("seed", None))
     numbers = dict(
         num_examples=1437,
@@ -362,15 +366,15 @@ def test_every_part_of_the_promise_is_fixed(secret, changed, says):
         epsilon=3.0,
     )
     with pytest.raises(ValueError, match=says):
-        runs.check_budget(history, config, jaxdp.Plan(**{**numbers, **changed}))
-    runs.check_budget(history, last.config, jaxdp.Plan(**numbers))
+        resume.check_budget(history, config, jaxdp.Plan(**{**numbers, **changed}))
+    resume.check_budget(history, last.config, jaxdp.Plan(**numbers))
 
 
 def test_a_checkpoint_ahead_of_its_ledger_is_refused(secret, capsys):
     path = secret / "private" / "ledger.txt"
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:3]))
-    assert resume(secret) == 2
+    assert resume_run(secret) == 2
     said = capsys.readouterr().err
     assert "the checkpoint of step 4 is ahead of its ledger" in said
     assert "has 3 lines" in said
@@ -386,21 +390,21 @@ def test_a_ledger_begun_anew_is_refused(secret, capsys):
     for step in range(9):
         new.charge(step, step)
     new.close()
-    assert resume(secret) == 2
+    assert resume_run(secret) == 2
     assert "is ahead of its ledger" in capsys.readouterr().err
 
 
 def test_a_damaged_ledger_is_refused_by_line(secret, capsys):
     path = secret / "private" / "ledger.txt"
     path.write_text(path.read_text().replace('"first": 0', '"first": 1'))
-    assert resume(secret) == 2
+    assert resume_run(secret) == 2
     assert "ledger.txt, line 3 is damaged" in capsys.readouterr().err
 
 
 def test_only_the_newest_segment_s_own_state_is_free(secret):
     """A segment that began at step 4 can't go on from step 3, though it is the same computation."""
     with crash_at(5):
-        resume(secret, "--training.learning-rate", "1.5")
+        resume_run(secret, "--training.learning-rate", "1.5")
     assert book(secret).segments[-1].start == 4
     run, history, _ = prepare_resume(secret)
     assert (run.repeats, history.newest.segment, history.step) == (True, 1, 4)
@@ -411,15 +415,15 @@ def test_only_the_newest_segment_s_own_state_is_free(secret):
 
 
 def test_a_folder_in_use_is_refused(secret, capsys):
-    with runs.locked(secret):
-        assert resume(secret) == 2
+    with locked(secret):
+        assert resume_run(secret) == 2
     said = capsys.readouterr().err
     assert f"is being trained in by process {os.getpid()}" in said
 
 
 @pytest.mark.parametrize("name", ["", "nowhere"])
 def test_what_is_no_run_cannot_be_resumed(tmp_path, capsys, name):
-    assert resume(tmp_path / name) == 2
+    assert resume_run(tmp_path / name) == 2
     said = capsys.readouterr().err
     assert re.fullmatch(
         r"error: \S+ can't be resumed, \S+: no such file or directory. Name the folder that "
@@ -430,7 +434,7 @@ def test_what_is_no_run_cannot_be_resumed(tmp_path, capsys, name):
 
 def test_a_finished_run_is_left_alone(reference, capsys):
     before = book(reference).position
-    assert resume(reference) == 0
+    assert resume_run(reference) == 0
     assert "All steps were taken: the release is in" in " ".join(capsys.readouterr().out.split())
     assert book(reference).position == before
 
@@ -443,7 +447,7 @@ def test_a_full_disk_stops_the_run_and_nothing_is_lost(reference, seeded, capsys
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(text), hard))
     try:
-        assert resume(seeded) == 1
+        assert resume_run(seeded) == 1
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     said = capsys.readouterr().err
@@ -451,7 +455,7 @@ def test_a_full_disk_stops_the_run_and_nothing_is_lost(reference, seeded, capsys
     assert len(said.splitlines()) == 1
     assert f"--resume {seeded}" in said
     assert not (seeded / "release").exists()
-    assert resume(seeded) == 0
+    assert resume_run(seeded) == 0
     same_as(reference, seeded)
 
 
@@ -469,7 +473,7 @@ def read_only(patch, folder):
 
 def test_a_read_only_folder_is_refused_in_one_line(secret, capsys, monkeypatch):
     read_only(monkeypatch, secret)
-    assert resume(secret) == 2
+    assert resume_run(secret) == 2
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 1
     assert "can't be resumed (Read-only file system:" in said
@@ -478,7 +482,7 @@ def test_a_read_only_folder_is_refused_in_one_line(secret, capsys, monkeypatch):
 
 def test_a_read_only_ledger_is_refused_in_one_line(secret, capsys, monkeypatch):
     read_only(monkeypatch, secret / "private" / "ledger.txt")
-    assert resume(secret) == 2
+    assert resume_run(secret) == 2
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 1
     assert "ledger.txt can't be written to (Read-only file system): make the folder" in said
@@ -494,7 +498,7 @@ def test_a_folder_that_becomes_read_only_stops_the_run_in_one_line(secret, capsy
         return write(descriptor, data)
 
     monkeypatch.setattr(os, "write", refuse)
-    assert resume(secret) == 1
+    assert resume_run(secret) == 1
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 1
     assert "Read-only file system: stopped, what was spent stays charged. Make the folder" in said
@@ -507,7 +511,7 @@ def test_a_clock_that_goes_backwards_changes_nothing(reference, seeded, monkeypa
     backwards = lambda: 1e9 - 3600 * next(ticks)
     monkeypatch.setattr(time, "time", backwards)
     monkeypatch.setattr(time, "gmtime", lambda *now: really(*(now or (backwards(),))))
-    assert resume(seeded) == 0
+    assert resume_run(seeded) == 0
     same_as(reference, seeded)
     lines = (seeded / "private" / "ledger.txt").read_text().splitlines()
     times = [fact["time"] for fact in (json.loads(n.rpartition(" ")[0]) for n in lines[2:])]
@@ -515,7 +519,7 @@ def test_a_clock_that_goes_backwards_changes_nothing(reference, seeded, monkeypa
 
 
 def test_nan_stops_the_run_and_keeps_the_last_good(secret, capsys):
-    assert resume(secret, "--training.learning-rate", "3e38", "--clipping.norm", "1e9") == 1
+    assert resume_run(secret, "--training.learning-rate", "3e38", "--clipping.norm", "1e9") == 1
     assert "the parameters are not finite after step" in capsys.readouterr().err
     assert not (secret / "release").exists()
     checkpoints = Checkpoints(secret / "private" / "checkpoints", 3)
@@ -529,7 +533,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good(secret, capsys):
 def test_metrics_of_steps_to_come_are_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps({"step": n}) + "\n" for n in (1, 2, 3)) + '{"ste')
-    runs.drop_metrics_after(path, 2)
+    resume.drop_metrics_after(path, 2)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom, chi2
 
 import jaxdp
-from jaxdp import keys, sampling
+from jaxdp.dpsgd import keys, sampling
 
 KEY = np.array([3, 4], np.uint64)
 FALSE_ALARM = 1e-6  # of each statistical test here; keys are fixed, so a pass stays a pass

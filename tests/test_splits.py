@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxdp.splits import Part, check_disjoint, parse_split
+from jaxdp.datasets.splits import Part, check_disjoint, parse_split
 
 SIZES = {"train": 1234, "test": 57}
 SPECS = [

@@ -5,8 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from jaxdp import Plan, accounting, clip_batch, clip_individual, data, gdp, statement
-from jaxdp.config import Config, DataConfig
+from jaxdp import Plan, clip_batch, clip_individual
+from jaxdp.accounting import gdp, guarantee
+from jaxdp.accounting.rounding import round_up
+from jaxdp.datasets import loading
+from jaxdp.datasets.config import DataConfig
+from jaxdp.trainer.config import Config
+from jaxdp.trainer.release import statement
 
 pytest.importorskip("sklearn")
 
@@ -24,14 +29,14 @@ def plan(**changes) -> Plan:
 
 def make(plan: Plan, steps: int, config: Config | None = None) -> dict:
     return statement.make_statement(
-        plan, config or Config(), data.load(DataConfig()), steps, sensitivity=0.5
+        plan, config or Config(), loading.load(DataConfig()), steps, sensitivity=0.5
     )
 
 
 def test_records_that_earlier_segments_used_unprotected_are_named():
     before = DataConfig(private="train[:80%]", public="train[80%:]")
     facts = statement.make_statement(
-        plan(), Config(), data.load(DataConfig()), 20, 0.5, earlier_data=[before, DataConfig()]
+        plan(), Config(), loading.load(DataConfig()), 20, 0.5, earlier_data=[before, DataConfig()]
     )
     assert facts["data_before"] == [
         "digits; protected: train[:80%], not protected: train[80%:]; scored: test"
@@ -66,12 +71,12 @@ def test_epsilon_counts_the_steps_that_were_spent():
     [(1.00001, 1.0001), (3.0, 3.0), (2.99999999, 3.0), (1e-7, 1e-7), (float("inf"), float("inf"))],
 )
 def test_rounding_is_up(value, rounded):
-    assert statement.round_up(value) == rounded
+    assert round_up(value) == rounded
 
 
 @pytest.mark.parametrize("delta", [1e-5 / 3, 1437**-1.1, 0.1 + 2e-17, 1.0000000000000002e-5])
 def test_no_delta_is_rounded_down(delta):
-    assert delta <= statement.round_up(delta, 3) <= 1.01 * delta
+    assert delta <= round_up(delta, 3) <= 1.01 * delta
 
 
 def test_the_page_for_people_says_the_same():
@@ -138,7 +143,7 @@ def test_epsilon_at_smaller_deltas_is_the_accountants(steps):
         assert row["delta"] == pytest.approx(p.delta / ratio, rel=0.5)
         assert float(f"{row['delta']:g}") == row["delta"]  # what is printed is what was accounted
         for name in ("pld", "rdp"):
-            exact = accounting.epsilon(p.mechanism(steps), row["delta"], name)
+            exact = guarantee.epsilon(p.mechanism(steps), row["delta"], name)
             assert exact <= row[name] <= exact * (1 + 1e-4)
     page = " ".join(statement.as_markdown(make(p, steps)).split())
     for row in rows:
@@ -193,6 +198,6 @@ def test_samplings_with_one_accountant_and_noise_schedules_have_a_page():
 
 
 def test_the_printed_delta_is_not_below_the_one_accounted():
-    assert statement.round_up(1e-5, 3) == 1e-5
+    assert round_up(1e-5, 3) == 1e-5
     p = plan(delta=1.2341e-5)
     assert "1.24e-05)-differential" in statement.as_markdown(make(p, 20))

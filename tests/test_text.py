@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from jaxdp import data, text
-from jaxdp.config import DataConfig
+from jaxdp.datasets import loading, text
+from jaxdp.datasets.config import DataConfig
 
 
 def test_windows_cover_the_text_without_overlap(tmp_path):
@@ -33,14 +33,14 @@ def test_the_data_set_has_the_last_windows_for_its_test(tmp_path):
     config = DataConfig(
         name="text", file=str(file), window=9, private="train[:80]", public="train[80:]"
     )
-    dataset = data.load(config)
+    dataset = loading.load(config)
     assert (len(dataset.private), len(dataset.public), len(dataset.test)) == (80, 10, 10)
     np.testing.assert_array_equal(
         np.concatenate([dataset.private.ids, dataset.public.ids, dataset.test.ids]), np.arange(100)
     )
     assert dataset.center is None
     with pytest.raises(ValueError, match="window is 4, and the run began with 9"):
-        data.load(replace(config, window=4), earlier=[(config, {})])
+        loading.load(replace(config, window=4), earlier=[(config, {})])
 
 
 @pytest.mark.parametrize(
@@ -62,4 +62,4 @@ def test_what_is_no_text_is_refused(tmp_path, content, window, message):
 
 def test_a_missing_file_name_is_asked_for():
     with pytest.raises(ValueError, match=r"give --data.file TEXT.txt"):
-        data.load(DataConfig(name="text"))
+        loading.load(DataConfig(name="text"))

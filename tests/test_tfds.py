@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxdp import data, preparation, tfds_prepare, train
-from jaxdp.config import Config, DataConfig, PlanConfig
-from jaxdp.tfds import open_images
+from jaxdp import train
+from jaxdp.datasets import loading, tfds_prepare
+from jaxdp.datasets.config import DataConfig
+from jaxdp.datasets.tfds import open_images
+from jaxdp.trainer import setup
+from jaxdp.trainer.config import Config, PlanConfig
 
 tfds = pytest.importorskip("tensorflow_datasets", reason="needs pip install 'jaxdp[data]'")
 pytest.importorskip("PIL", reason="needs pip install 'jaxdp[data]'")
@@ -170,12 +173,12 @@ def test_splits_are_taken_apart(small_mnist):
     config = DataConfig(
         name="mnist", dir=str(small_mnist()), private="train[:75%]", public="train[75%:]"
     )
-    dataset = data.load(config)
+    dataset = loading.load(config)
     assert (len(dataset.private), len(dataset.public), len(dataset.test)) == (45, 15, 12)
     ids = np.concatenate([dataset.private.ids, dataset.public.ids, dataset.test.ids])
     np.testing.assert_array_equal(ids, np.arange(TRAIN + TEST))
     assert "published" in dataset.scaling
-    run = preparation.prepare(
+    run = setup.prepare(
         Config(data=config, plan=PlanConfig(expected_batch_size=9, delta=1e-3)), lambda line: None
     )
     assert run.plan.num_examples == 45

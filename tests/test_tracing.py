@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxdp
-from jaxdp.tracing import trace
+from jaxdp.gradients.program import trace
 
 W, X = jnp.ones((3, 3)), jnp.ones((4, 3))
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxdp import gdp
-from jaxdp.accounting import Mechanism, delta, epsilon
-from jaxdp.tradeoff import group_epsilon, tradeoff
+from jaxdp.accounting import gdp
+from jaxdp.accounting.guarantee import delta, epsilon
+from jaxdp.accounting.mechanism import Mechanism
+from jaxdp.accounting.tradeoffs import group_epsilon, tradeoff
 
 ALPHAS = np.linspace(0, 1, 41)
 

@@ -11,8 +11,15 @@ import pytest
 from trainer import write_config
 
 import jaxdp
-from jaxdp import batchnorm, checkpoints, data, evaluate, models, preparation, train
-from jaxdp.config import ClippingConfig, Config, DataConfig, ModelConfig, PlanConfig, TrainingConfig
+from jaxdp import evaluate, train
+from jaxdp.datasets.config import DataConfig
+from jaxdp.datasets.records import Records
+from jaxdp.models import batchnorm
+from jaxdp.models.build import make_model
+from jaxdp.models.config import ModelConfig
+from jaxdp.trainer import setup
+from jaxdp.trainer.config import ClippingConfig, Config, PlanConfig, TrainingConfig
+from jaxdp.trainer.run import checkpoint
 
 SMALL = Config(
     data=DataConfig(private="train[:200]", public="train[1300:]", test="test[:50]"),
@@ -30,7 +37,7 @@ def swapped(records, count=1):
     inputs, labels = records.inputs.copy(), records.labels.copy()
     inputs[:count] = 16 - 16 * (inputs[:count] > 8)
     labels[:count] = (labels[:count] + 5) % 10
-    return data.Records(inputs, labels, records.ids)
+    return Records(inputs, labels, records.ids)
 
 
 def scaled(inputs):
@@ -48,7 +55,7 @@ def first_step(run, records, without_first=False):
 
 @pytest.fixture(scope="module")
 def one():
-    return preparation.prepare(SMALL)
+    return setup.prepare(SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +76,7 @@ def test_one_record_moves_the_update_by_at_most_the_sensitivity(one, change):
     moved = np.sqrt(sum(squares))
     assert 1e-2 * allowed < moved <= allowed * (1 + 2e-3)  # parameters round
     # Beside the parameters, the state holds what follows from them, or what is the same in both.
-    privates = [checkpoints.to_arrays(state[1][0]) for state in states]
+    privates = [checkpoint.to_arrays(state[1][0]) for state in states]
     jax.tree.map(np.testing.assert_array_equal, *privates)
     like = {x.shape for x in jax.tree.leaves(one.state[0])} | {()}
     assert {x.shape for x in jax.tree.leaves(states[0][1][1])} <= like
@@ -77,8 +84,8 @@ def test_one_record_moves_the_update_by_at_most_the_sensitivity(one, change):
 
 def test_statistics_do_not_depend_on_private_records(one, dataset):
     changed = replace(dataset, private=swapped(dataset.private, 200))
-    learner = preparation.make_learner(SMALL, changed, one.saved.secrets.init)
-    other = preparation.build(SMALL, changed, one.plan, one.saved, learner, None)
+    learner = setup.make_learner(SMALL, changed, one.saved.secrets.init)
+    other = setup.build(SMALL, changed, one.plan, one.saved, learner, None)
     params = one.released(one.state)
     found = [jax.device_get(run.statistics(params)) for run in (one, other)]
     jax.tree.map(np.testing.assert_array_equal, *found)
@@ -93,7 +100,7 @@ def finished(tmp_path_factory):
 
 def test_what_is_released_is_the_average_with_public_statistics(finished, dataset):
     released = jaxdp.load_release(finished)
-    model = models.make_model(SMALL.model, dataset)
+    model = make_model(SMALL.model, dataset)
     expected = batchnorm.public_statistics(model)(released.params, scaled(dataset.public.inputs))
     for got, want in zip(
         jax.tree.leaves(released.batch_stats), jax.tree.leaves(expected), strict=True
@@ -112,10 +119,10 @@ def test_what_is_released_is_the_average_with_public_statistics(finished, datase
 
 
 def test_checkpoints_hold_no_statistics(finished, one):
-    keeper = checkpoints.Checkpoints(finished / "private" / "checkpoints", 2)
+    keeper = checkpoint.Checkpoints(finished / "private" / "checkpoints", 2)
     names = set(keeper.newest(print).arrays)
     keeper.close()
-    assert names == set(checkpoints.to_arrays(checkpoints.named(one.state)))
+    assert names == set(checkpoint.to_arrays(checkpoint.named(one.state)))
     assert not [name for name in names if name.rpartition(".")[2] in ("mean", "var")]
 
 
@@ -144,11 +151,11 @@ def test_a_resumed_run_finds_the_same_statistics(finished, tmp_path):
 )
 def test_batch_norm_is_refused_where_it_leaks(change, says):
     with pytest.raises(ValueError, match=says):
-        preparation.prepare(replace(SMALL, **change))
+        setup.prepare(replace(SMALL, **change))
 
 
 def test_units_larger_than_a_microbatch_are_told_of():
     told = []
     config = replace(SMALL, training=TrainingConfig(microbatch_size=8))
-    preparation.prepare(config, told.append)
+    setup.prepare(config, told.append)
     assert [line for line in told if "BatchNorm takes a whole unit at once" in line]

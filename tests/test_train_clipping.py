@@ -5,8 +5,10 @@ import json
 import pytest
 from trainer import write_config
 
-from jaxdp import preparation, train
-from jaxdp.config import ClippingConfig, Config, ModelConfig, PlanConfig
+from jaxdp import train
+from jaxdp.models.config import ModelConfig
+from jaxdp.trainer import setup
+from jaxdp.trainer.config import ClippingConfig, Config, PlanConfig
 
 
 @pytest.mark.parametrize(
@@ -23,7 +25,7 @@ from jaxdp.config import ClippingConfig, Config, ModelConfig, PlanConfig
 def test_every_clipping_trains_and_is_stated(clipping, words, tmp_path, capsys):
     model = ModelConfig(widths=(2,), norm="none")  # two layers compile faster than three
     config = Config(clipping=clipping, model=model, plan=PlanConfig(steps=3))
-    run = preparation.prepare(config)
+    run = setup.prepare(config)
     plan = run.plan
     args = [write_config(config, tmp_path), "--output", str(tmp_path / "run")]
     assert train.main(args) == 0

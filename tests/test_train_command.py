@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 import jaxdp
-from jaxdp import parsing
+from jaxdp.trainer import parsing
 
 pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
 train = pytest.importorskip("jaxdp.train")
-from jaxdp import preparation  # noqa: E402  (it needs the extra)
+from jaxdp.trainer import setup  # noqa: E402
 
 SHORT = ["--plan.steps", "6", "--plan.expected-batch-size", "64"]
 
@@ -122,7 +122,7 @@ def test_a_seed_repeats_the_run_and_is_labelled(tmp_path, capsys):
 
 def test_without_a_seed_every_stream_is_secret():
     config = parsing.parse([*SHORT, "--model.name", "linear"])
-    one, other = preparation.prepare(config), preparation.prepare(config)
+    one, other = setup.prepare(config), setup.prepare(config)
     streams = [
         {k: jax.random.key_data(v) for k, v in vars(r.saved.secrets).items()} for r in (one, other)
     ]

@@ -10,10 +10,15 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdp import NORM_BIN_EDGES, Plan, clip_individual, privatize, training
-from jaxdp.config import TrainingConfig
-from jaxdp.models import Scores
-from jaxdp.scoring import PeriodicScores
+from jaxdp import NORM_BIN_EDGES, Plan, clip_individual, privatize
+from jaxdp.models.scores import Scores
+from jaxdp.trainer import loop
+from jaxdp.trainer.config import TrainingConfig
+from jaxdp.trainer.metrics import measure
+from jaxdp.trainer.optimizer import make_optimizer
+from jaxdp.trainer.scoring import PeriodicScores
+from jaxdp.trainer.signals import StopRequest, stop_on_signals
+from jaxdp.trainer.step import init_state, make_train_step
 
 N = 40
 
@@ -50,10 +55,10 @@ class Problem:
         )
         self.traces = 0
         privatizer = privatize(self.plan, key=key)
-        optimizer = training.make_optimizer(TrainingConfig(learning_rate=0.1), steps)
+        optimizer = make_optimizer(TrainingConfig(learning_rate=0.1), steps)
         params = {"w": jnp.ones(3), "b": jnp.zeros(())}
-        self.state = training.init_state(params, privatizer, optimizer)
-        self.step = training.make_train_step(self._loss, privatizer, optimizer, 4)
+        self.state = init_state(params, privatizer, optimizer)
+        self.step = make_train_step(self._loss, privatizer, optimizer, 4)
         self.samples = lambda: self.plan.batches(sampling_key)
         self.batches = lambda: ((self.take(rows), mask) for rows, mask in self.samples())
 
@@ -66,8 +71,8 @@ class Problem:
 
     def run(self, stop=None, watch=lambda metrics: None, visitors=()):
         self.spent = SpentSteps()
-        stop = stop or training.StopRequest()
-        self.state = training.train(
+        stop = stop or StopRequest()
+        self.state = loop.train(
             self.step, self.state, self.batches(),
             spent=self.spent, stop=stop, watch=watch, visitors=visitors,
         )  # fmt: skip
@@ -150,7 +155,7 @@ def test_an_empty_batch_is_a_step():
     problem = Problem()
     indices, mask = next(problem.samples())
     state, diagnostics = problem.step(problem.state, problem.take(indices), np.zeros_like(mask))
-    metrics = training.measure(1, diagnostics)
+    metrics = measure(1, diagnostics)
     assert (metrics.examples, metrics.loss, metrics.norm_50) == (0, None, None)
     assert (metrics.clipped_fraction, metrics.signal_to_noise) == (None, 0.0)
     assert metrics.norm_counts == (0, [])
@@ -171,7 +176,7 @@ def test_a_step_counts_before_it_is_dispatched():
 
 
 def test_a_stop_request_stops_after_the_step():
-    problem, stop = Problem(), training.StopRequest()
+    problem, stop = Problem(), StopRequest()
 
     def watch(metrics):
         stop.requested = metrics.step == 3
@@ -184,7 +189,7 @@ def test_a_stop_request_stops_after_the_step():
 def test_the_first_interrupt_asks_and_the_second_interrupts():
     told = []
     before = signal.getsignal(signal.SIGINT)
-    with training.stop_on_signals(lambda: told.append(True)) as stop:
+    with stop_on_signals(lambda: told.append(True)) as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert (stop.requested, told) == (True, [True])
         with pytest.raises(KeyboardInterrupt):
@@ -198,7 +203,7 @@ def test_metrics_are_what_a_loop_over_examples_gives():
     params = jax.device_get(problem.state[0])
     x, y = (leaf[indices[mask]].astype(np.float64) for leaf in problem.records)
     _, diagnostics = problem.step(problem.state, problem.take(indices), mask)
-    metrics = training.measure(5, diagnostics)
+    metrics = measure(5, diagnostics)
     residual = x @ params["w"] + params["b"] - y
     norms = np.abs(2 * residual) * np.sqrt((x**2).sum(1) + 1)
     assert (metrics.step, metrics.examples, metrics.nonfinite) == (5, mask.sum(), 0)
@@ -241,7 +246,7 @@ def test_metrics_are_what_a_loop_over_examples_gives():
 )
 def test_optimizers_are_optax_s(config, expected):
     config = TrainingConfig(**{**vars(config), "learning_rate": 0.7})
-    params, made = jnp.arange(3.0), training.make_optimizer(config, 8)
+    params, made = jnp.arange(3.0), make_optimizer(config, 8)
     results = []
     for optimizer in (made, expected):
         p, state = params, optimizer.init(params)

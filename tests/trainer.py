@@ -4,7 +4,9 @@ from contextlib import closing, contextmanager
 
 import pytest
 
-from jaxdp import parsing, payment, preparation, runs, training
+from jaxdp.trainer import metrics, parsing, setup
+from jaxdp.trainer.metrics import write_metrics
+from jaxdp.trainer.run import payment, resume
 
 
 class Crash(BaseException):
@@ -14,7 +16,7 @@ class Crash(BaseException):
 @contextmanager
 def crash_at(step):
     """A run in here crashes when it writes that step's metrics: the checkpoint before is there."""
-    write = training.write_metrics
+    write = write_metrics
 
     def crash(file, metrics):
         if metrics.step == step:
@@ -22,7 +24,7 @@ def crash_at(step):
         write(file, metrics)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "write_metrics", crash)
+        patch.setattr(metrics, "write_metrics", crash)
         patch.setattr(payment, "LARGEST_BLOCK", 1)  # so that the charges don't depend on the time
         with pytest.raises(Crash):
             yield
@@ -37,8 +39,8 @@ def write_config(config, folder):
 
 def prepare_resume(folder, *args):
     """What a resume would go on with: (run, history, what was told)."""
-    config = parsing.parse(["--resume", str(folder), *args], runs.saved_config)
-    history, said = runs.open_history(folder, config.checkpoint.keep, print), []
+    config = parsing.parse(["--resume", str(folder), *args], resume.saved_config)
+    history, said = resume.open_history(folder, config.checkpoint.keep, print), []
     with closing(history):
-        run = preparation.prepare(config, said.append, history)
+        run = setup.prepare(config, said.append, history)
     return run, history, " ".join(said)

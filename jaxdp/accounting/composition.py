@@ -1,0 +1,111 @@
+"""What several mechanisms cost together, as the segments of one run do."""
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import dp_accounting
+from dp_accounting.pld import pld_privacy_accountant
+from dp_accounting.rdp import rdp_privacy_accountant
+
+from ..types import Accountant
+from . import gdp, guarantee, pld
+from .mechanism import Mechanism, accountants, dp_event
+
+
+def epsilon(
+    mechanisms: Sequence[Mechanism], delta: float, accountant: Accountant | None = None
+) -> float:
+    """An upper bound on epsilon at `delta` of all the mechanisms, run one after the other.
+
+    Each may depend on what those before it released (adaptive composition).
+
+    Args:
+      mechanisms: with one sampling and one adjacency.
+      delta: between 0 and 1.
+      accountant: None takes the tightest sound one.
+    """
+    parts = _merged([m for m in mechanisms if m.steps])
+    if not parts:
+        return 0.0
+    accountant = accountant or accountants(parts[0].sampling, parts[0].adjacency)[0]
+    if len(parts) == 1:
+        return guarantee.epsilon(parts[0], delta, accountant)
+    if accountant not in accountants(parts[0].sampling, parts[0].adjacency):
+        raise ValueError(f"accountant is {accountant!r}: it has no sound bound here. Leave it out")
+    if accountant == "rdp":
+        return _rdp_epsilon(parts, delta)
+    # Without amplification Gaussians compose to a Gaussian.
+    unamplified = gdp.epsilon_from_mu(math.hypot(*map(guarantee.gaussian_mu, parts)), delta)
+    if parts[0].sampling in ("shuffled", "full_batch"):
+        return unamplified
+    return min(unamplified, _pld_epsilon(parts, delta))
+
+
+def affordable_steps(
+    spent: Sequence[Mechanism], more: Mechanism, target_epsilon: float, delta: float
+) -> int:
+    """How many of the steps of `more` can be taken after `spent` without exceeding a target.
+
+    The step after them would exceed it, unless all steps of `more` fit.
+    """
+    fits = lambda steps: epsilon([*spent, replace(more, steps=steps)], delta) <= target_epsilon
+    if fits(more.steps):
+        return more.steps
+    low, high = -1, more.steps  # low fits (-1: not known to), high does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return max(low, 0)
+
+
+def _merged(mechanisms: Sequence[Mechanism]) -> list[Mechanism]:
+    """Mechanisms that differ in noise and steps only become one, which is accounted tightest."""
+    kinds = {(m.sampling, m.adjacency) for m in mechanisms}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"the mechanisms have (sampling, adjacency) {sorted(kinds)}: their guarantees are "
+            "about different neighbours and can't be composed. Use one of each"
+        )
+    merged: dict[Mechanism, dict[float, int]] = {}
+    for m in mechanisms:
+        if m.sampling == "shuffled":  # every run begins epochs of its own
+            return list(mechanisms)
+        counts = merged.setdefault(replace(m, noise_multiplier=1.0, steps=0), {})
+        for z, count in m.schedule:
+            counts[z] = counts.get(z, 0) + count
+    return [
+        replace(kind, noise_multiplier=tuple(counts.items()), steps=sum(counts.values()))
+        for kind, counts in merged.items()
+    ]
+
+
+def _events(
+    parts: Sequence[Mechanism],
+) -> tuple[dp_accounting.DpEvent, dp_accounting.NeighboringRelation]:
+    events, relations = zip(*(dp_event(part) for part in parts), strict=True)
+    return dp_accounting.ComposedDpEvent(list(events)), relations[0]
+
+
+def _pld_epsilon(parts: Sequence[Mechanism], delta: float) -> float:
+    slack = pld.roundoff(sum(part.steps for part in parts))
+    if delta <= slack:
+        return math.inf
+    return float(_composed(tuple(parts)).get_epsilon(delta - slack))
+
+
+@functools.lru_cache(maxsize=4)
+def _composed(parts: tuple[Mechanism, ...]) -> pld_privacy_accountant.PLDAccountant:
+    event, relation = _events(parts)
+    accountant = pld_privacy_accountant.PLDAccountant(relation, pld.COARSEST_INTERVAL)
+    accountant.compose(event)
+    return accountant
+
+
+def _rdp_epsilon(parts: Sequence[Mechanism], delta: float) -> float:
+    event, relation = _events(parts)
+    accountant = rdp_privacy_accountant.RdpAccountant(neighboring_relation=relation)
+    with guarantee.quiet():
+        accountant.compose(event)
+    return float(accountant.get_epsilon(delta))

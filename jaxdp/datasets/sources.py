@@ -1,0 +1,97 @@
+"""Where records come from: digits of scikit-learn, image sets of TFDS, text files."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import text, tfds_prepare
+from .tfds import open_images
+from .tfds_library import Tell
+
+# Published constants, over all training images: they are no secret of the records any more.
+PUBLISHED_SCALING = {
+    "mnist": ((0.1307,), (0.3081,)),
+    "fashion_mnist": ((0.2860,), (0.3530,)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as it comes: splits that can be read one by one, and how to look at the inputs."""
+
+    sizes: Mapping[str, int]
+    read: Callable[[str], tuple[np.ndarray, np.ndarray]]  # split -> (inputs, labels)
+    num_classes: int
+    center: float | Sequence[float] | None
+    scale: float | Sequence[float] | None
+    scaling: str
+
+
+def digits() -> Source:
+    """1,797 handwritten digits, 8x8 pixels of 0 to 16, split 1,437 / 360 and stratified by class.
+
+    They come with scikit-learn, so nothing is downloaded. The split is part of the data set: it is
+    the same in every run, whatever the seed.
+
+    References:
+      Alpaydin & Kaynak 1998, Optical Recognition of Handwritten Digits, UCI repository.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    train, test = train_test_split(
+        np.arange(len(digits.target)), test_size=360, stratify=digits.target, random_state=0
+    )
+    images = digits.images.astype(np.uint8)[..., None]  # [1797, 8, 8, 1]
+    labels = digits.target.astype(np.int32)
+    rows = {"train": train, "test": test}
+    return Source(
+        sizes={split: len(rows[split]) for split in rows},
+        read=lambda split: (images[rows[split]], labels[rows[split]]),
+        num_classes=10,
+        center=8.0,
+        scale=8.0,
+        scaling="pixels of 0 to 16 are mapped to [-1, 1], by the range of the file format",
+    )
+
+
+def images(name: str, folder: str | None, tell: Tell) -> Source:
+    """An image-classification set of TFDS."""
+    found = open_images(name, folder, tell)
+    center: float | Sequence[float] = 127.5
+    scale: float | Sequence[float] = 127.5
+    scaling = "bytes are mapped to [-1, 1], by the range of the file format"
+    constants = PUBLISHED_SCALING.get(found.name.split("/")[0])
+    if constants is not None:
+        center, scale = (tuple(255 * value for value in values) for values in constants)
+        scaling = (
+            f"pixels are shifted by {constants[0]} and divided by {constants[1]} (of 1), constants "
+            "that were published for this set"
+        )
+    return Source(found.sizes, found.read, found.num_classes, center, scale, scaling)
+
+
+def characters(file: str, window: int) -> Source:
+    """The windows of a text, as a character-level language model predicts them; the last are test.
+
+    Slices of `train` and `test` count windows.
+    """
+    inputs, targets = text.read_windows(file, window)
+    middle = text.train_size(len(inputs))
+    rows = {"train": slice(0, middle), "test": slice(middle, len(inputs))}
+    return Source(
+        sizes={"train": middle, "test": len(inputs) - middle},
+        read=lambda split: (inputs[rows[split]], targets[rows[split]]),
+        num_classes=text.VOCABULARY_SIZE,
+        center=None,
+        scale=None,
+        scaling=f"characters are numbered by a fixed table; windows of {window + 1} don't overlap",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(tfds_prepare.main(sys.argv[1:]))

@@ -1,0 +1,182 @@
+"""Prepares MNIST, Fashion-MNIST and CIFAR-10 for TFDS without TensorFlow.
+
+TFDS's own readers of these sets decompress archives and write PNG by TensorFlow. The builders here
+read the same archives, checked against the same checksums, by Python alone: the prepared sets have
+the same name, version, order and pixels.
+"""
+
+import argparse
+import gzip
+import io
+import sys
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .tfds_library import Tell, check_reachable, data_folder, first_line, import_tfds, quiet
+
+NAMES = ("mnist", "fashion_mnist", "cifar10")
+
+
+def prepare(
+    name: str, folder: str | None = None, *, archives: str | None = None, tell: Tell = print
+) -> Path:
+    """Downloads and prepares a set where TFDS looks for it.
+
+    Args:
+      name: one of NAMES.
+      folder: where TFDS keeps prepared sets; None for the environment's TFDS_DATA_DIR, else TFDS's
+        own default.
+      archives: a folder that holds the original archives of this set already.
+      tell: gets a line about what is done.
+
+    Returns:
+      The folder of the prepared set.
+
+    Raises:
+      ValueError: if the set is unknown, the archives can't be had, or they are damaged.
+    """
+    tfds = import_tfds()
+    if name not in NAMES:
+        raise ValueError(
+            f"{name!r} can't be prepared without TensorFlow: {', '.join(NAMES)} can. On a machine "
+            f"that has TensorFlow run `tfds build {name} --file_format=array_record`"
+        )
+    with quiet():
+        builder = _builders()[name](data_dir=data_folder(folder), file_format="array_record")
+        prepared, where = builder.is_prepared(), Path(builder.data_path)
+    if prepared:
+        tell(f"{builder.info.full_name} is prepared already, in {where}")
+        return where
+    tell(f"Preparing {builder.info.full_name} in {where}")
+    # TFDS tells archives apart by their file names only, and two sets use the same names.
+    downloads = where.parents[1] / "downloads" / name
+    try:
+        if archives is None:
+            check_reachable(builder.url_infos)
+        with quiet():
+            builder.download_and_prepare(
+                download_dir=downloads,
+                download_config=tfds.download.DownloadConfig(manual_dir=archives),
+            )
+    except Exception as error:
+        raise ValueError(
+            f"{builder.info.full_name} is not prepared in {where}, and preparing it failed "
+            f"({first_line(error)}): check the network, or set TFDS_DATA_DIR (or --data.dir) to a "
+            "folder where it is prepared, or fetch these archives into a folder and run "
+            f"`python -m jaxdp.data prepare {name} --archives FOLDER`: "
+            f"{', '.join(builder.url_infos)}"
+        ) from error
+    return where
+
+
+class IdxReader:
+    """Reads the four gzipped IDX files that MNIST comes in."""
+
+    URL: str
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        urls = {
+            split: [
+                f"{self.URL}{prefix}-images-idx3-ubyte.gz",
+                f"{self.URL}{prefix}-labels-idx1-ubyte.gz",
+            ]
+            for split, prefix in (("train", "train"), ("test", "t10k"))
+        }
+        files = dl_manager.download(urls)
+        return {split: self._generate_examples(*files[split]) for split in urls}
+
+    def _generate_examples(self, images: Path, labels: Path) -> Iterator[tuple[int, Any]]:
+        pairs = zip(_read_idx(images), _read_idx(labels), strict=True)
+        for index, (image, label) in enumerate(pairs):
+            yield index, {"image": _png(image), "label": int(label)}
+
+
+class CifarReader:
+    """Reads the archive of CIFAR-10's binary version."""
+
+    _cifar_info: Any
+    info: Any
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        source = self._cifar_info
+        files: dict[str, bytes] = {}
+        with tarfile.open(dl_manager.download(source.url)) as tar:
+            for name in [*source.train_files, *source.test_files, *source.label_files]:
+                member = tar.extractfile(source.prefix + name)
+                assert member is not None, name
+                files[name] = member.read()
+        join = lambda names: b"".join(files[name] for name in names)
+        self.info.features["label"].names = files["batches.meta.txt"].decode().split()
+        return {
+            "train": self._generate_examples("train_", join(source.train_files)),
+            "test": self._generate_examples("test_", join(source.test_files)),
+        }
+
+    def _generate_examples(self, prefix: str, data: bytes) -> Iterator[tuple[int, Any]]:
+        rows = np.frombuffer(data, np.uint8).reshape(-1, 1 + 3 * 32 * 32)  # label, then colours
+        images = rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        for index, (image, label) in enumerate(zip(images, rows[:, 0], strict=True)):
+            yield index, {"id": f"{prefix}{index:05d}", "image": _png(image), "label": int(label)}
+
+
+def _builders() -> dict[str, Any]:
+    """TFDS's builders with the readers above; made when asked for, since TFDS is an extra."""
+    from tensorflow_datasets.core.registered import skip_registration
+    from tensorflow_datasets.image_classification import cifar, mnist
+
+    with skip_registration():  # TFDS's own keep their names
+
+        class Mnist(IdxReader, mnist.MNIST):
+            name = "mnist"
+            url_infos = mnist.MNIST.url_infos
+
+        class FashionMnist(IdxReader, mnist.FashionMNIST):
+            name = "fashion_mnist"
+            url_infos = mnist.FashionMNIST.url_infos
+
+        class Cifar10(CifarReader, cifar.Cifar10):
+            name = "cifar10"
+            url_infos = cifar.Cifar10.url_infos
+
+    return {builder.name: builder for builder in (Mnist, FashionMnist, Cifar10)}
+
+
+def main(args: Sequence[str]) -> int:
+    """Runs the command `python -m jaxdp.data` with the given arguments; returns its status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxdp.data",
+        description="Prepares an image-classification set for TFDS without TensorFlow.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="prepare")
+    command = commands.add_parser("prepare", help="download a set and write it as TFDS does")
+    command.add_argument("name", metavar="NAME", help=", ".join(NAMES))
+    command.add_argument("--dir", help="where TFDS keeps prepared sets; default: TFDS_DATA_DIR")
+    command.add_argument("--archives", help="a folder with the original archives of this set")
+    chosen = parser.parse_args(args)
+    try:
+        where = prepare(chosen.name, chosen.dir, archives=chosen.archives)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{chosen.name} is ready in {where}")
+    return 0
+
+
+def _read_idx(path: Path) -> np.ndarray:
+    """Reads a gzipped IDX file: a magic number, the shape, and bytes."""
+    data = gzip.decompress(Path(path).read_bytes())
+    rank = data[3]
+    shape = np.frombuffer(data, ">i4", count=rank, offset=4)
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
+
+
+def _png(image: np.ndarray) -> io.BytesIO:
+    import PIL.Image
+
+    file = io.BytesIO()
+    PIL.Image.fromarray(image).save(file, format="png")
+    return io.BytesIO(file.getvalue())

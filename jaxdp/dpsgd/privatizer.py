@@ -1,0 +1,210 @@
+"""The one owner of the release: clips, sums, draws the noise, divides by a constant."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ..gradients.jax_internals import is_traced, is_vmapped, varying_axes
+from ..gradients.lazy import Microbatch, PerExampleGrads
+from . import keys
+from .clipping import ClippingState, sum_shapes
+from .noise import (
+    _WEIGHTS,
+    SHARED_NOISE,
+    Allocation,
+    add_noise,
+    copy_key,
+    count_std,
+    gradient_noise_multipliers,
+    noise_norm,
+    noise_stds,
+)
+from .plan import Plan
+from .sums import NORM_BIN_EDGES, Diagnostics, Strength, Sums, diagnose
+
+
+class PrivatizeState(NamedTuple):
+    """Secret: whoever knows the key can subtract the noise."""
+
+    privatize_key: jax.Array  # typed PRNG key, the same for the whole run
+    privatize_step: jax.Array  # int32, releases made so far
+    clipping: ClippingState
+
+
+class Privatizer(optax.GradientTransformationExtraArgs):
+    """An Optax transformation from `PerExampleGrads` to a private mean gradient.
+
+    Attributes:
+      sums: `(grads, state) -> Sums`, the first half of `update`: the un-noised clipped sum of one
+        part of the batch. Parts (microbatches, devices, hosts) are added.
+      release: `(sums, state, params=None) -> (mean gradient, state)`, the second half: one noise
+        for the whole logical batch. Never release two parts of one batch separately.
+      strength: `(sums, state) -> Strength` of what `release` would make of them. Private.
+    """
+
+    sums: Callable[[PerExampleGrads, PrivatizeState], Sums]
+    release: Callable[..., tuple[Any, PrivatizeState]]
+    strength: Callable[[Sums, PrivatizeState], Strength]
+
+    def __new__(
+        cls,
+        init: Callable[[Any], PrivatizeState],
+        sums: Callable,
+        release: Callable,
+        strength: Callable,
+    ) -> "Privatizer":
+        def update(
+            updates: PerExampleGrads,
+            state: PrivatizeState,
+            params: Any = None,
+            **extra_args: Any,
+        ) -> tuple[Any, PrivatizeState]:
+            del extra_args  # Optax hands every transformation of a chain those of the others
+            return release(sums(updates, state), state, params)
+
+        self = super().__new__(cls, init, update)
+        self.sums, self.release, self.strength = sums, release, strength
+        return self
+
+
+def privatize(
+    plan: Plan, *, key: jax.Array | None = None, allocation: Allocation = "proportional"
+) -> Privatizer:
+    """Makes the gradient private: clip, sum, add Gaussian noise, divide by the plan's constant.
+
+    Put it first in an `optax.chain`; everything after it is post-processing and free. The noise
+    has standard deviation `plan.noise_multiplier` times the sensitivity that the plan's clipping
+    has under the plan's adjacency (times 1 + `plan.rounding_slack`), whatever the bound is at that
+    step. The divisor is the *expected* batch size, not the sampled one (with batch units their
+    number). An empty batch is a step.
+
+    The noise of a step is a function of (key, step, leaf), so `update` is a pure function of its
+    arguments and the state's key is a secret. Use every state once: two updates from one state
+    share their noise, and their difference is bare.
+
+    Args:
+      plan: the numbers of the run.
+      key: None draws the noise key from the operating system's entropy when `init` is called, so
+        call `init` outside `jit` and `vmap`. A key is for reproducible runs, which are not private
+        if others can guess it; every `init` with it begins the same noise again.
+      allocation: how the noise is spread over groups that are clipped separately, at the same
+        noise multiplier: std "proportional" to the group's bound, "isotropic" (the same for all),
+        or "dimension" (std² ∝ bound/√size), which has the least total energy. Clippings with one
+        coefficient for all groups (`clip_multiplied`) take "proportional" only.
+
+    References:
+      Abadi et al. 2016, Deep Learning with Differential Privacy, algorithm 1 (arXiv 1607.00133).
+    """
+    if not isinstance(plan, Plan):
+        raise TypeError(f"plan is a {type(plan).__name__}: pass a jaxdp.Plan")
+    if allocation not in _WEIGHTS:
+        raise ValueError(
+            f"allocation is {allocation!r}: choose one of {', '.join(map(repr, _WEIGHTS))}"
+        )
+    given = None if key is None else keys.stream(key, "noise")
+    clipping = plan.clipping
+    if clipping.joint and allocation != "proportional":
+        raise ValueError(
+            f"allocation is {allocation!r}: with {clipping!r} any one group may move by its whole "
+            "bound, so that no group can do with less noise than in proportion to it. Give "
+            "'proportional', which has the least noise everywhere"
+        )
+
+    def init(params: Any) -> PrivatizeState:
+        gradient_noise_multipliers(
+            plan, len(clipping.groups(params).names)
+        )  # refuses counts that cost all
+        leaves = jax.tree.leaves(params)
+        if given is None and is_traced():
+            raise ValueError(
+                "privatize(plan) draws its secret key in init, and init is being traced by jit or "
+                "vmap: the key would become a constant that every call and every member shares. "
+                "Call init outside"
+            )
+        if given is None:
+            noise_key = keys.secret_key()
+        elif is_vmapped() and not isinstance(given, jax.core.Tracer):
+            raise ValueError(SHARED_NOISE)
+        else:
+            # A copy: donating the state must not delete the key that this closure holds.
+            data = copy_key(jax.random.key_data(given), leaves[0])
+            noise_key = jax.random.wrap_key_data(data, impl=jax.random.key_impl(given))
+        return PrivatizeState(noise_key, jnp.zeros([], jnp.int32), clipping.init(params))
+
+    def sums(grads: PerExampleGrads, state: PrivatizeState) -> Sums:
+        clipping.check(grads)
+        groups = clipping.groups(grads.like)
+
+        def part(microbatch: Microbatch) -> tuple[list[Any], jax.Array, Diagnostics]:
+            coefficients, within = clipping.weigh(microbatch, groups, state.clipping)
+            counts = jnp.sum(
+                jnp.where(microbatch.valid, within - 0.5, 0), axis=1, dtype=jnp.float32
+            )
+            return microbatch.weighted_sum(coefficients), counts, diagnose(microbatch, within)
+
+        none = jnp.zeros([], jnp.float32)
+        bins = jnp.zeros(len(NORM_BIN_EDGES) + 1, jnp.float32)
+        no_counts = jnp.zeros(len(groups.names), jnp.float32)
+        like = (sum_shapes(grads), no_counts, Diagnostics(none, none, none, none, bins))
+        leaves, counts, diagnostics = grads.sum(part, like)
+        gradient = jax.tree.unflatten(jax.tree.structure(grads.like), leaves)
+        return Sums(gradient, counts, diagnostics, jnp.float32(1), state.clipping.clipping_bounds)
+
+    def release(
+        sums: Sums, state: PrivatizeState, params: Any = None
+    ) -> tuple[Any, PrivatizeState]:
+        if not isinstance(sums, Sums):
+            raise TypeError(
+                f"release takes what .sums(grads, state) returned, got {type(sums).__name__}"
+            )
+        leaves, structure = jax.tree.flatten(sums.gradient)
+        _check_reduced([*leaves, sums.counts], state.privatize_key)
+        groups = clipping.groups(sums.gradient)
+        noised, counts = leaves, sums.counts
+        if plan.noise_multiplier != 0:  # else an infinite bound would give 0·inf
+            bounds = state.clipping.clipping_bounds
+            stds = noise_stds(plan, groups, bounds, allocation, state.privatize_step)
+            clipped_to = sums.bounds / sums.parts
+            # NaN rather than a release with noise for other bounds than the sum was clipped to.
+            stds = jnp.where(jnp.allclose(clipped_to, bounds, rtol=1e-5, atol=0), stds, jnp.nan)
+            # A frozen leaf's sum is zero whatever the data are: it needs no noise.
+            noisy = [i for i, group in enumerate(groups.of_leaf) if group is not None]
+            step_key = jax.random.fold_in(state.privatize_key, state.privatize_step)
+            *released, counts = add_noise(
+                step_key,
+                [stds[groups.of_leaf[i]] for i in noisy] + [jnp.float32(count_std(plan))],
+                [leaves[i] for i in noisy] + [counts],
+            )
+            noised = list(leaves)
+            for i, leaf in zip(noisy, released, strict=True):
+                noised[i] = leaf
+        means = jax.tree.unflatten(structure, [leaf / plan.divisor for leaf in noised])
+        if params is not None:
+            means = jax.tree.map(lambda mean, p: mean.astype(p.dtype), means, params)
+        adapted = clipping.adapt(
+            groups, state.clipping, state.privatize_step, counts / plan.divisor + 0.5
+        )
+        return means, PrivatizeState(state.privatize_key, state.privatize_step + 1, adapted)
+
+    def strength(sums: Sums, state: PrivatizeState) -> Strength:
+        squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(sums.gradient)]
+        groups, bounds = clipping.groups(sums.gradient), state.clipping.clipping_bounds
+        return Strength(
+            jnp.sqrt(sum(squares)) / plan.divisor,
+            noise_norm(plan, groups, bounds, allocation, state.privatize_step),
+        )
+
+    return Privatizer(init, sums, release, strength)
+
+
+def _check_reduced(leaves: list[jax.Array], key: jax.Array) -> None:
+    """Refuses sums that still differ between the devices of a shard_map: each would be released."""
+    varying = varying_axes(leaves) - varying_axes(key)
+    if varying:
+        raise ValueError(
+            f"the sums differ along the mesh axes {sorted(varying)}: add them up first with "
+            "jax.lax.psum, then release once. Each device would add the same noise to its own part"
+        )

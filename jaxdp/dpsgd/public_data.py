@@ -1,0 +1,138 @@
+"""Clipping bounds from public data: the average gradient norm of every layer, scaled.
+
+Adaptive layerwise clipping (Nguyen et al. 2023, arXiv 2307.11939). Whatever is done here with
+public records and released weights is post-processing: it costs no privacy. Private records have no
+place among the arguments of these functions, and bounds must never follow private norms.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ..gradients.per_example import per_example_grads
+from .clipping import Clipping
+
+Batches = Iterable[tuple[tuple, Any]]  # (the loss's arguments after the parameters, mask)
+
+
+def public_norms(
+    loss_fn: Callable[..., jax.Array], clipping: Clipping, *, microbatch_size: int | None = None
+) -> Callable[[Any, Batches], np.ndarray]:
+    """Measures how long the gradients are that a clipping will see, on public data.
+
+    Args:
+      loss_fn: as for `per_example_grads`: the loss of one example, or for a clipping with
+        unit="batch" the mean loss of a unit, `loss_fn(params, *records, mask)`.
+      clipping: whose groups and unit are taken.
+      microbatch_size: as for `per_example_grads`.
+
+    Returns:
+      A function `(params, batches) -> norms [groups] float32`: the norm of every group's gradient,
+      averaged over all examples (units) of the public `batches` of `(batch, mask)`. Units should
+      have the size of the private ones, because means over more records are shorter. `params` are
+      released weights. What is not finite is left out.
+
+    Example:
+      >>> clip = clip_layerwise(1.0)
+      >>> measure = public_norms(lambda w, x: jnp.sum(w["a"] * x) + 3 * w["b"], clip)
+      >>> measure({"a": jnp.ones(2), "b": jnp.ones(())}, [((jnp.ones((4, 2)),), None)]).round(3)
+      array([1.414, 3.   ], dtype=float32)
+    """
+    grads_of = per_example_grads(loss_fn, unit=clipping.unit, microbatch_size=microbatch_size)
+
+    @jax.jit
+    def totals(params: Any, batch: tuple, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+        squares = jax.tree.leaves(grads_of(params, batch, mask).squared_norms())
+        norms = jnp.sqrt(clipping.groups(params).add_up(squares)).astype(jnp.float32)
+        there = jnp.any(mask, axis=tuple(range(1, mask.ndim)))
+        counted = there & jnp.all(jnp.isfinite(norms), axis=0)
+        return jnp.sum(jnp.where(counted, norms, 0), axis=1), jnp.sum(counted)
+
+    def measure(params: Any, batches: Batches) -> np.ndarray:
+        total, count = np.zeros(()), 0
+        for batch, mask in batches:
+            if mask is None:
+                axes = 2 if clipping.unit == "batch" else 1
+                mask = np.ones(jax.tree.leaves(batch)[0].shape[:axes], bool)
+            part, counted = totals(params, batch, jnp.asarray(mask))
+            total, count = total + np.asarray(part, np.float64), count + int(counted)
+        if count == 0:
+            raise ValueError(
+                "no public gradient is finite, or there are no public records: their norms give no "
+                "bounds. Check the records, or train the first copy with a lower learning rate"
+            )
+        return np.asarray(total / count, np.float32)
+
+    return measure
+
+
+def scale_norms(
+    norms: np.ndarray, master: float | None = None, *, floor: float = 0.01
+) -> np.ndarray:
+    """Turns average norms e_h of layers into clipping bounds C_h.
+
+    Args:
+      norms: `[groups]`, as `public_norms` measures them.
+      master: C: then C_h = C·e_h / max_k e_k. None: C_h = e_h.
+      floor: the least C_h, as a share of the largest. A layer whose gradient vanishes on the public
+        records would else be clipped to nothing for good.
+
+    Returns:
+      `[groups] float32`, for `optax.tree.set(state, clipping_bounds=...)`: the noise follows, and
+      the noise multiplier stays.
+    """
+    norms = np.asarray(norms, np.float32)
+    if master is not None and not 0 < master < np.inf:
+        raise ValueError(
+            f"master is {master}: give the clipping norm of the largest layer, above 0"
+        )
+    if not 0 < floor <= 1:
+        raise ValueError(
+            f"floor is {floor}: it is a share of the largest bound, above 0, at most 1"
+        )
+    if norms.ndim != 1 or not np.all(norms >= 0) or not 0 < np.max(norms) < np.inf:
+        raise ValueError(
+            f"norms is {norms}: give the layers' average gradient norms, finite and not all 0"
+        )
+    largest = np.max(norms)
+    shares = np.maximum(norms / largest, np.float32(floor))
+    return shares * np.float32(largest if master is None else master)
+
+
+def pretrained_copy(
+    unit_loss: Callable[..., jax.Array],
+    params: Any,
+    batches: Batches,
+    *,
+    optimizer: optax.GradientTransformation | None = None,
+) -> Any:
+    """Trains a copy of the parameters on public data without noise, for a first look at norms.
+
+    Gradients at the first parameters, as they are drawn, say little about those soon after. The
+    copy is for measuring only; its weights are as public as the records.
+
+    Args:
+      unit_loss: the mean loss of some records, `unit_loss(params, *records, mask)`, as `mean_loss`
+        makes it.
+      params: which are not changed.
+      batches: public `(records, mask)`, for as many epochs as they last.
+      optimizer: None takes Adam with a learning rate of 0.001.
+    """
+    optimizer = optimizer or optax.adam(1e-3)
+
+    @jax.jit
+    def step(params: Any, state: Any, records: tuple, mask: jax.Array) -> tuple[Any, Any]:
+        updates, state = optimizer.update(
+            jax.grad(unit_loss)(params, *records, mask), state, params
+        )
+        return optax.apply_updates(params, updates), state
+
+    params = jax.tree.map(jnp.asarray, params)
+    state = optimizer.init(params)
+    for records, mask in batches:
+        params, state = step(params, state, records, jnp.asarray(mask))
+    return params

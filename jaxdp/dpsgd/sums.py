@@ -1,0 +1,66 @@
+"""What a batch adds up to before the noise, and private facts about it."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..gradients.lazy import Microbatch
+
+# Norms are counted in bins of a quarter octave; the first and last are open.
+NORM_BIN_EDGES = np.exp2(np.arange(-80, 81) / 4).astype(np.float32)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Diagnostics:
+    """Private facts about a batch, un-noised: for the owner of the data, never to be released."""
+
+    count: jax.Array  # units (examples) that were not padding
+    loss_sum: jax.Array  # over the finite ones
+    clipped: jax.Array  # units with a gradient above its bound, in some group
+    nonfinite: jax.Array  # units whose gradient was not finite, and so counted as zero
+    norm_histogram: jax.Array  # [162] units per bin of gradient norm, between NORM_BIN_EDGES
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Sums:
+    """What a batch adds up to before the noise. Sums of disjoint parts of a batch add with `+`."""
+
+    gradient: Any  # pytree like the parameters, float32 or wider: the clipped sum, un-noised
+    counts: jax.Array  # [groups] units within the bound minus units above it, halved, un-noised
+    diagnostics: Diagnostics
+    # How many parts were added, and the sum of the bounds `[groups]` that each was clipped to: what
+    # was clipped to other bounds than those of the release must not pass for private.
+    parts: jax.Array
+    bounds: jax.Array
+
+    def __add__(self, other: "Sums") -> "Sums":
+        if not isinstance(other, Sums):
+            raise TypeError(f"Sums can be added to Sums only, not to {type(other).__name__}")
+        return jax.tree.map(jnp.add, self, other)
+
+
+class Strength(NamedTuple):
+    """The clipped mean gradient beside its noise. Private: the first is un-noised."""
+
+    clipped_mean_norm: jax.Array  # norm of the clipped sum over the divisor, before the noise
+    noise_norm: jax.Array  # root mean square norm of the noise on it
+
+
+def diagnose(microbatch: Microbatch, within: jax.Array) -> Diagnostics:
+    valid = microbatch.valid
+    count = lambda rows: jnp.sum(rows, dtype=jnp.float32)
+    norms = jnp.sqrt(sum(microbatch.squared_norms)).astype(jnp.float32)
+    bins = jnp.searchsorted(jnp.asarray(NORM_BIN_EDGES), norms)
+    losses = jnp.where(valid, microbatch.values, 0)
+    return Diagnostics(
+        count=count(microbatch.mask),
+        loss_sum=jnp.sum(losses, dtype=jnp.float32),
+        clipped=count(valid & ~jnp.all(within, axis=0)),
+        nonfinite=count(microbatch.mask & ~microbatch.finite),
+        norm_histogram=jnp.zeros(len(NORM_BIN_EDGES) + 1, jnp.float32).at[bins].add(valid),
+    )

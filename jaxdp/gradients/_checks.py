@@ -1,0 +1,119 @@
+"""What is refused before any gradient is computed: wrong losses, batches, masks, parameters."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from .lazy import PyTree
+
+
+def check_microbatch_size(size: int | None) -> None:
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise ValueError(
+            f"microbatch_size is {size!r}: it counts examples, so give a whole number of at least "
+            "1, or None for the whole batch at once"
+        )
+
+
+def check_params(params: PyTree) -> None:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise ValueError(f"params is {params!r}, which has no arrays: there is nothing to train")
+    for path, leaf in leaves:
+        name = jax.tree_util.keystr(path) or "params"
+        if not hasattr(leaf, "dtype"):
+            raise TypeError(f"parameter {name} is {leaf!r}: pass JAX arrays")
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(
+                f"parameter {name} has dtype {leaf.dtype}, which has no gradient here: pass real "
+                "floating parameters only, and close over everything else"
+            )
+        if leaf.size == 0:
+            raise ValueError(f"parameter {name} has shape {leaf.shape}: it holds no numbers")
+    if isinstance(params, Mapping) and "batch_stats" in params:
+        layers = jax.tree_util.tree_leaves_with_path(params["batch_stats"])
+        where = jax.tree_util.keystr(layers[0][0][:-1]) if layers else "batch_stats"
+        raise ValueError(
+            f"the model has BatchNorm (layer {where}), whose batch_stats are in params: it mixes "
+            "the examples of a batch, so no gradient belongs to one example. Use GroupNorm or "
+            "LayerNorm; or clip batch units, with jaxdp.batchnorm.unit_loss and params alone"
+        )
+
+
+def batch_size(batch: PyTree) -> int:
+    leaves = jax.tree_util.tree_leaves_with_path(batch)
+    if not leaves:
+        raise ValueError("batch has no arrays: pass the loss's arguments after params, e.g. (x, y)")
+    sizes = {}
+    for path, leaf in leaves:
+        name = jax.tree_util.keystr(path)
+        if not hasattr(leaf, "shape") or leaf.shape == ():
+            raise ValueError(
+                f"batch{name} is {leaf!r}, without a leading axis of examples: close over what all "
+                "examples share"
+            )
+        sizes[name] = leaf.shape[0]
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"batch{name} has {size}" for name, size in sizes.items())
+        raise ValueError(f"the batch's leaves disagree in their number of examples: {told}")
+    size = next(iter(sizes.values()))
+    if size == 0:
+        raise ValueError(
+            "the batch has 0 rows. An empty Poisson sample is a step too: pass one padding row "
+            "with mask=[False] (plan.batches() does)"
+        )
+    return size
+
+
+def unit_rows(batch: tuple, mask: jax.Array | None) -> tuple[tuple, jax.Array]:
+    """Arguments of a unit's loss, with masked records zeroed, and which units have any record."""
+    shapes = {leaf.shape[:2] for leaf in jax.tree.leaves(batch)}
+    if len(shapes) > 1 or len(next(iter(shapes))) < 2:
+        raise ValueError(
+            f'the batch\'s leaves begin with the axes {sorted(shapes)}: unit="batch" takes '
+            "[units, capacity, ...] arrays that agree in both"
+        )
+    shape = next(iter(shapes))
+    mask = jnp.ones(shape, bool) if mask is None else jnp.asarray(mask)
+    if mask.shape != shape or mask.dtype != bool:
+        raise ValueError(
+            f"mask has shape {mask.shape} and dtype {mask.dtype}: expected {shape} and bool, True "
+            "for the records that count"
+        )
+
+    def clean(leaf: jax.Array) -> jax.Array:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf
+        return jnp.where(mask.reshape(shape + (1,) * (leaf.ndim - 2)), leaf, 0)
+
+    return (*jax.tree.map(clean, batch), mask), jnp.any(mask, axis=1)
+
+
+def check_mask(mask: jax.Array | None, size: int) -> jax.Array | None:
+    if mask is None:
+        return None
+    mask = jnp.asarray(mask)
+    if mask.shape != (size,) or mask.dtype != bool:
+        raise ValueError(
+            f"mask has shape {mask.shape} and dtype {mask.dtype}: expected ({size},) and bool, "
+            "True for the rows that count"
+        )
+    return mask
+
+
+def check_loss(loss_fn: Callable[..., jax.Array], params: PyTree, batch: tuple) -> None:
+    # Slices inside the traced function, so that typed keys and tracers need no special case.
+    out = jax.eval_shape(
+        lambda p, b: loss_fn(p, *jax.tree.map(lambda leaf: leaf[0], b)), params, batch
+    )
+    if not isinstance(out, jax.ShapeDtypeStruct):
+        raise TypeError(
+            f"loss_fn returned {type(out).__name__}: return the loss of one example alone, a scalar"
+        )
+    if out.shape != () or not jnp.issubdtype(out.dtype, jnp.floating):
+        raise TypeError(
+            f"loss_fn returned shape {out.shape} and dtype {out.dtype}: it gets one example, "
+            "without a batch axis, and must return one real floating number (reduce it, e.g. with "
+            ".mean() or .sum())"
+        )

@@ -1,0 +1,268 @@
+"""Gradients of a convolution's kernel: its input and cotangents instead of their product."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core.primitives import conv_general_dilated_p
+from jax.lax import Precision
+
+from .jax_internals import vary, varying_axes
+from .matmul import Matmul, Norms
+from .representations import accumulation_dtype
+from .uses import Use, View
+
+# Patches repeat each input for every kernel offset: this many numbers of them are made at a time.
+PATCH_NUMBERS = 2**22
+
+OPTIONS = ("window_strides", "padding", "lhs_dilation", "rhs_dilation")
+
+
+@dataclass(frozen=True)
+class ConvShape:
+    """How one use of a leaf is the kernel of a convolution: g[k] = Σ_t x[t + k] ⊗ c[t]."""
+
+    view: View
+    params: Any  # of lax.conv_general_dilated
+    kernel: tuple[int, ...]  # the use's operand
+    sizes: tuple[int, int, int, int]  # s (groups), t (positions), d (inputs), p (outputs)
+
+    @property
+    def window(self) -> int:
+        """How many inputs each output sees."""
+        return math.prod(
+            self.kernel[axis] for axis in self.params["dimension_numbers"].rhs_spec[2:]
+        )
+
+    def restore(self, products: jax.Array) -> jax.Array:
+        """`[b, groups, offsets·d, p]` to `[b, *leaf.shape]`."""
+        outputs, inputs, *window = self.params["dimension_numbers"].rhs_spec
+        b, groups, _, p = products.shape
+        sizes = [self.kernel[axis] for axis in window]
+        apart = products.reshape(b, groups, *sizes, self.kernel[inputs], p)
+        joined = jnp.moveaxis(apart, 1, -2).reshape(b, *sizes, self.kernel[inputs], groups * p)
+        source = [*window, inputs, outputs]  # the kernel axis that each axis of `joined` is
+        kernels = joined.transpose(0, *[1 + source.index(axis) for axis in range(joined.ndim - 1)])
+        return self.view.restore(kernels, 1)
+
+    def patches(self, x: jax.Array) -> jax.Array:
+        """What each kernel offset sees at each position: `[b, groups, t, offsets·d]`."""
+        batch, features, *space = self.params["dimension_numbers"].lhs_spec
+        x = x.transpose(0, 1 + batch, *[1 + axis for axis in space], 1 + features)
+        table = self._seen(x.shape[2:-1])
+        groups = self.params["feature_group_count"]
+        x = x.reshape(*x.shape[:2], -1, groups, x.shape[-1] // groups)
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, 1), (0, 0), (0, 0)))  # the position that is padding
+        seen = jnp.take(x, table, axis=2, mode="clip")  # [b, n, positions, offsets, groups, d]
+        seen = jnp.moveaxis(seen, 4, 1)
+        return seen.reshape(*seen.shape[:2], -1, seen.shape[-2] * seen.shape[-1])
+
+    def positions(self, c: jax.Array) -> jax.Array:
+        """The cotangents, `[b, groups, t, p]`."""
+        batch, features, *space = self.params["dimension_numbers"].out_spec
+        c = c.transpose(0, 1 + batch, *[1 + axis for axis in space], 1 + features)
+        groups = self.params["feature_group_count"]
+        return c.reshape(c.shape[0], -1, groups, c.shape[-1] // groups).swapaxes(1, 2)
+
+    def _seen(self, space: Sequence[int]) -> np.ndarray:
+        """The input position at each output position and kernel offset; the last is padding."""
+        table, inside = np.zeros((1, 1), np.int32), np.ones((1, 1), bool)
+        window = [self.kernel[axis] for axis in self.params["dimension_numbers"].rhs_spec[2:]]
+        options = (self.params[name] for name in OPTIONS)
+        for size, width, stride, (low, high), hole, gap in zip(
+            space, window, *options, strict=True
+        ):
+            spread = (size - 1) * hole + 1
+            count = (spread + low + high - (width - 1) * gap - 1) // stride + 1
+            at = np.arange(count)[:, None] * stride + np.arange(width) * gap - low
+            good = (at >= 0) & (at < spread) & (at % hole == 0)
+            table = _outer_sum(table * size, at // hole)
+            inside = _outer_sum(inside, good, np.logical_and)
+        return np.where(inside, table, math.prod(space)).astype(np.int32)
+
+    def kernel_gradient(self, x: jax.Array, c: jax.Array) -> jax.Array:
+        """What the whole batch gives the kernel.
+
+        XLA for CPUs runs a convolution inside `cond` and loops up to 100 times slower unless its
+        axes are in one order; JAX's own transposition rule has another.
+        """
+        lhs, rhs, out = self.params["dimension_numbers"]
+        if self.params["feature_group_count"] > 1:
+            # Made to vary like x: else shard_map would add up the gradient over the devices here.
+            kernel = vary(jnp.zeros(self.kernel, x.dtype), varying_axes((x, c)))
+            convolve = lambda kernel: lax.conv_general_dilated(
+                x, kernel, **self.params, precision=Precision.HIGHEST
+            )
+            return jax.vjp(convolve, kernel)[1](c)[0]
+        x = x.transpose(lhs[1], *lhs[2:], lhs[0])
+        c = c.transpose(*out[2:], out[0], out[1])
+        window = [self.kernel[axis] for axis in rhs[2:]]
+        padding = []
+        sizes = zip(x.shape[1:-1], c.shape[:-2], window, strict=True)
+        options = (self.params[name] for name in OPTIONS)
+        for (size, count, width), stride, (low, _), hole, gap in zip(sizes, *options, strict=True):
+            reach = (width - 1) * gap + (count - 1) * stride + 1
+            padding.append((low, reach - (size - 1) * hole - 1 - low))
+        n = x.ndim
+        kernel = lax.conv_general_dilated(
+            x,
+            c,
+            window_strides=self.params["rhs_dilation"],
+            padding=padding,
+            lhs_dilation=self.params["lhs_dilation"],
+            rhs_dilation=self.params["window_strides"],
+            dimension_numbers=lax.ConvDimensionNumbers(
+                (0, n - 1, *range(1, n - 1)),
+                (n - 1, n - 2, *range(n - 2)),
+                (0, n - 1, *range(1, n - 1)),
+            ),
+            precision=Precision.HIGHEST,
+        )
+        source = [rhs[1], *rhs[2:], rhs[0]]
+        return kernel.transpose([source.index(axis) for axis in range(n)])
+
+
+def _outer_sum(a: np.ndarray, b: np.ndarray, add: Any = np.add) -> np.ndarray:
+    """`[t, k]` and `[u, l]` to `[t·u, k·l]`."""
+    both = add(a[:, None, :, None], b[None, :, None, :])
+    return both.reshape(a.shape[0] * b.shape[0], -1)
+
+
+def conv_shape(use: Use) -> ConvShape | None:
+    """Reads a convolution whose kernel is a leaf, or gives None if the use is something else."""
+    if use.primitive is not conv_general_dilated_p or use.operand != 1:
+        return None
+    if use.params["batch_group_count"] != 1 or use.view.sliced:
+        return None
+    numbers, groups = use.params["dimension_numbers"], use.params["feature_group_count"]
+    kernel, result = use.operands[1].shape, use.result.shape
+    outputs = kernel[numbers.rhs_spec[0]]
+    iterations = math.prod(length for length, _ in use.view.loops)
+    return ConvShape(
+        view=use.view,
+        params={
+            name: use.params[name]
+            for name in (*OPTIONS, "dimension_numbers", "feature_group_count")
+        },
+        kernel=kernel,
+        sizes=(
+            groups,
+            iterations * math.prod(result) // outputs,
+            math.prod(kernel) // outputs,
+            outputs // groups,
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Conv:
+    """g[b, k] = Σ_t x[b, t + k] ⊗ c[b, t]: what a convolution's kernel gets."""
+
+    inputs: jax.Array  # [b, *x], x as in the convolution, shared loops folded into its batch
+    cotangents: jax.Array  # [b, *y]
+    shape: ConvShape
+    norms: Norms
+
+    @classmethod
+    def make(
+        cls, inputs: jax.Array, cotangents: jax.Array, shape: ConvShape, norms: Norms
+    ) -> "Conv":
+        numbers, loops = shape.params["dimension_numbers"], len(shape.view.loops)
+        fold = lambda array, spec: _fold(array, range(1, 1 + loops), 1 + loops + spec[0])
+        return cls(fold(inputs, numbers.lhs_spec), fold(cotangents, numbers.out_spec), shape, norms)
+
+    def squared_norms(self) -> jax.Array:
+        return self._of_patches(Matmul.squared_norms)
+
+    def weighted_sum(self, coefficients: jax.Array) -> jax.Array:
+        x, c = self._wide()
+        c = c * coefficients.reshape(-1, *[1] * (c.ndim - 1)).astype(c.dtype)
+        lhs, _, out = self.shape.params["dimension_numbers"]
+        x, c = _fold(x, [0], 1 + lhs[0]), _fold(c, [0], 1 + out[0])
+        kernel = self.shape.kernel_gradient(x, c)
+        return self.shape.view.restore(kernel, 0)
+
+    def keep(self, valid: jax.Array) -> "Conv":
+        rows = lambda array: jnp.where(valid.reshape(-1, *[1] * (array.ndim - 1)), array, 0)
+        return replace(self, inputs=rows(self.inputs), cotangents=rows(self.cotangents))
+
+    def materialize(self) -> jax.Array:
+        return self._of_patches(Matmul.materialize)
+
+    def _of_patches(self, answer: Callable[[Matmul], jax.Array]) -> jax.Array:
+        """Asks the matrix product of patches that this is, for a few rows at a time."""
+
+        def ask(x: jax.Array, c: jax.Array) -> jax.Array:
+            shape = self.shape
+            return answer(Matmul(shape.patches(x), shape.positions(c), shape, self.norms))
+
+        x, c = self._wide()
+        rows = max(1, PATCH_NUMBERS * x.shape[0] // (x.size * self.shape.window))
+        if rows >= x.shape[0]:
+            return ask(x, c)
+        one = lambda row: ask(row[0][None], row[1][None])[0]
+        return jax.lax.map(one, (x, c), batch_size=rows)
+
+    def _wide(self) -> tuple[jax.Array, jax.Array]:
+        dtype = accumulation_dtype(jnp.promote_types(self.inputs.dtype, self.cotangents.dtype))
+        return self.inputs.astype(dtype), self.cotangents.astype(dtype)
+
+
+def _fold(array: jax.Array, axes: Any, into: int) -> jax.Array:
+    """Folds axes into a later one, next to it."""
+    axes = list(axes)
+    if not axes:
+        return array
+    rest = [axis for axis in range(array.ndim) if axis not in axes]
+    order = [axis for r in rest for axis in ([*axes, r] if r == into else [r])]
+    sizes = [
+        array.shape[into] * math.prod(array.shape[a] for a in axes) if r == into else array.shape[r]
+        for r in rest
+    ]
+    return array.transpose(order).reshape(sizes)
+
+
+def convolve_for_inputs(x: jax.Array, kernel: jax.Array, **params: Any) -> jax.Array:
+    """A convolution that is differentiated by its input alone, in the axis order fast on CPUs."""
+    order = tuple(range(x.ndim))
+    last = (0, x.ndim - 1, *order[1:-1])
+    numbers = lax.ConvDimensionNumbers(last, (x.ndim - 1, x.ndim - 2, *order[:-2]), last)
+    plain = params["feature_group_count"] == params["batch_group_count"] == 1
+    if not plain or params["dimension_numbers"] != numbers or x.dtype != kernel.dtype:
+        return conv_general_dilated_p.bind(x, kernel, **params)
+
+    @jax.custom_vjp
+    def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return conv_general_dilated_p.bind(x, kernel, **params)
+
+    def backward(kernel: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.Array]:
+        padding = []
+        sizes = zip(x.shape[1:-1], c.shape[1:-1], kernel.shape[:-2], strict=True)
+        options = (params[name] for name in OPTIONS)
+        for (size, count, width), stride, (low, _), hole, gap in zip(sizes, *options, strict=True):
+            before = (width - 1) * gap - low
+            reach = (size - 1) * hole + (width - 1) * gap + 1
+            padding.append((before, reach - ((count - 1) * stride + 1) - before))
+        mirrored = jnp.flip(kernel, order[:-2]).swapaxes(-1, -2)
+        gradient = lax.conv_general_dilated(
+            c,
+            mirrored,
+            window_strides=params["lhs_dilation"],
+            padding=padding,
+            lhs_dilation=params["window_strides"],
+            rhs_dilation=params["rhs_dilation"],
+            dimension_numbers=numbers,
+            precision=params["precision"],
+        )
+        return gradient.astype(x.dtype), jnp.zeros_like(kernel)  # the kernel has a tap instead
+
+    convolve.defvjp(lambda x, kernel: (convolve(x, kernel), kernel), backward)
+    return convolve(x, kernel)
+
+
+SUBSTITUTES = {conv_general_dilated_p: convolve_for_inputs}

@@ -1,0 +1,151 @@
+"""Tells how the gradients of a loss will be held: leaf by leaf, why, and at what cost."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from .convolution import ConvShape
+from .engine import Choice, choose
+from .lookup import LookupShape
+from .matmul import MatmulShape
+from .program import trace
+
+
+@dataclass(frozen=True)
+class LeafPlan:
+    """How the per-example gradients of one leaf are held.
+
+    The costs are estimates for one example, of what comes on top of the backward pass: numbers
+    kept, and operations for norms and weighted sum. `dense_*` are those of vmap(grad).
+    """
+
+    leaf: str
+    shape: tuple[int, ...]
+    site: str
+    form: str
+    reason: str
+    operations: int
+    numbers: int
+    dense_operations: int
+    dense_numbers: int
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Prints as a table; iterate over `leaves` for the numbers."""
+
+    leaves: tuple[LeafPlan, ...]
+
+    def __str__(self) -> str:
+        head = ("leaf", "shape", "used by", "held as", "why", "Mflop", "vmap", "kB", "vmap")
+        rows = [
+            (
+                plan.leaf,
+                "×".join(map(str, plan.shape)) or "scalar",
+                plan.site,
+                plan.form,
+                plan.reason,
+                f"{plan.operations / 1e6:.2f}",
+                f"{plan.dense_operations / 1e6:.2f}",
+                f"{plan.numbers * 4 / 1e3:.1f}",
+                f"{plan.dense_numbers * 4 / 1e3:.1f}",
+            )
+            for plan in self.leaves
+        ]
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in [head, *rows]
+        ]
+        return "\n".join([*lines, "", self._summary()])
+
+    def _summary(self) -> str:
+        total = lambda field: sum(getattr(plan, field) for plan in self.leaves)
+        slowest = max(self.leaves, key=lambda plan: plan.operations)
+        largest = max(self.leaves, key=lambda plan: plan.numbers)
+        return (
+            f"Per example, besides the backward pass: {total('operations') / 1e6:.2f} Mflop "
+            f"(vmap {total('dense_operations') / 1e6:.2f}) and {total('numbers') * 4 / 1e3:.1f} kB "
+            f"(vmap {total('dense_numbers') * 4 / 1e3:.1f}). Most time: {slowest.leaf}; most "
+            f"memory: {largest.leaf}."
+        )
+
+    __repr__ = __str__
+
+
+def explain(
+    loss_fn: Callable[..., jax.Array], params: Any, example: Any, *, method: str = "auto"
+) -> Explanation:
+    """Tells how `per_example_grads(loss_fn)` will hold every leaf's gradients, and why.
+
+    Args:
+      loss_fn: the loss of one example, `loss_fn(params, *example)`.
+      params: pytree of parameters; only shapes and dtypes matter.
+      example: the tuple of the loss's other arguments, for one example, without a batch axis.
+      method: "auto" or "factored".
+
+    Example:
+      >>> loss = lambda w, x: jnp.sum(jnp.tanh(x @ w))
+      >>> explain(loss, jnp.ones((3, 2)), (jnp.ones(3),)).leaves[0].form
+      'gram'
+    """
+    if method not in ("auto", "factored"):
+        raise ValueError(
+            f'method is {method!r}: give "auto" or "factored"; "vmap" holds every leaf as dense'
+        )
+    out = jax.eval_shape(loss_fn, params, *example)
+    if getattr(out, "shape", None) != ():
+        raise ValueError(
+            f"loss_fn returned {out}, no scalar: give explain one example, without a batch axis"
+        )
+    choices = choose(trace(loss_fn, params, example), thrifty=method == "auto")
+    named = jax.tree_util.tree_leaves_with_path(params)
+    return Explanation(
+        tuple(
+            _plan(jax.tree_util.keystr(path) or "params", leaf.shape, choice)
+            for (path, leaf), choice in zip(named, choices, strict=True)
+        )
+    )
+
+
+def _plan(name: str, shape: tuple[int, ...], choice: Choice) -> LeafPlan:
+    size = math.prod(shape)
+    use = choice.use
+    site = (
+        ""
+        if use is None
+        else f"{use.what} at {use.where.split('/')[-1]}"
+        if use.where
+        else use.what
+    )
+    dense = _product_operations(choice) + 4 * size
+    return LeafPlan(
+        name, shape, site, choice.form, choice.reason, *_costs(choice, size, dense), dense, size
+    )
+
+
+def _product_operations(choice: Choice) -> int:
+    if isinstance(choice.shape, MatmulShape | ConvShape):
+        s, t, d, p = choice.shape.sizes
+        return 2 * s * t * d * p
+    return 0
+
+
+def _costs(choice: Choice, size: int, dense: int) -> tuple[int, int]:
+    """Operations and numbers kept, for one example."""
+    if choice.form == "zero":
+        return 0, 0
+    if isinstance(choice.shape, LookupShape):
+        t, p = choice.shape.sizes
+        return 2 * t * t * p + 2 * t * p, t * (p + 1)
+    if choice.form in ("dense", "product") or choice.shape is None:
+        return dense, size
+    s, t, d, p = choice.shape.sizes
+    product = 2 * s * t * d * p
+    norms = product if choice.form == "direct" else 2 * s * t * t * (d + p)
+    # A convolution keeps its input, not the patches of it.
+    kept = d // choice.shape.window if isinstance(choice.shape, ConvShape) else d
+    return product + norms, s * t * (kept + p)

@@ -1,0 +1,151 @@
+"""Per-example gradients as a lazy value: computed inside the step, never promised as arrays."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from ..types import Unit
+from ._checks import (
+    batch_size,
+    check_loss,
+    check_mask,
+    check_microbatch_size,
+    check_params,
+    unit_rows,
+)
+from .coupling import check_uncoupled
+from .engine import auto_engine, factored_engine
+from .jax_internals import vary, varying_axes
+from .lazy import PerExampleGrads, PyTree
+from .representations import Dense, Representation
+
+Engine = Callable[[Callable[..., jax.Array], PyTree, tuple], tuple[jax.Array, list[Representation]]]
+
+Method = Literal["auto", "factored", "vmap"]
+
+
+def per_example_grads(
+    loss_fn: Callable[..., jax.Array],
+    *,
+    method: Method = "auto",
+    unit: Unit = "example",
+    microbatch_size: int | None = None,
+) -> Callable[..., "PerExampleGrads"]:
+    """Turns the loss of one example into the lazy gradients of a batch.
+
+    Args:
+      loss_fn: `loss_fn(params, *example) -> scalar`, the loss of a *single* example, without a
+        batch axis (layers that want one get `x[None]`). Only `params` is differentiated. Randomness
+        (dropout) comes in as a per-example key in the batch.
+        With unit="batch", `loss_fn(params, *records, mask) -> scalar`, the *mean* loss of a whole
+        unit: records have a leading axis, and only those where `mask` is True count.
+      method: "vmap" differentiates every example on its own; "factored" holds the gradients by
+        what they are products of, where it has a rule; "auto" picks the cheaper leaf by leaf.
+      unit: "example", or "batch" for losses that couple the records of a unit (`clip_batch`).
+      microbatch_size: how many examples (or units) are differentiated at a time. It bounds the
+        memory and changes nothing else. None takes the whole batch at once. A unit is never split:
+        one takes the memory of plain training on its records (`mean_loss` needs less).
+
+    Returns:
+      A function `(params, batch, mask=None) -> PerExampleGrads`. `batch` is the tuple of the
+      loss's arguments after `params`, every leaf with a leading axis of length B; `mask [B] bool`
+      is False for padding rows, which contribute exactly zero, whatever they hold. With
+      unit="batch" the leaves are `[m, capacity, ...]` and the mask `[m, capacity]`: the loss sees
+      zeros in place of masked records, and a unit without any record contributes zero.
+
+    Raises:
+      ValueError, TypeError: for what is no loss, no batch or no parameters, when called.
+
+    Example:
+      >>> loss = lambda params, x, y: (params @ x - y) ** 2
+      >>> grads = per_example_grads(loss)(jnp.ones(3), (jnp.ones((5, 3)), jnp.zeros(5)))
+      >>> grads.materialize().shape
+      (5, 3)
+    """
+    if method not in ENGINES:
+        raise ValueError(f"method is {method!r}: choose one of {', '.join(map(repr, ENGINES))}")
+    if unit not in ("example", "batch"):
+        raise ValueError(f"unit is {unit!r}: give 'example' or 'batch'")
+    check_microbatch_size(microbatch_size)
+    engine = ENGINES[method]
+
+    def transform(params: PyTree, batch: tuple, mask: jax.Array | None = None) -> "PerExampleGrads":
+        check_params(params)
+        if not isinstance(batch, tuple | list):
+            raise TypeError(
+                f"batch is a {type(batch).__name__}: pass the tuple of the loss's arguments after "
+                "params, e.g. (x, y), or (x,) for one"
+            )
+        batch, size = tuple(batch), batch_size(batch)
+        if unit == "batch":
+            batch, mask = unit_rows(batch, mask)
+        mask = check_mask(mask, size)
+        check_loss(loss_fn, params, batch)
+        check_uncoupled(loss_fn, params, batch)
+
+        def compute(rows: tuple) -> tuple[jax.Array, list[Representation]]:
+            # The gradient of one row is its weighted sum but for a factor: nothing to save.
+            alone = method == "auto" and jax.tree.leaves(rows)[0].shape[0] == 1
+            return (_single_engine if alone else engine)(loss_fn, params, rows)
+
+        return PerExampleGrads(compute, batch, mask, params, microbatch_size, unit)
+
+    return transform
+
+
+def from_dense(
+    grads: PyTree,
+    mask: jax.Array | None = None,
+    *,
+    unit: Unit = "example",
+    microbatch_size: int | None = None,
+) -> "PerExampleGrads":
+    """Takes per-example gradients that were computed elsewhere, as a user's own `vmap(grad)`.
+
+    Args:
+      grads: pytree like the parameters, every leaf `[B, ...]`: row i must depend on example i only.
+      mask: `[B] bool`, False for padding rows.
+      unit: "batch" if a row is the gradient of a batch unit's mean loss.
+      microbatch_size: as in `per_example_grads`.
+    """
+    check_microbatch_size(microbatch_size)
+    check_params(grads)
+    size = batch_size(grads)
+    like = jax.tree.map(lambda g: jax.ShapeDtypeStruct(g.shape[1:], g.dtype), grads)
+
+    def compute(rows: PyTree) -> tuple[jax.Array, list[Representation]]:
+        leaves = jax.tree.leaves(rows)
+        unknown_loss = jnp.full(leaves[0].shape[:1], jnp.nan, jnp.float32)
+        return unknown_loss, [Dense(leaf) for leaf in leaves]
+
+    return PerExampleGrads(compute, grads, check_mask(mask, size), like, microbatch_size, unit)
+
+
+def _vmap_engine(
+    loss_fn: Callable[..., jax.Array], params: PyTree, rows: tuple
+) -> tuple[jax.Array, list[Representation]]:
+    """The reference: differentiate every example on its own."""
+    in_axes = (None, *[0] * len(rows))
+    # Inside shard_map, the gradients of shared parameters would be summed over the devices at once.
+    params = vary(params, varying_axes((params, rows)))
+    values, grads = jax.vmap(jax.value_and_grad(loss_fn), in_axes)(params, *rows)
+    return values, [Dense(g) for g in jax.tree.leaves(grads)]
+
+
+def _single_engine(
+    loss_fn: Callable[..., jax.Array], params: PyTree, rows: tuple
+) -> tuple[jax.Array, list[Representation]]:
+    """Differentiates one row, a whole unit say, without a batch axis that XLA would move about."""
+    params = vary(params, varying_axes((params, rows)))
+    row = jax.tree.map(lambda leaf: leaf[0], rows)
+    value, grads = jax.value_and_grad(loss_fn)(params, *row)
+    return value[None], [Dense(g[None]) for g in jax.tree.leaves(grads)]
+
+
+ENGINES: dict[str, Engine] = {
+    "auto": auto_engine,
+    "factored": factored_engine,
+    "vmap": _vmap_engine,
+}

@@ -1,0 +1,81 @@
+"""The options of the model."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..datasets.config import require
+
+TOKEN_WIDTH = 128  # of the transformer, unless another is given
+
+RESNET_WIDTH = 64  # of the resnet18's first convolution, likewise
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    name: Literal["cnn", "linear", "lenet", "resnet18", "backpack_cnn", "transformer"] = "cnn"
+    """cnn: convolutions with average pooling, then a linear layer.
+    linear: that layer.
+    lenet, resnet18: as published, for 32x32 images.
+    backpack_cnn: two convolutions and two dense layers, for 28x28 images.
+    transformer: for text."""
+
+    widths: tuple[int, ...] = (16,)
+    """Channels of every convolution of the cnn."""
+
+    norm: Literal["group", "batch", "none"] = "group"
+    """Normalisation after every convolution of the cnn and the resnet18.
+    batch: BatchNorm, for batch units (clipping.kind batch) only.
+    It needs public records (data.public) for its statistics."""
+
+    norm_group_size: int = 1
+    """Channels per group of the GroupNorm; 0 for no normalisation."""
+
+    activation: Literal["tanh", "relu"] = "tanh"
+    """Of the cnn, the lenet and the backpack_cnn."""
+
+    width: int | None = None
+    """Of the transformer: numbers that it holds for every token; None: 128.
+    Of the resnet18: channels of its first convolution; None: 64."""
+
+    layers: int = 2
+    """Blocks of the transformer."""
+
+    heads: int = 4
+    """Attention heads in a block of the transformer; a divisor of the width."""
+
+    def __post_init__(self) -> None:
+        widths, size, width = self.widths, self.norm_group_size, self.width
+        require(
+            isinstance(widths, tuple) and all(width >= 1 for width in widths),
+            "model.widths",
+            widths,
+            "a tuple of numbers of channels, all at least 1",
+        )
+        require(width is None or width >= 1, "model.width", width, "at least 1")
+        grouped = widths if self.name != "resnet18" else (width or RESNET_WIDTH,)
+        require(
+            size == 0 or (size > 0 and all(width % size == 0 for width in grouped)),
+            "model.norm-group-size",
+            size,
+            f"0, or a number that divides every one of the widths {grouped}",
+        )
+        require(
+            self.norm != "batch" or self.name in ("cnn", "resnet18"),
+            "model.norm",
+            self.norm,
+            f"another, or choose cnn or resnet18: model.name = {self.name} has no such layer",
+        )
+        require(
+            self.name != "resnet18" or self.norm == "batch" or (self.norm == "group" and size > 0),
+            "model.norm",
+            f"{self.norm} with groups of {size}",
+            "group or batch: a resnet18 does not train without",
+        )
+        require(self.layers >= 1, "model.layers", self.layers, "at least 1")
+        require(
+            self.heads >= 1
+            and (self.name != "transformer" or (width or TOKEN_WIDTH) % self.heads == 0),
+            "model.heads",
+            self.heads,
+            f"a number that divides model.width = {width or TOKEN_WIDTH}",
+        )

@@ -1,0 +1,255 @@
+"""The command `python -m jaxdp.plan`: how much noise a privacy budget needs, by batch size."""
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..accounting.noise_table import NoiseTable, plan_noise
+from ..datasets import loading
+from ..models.build import init_params, make_model
+from ..types import Accountant, Adjacency, Sampling, Unit
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Options:
+    num_examples: int
+    """N, the number of private records."""
+
+    num_parameters: int
+    """How many numbers are trained."""
+
+    batch_sizes: tuple[float, ...]
+    """Expected batch sizes to compare."""
+
+    epsilon: float = 3.0
+    """Target ε."""
+
+    delta: float | None = None
+    """None stands for N^-1.1."""
+
+    epochs: float | None = None
+    """How often a record takes part on average. The steps are rounded up."""
+
+    steps: int | None = None
+    """Number of updates: instead of the epochs."""
+
+    clipping_norm: float = 1.0
+    """C; for layers that are clipped apart, the root of the sum of their squares."""
+
+    unit: Unit = "example"
+    """What is clipped: every example's gradient, or the mean gradient of a batch unit."""
+
+    units: int | None = None
+    """With unit batch: into how many units the records of a step are sorted; None is 1."""
+
+    sampling: Sampling = "poisson"
+    """How the records of a step are chosen."""
+
+    adjacency: Adjacency = "add_remove"
+    """Which neighbouring data sets the guarantee compares."""
+
+    accountant: Accountant | None = None
+    """By which ε meets the target. None: the tightest that is sound."""
+
+    plot: Path | None = None
+    """Draw norms against batch size, and the trade-off curve, into this file: .png, .pdf, .svg."""
+
+    json: bool = False
+    """Print JSON instead of the table."""
+
+
+def main(args: Sequence[str]) -> int:
+    """Runs the command with the given arguments and returns the exit status."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    try:
+        options = parse(args)
+        table = plan_noise(
+            num_examples=options.num_examples,
+            num_parameters=options.num_parameters,
+            batch_sizes=options.batch_sizes,
+            epsilon=options.epsilon,
+            delta=options.delta,
+            epochs=options.epochs,
+            steps=options.steps,
+            clipping_norm=options.clipping_norm,
+            unit=options.unit,
+            num_units=options.units,
+            sampling=options.sampling,
+            adjacency=options.adjacency,
+            accountant=options.accountant,
+        )
+        if options.plot is not None:
+            save_plot(table, options.plot)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.json:
+        print(json.dumps(asdict(table), indent=2))
+        return 0
+    console.print(describe(table))
+    console.print(as_table(table))
+    console.print(
+        "Of the update, the mean gradient. Longest mean: of clipped gradients that all point one "
+        "way; ratio: that over the noise norm, at best, * where it is largest."
+    )
+    for warning in table.warnings:
+        console.print(f"warning: {warning}.")
+    return 0
+
+
+def parse(args: Sequence[str]) -> Options:
+    """Reads the command line `[CONFIG.py] [OPTIONS]`; the options overrule the file.
+
+    Raises:
+      ValueError: for a config file that is missing or wrong.
+      SystemExit: for wrong options, after saying which one was meant, and for --help.
+    """
+    import tyro
+
+    default = None
+    if args and not args[0].startswith("-"):
+        default, args = from_config(args[0]), args[1:]
+    options = tyro.cli(
+        Options,
+        prog="python -m jaxdp.plan [CONFIG.py]",
+        description="Prints how much noise ε needs, by batch size. "
+        "CONFIG.py sets what is not given.",
+        args=args,
+        default=tyro.MISSING_NONPROP if default is None else default,
+    )
+    if default is not None and options.steps is not None:
+        return replace(options, epochs=None)  # the file's, which were not asked for
+    return options
+
+
+def from_config(path: str) -> Options:
+    """What a training configuration says: its epochs, at its batch size and powers of 2 of it."""
+    import jax
+
+    from .clipping_options import make_clipping
+    from .parsing import load_config
+
+    tell = lambda line: print(line, file=sys.stderr)
+    config = load_config(path)
+    dataset = loading.load(config.data, tell)
+    model = make_model(config.model, dataset)
+    clipping = make_clipping(config.clipping)
+    params = jax.eval_shape(
+        lambda key: init_params(model, key, dataset, clipping.unit), jax.random.key(0)
+    )
+    groups = clipping.groups(params)
+    if config.plan.epsilon is None or config.plan.sampling != "poisson":
+        raise ValueError(
+            f"{path} gives its noise multiplier or a sampling of its own, and the planner solves "
+            "for ε with Poisson sampling: give it numbers instead, as `python -m jaxdp.plan --help`"
+        )
+    if config.clipping.bounds != "given":
+        raise ValueError(
+            f"{path}: clipping.bounds is {config.clipping.bounds!r}, so that the clipping norms "
+            "are not known beforehand: `python -m jaxdp.train --dry-run` prints them and the noise"
+        )
+    if config.clipping.allocation == "dimension" and len(groups.names) > 1:
+        raise ValueError(
+            f"{path}: clipping.allocation is 'dimension', which the planner does not know: its "
+            "noise norm is at most that of 'proportional', which you can plan with"
+        )
+    if config.clipping.kind == "quantile":
+        tell("note: the clipping norm of the first step, and no noise for its counts, are assumed.")
+    n, size = len(dataset.private), config.plan.expected_batch_size
+    return Options(
+        num_examples=n,
+        num_parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+        batch_sizes=tuple(
+            sorted({size, *(float(min(max(round(size * 2.0**k), 1), n)) for k in range(-4, 4))})
+        ),
+        epsilon=config.plan.epsilon,
+        delta=config.plan.delta,
+        epochs=config.plan.steps * size / n,
+        clipping_norm=config.clipping.norm
+        * (1 if clipping.joint else math.sqrt(len(groups.names))),
+        unit=clipping.unit,
+        units=config.clipping.units if clipping.unit == "batch" else None,
+        adjacency=config.plan.adjacency,
+    )
+
+
+def save_plot(table: NoiseTable, path: Path) -> None:
+    """Draws the table.
+
+    Raises:
+      ValueError: if the file can't be written, or its ending names no format.
+    """
+    from .planner_figure import draw
+
+    try:
+        draw(table, path)
+    except OSError as error:
+        raise ValueError(
+            f"{path} can't be written ({error.strerror}): name a file in a folder that exists"
+        ) from None
+
+
+def describe(table: NoiseTable) -> str:
+    clipped = "every example's gradient"
+    if table.unit == "batch":
+        clipped = f"the mean gradient of {table.num_units} unit(s) a step"
+    return (
+        f"Noise for ε = {table.epsilon:g} at δ = {round_up(table.delta, 3):g}, "
+        f"by {table.accountant.upper()}: "
+        f"{table.num_examples:,} records, {table.num_parameters:,} parameters, {clipped} clipped "
+        f"to {table.clipping_norm:g}, {table.sampling} sampling, {table.adjacency}."
+    )
+
+
+def as_table(table: NoiseTable) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    epsilon = lambda value: "-" if value is None else f"{round_up(value, 4):g}"
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, highlight=False)
+    for heading in (
+        "batch\nsize",
+        "\nsteps",
+        "noise\nmultiplier",
+        "noise\nstd",
+        "noise\nnorm",
+        "longest\nmean",
+        "\nratio",
+        "ε by\nPLD",
+        "ε by\nRDP",
+    ):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for row in table.rows:
+        shown.add_row(
+            f"{row.batch_size:g}",
+            f"{row.steps}",
+            f"{row.noise_multiplier:g}",
+            f"{row.noise_std:.3g}",
+            f"{row.noise_norm:.3g}",
+            f"{row.largest_gradient:.3g}",
+            f"{'*' if row.batch_size == table.best else ''}{row.signal_to_noise:.3g}",
+            epsilon(row.epsilon_pld),
+            epsilon(row.epsilon_rdp),
+        )
+    return shown
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("jaxdp"):
+            raise
+        sys.exit(
+            f"python -m jaxdp.plan needs {error.name}, which is not installed: "
+            "pip install 'jaxdp[train]' (in a checkout: pip install -e '.[train]')"
+        )

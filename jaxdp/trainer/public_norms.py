@@ -1,0 +1,233 @@
+"""Clipping norms of a run that change after every epoch: they decay, or follow public records.
+
+What the norms are is a function of public records, the weights at that moment (which the ledger has
+paid for) and the number of the epoch: so it costs no privacy, and a resumed run finds the same.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ..accounting.mechanism import batches_per_epoch
+from ..datasets import augmentation, feeding
+from ..datasets.records import Records
+from ..dpsgd.clipping import Clipping
+from ..dpsgd.clippings import clip_layerwise
+from ..dpsgd.groups import SMALLEST_BOUND, group_alike, path_name
+from ..dpsgd.public_data import pretrained_copy, public_norms, scale_norms
+from ..types import Unit
+from .config import ClippingConfig, Config
+from .step import State
+
+Measure = Callable[[Any, int], np.ndarray]  # (parameters, epoch) -> norms of the layers
+
+Refresh = Callable[[int, State], State]  # (step, state before it) -> state
+
+LEAST_UNITS = 32  # of public records whose norms are averaged, with new ones drawn where needed
+
+PRETRAINING_BATCH = 64
+
+
+def steps_per_epoch(config: Config, num_examples: int) -> int:
+    """How many steps take about as many records as there are."""
+    return batches_per_epoch(num_examples, config.plan.expected_batch_size)
+
+
+def make_measure(
+    config: Config,
+    public: Records,
+    loss: Callable[..., jax.Array],
+    clipping: Clipping,
+) -> Measure:
+    """Returns what measures the norms of every layer's gradient on public records.
+
+    Args:
+      config: the settings; units get as many records as private ones have on average.
+      public: the public records.
+      loss: of an example, or the mean loss of a unit, as the clipping's unit is.
+      clipping: whose layers are measured, each on its own.
+
+    Raises:
+      ValueError: if there are fewer public records than a unit has.
+    """
+    if clipping.unit == "example":
+        size = min(config.training.microbatch_size, len(public))
+        measure = public_norms(loss, clipping)
+    else:
+        size = max(1, round(config.plan.expected_batch_size / config.clipping.units))
+        measure = public_norms(loss, clipping)
+        if size > len(public):
+            raise ValueError(
+                f"clipping.bounds is {config.clipping.bounds}, and data.public has {len(public)} "
+                f"records where a unit has {size}: norms of smaller units are longer. Name more "
+                "public records, or take smaller batches or more units"
+            )
+
+    def samples(epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        if clipping.unit == "example":
+            yield from _passes(len(public), size, 1, epoch, keep_rest=True)
+            return
+        per_pass = len(public) // size
+        passes = _passes(len(public), size, -(-LEAST_UNITS // per_pass), epoch)
+        for indices, mask in passes:
+            yield indices[None], mask[None]
+
+    def layers(params: Any, epoch: int) -> np.ndarray:
+        return measure(params, _feed(config, public, samples(epoch), epoch))
+
+    return layers
+
+
+def first_bounds(
+    config: Config,
+    public: Records,
+    unit_loss: Callable[..., jax.Array],
+    measure: Measure,
+    clipping: Clipping,
+    params: Any,
+) -> dict[tuple[str, ...], float]:
+    """Measures the clipping norms at a copy of the first model that was trained on public records.
+
+    Args:
+      config: the settings.
+      public: the public records.
+      unit_loss: the mean loss of some records.
+      measure: from `make_measure`.
+      clipping: the same as there.
+      params: of the first model; they are not changed.
+
+    Returns:
+      `{paths: norm}` for `clip_layerwise`: a layer, or a group of layers with like norms, each.
+    """
+    size = min(PRETRAINING_BATCH, len(public))
+    epochs = config.clipping.pretraining_epochs
+    samples = _passes(len(public), size, epochs, epoch=-1)
+    copy = pretrained_copy(
+        unit_loss,
+        params,
+        _feed(config, public, samples, epoch=-1),
+        optimizer=optax.adam(config.clipping.pretraining_rate),
+    )
+    values = _scaled(config.clipping, measure(copy, 0), 0)
+    paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    of_leaf = clipping.groups(params).of_leaf
+    bounds = {
+        # Rounded for those who read it in a plan.
+        tuple(path for path, own in zip(paths, of_leaf, strict=True) if own == group): float(
+            f"{value:.6g}"
+        )
+        for group, value in enumerate(values)
+    }
+    if config.clipping.groups is None:
+        return bounds
+    return group_alike(bounds, config.clipping.groups)
+
+
+def layers_apart(config: ClippingConfig, unit: Unit) -> Clipping:
+    """A clipping with the layers that are measured on public records, each a group."""
+    if config.layer == "model":
+        return clip_layerwise({"*": 1.0}, unit=unit)
+    return clip_layerwise(1.0, layer=config.layer, unit=unit)
+
+
+def make_refresh(
+    config: Config, num_examples: int, clipping: Clipping, measure: Measure | None
+) -> Refresh | None:
+    """Returns what gives a state the clipping norms of its epoch; None if they stay as they are.
+
+    Args:
+      config: the settings.
+      num_examples: N.
+      clipping: that of the plan.
+      measure: from `make_measure`, where norms follow public records.
+    """
+    settings, epoch_steps = config.clipping, steps_per_epoch(config, num_examples)
+    follows = measure is not None and settings.refresh
+    if not follows and settings.decay == 1:
+        return None
+    layers = layers_apart(settings, clipping.unit)
+
+    def refresh(step: int, state: State) -> State:
+        epoch = step // epoch_steps
+        params, (private, optimizer) = state
+        groups = clipping.groups(params)
+        if measure is None:
+            values = np.full(len(groups.names), settings.norm * settings.decay**epoch, np.float32)
+        else:
+            try:
+                apart = _scaled(settings, measure(params, epoch), epoch)
+            except ValueError:  # no public gradient is finite, or all are 0: the last norms stay
+                return state
+            values = np.zeros(len(groups.names), np.float32)
+            for group, layer in zip(groups.of_leaf, layers.groups(params).of_leaf, strict=True):
+                values[group] = max(values[group], apart[layer])
+        clipped = private.clipping._replace(clipping_bounds=jnp.asarray(values))
+        return params, (private._replace(clipping=clipped), optimizer)
+
+    return refresh
+
+
+def describe(config: Config, num_examples: int, num_public: int) -> str:
+    """Where the clipping norms come from, in words for the privacy statement."""
+    settings = config.clipping
+    if settings.kind == "quantile":
+        return "follow a quantile of the norms, by noised counts that are part of the mechanism"
+    epoch = f"after every epoch of {steps_per_epoch(config, num_examples)} steps"
+    if settings.bounds == "given":
+        decays = f", and times {settings.decay:g} {epoch}" if settings.decay < 1 else ""
+        return f"given beforehand{decays}"
+    rule = "C·e/max e" if settings.bounds == "public" else "e"
+    rule += f", at least {settings.floor:g} of the largest,"
+    decays = f", with C times {settings.decay:g} each time" if settings.decay < 1 else ""
+    again = f"; again {epoch}, at the weights then" if settings.refresh else ""
+    shared = (
+        ""
+        if settings.groups is None
+        else f", the largest in each of {settings.groups} groups of layers whose first norms are "
+        "alike"
+    )
+    return (
+        f"{rule} from {num_public:,} public records{shared}: e is a layer's average gradient norm "
+        "on them, at first for a copy of the first model that was trained on them for "
+        f"{settings.pretraining_epochs} epochs{again}{decays}"
+    )
+
+
+def _scaled(settings: ClippingConfig, norms: np.ndarray, epoch: int) -> np.ndarray:
+    master = None
+    if settings.bounds == "public":
+        master = max(settings.norm * settings.decay**epoch, SMALLEST_BOUND)
+    return scale_norms(norms, master, floor=settings.floor)
+
+
+def _passes(
+    num_records: int, size: int, count: int, epoch: int, *, keep_rest: bool = False
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Passes over public records in batches, in orders that depend on the epoch and nothing else.
+
+    What does not fill a batch is left out, or padded where `keep_rest`.
+    """
+    rng = np.random.Generator(np.random.Philox(key=epoch + 1))
+    for _ in range(count):
+        order = rng.permutation(num_records).astype(np.int32)
+        for start in range(0, num_records, size):
+            rows = order[start : start + size]
+            if len(rows) == size:
+                yield rows, np.ones(size, bool)
+            elif keep_rest:
+                yield np.pad(rows, (0, size - len(rows))), np.arange(size) < len(rows)
+
+
+def _feed(config: Config, public: Records, samples: Any, epoch: int) -> Iterator[Any]:
+    """Brings public records to the device, changed as the private ones are."""
+    return feeding.feed(
+        public,
+        samples,
+        placement=config.data.placement,
+        augment=augmentation.crop_and_flip if config.data.augment == "crop_flip" else None,
+        key=jax.random.key(epoch + 1),  # no secret: everything here is public
+    )

@@ -1,0 +1,210 @@
+"""Checkpoints of a run: written in the background, whole or not at all, the newest few kept.
+
+A checkpoint holds no secret key: those are in the file of its segment.
+"""
+
+import contextlib
+import hashlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from .ledger import Ledger, Position
+
+Arrays = dict[str, np.ndarray]
+
+FROZEN = "frozen"
+
+
+class Checkpoint(NamedTuple):
+    """What a run needs to go on, but for its secrets."""
+
+    step: int  # steps taken
+    segment: int  # that took the last of them
+    position: Position  # of the ledger, which had paid for all of them
+    arrays: Arrays
+
+
+class Checkpoints:
+    """The folder with the checkpoints of a run. Close it, so that the last one is complete."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self._manager = ocp.CheckpointManager(
+            folder.absolute(),
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
+        )
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Begins to write a checkpoint; raises what went wrong with the one before, if anything."""
+        about = {
+            "segment": checkpoint.segment,
+            "position": list(checkpoint.position),
+            "digest": digest(checkpoint.arrays),
+        }
+        try:
+            self._manager.save(
+                checkpoint.step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(checkpoint.arrays), about=ocp.args.JsonSave(about)
+                ),
+            )
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def wait(self) -> None:
+        """Waits until all that was saved is on disk."""
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def newest(self, tell: Callable[[str], None]) -> Checkpoint | None:
+        """Loads the newest checkpoint that is whole, and tells of those that are not."""
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                return self._load(step)
+            except Exception as error:  # Orbax raises whatever it trips over
+                reason = str(error).strip().partition("\n")[0]
+                tell(
+                    f"The checkpoint of step {step} is damaged, so the one before is used: {reason}"
+                )
+        return None
+
+    def drop_after(self, step: int) -> None:
+        """Removes newer checkpoints than that of a step, damaged ones above all."""
+        for newer in self._manager.all_steps():
+            if newer > step:
+                self._manager.delete(newer)
+
+    def close(self) -> None:
+        """Finishes what is being written. Failures are left out: `wait` is who tells of them."""
+        with contextlib.suppress(Exception):
+            self._manager.close()
+
+    def _load(self, step: int) -> Checkpoint:
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardRestore(), about=ocp.args.JsonRestore()),
+        )
+        about, arrays = restored.about, restored.state
+        if digest(arrays) != about["digest"]:
+            raise ValueError("its checksum is wrong")
+        return Checkpoint(step, about["segment"], Position(*about["position"]), arrays)
+
+    def _failure(self, error: Exception) -> OSError:
+        reason = str(error).strip().partition("\n")[0]
+        return OSError(f"a checkpoint could not be written to {self.folder}: {reason}")
+
+
+@contextlib.contextmanager
+def without_leftovers() -> Iterator[None]:
+    """Keeps tracebacks off the terminal that Orbax leaves behind when a write fails.
+
+    It gives up at the first failure, which `Checkpoints` tells of. The writes that were under way
+    then find its event loop closed, and Python prints each of them as an error nobody caught.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+class PeriodicSaver:
+    """Saves the state of a run every so many seconds, by a clock that never goes backwards."""
+
+    def __init__(
+        self, checkpoints: Checkpoints, ledger: Ledger, every_seconds: float, frozen: Any
+    ) -> None:
+        self._frozen = to_arrays({FROZEN: frozen})
+        self._checkpoints = checkpoints
+        self._ledger = ledger
+        self._every = every_seconds
+        self._last = time.monotonic()
+
+    def due(self, step: int) -> bool:
+        return time.monotonic() - self._last >= self._every
+
+    def visit(self, step: int, state: Any) -> None:
+        segment, position = len(self._ledger.segments), self._ledger.position
+        arrays = to_arrays(named(state)) | self._frozen
+        self._checkpoints.save(Checkpoint(step, segment, position, arrays))
+        self._last = time.monotonic()
+
+
+def split_frozen(arrays: Arrays) -> tuple[Arrays, Arrays]:
+    """Takes the frozen parameters out of a checkpoint's arrays: the others, and them.
+
+    They are kept there because another version of JAX may draw others from the same key.
+    """
+    frozen = {name: x for name, x in arrays.items() if name.partition(".")[0] == FROZEN}
+    return {name: x for name, x in arrays.items() if name not in frozen}, frozen
+
+
+def named(state: Any) -> dict[str, Any]:
+    """A run's state by the names that its parts have in a checkpoint."""
+    params, (private, optimizer) = state
+    return {"params": params, "clipping": private, "optimizer": optimizer}
+
+
+def to_arrays(state: Any) -> Arrays:
+    """Copies a state to the host, by name and without its secret keys."""
+    return {
+        name: np.array(leaf)  # a copy: the next step is given the memory of the state
+        for name, leaf in _named(state)
+        if not _is_key(leaf)
+    }
+
+
+def from_arrays(arrays: Arrays, like: Any) -> Any:
+    """Puts arrays into the places of a state like the one they came from; keys are left alone.
+
+    Raises:
+      ValueError: if they do not fit.
+    """
+    wanted = {name: leaf for name, leaf in _named(like) if not _is_key(leaf)}
+    facts = lambda named: {name: (x.shape, str(x.dtype)) for name, x in named.items()}
+    if facts(arrays) != facts(wanted):
+        wrong = sorted(name for name, _ in set(facts(arrays).items()) ^ set(facts(wanted).items()))
+        raise ValueError(
+            f"the checkpoint does not fit the run, in {', '.join(wrong[:3])}: resume with the "
+            "model and the parameters that it was made with"
+        )
+    leaves = [
+        leaf if _is_key(leaf) else jax.numpy.array(arrays[name]) for name, leaf in _named(like)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def digest(arrays: Arrays) -> str:
+    """A checksum of arrays and their names."""
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        total.update(f"{name} {array.dtype} {arrays[name].shape}\n".encode())
+        total.update(array.tobytes())
+    return total.hexdigest()
+
+
+def _named(state: Any) -> list[tuple[str, Any]]:
+    paths = jax.tree_util.tree_leaves_with_path(state)
+    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in paths]
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)

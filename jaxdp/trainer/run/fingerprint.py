@@ -1,0 +1,140 @@
+"""The fingerprint of a segment's computation: everything that may change a bit of its results.
+
+Steps that are repeated with the same secrets are free only if they give the same results. Too much
+in the fingerprint costs budget, no privacy.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ...datasets.records import Dataset, Records, arrays_digest
+from ...dpsgd.plan import Plan
+from .. import config as configs
+
+Fingerprint = dict[str, Any]
+
+COMPUTING_PACKAGES = ("jax", "jaxlib", "numpy", "optax", "flax", "scipy")
+
+JAX_SETTINGS = (
+    "jax_enable_x64",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+    "jax_default_matmul_precision",
+    "jax_numpy_dtype_promotion",
+)
+
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+
+NOT_COMPUTED = (
+    "name",
+    "output",
+    "dry_run",
+    "resume",
+    "checkpoint",
+    "evaluations",
+)  # of the configuration
+
+
+def make_fingerprint(config: configs.Config, dataset: Dataset, plan: Plan) -> Fingerprint:
+    """Everything that decides the results of a step, given the secrets and the state before it."""
+    records, public = dataset.private, dataset.public
+    settings = {name: value for name, value in asdict(config).items() if name not in NOT_COMPUTED}
+    return json.loads(
+        json.dumps(
+            {
+                "config": settings,
+                "code": _code_digest(),
+                "versions": {name: _version(name) for name in COMPUTING_PACKAGES},
+                "jax settings": {name: str(getattr(jax.config, name)) for name in JAX_SETTINGS},
+                "XLA flags": os.environ.get("XLA_FLAGS", ""),
+                "device": describe_device(),
+                "shapes": [plan.capacity, *records.inputs.shape],
+                "noise multiplier": plan.noise_multiplier,
+                "delta": plan.delta,
+                "data": _data_digest(records),
+                "public data": None if public is None else _data_digest(public),
+                "splits": dict(dataset.digests),
+                "sampler": [plan.sampling, plan.expected_batch_size, plan.num_examples],
+            }
+        )
+    )
+
+
+def steps_repeat_exactly() -> bool:
+    """Whether the same step gives the same bits each time that it is run here.
+
+    A GPU adds up in the order in which its threads finish, and another compilation may choose other
+    kernels, unless XLA is told not to. Of a CPU the fingerprint has the model and cores.
+    """
+    platforms = {device.platform for device in jax.devices()}
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    return platforms == {"cpu"} or (platforms == {"gpu"} and DETERMINISTIC in flags)
+
+
+def fingerprint_digest(fingerprint: Fingerprint) -> str:
+    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
+
+
+def changes(before: Fingerprint, now: Fingerprint) -> str:
+    """What is not the same any more, in words."""
+    parts = []
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            parts += [f"{name}.{key}" for key in _differing(old, new)]
+        elif old != new:
+            parts.append(name)
+    return ", ".join(parts)
+
+
+def describe_device() -> str:
+    """Kind and number of the devices; for a CPU also its model, which decides the order of sums."""
+    device = jax.devices()[0]
+    text = f"{jax.device_count()} x {device.platform} {device.device_kind}"
+    if device.platform != "cpu":
+        return text
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    model = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = info.read_text().splitlines()
+        model = next((ln.partition(":")[2] for ln in lines if ln.startswith("model name")), model)
+    return f"{text}, {platform.machine()} {model.strip()}, {cores} cores"
+
+
+def _code_digest() -> str:
+    total = hashlib.sha256()
+    package = Path(__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        total.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
+    return total.hexdigest()
+
+
+def _data_digest(records: Records) -> str:
+    return arrays_digest((records.inputs, records.labels, records.numbers()))
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+def _differing(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    names = []
+    for key in sorted(old.keys() | new.keys()):
+        before, now = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(now, dict):
+            names += _differing(before, now, f"{prefix}{key}.")
+        elif before != now:
+            names.append(f"{prefix}{key}")
+    return names

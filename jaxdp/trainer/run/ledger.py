@@ -1,0 +1,294 @@
+"""The budget ledger: which steps a run has paid for, on disk before they run.
+
+A text file that is only ever appended to, one fact a line, each with a checksum of all text so far:
+
+    {"ledger": 1, "epsilon": 3.0, "delta": 0.000336, "adjacency": "add_remove", ...} 5c1f...
+    {"segment": 1, "start": 0, "noise_multiplier": 1.81, "sampling_probability": 0.5, ...} 09ab...
+    {"charge": 1, "first": 0, "last": 19, "time": "2026-01-31T12:00:00Z"} e27d...
+
+The first line fixes the budget for good. A segment is a stretch of steps with the same secrets and
+the same computation: its steps can be repeated for free, because they give the same results.
+"""
+
+import hashlib
+import json
+import math
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ...accounting import composition
+from ...accounting.mechanism import Mechanism
+from ...types import Accountant, Adjacency, Sampling, Unit
+
+CHECK_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What is promised for all segments together; it never changes."""
+
+    epsilon: float
+    delta: float
+    adjacency: Adjacency
+    unit: Unit
+    sampling: Sampling = "poisson"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of steps with secrets of its own.
+
+    Attributes:
+      start: its first step.
+      state: digest of what it started from.
+      fingerprint: digest of the computation.
+    """
+
+    start: int
+    noise_multiplier: float
+    sampling_probability: float
+    num_examples: int
+    state: str
+    fingerprint: str
+
+
+class Position(NamedTuple):
+    """A place in a ledger, by which a checkpoint knows the ledger that paid for it."""
+
+    lines: int
+    check: str
+
+
+class Ledger:
+    """An open ledger; its file stays open for appending until `close`.
+
+    Attributes:
+      budget: the first line.
+      segments: in order; they are numbered from 1.
+      torn: whether the last line was half written, by a crash, and so dropped.
+    """
+
+    budget: Budget
+
+    def __init__(self, path: Path, text: bytes, descriptor: int | None) -> None:
+        self.path = path
+        self.segments: list[Segment] = []
+        self.torn = False
+        self._stops: list[int] = []  # of every segment, the step after its last charged one
+        self._checks: list[str] = []
+        self._descriptor = descriptor
+        self._size = 0
+        self._read(text)
+
+    @classmethod
+    def create(cls, path: Path, budget: Budget) -> "Ledger":
+        """Starts a ledger, which must not exist."""
+        for name in ("epsilon", "delta"):
+            value = getattr(budget, name)
+            if not (0 < value < math.inf and (name != "delta" or value < 1)):
+                raise ValueError(f"{name} of the budget is {value}: give a number above 0")
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o600)
+        ledger = cls(path, b"", descriptor)
+        ledger._append({"ledger": 1, **asdict(budget)})
+        sync_folder(path.parent)
+        ledger.budget = budget
+        return ledger
+
+    @classmethod
+    def open(cls, path: Path) -> "Ledger":
+        """Opens a ledger to go on with it.
+
+        Raises:
+          ValueError: if there is none, or a line is damaged.
+          OSError: if it can't be written to.
+        """
+        text = _text_of(path)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+        try:
+            ledger = cls(path, text, descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if ledger.torn:
+            # It was never synced, so no step that it pays for has run.
+            os.ftruncate(descriptor, ledger._size)
+        elif text and not text.endswith(b"\n"):
+            os.write(descriptor, b"\n")
+            ledger._size += 1
+        os.fsync(descriptor)
+        return ledger
+
+    @classmethod
+    def read(cls, path: Path) -> "Ledger":
+        """Reads a ledger without the right to append."""
+        return cls(path, _text_of(path), None)
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def open_segment(self, segment: Segment) -> int:
+        """Appends a segment, from which on only its steps can be charged; returns its number."""
+        _mechanism(self.budget, segment, 0)  # refuses numbers that can't be accounted
+        self._append({"segment": len(self.segments) + 1, **asdict(segment)})
+        self._add_segment(segment)
+        return len(self.segments)
+
+    def charge(self, first: int, last: int) -> None:
+        """Pays for steps of the newest segment, `last` included; returns when that is on disk.
+
+        A charge is known by its segment and step: what is charged already costs nothing.
+        """
+        if not self.segments:
+            raise ValueError(f"{self.path} has no segment yet: open one before the first charge")
+        stop = self._stops[-1]
+        if not self.segments[-1].start <= first <= stop or last < first:
+            raise ValueError(
+                f"steps {first} to {last} can't be charged to segment {len(self.segments)}, which "
+                f"began at step {self.segments[-1].start} and is charged up to {stop - 1}: charge "
+                "every step, in order"
+            )
+        if last < stop:
+            return
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())  # for people: nothing reads it
+        self._append({"charge": len(self.segments), "first": stop, "last": last, "time": now})
+        self._stops[-1] = last + 1
+
+    def stop(self, segment: int) -> int:
+        """The step after the last one that is charged to a segment."""
+        return self._stops[segment - 1]
+
+    @property
+    def steps(self) -> int:
+        """How many steps were charged, those that were run again included."""
+        return sum(m.steps for m in self.mechanisms())
+
+    def mechanisms(self) -> list[Mechanism]:
+        """Everything that was charged, for the accountants."""
+        return [
+            _mechanism(self.budget, segment, stop - segment.start)
+            for segment, stop in zip(self.segments, self._stops, strict=True)
+        ]
+
+    def epsilon(self, accountant: Accountant | None = None) -> float:
+        """ε of everything that was charged, at the budget's δ."""
+        return composition.epsilon(self.mechanisms(), self.budget.delta, accountant)
+
+    @property
+    def position(self) -> Position:
+        return Position(len(self._checks), self._checks[-1])
+
+    def holds(self, position: Position) -> bool:
+        """Whether this ledger is, up to that position, the one that it was taken from."""
+        lines, check = position
+        return 0 < lines <= len(self._checks) and self._checks[lines - 1] == check
+
+    def _append(self, fact: dict[str, Any]) -> None:
+        if self._descriptor is None:
+            raise ValueError(f"{self.path} is not open for writing: use Ledger.open")
+        self._check_in_place(self._descriptor)
+        text = json.dumps(fact)
+        check = _check(self._checks[-1] if self._checks else "", text)
+        line = f"{text} {check}\n".encode()
+        try:
+            if os.write(self._descriptor, line) < len(line):
+                raise OSError(28, "No space left on device", str(self.path))
+            os.fsync(self._descriptor)
+        except OSError:
+            os.ftruncate(self._descriptor, self._size)  # leaves no half line behind
+            raise
+        self._size += len(line)
+        self._checks.append(check)
+
+    def _check_in_place(self, descriptor: int) -> None:
+        """Writing to a file that was deleted or replaced would succeed, and be lost."""
+        try:
+            there = os.stat(self.path)
+        except FileNotFoundError:
+            raise FileNotFoundError(2, "the ledger was deleted", str(self.path)) from None
+        mine = os.fstat(descriptor)
+        if (there.st_dev, there.st_ino, there.st_size) != (mine.st_dev, mine.st_ino, self._size):
+            raise FileExistsError(17, "somebody else wrote to the ledger", str(self.path))
+
+    def _read(self, text: bytes) -> None:
+        lines = text.split(b"\n")
+        if lines[-1] == b"":
+            lines.pop()
+        for number, line in enumerate(lines, 1):
+            try:
+                self._read_line(number, line)
+            except (ValueError, KeyError, TypeError) as error:
+                unfinished = number == len(lines) and not text.endswith(b"\n")
+                if unfinished and number > 1:
+                    self.torn = True
+                    return
+                raise ValueError(
+                    f"{self.path}, line {number} is damaged ({error}): it no longer says what was "
+                    "spent, so nothing more can be. Put back an undamaged copy of the file"
+                ) from None
+            self._size += len(line) + 1
+        self._size = min(self._size, len(text))
+
+    def _read_line(self, number: int, line: bytes) -> None:
+        text, _, check = line.decode().rpartition(" ")
+        if check != _check(self._checks[-1] if self._checks else "", text):
+            raise ValueError("its checksum is wrong")
+        fact = json.loads(text)
+        if number == 1:
+            if fact.pop("ledger") != 1:
+                raise ValueError("it is in a format of another version")
+            self.budget = Budget(**fact)
+        elif "segment" in fact:
+            if fact.pop("segment") != len(self.segments) + 1:
+                raise ValueError("segments are out of order")
+            self._add_segment(Segment(**fact))
+        else:
+            if fact["charge"] != len(self.segments) or fact["first"] != self._stops[-1]:
+                raise ValueError("charges are out of order")
+            self._stops[-1] = fact["last"] + 1
+        self._checks.append(check)
+
+    def _add_segment(self, segment: Segment) -> None:
+        self.segments.append(segment)
+        self._stops.append(segment.start)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names of new files in a folder outlast a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _text_of(path: Path) -> bytes:
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        raise ValueError(
+            f"there is no ledger {path}: nobody knows what the run has spent"
+        ) from None
+    if not text:
+        raise ValueError(f"{path}, line 1 is missing: the ledger is empty")
+    return text
+
+
+def _check(before: str, text: str) -> str:
+    return hashlib.sha256(f"{before}\n{text}".encode()).hexdigest()[:CHECK_DIGITS]
+
+
+def _mechanism(budget: Budget, segment: Segment, steps: int) -> Mechanism:
+    return Mechanism(
+        noise_multiplier=segment.noise_multiplier,
+        steps=steps,
+        sampling_probability=segment.sampling_probability,
+        sampling=budget.sampling,
+        adjacency=budget.adjacency,
+        unit=budget.unit,
+        num_examples=segment.num_examples,
+    )

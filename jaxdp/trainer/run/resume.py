@@ -1,0 +1,282 @@
+"""The private files of a run, and how it goes on: the same computation, or a new segment.
+
+private/ledger.txt       what was spent (`ledger`)
+private/segment-1.json   secrets, configuration and fingerprint of a segment (`segments`)
+private/checkpoints/     the state after some steps (`checkpoints`)
+private/lock             held by the process that trains
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+from ...accounting import composition
+from ...accounting.rounding import round_up
+from ...datasets import loading
+from ...dpsgd.plan import Plan
+from .. import config as configs
+from .. import parsing
+from ..step import State
+from .checkpoint import Checkpoint, Checkpoints, digest, from_arrays, named, split_frozen, to_arrays
+from .files import write_private
+from .fingerprint import (
+    DETERMINISTIC,
+    Fingerprint,
+    changes,
+    fingerprint_digest,
+    steps_repeat_exactly,
+)
+from .ledger import Budget, Ledger, Segment
+from .segment import SavedSegment, Secrets, draw_secrets, load_segment, save_segment
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class History:
+    """What a run's folder says of the steps that were taken."""
+
+    folder: Path
+    ledger: Ledger
+    checkpoints: Checkpoints
+    newest: Checkpoint | None
+    last: SavedSegment
+
+    @property
+    def step(self) -> int:
+        """The step to go on with."""
+        return 0 if self.newest is None else self.newest.step
+
+    def close(self) -> None:
+        self.checkpoints.close()
+        self.ledger.close()
+
+
+def saved_config(folder: str) -> configs.Config:
+    """The settings of a run, but for where it was written."""
+    path = Path(folder) / "private" / "config.json"
+    try:
+        config = parsing.read_config(path)
+    except OSError as error:
+        what = path if Path(folder).is_dir() else folder
+        reason = (error.strerror or "it can't be read").lower()
+        raise ValueError(
+            f"{folder} can't be resumed, {what}: {reason}. Name the folder that "
+            "`python -m jaxdp.train` made"
+        ) from None
+    return dataclasses.replace(config, output=None, resume=folder)
+
+
+def open_history(folder: Path, keep: int, tell: Tell) -> History:
+    """Reads the files of a run that was stopped.
+
+    Raises:
+      ValueError: if the ledger or the secrets are missing or damaged, or a checkpoint holds steps
+        that the ledger does not.
+    """
+    private = folder / "private"
+    try:
+        ledger = Ledger.open(private / "ledger.txt")
+    except OSError as error:
+        raise ValueError(
+            f"{private / 'ledger.txt'} can't be written to ({error.strerror}): make the folder "
+            "writable, a step can't be paid for otherwise"
+        ) from None
+    if ledger.torn:
+        tell("The last line of the ledger was half written: no step had been taken for it.")
+    if not ledger.segments:
+        raise ValueError(f"{folder} stopped before its first step: start the run anew")
+    last = load_segment(_segment_file(folder, len(ledger.segments)))
+    checkpoints = Checkpoints(private / "checkpoints", keep)
+    newest = checkpoints.newest(tell)
+    if newest is not None:
+        paid = newest.segment <= len(ledger.segments) and newest.step <= ledger.stop(newest.segment)
+        if not (paid and ledger.holds(newest.position)):
+            raise ValueError(
+                f"the checkpoint of step {newest.step} is ahead of its ledger {ledger.path}, which "
+                f"has {ledger.position.lines} lines where {newest.position.lines} had been "
+                "written, or others: what was spent is not known. Put back the ledger that belongs "
+                "to it"
+            )
+    return History(folder, ledger, checkpoints, newest, last)
+
+
+def earlier_data(history: History) -> list[loading.Use]:
+    """Which records every segment used, and for what."""
+    numbers = range(1, len(history.ledger.segments) + 1)
+    files = [_segment_file(history.folder, number) for number in numbers]
+    saved = [load_segment(file) for file in files]
+    return [(one.config.data, one.fingerprint.get("splits", {})) for one in saved]
+
+
+def check_budget(history: History, config: configs.Config, plan: Plan) -> None:
+    """Refuses settings that would change what was promised at the first segment."""
+    promised = vars(history.ledger.budget) | {"seed": history.last.config.seed}
+    now = vars(make_budget(plan)) | {"seed": config.seed}
+    for name, value in promised.items():
+        if now[name] != value:
+            raise ValueError(
+                f"{name} is {now[name]}, and the run began with {value}: what it promises is fixed "
+                "at its first step. Leave the option out, or start another run, whose budget adds "
+                "to this one's"
+            )
+
+
+def make_budget(plan: Plan) -> Budget:
+    epsilon = plan.target_epsilon
+    if epsilon is None:  # the noise was given: what it costs is what may be spent
+        epsilon = round_up(plan.epsilon())
+    if epsilon == float("inf"):
+        raise ValueError(
+            f"plan.noise-multiplier is {plan.noise_multiplier:g}, for which no ε holds: give more "
+            "noise, or train without privacy by a program of your own"
+        )
+    return Budget(
+        epsilon=epsilon,
+        delta=plan.delta,
+        adjacency=plan.adjacency,
+        unit=plan.clipping.unit,
+        sampling=plan.sampling,
+    )
+
+
+def begin(folder: Path, budget: Budget, plan: Plan, saved: SavedSegment, state: State) -> History:
+    """Starts the private files of a new run, with its first segment."""
+    ledger = Ledger.create(folder / "private" / "ledger.txt", budget)
+    open_segment(folder, ledger, 0, plan, saved, state)
+    keep = saved.config.checkpoint.keep
+    return History(
+        folder, ledger, Checkpoints(folder / "private" / "checkpoints", keep), None, saved
+    )
+
+
+def open_segment(
+    folder: Path, ledger: Ledger, start: int, plan: Plan, saved: SavedSegment, state: State
+) -> None:
+    """Begins a segment: first its secrets are on disk, then the ledger knows of it."""
+    save_segment(_segment_file(folder, len(ledger.segments) + 1), saved)
+    _save_config(folder, saved)
+    if not isinstance(plan.noise_multiplier, float):
+        raise ValueError("the plan's noise is a schedule: the ledger keeps constant noise only")
+    ledger.open_segment(
+        Segment(
+            start=start,
+            noise_multiplier=plan.noise_multiplier,
+            sampling_probability=plan.sampling_probability,
+            num_examples=plan.num_examples,
+            state=digest(to_arrays(named(state))),
+            fingerprint=fingerprint_digest(saved.fingerprint),
+        )
+    )
+
+
+def why_not_free(history: History, fingerprint: Fingerprint, state: State) -> str | None:
+    """Why the steps from a state on have to be paid for; None: they repeat the newest segment.
+
+    They do if it is the same computation, the state that it goes on with is the segment's own, and
+    this device gives the same bits again; the last does not matter if no charged step is repeated.
+    """
+    ledger, newest = history.ledger, history.newest
+    current = ledger.segments[-1]
+    if fingerprint_digest(fingerprint) != current.fingerprint:
+        changed = changes(history.last.fingerprint, fingerprint)
+        return f"not the computation that was stopped: {changed}"
+    own = newest is not None and newest.segment == len(ledger.segments)
+    if not own and (
+        history.step != current.start or digest(to_arrays(named(state))) != current.state
+    ):
+        return "the checkpoint is of an earlier segment"
+    stop = ledger.stop(len(ledger.segments))
+    if history.step < stop and not steps_repeat_exactly():
+        return (
+            f"steps {history.step + 1} to {stop} would be repeated, and this device may give other "
+            f"bits, but for a GPU under XLA_FLAGS={DETERMINISTIC}"
+        )
+    return None
+
+
+def check_a_step_is_left(history: History, plan: Plan) -> None:
+    """Refuses records or sampling of which no step would be taken, but the release would speak."""
+    spent = [m for m in history.ledger.mechanisms() if m.steps]
+    more = plan.mechanism(max(0, plan.steps - history.step))
+    taken = lambda m: (m.num_examples, m.sampling_probability)
+    if not spent or taken(more) == taken(spent[-1]):
+        return
+    budget = history.ledger.budget
+    left = more.steps and composition.affordable_steps(spent, more, budget.epsilon, budget.delta)
+    if not left:
+        raise ValueError(
+            f"after {history.step} steps none is left to take with N = {plan.num_examples:,} and "
+            f"sampling probability {plan.sampling_probability:g}: leave the changed options out, "
+            "or start another run"
+        )
+
+
+def affordable_end(ledger: Ledger, plan: Plan) -> int:
+    """The step before which the newest segment must end, so that ε stays within the budget."""
+    *spent, _ = ledger.mechanisms()
+    start = ledger.segments[-1].start
+    if start >= plan.steps or not any(m.steps for m in spent):
+        return plan.steps
+    more = plan.mechanism(plan.steps - start)
+    budget = ledger.budget
+    return start + composition.affordable_steps(spent, more, budget.epsilon, budget.delta)
+
+
+def restore(history: History, config: configs.Config, state: State, tell: Tell) -> State:
+    """Puts the newest checkpoint into a run's state, but for the noise key: that is the segment's.
+
+    What a changed configuration has no use for any more starts anew: only parameters must fit.
+    """
+    if history.newest is None:
+        return state
+    restored = named(state)
+    arrays, _ = split_frozen(history.newest.arrays)
+    before = load_segment(_segment_file(history.folder, history.newest.segment)).config
+    for name, like in restored.items():
+        if name == "clipping" and config.clipping != before.clipping:
+            continue  # its state has the clipping norms, which would overrule the new ones
+        own = {key: value for key, value in arrays.items() if key.partition(".")[0] == name}
+        try:
+            restored[name] = from_arrays(own, {name: like})[name]
+        except ValueError:
+            if name == "params":
+                raise
+            tell(f"The state of the {name} does not fit any more: it starts anew.")
+    private = restored["clipping"]._replace(privatize_step=jax.numpy.int32(history.step))
+    return restored["params"], (private, restored["optimizer"])
+
+
+def drop_metrics_after(path: Path, step: int) -> None:
+    """Removes the metrics of steps that will be taken again."""
+    if not path.exists():
+        return
+    lines = path.read_text().splitlines(keepends=True)
+    kept = []
+    for line in lines:
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError):
+            continue  # half written by a crash
+    write_private(path, "".join(kept))
+
+
+def next_secrets(history: History) -> Secrets:
+    """Secrets for a new segment; what was drawn before the first step stays."""
+    last = history.last
+    return draw_secrets(last.config.seed, len(history.ledger.segments) + 1, last.secrets.init)
+
+
+def _segment_file(folder: Path, number: int) -> Path:
+    return folder / "private" / f"segment-{number}.json"
+
+
+def _save_config(folder: Path, saved: SavedSegment) -> None:
+    """For people: the configuration is read from the segment."""
+    text = json.dumps(dataclasses.asdict(saved.config), indent=2) + "\n"
+    write_private(folder / "private" / "config.json", text)

@@ -1,0 +1,52 @@
+"""Scores of the test records on the way, for the owner of the run: private, but if declared public.
+
+They steer nothing. To choose among steps by them is a selection, which ε does not cover.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..models.scores import Scores
+
+Tell = Callable[[str], None]
+
+
+class PeriodicScores:
+    """Scores what would be released, after evenly spread steps, the last one left out.
+
+    Args:
+      score: of a run's state.
+      path: the file, one line of JSON for every score.
+      steps: of the whole run, however often it was stopped: so a resumed one scores the same.
+      times: how often.
+      tell: gets a line if the records can't be scored, which does not stop the run.
+    """
+
+    def __init__(
+        self, score: Callable[[Any], Scores], path: Path, steps: int, times: int, tell: Tell
+    ) -> None:
+        self._score = score
+        self._path = path
+        self._tell = tell
+        self._steps = {round(i * steps / times) for i in range(1, times)} - {0, steps}
+
+    def due(self, step: int) -> bool:
+        return step in self._steps
+
+    def visit(self, step: int, state: Any) -> None:
+        try:
+            scores = self._score(state)
+        except RuntimeError as error:  # of the device, as when it lacks the memory
+            self._steps.clear()
+            reason = str(error).strip().partition("\n")[0]
+            self._tell(f"The test records can't be scored while the run trains: {reason}")
+            return
+        write_scores(self._path, step, scores)
+
+
+def write_scores(path: Path, step: int, scores: Scores) -> None:
+    """Appends one line of JSON."""
+    with path.open("a") as file:
+        file.write(json.dumps({"step": step, **scores._asdict()}) + "\n")
