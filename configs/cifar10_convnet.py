@@ -11,9 +11,14 @@ Tuned at 120 steps and ε = 3 on the training records only, scored on a tenth of
 (0.438), learning rate 1.5 (0.468) and 3 (0.490). This tuning is not paid for by ε.
 """
 
-from jaxdp.datasets.config import DataConfig
-from jaxdp.models.config import ModelConfig
-from jaxdp.trainer.config import ClippingConfig, Config, PlanConfig, TrainingConfig
+from jaxdp.trainer import (
+    ClippingConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    PlanConfig,
+    TrainingConfig,
+)
 
 config = Config(
     name="cifar10_convnet",

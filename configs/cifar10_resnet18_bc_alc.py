@@ -2,19 +2,25 @@
 
 Command: python -m jaxdp.train configs/cifar10_resnet18_bc_alc.py
          (needs the extra [data], CIFAR-10: `python -m jaxdp.data prepare cifar10`, and a GPU; on a
-         CPU: `python -m benchmarks.clipping_paper run paper`, which is smaller)
+         CPU take the smaller `python -m benchmarks.paper.clippings run paper`)
 Time:    not measured on a GPU
-Result:  see docs/clipping-paper.md for the smaller one: width 16, 10,000 images, 10 epochs
+Result:  not measured; docs/studies/clipping-paper.md has that of the smaller one: width 16, 10,000
+         images, 10 epochs
 
-Its σ = 0.01875 is NO PRIVACY: with a bound for each of 62 tensors, ε is above 4 million at
-δ = 1e-5. The settings are those of arXiv 2307.11939 as its code has them: σ, C, batch size,
-learning rate and epochs; the learning rate and C are multiplied by 0.9 after every epoch.
+Its σ = 0.01875 is NO PRIVACY: with a clipping norm for each of 62 tensors, ε is above 4 million at
+δ = 1e-5. σ, C, batch size, learning rate and epochs are those in the code of arXiv 2307.11939; the
+learning rate and C are multiplied by 0.9 after every epoch.
 """
 
-from jaxdp.accounting.mechanism import batches_per_epoch, paper_noise_multiplier
-from jaxdp.datasets.config import DataConfig
-from jaxdp.models.config import ModelConfig
-from jaxdp.trainer.config import ClippingConfig, Config, PlanConfig, TrainingConfig
+from jaxdp.accounting import batches_per_epoch, paper_noise_multiplier
+from jaxdp.trainer import (
+    ClippingConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    PlanConfig,
+    TrainingConfig,
+)
 
 SIGMA, TENSORS, EPOCHS, BATCH_SIZE = 0.01875, 62, 50, 64
 EPOCH_STEPS = batches_per_epoch(45_000, BATCH_SIZE)
@@ -25,7 +31,9 @@ config = Config(
         name="cifar10", private="train[5000:]", public="train[:5000]", augment="crop_flip"
     ),
     model=ModelConfig(name="resnet18", norm="batch"),
-    clipping=ClippingConfig(kind="layerwise", unit="batch", bounds="public", norm=0.095, decay=0.9),
+    clipping=ClippingConfig(
+        kind="layerwise", unit="batch", norms_from="public", norm=0.095, decay=0.9
+    ),
     plan=PlanConfig(
         epsilon=None,
         noise_multiplier=paper_noise_multiplier(SIGMA, "batch", TENSORS, "replace_one", "shuffled"),

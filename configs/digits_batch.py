@@ -1,4 +1,4 @@
-"""Handwritten digits (scikit-learn's, 1,437 private records): small units' mean gradients clipped.
+"""Handwritten digits (scikit-learn's, 1,437 private records), mean gradients of units clipped.
 
 Command: python -m jaxdp.train configs/digits_batch.py
 Time:    about 27 s on 2 cores
@@ -9,7 +9,7 @@ better: on a fifth of the private records of this public data set, 256 units gav
 0.79. Individual clipping (digits_cnn.py) is better wherever the loss couples no records.
 """
 
-from jaxdp.trainer.config import ClippingConfig, Config, TrainingConfig
+from jaxdp.trainer import ClippingConfig, Config, TrainingConfig
 
 config = Config(
     name="digits_batch",

@@ -11,9 +11,14 @@ public records. Of this public data set, 200 training records scored 256 units a
 and 64 at 0.67 (mean of seeds 0 and 1, trained on 1,000 others).
 """
 
-from jaxdp.datasets.config import DataConfig
-from jaxdp.models.config import ModelConfig
-from jaxdp.trainer.config import ClippingConfig, Config, PlanConfig, TrainingConfig
+from jaxdp.trainer import (
+    ClippingConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    PlanConfig,
+    TrainingConfig,
+)
 
 config = Config(
     name="digits_batchnorm",

@@ -12,6 +12,6 @@ second convolution lost more. This tuning is not paid for by ε: on data that ne
 would have to be.
 """
 
-from jaxdp.trainer.config import Config
+from jaxdp.trainer import Config
 
 config = Config()  # the defaults are this run

@@ -8,7 +8,7 @@ Norm, allocation and learning rate were chosen on a fifth of the private records
 set: noise by norm over root of size ("dimension") gave 0.95 there, proportional noise 0.93.
 """
 
-from jaxdp.trainer.config import ClippingConfig, Config, TrainingConfig
+from jaxdp.trainer import ClippingConfig, Config, TrainingConfig
 
 config = Config(
     name="digits_layerwise",

@@ -7,7 +7,6 @@ Result:  test accuracy 0.936 (median of seeds 0, 1, 2; from 0.931 to 0.939)
 The steps, batch size and learning rate are those of digits_cnn.py.
 """
 
-from jaxdp.models.config import ModelConfig
-from jaxdp.trainer.config import Config
+from jaxdp.trainer import Config, ModelConfig
 
 config = Config(name="digits_linear", model=ModelConfig(name="linear"))

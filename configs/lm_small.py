@@ -6,16 +6,21 @@ Time:    11 minutes on 4 busy cores
 Result:  test perplexity 9.69 a character, accuracy 0.342 (seed 0,
          without the moving average: --training.ema 0)
 
-Without privacy the same steps give perplexity 6.33, accuracy 0.459 (`python -m
-benchmarks.without_privacy configs/lm_small.py --seed 0 --training.ema 0 --data.file ...`); with
-next to none (--plan.epsilon 1e6 --clipping.norm 3) they give 6.62 and 0.447. Tried at 300 steps,
-scored on a tenth of the training windows: learning rate 2e-3 (perplexity 12.3) and 5e-3 (11.3).
-This tuning is not paid for by ε.
+Without privacy (`python -m benchmarks.runs.without_privacy configs/lm_small.py --seed 0
+--training.ema 0 --data.file ...`) the same steps give perplexity 6.33, accuracy 0.459; with next to
+none (--plan.epsilon 1e6 --clipping.norm 3) they give 6.62 and 0.447. Tried at 300 steps, scored on
+a tenth of the training windows: learning rate 2e-3 (perplexity 12.3) and 5e-3 (11.3). This tuning
+is not paid for by ε.
 """
 
-from jaxdp.datasets.config import DataConfig
-from jaxdp.models.config import ModelConfig
-from jaxdp.trainer.config import ClippingConfig, Config, PlanConfig, TrainingConfig
+from jaxdp.trainer import (
+    ClippingConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    PlanConfig,
+    TrainingConfig,
+)
 
 config = Config(
     name="lm_small",

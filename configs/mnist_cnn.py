@@ -10,9 +10,14 @@ training records after 260 steps, a learning rate of 1 gave 0.952 and 2 gave 0.9
 seed 0 had a test accuracy of 0.975. This tuning is not paid for by ε.
 """
 
-from jaxdp.datasets.config import DataConfig
-from jaxdp.models.config import ModelConfig
-from jaxdp.trainer.config import ClippingConfig, Config, PlanConfig, TrainingConfig
+from jaxdp.trainer import (
+    ClippingConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    PlanConfig,
+    TrainingConfig,
+)
 
 config = Config(
     name="mnist_cnn",

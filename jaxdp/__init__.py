@@ -4,6 +4,10 @@
 `privatize(plan)` turns them into a private mean gradient for any Optax chain.
 """
 
+from typing import TYPE_CHECKING, Any
+
+from ._distribution import __version__ as __version__
+from ._distribution import needed_by
 from .accounting.noise_table import plan_noise as plan_noise
 from .dpsgd.clipping import Clipping as Clipping
 from .dpsgd.clippings import clip_batch as clip_batch
@@ -25,6 +29,15 @@ from .gradients.lazy import PerExampleGrads as PerExampleGrads
 from .gradients.per_example import from_dense as from_dense
 from .gradients.per_example import per_example_grads as per_example_grads
 from .gradients.unit_loss import mean_loss as mean_loss
-from .trainer.release.parameters import load_release as load_release
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from .trainer.release.parameters import load_release as load_release
+
+
+def __getattr__(name: str) -> Any:
+    """Loads what belongs to the application only when it is asked for."""
+    if name != "load_release":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    with needed_by("jaxdp.load_release", "train"):
+        from .trainer.release.parameters import load_release
+    return load_release

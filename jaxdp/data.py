@@ -1,8 +1,32 @@
-"""The command `python -m jaxdp.data`."""
+"""The command `python -m jaxdp.data prepare NAME`: prepares an image set without TensorFlow."""
 
+import argparse
 import sys
+from collections.abc import Sequence
 
 from .datasets import tfds_prepare
 
+
+def main(args: Sequence[str]) -> int:
+    """Runs the command with the given arguments and returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxdp.data",
+        description="Prepares an image-classification set for TFDS without TensorFlow.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="prepare")
+    command = commands.add_parser("prepare", help="download a set and write it as TFDS does")
+    command.add_argument("name", metavar="NAME", help=", ".join(tfds_prepare.NAMES))
+    command.add_argument("--dir", help="where TFDS keeps prepared sets; default: TFDS_DATA_DIR")
+    command.add_argument("--archives", help="a folder with the original archives of this set")
+    chosen = parser.parse_args(args)
+    try:
+        where = tfds_prepare.prepare(chosen.name, chosen.dir, archives=chosen.archives)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{chosen.name} is ready in {where}")
+    return 0
+
+
 if __name__ == "__main__":
-    sys.exit(tfds_prepare.main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

@@ -1,8 +1,34 @@
-"""The command `python -m jaxdp.plan`."""
+"""The command `python -m jaxdp.plan`: how much noise a privacy budget needs, by batch size."""
 
+import json
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 
-from .trainer import planner
+from . import _distribution
+
+with _distribution.exit_without("python -m jaxdp.plan", "train"):
+    from rich.console import Console
+
+    from .trainer import planner
+
+
+def main(args: Sequence[str]) -> int:
+    """Runs the command with the given arguments and returns the exit status."""
+    try:
+        options = planner.parse(args)
+        table = planner.solve(options)
+        if options.plot is not None:
+            planner.save_plot(table, options.plot)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.json:
+        print(json.dumps(asdict(table), indent=2))
+    else:
+        planner.show(table, Console(highlight=False, markup=False))
+    return 0
+
 
 if __name__ == "__main__":
-    sys.exit(planner.main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

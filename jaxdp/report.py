@@ -1,50 +1,49 @@
-"""The command `python -m jaxdp.report RUN [RUN2 ...]`: pictures of a run, or several compared.
+"""The command `python -m jaxdp.report RUN [RUN2 ...]`: figures of a run, or several compared.
 
-Everything comes from the files of the runs, and is private, but for what a release says.
+All numbers come from the private files of the runs, and are private, but for ε and δ.
 """
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .trainer.release import figures
-from .trainer.release.report import compare
-from .trainer.run.record import load_record
+from . import _distribution
 
-try:
+with _distribution.exit_without("python -m jaxdp.report", "train"):
     from rich.console import Console
-except ModuleNotFoundError as error:
-    if error.name is None or error.name.startswith("jaxdp"):
-        raise
-    sys.exit(
-        f"python -m jaxdp.report needs {error.name}, which is not installed: "
-        "pip install 'jaxdp[train]' (in a checkout: pip install -e '.[train]')"
-    )
+
+    from .trainer.release import figures
+    from .trainer.release.report import compare
+    from .trainer.run.files import load_record
+
+USAGE = """usage: python -m jaxdp.report RUN [RUN2 ...]
+
+Prints a table of runs (their folders), and draws into private/: of one run its
+training, gradient norms, ε(δ) and trade-off curve; of several, their losses."""
 
 
 def main(args: Sequence[str]) -> int:
     """Runs the command with the given arguments and returns the exit status."""
     if not args or any(arg.startswith("-") for arg in args):
-        print(
-            "usage: python -m jaxdp.report RUN [RUN2 ...]\n\nPrints a table of runs (their "
-            "folders), and draws into private/: of one run its\ntraining, gradient norms, ε(δ) and "
-            "trade-off curve; of several, their losses."
-        )
+        print(USAGE)
         return 0 if args and args[0] in ("-h", "--help") else 2
     try:
         records = [load_record(Path(arg)) for arg in args]
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    console = Console(highlight=False, markup=False)
-    console.print(compare(records))
+    Console(highlight=False, markup=False).print(compare(records))
     try:
         written = (
             figures.draw_run(records[0]) if len(records) == 1 else [figures.draw_runs(records)]
         )
     except OSError as error:
-        print(f"error: {error}: the pictures can't be written, make room for them", file=sys.stderr)
+        print(f"error: {error}: the figures can't be written, make room for them", file=sys.stderr)
         return 1
     for path in written:
         print(path)
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,13 +1,45 @@
-"""The words that all parts of jaxdp share."""
+"""The words that all parts of jaxdp share, and what their values mean."""
 
-from typing import Literal
-
-Sampling = Literal["poisson", "shuffled", "fixed_size", "full_batch"]
-
-Adjacency = Literal["add_remove", "replace_one", "zero_out"]
+from collections.abc import Callable
+from typing import Any, Literal
 
 Unit = Literal["example", "batch"]
+"""Which gradient is clipped.
+
+- `"example"`: the gradient of every example ("individual clipping").
+- `"batch"`: the mean gradient of every batch unit ("batch clipping"): the records of a step are
+  sorted into m units, every record into one.
+"""
+
+Sampling = Literal["poisson", "shuffled", "fixed_size", "full_batch"]
+"""How the batch of a step is chosen.
+
+- `"poisson"`: every record joins the batch with the same probability, independently of the others.
+- `"shuffled"`: every epoch takes the records in a new random order and cuts it into batches.
+- `"fixed_size"`: a new batch of fixed size is drawn for every step, without replacement.
+- `"full_batch"`: every batch is the whole data set.
+"""
+
+Adjacency = Literal["add_remove", "replace_one", "zero_out"]
+"""Which two data sets are neighbours: the guarantee says that they are hard to tell apart.
+
+- `"add_remove"`: one of them has one record more.
+- `"replace_one"`: they are of the same size, and one record differs.
+- `"zero_out"`: in one of them, one record is replaced by an empty one, whose gradient is zero.
+"""
 
 Accountant = Literal["pld", "rdp"]
+"""How the privacy loss of many steps is added up.
+
+- `"pld"`: privacy loss distributions, the tightest.
+- `"rdp"`: Rényi differential privacy, looser.
+"""
 
 Schedule = tuple[tuple[float, int], ...]
+"""Noise multipliers over time: `((z, count), ...)` is z for `count` steps, then the next pair's."""
+
+PyTree = Any
+"""A nested container of arrays: dicts, lists, tuples, and whatever else `jax.tree` knows."""
+
+Tell = Callable[[str], None]
+"""Gets a line for the user about what takes long, or is not as expected."""

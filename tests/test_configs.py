@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdp.datasets.records import Dataset, Records
-from jaxdp.models.build import init_params, make_model
-from jaxdp.models.losses import make_loss, make_unit_loss
+from jaxdp.datasets import Dataset, Records
+from jaxdp.models import init_params, make_loss, make_model, make_unit_loss
+from jaxdp.trainer import Config
 from jaxdp.trainer.clipping_options import make_clipping
 from jaxdp.trainer.parsing import load_config
 
@@ -51,6 +51,10 @@ def test_headers_say_what_to_run_and_what_to_expect(path):
     header = path.read_text().split('"""')[1]
     for part in (f"Command: python -m jaxdp.train configs/{path.name}", "Time: ", "Result: "):
         assert part in header, part
+
+
+def test_the_default_run_is_configs_digits_cnn():
+    assert load_config(str(CONFIGS[0].parent / "digits_cnn.py")) == Config()
 
 
 def test_a_language_model_sees_the_past_only():

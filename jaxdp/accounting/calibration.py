@@ -1,4 +1,4 @@
-"""How much noise a target needs: the least noise multiplier that meets an epsilon."""
+"""Calibration: the smallest noise multiplier that meets a target epsilon."""
 
 import math
 from collections.abc import Callable
@@ -24,16 +24,33 @@ def solve_noise_multiplier(
     num_examples: int | None = None,
     accountant: Accountant = "pld",
 ) -> float:
-    """The least constant noise multiplier that meets a target: six digits, rounded up.
+    """The smallest constant noise multiplier that meets a target, rounded up to six digits.
+
+    Args:
+      target_epsilon: the epsilon to meet, finite and above 0.
+      delta: between 0 and 1.
+      steps: how many updates are released.
+      sampling_probability: q = expected batch size / N.
+      sampling: how the batch of a step is chosen.
+      adjacency: which data sets are neighbours.
+      unit: what is clipped.
+      num_examples: N; "shuffled" and "fixed_size" need it.
+      accountant: which one must meet the target.
 
     Returns:
-      z for which `epsilon` was computed and found to be at most `target_epsilon`; it is within
-      one part in 10,000 of the least, or in 1,000 where epsilon is in the hundreds. 0 if nothing is
-      released.
+      z, the noise standard deviation over the sensitivity. Epsilon was computed for this z and is
+      at most `target_epsilon`. The smallest possible z is at most 1 part in 10,000 smaller, or 1 in
+      1,000 for epsilons in the hundreds. 0 if nothing is released.
 
     Raises:
-      ValueError: if no z up to a million meets the target, or if delta is so large that it would
-        be met without noise.
+      ValueError: for numbers that make no sense or a combination without sound accounting; if no z
+        up to a million meets the target; or if delta is so large that no noise is needed.
+
+    Example:
+      >>> z = solve_noise_multiplier(target_epsilon=1.0, delta=1e-5, steps=1000,
+      ...                            sampling_probability=0.01)
+      >>> f"{z:.2f}"
+      '1.41'
     """
     if not 0 < target_epsilon < math.inf:
         raise ValueError(f"target_epsilon is {target_epsilon}: give a finite number above 0")
@@ -47,13 +64,13 @@ def solve_noise_multiplier(
         math.log1p(-delta)
     ):
         raise ValueError(
-            f"delta is {delta}: a record takes part at all with no more probability in {steps} "
-            f"steps at sampling probability {sampling_probability:.3g}, so that even without noise "
-            "this holds. Take a smaller delta, as N^-1.1"
+            f"delta is {delta}: the probability that a record takes part in any of {steps} steps "
+            f"at sampling probability {sampling_probability:.3g} is no larger, so that the target "
+            "is met even without noise. Take a smaller delta, as N^-1.1"
         )
 
     def excess(z: float) -> float:
-        """log(delta / its target) at the target epsilon: falls with z, at most 0 is enough."""
+        """log(delta at z / target delta), at the target epsilon: z is enough if this is <= 0."""
         curves_at_z = curves(replace(run, noise_multiplier=z), accountant)
         least = min(curve.delta(target_epsilon) for curve in curves_at_z)
         return math.log(max(least, 5e-324)) - math.log(delta)
@@ -63,7 +80,7 @@ def solve_noise_multiplier(
         final = curves(replace(run, noise_multiplier=z), accountant)
         if min(curve.epsilon(delta) for curve in final) <= target_epsilon:
             return z
-        z = _round_up(z * (1 + 1e-6))
+        z = _six_digits_up(z * (1 + 1e-6))
     raise ValueError(
         f"no noise multiplier up to {LARGEST_NOISE_MULTIPLIER:,.0f} gives epsilon "
         f"{target_epsilon} at delta {delta} for {steps} steps at sampling probability "
@@ -73,9 +90,10 @@ def solve_noise_multiplier(
 
 
 def _likely_noise(run: Mechanism, mu: float) -> float:
-    """About the z for which a run is mu-GDP, by the central limit theorem of Dong, Roth and Su.
+    """About the z for which a run is mu-GDP, by the central limit theorem of arXiv 1905.02383.
 
-    A sampled step's loss has variance q²(exp(1/z²) - 1), or 4q² sinh(1/s²) for replace-one.
+    The loss of a sampled step has variance q²(exp(1/z²) - 1), or 4q² sinh(1/s²) for replace_one,
+    where s = z times `event_factor`.
     """
     plain = gaussian_mu(run) / mu
     if run.sampling == "shuffled" or run.sampling_probability == 1:
@@ -88,14 +106,14 @@ def _likely_noise(run: Mechanism, mu: float) -> float:
 
 
 def _least_noise(excess: Callable[[float], float], start: float, tolerance: float = 5e-4) -> float:
-    """A z of six digits with -tolerance <= excess(z) <= 0, or the least with excess(z) <= 0.
+    """A z of six digits with -tolerance <= excess(z) <= 0, or the smallest with excess(z) <= 0.
 
-    Secants in log z, kept inside a bracket; before there is one, steps are small at first, because
-    a PLD takes longest where z is far too small. Infinite where LARGEST_NOISE_MULTIPLIER is not
-    enough.
+    The secant method in log z, kept inside a bracket. Before there is a bracket, the first steps
+    are small, because a PLD takes longest for a z that is far too small. Returns infinity if
+    LARGEST_NOISE_MULTIPLIER is not enough.
     """
-    low, high = 0.0, math.inf  # excess is above 0 at low, and not at high
-    z = _round_up(min(start, LARGEST_NOISE_MULTIPLIER))
+    low, high = 0.0, math.inf  # excess(low) > 0 >= excess(high)
+    z = _six_digits_up(min(start, LARGEST_NOISE_MULTIPLIER))
     value, slope, farthest = excess(z), -20.0, 0.1
     for attempt in range(200):
         low, high = (z, high) if value > 0 else (low, z)
@@ -103,18 +121,18 @@ def _least_noise(excess: Callable[[float], float], start: float, tolerance: floa
             break
         if low >= LARGEST_NOISE_MULTIPLIER:
             return math.inf
-        if low == 0 and farthest > 3:  # almost any noise will do: one record is hardly ever used
+        if low == 0 and farthest > 3:  # almost any z is enough: a record is hardly ever used
             break
         step = min(max(-(value + tolerance / 2) / slope, -5.0), 5.0)
         if low == 0 or high == math.inf:
-            # At least 1e-5, so that six digits change.
+            # At least 1e-5, so that the six digits change.
             step = math.copysign(min(max(abs(step), 1e-5), farthest), value)
             farthest *= 2
-        guess = _round_up(min(z * math.exp(step), LARGEST_NOISE_MULTIPLIER))
+        guess = _six_digits_up(min(z * math.exp(step), LARGEST_NOISE_MULTIPLIER))
         if not low < guess < high or (attempt > 8 and high < math.inf and low > 0):
-            if attempt > 8 and high <= low * 1.001:  # a jump, where a PLD's grid ends
+            if attempt > 8 and high <= low * 1.001:  # excess jumps here: the PLD's grid ends
                 break
-            guess = _round_up(math.sqrt(low * high))
+            guess = _six_digits_up(math.sqrt(low * high))
             if not low < guess < high:
                 break
         guess_value = excess(guess)
@@ -123,8 +141,13 @@ def _least_noise(excess: Callable[[float], float], start: float, tolerance: floa
     return high
 
 
-def _round_up(z: float) -> float:
-    """z rounded up to six significant digits."""
+def _six_digits_up(z: float) -> float:
+    """z rounded up to six significant digits.
+
+    `rounding.round_up` rounds for print, by the decimal digits. This one solves, and differs where
+    z has a seventh digit 5 and no more: 0.05000005 becomes 0.0500002 here, 0.0500001 there. Either
+    is sound, but a solved noise multiplier must not change from one version to the next.
+    """
     digits = 5 - math.floor(math.log10(z))
     rounded = round(z, digits)
     return rounded if rounded >= z else round(z + 10.0**-digits, digits)

@@ -1,4 +1,4 @@
-"""What several mechanisms cost together, as the segments of one run do."""
+"""What several mechanisms cost together, for example the segments of one run."""
 
 import functools
 import math
@@ -19,12 +19,15 @@ def epsilon(
 ) -> float:
     """An upper bound on epsilon at `delta` of all the mechanisms, run one after the other.
 
-    Each may depend on what those before it released (adaptive composition).
+    Each may depend on what the earlier ones released (adaptive composition).
 
     Args:
-      mechanisms: with one sampling and one adjacency.
+      mechanisms: all with the same sampling and the same adjacency.
       delta: between 0 and 1.
       accountant: None takes the tightest sound one.
+
+    Raises:
+      ValueError: if sampling or adjacency differ, or the accountant has no sound bound for them.
     """
     parts = _merged([m for m in mechanisms if m.steps])
     if not parts:
@@ -36,7 +39,7 @@ def epsilon(
         raise ValueError(f"accountant is {accountant!r}: it has no sound bound here. Leave it out")
     if accountant == "rdp":
         return _rdp_epsilon(parts, delta)
-    # Without amplification Gaussians compose to a Gaussian.
+    # Without amplification, Gaussians compose to a Gaussian.
     unamplified = gdp.epsilon_from_mu(math.hypot(*map(guarantee.gaussian_mu, parts)), delta)
     if parts[0].sampling in ("shuffled", "full_batch"):
         return unamplified
@@ -46,14 +49,21 @@ def epsilon(
 def affordable_steps(
     spent: Sequence[Mechanism], more: Mechanism, target_epsilon: float, delta: float
 ) -> int:
-    """How many of the steps of `more` can be taken after `spent` without exceeding a target.
+    """The largest number of steps of `more` that can follow `spent` without exceeding a target.
 
-    The step after them would exceed it, unless all steps of `more` fit.
+    Args:
+      spent: what was released before.
+      more: what would be released next; its `steps` is the number that is wanted.
+      target_epsilon: the epsilon that all of them together may reach at `delta`.
+      delta: between 0 and 1.
+
+    Returns:
+      From 0 to `more.steps`. 0 also if `spent` alone exceeds the target.
     """
     fits = lambda steps: epsilon([*spent, replace(more, steps=steps)], delta) <= target_epsilon
     if fits(more.steps):
         return more.steps
-    low, high = -1, more.steps  # low fits (-1: not known to), high does not
+    low, high = -1, more.steps  # low fits (unless it is -1), high does not
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
@@ -61,16 +71,16 @@ def affordable_steps(
 
 
 def _merged(mechanisms: Sequence[Mechanism]) -> list[Mechanism]:
-    """Mechanisms that differ in noise and steps only become one, which is accounted tightest."""
+    """Joins mechanisms that differ only in noise and steps: the bound for one is the tightest."""
     kinds = {(m.sampling, m.adjacency) for m in mechanisms}
     if len(kinds) > 1:
         raise ValueError(
             f"the mechanisms have (sampling, adjacency) {sorted(kinds)}: their guarantees are "
-            "about different neighbours and can't be composed. Use one of each"
+            "about different neighbours and can't be composed. Give one sampling and one adjacency"
         )
     merged: dict[Mechanism, dict[float, int]] = {}
     for m in mechanisms:
-        if m.sampling == "shuffled":  # every run begins epochs of its own
+        if m.sampling == "shuffled":  # each begins its own epochs
             return list(mechanisms)
         counts = merged.setdefault(replace(m, noise_multiplier=1.0, steps=0), {})
         for z, count in m.schedule:

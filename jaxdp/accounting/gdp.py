@@ -1,8 +1,8 @@
-"""Gaussian differential privacy: what composed Gaussian mechanisms guarantee, in closed form.
+"""Gaussian differential privacy (GDP): the guarantee of composed Gaussian mechanisms, closed form.
 
-One Gaussian mechanism with noise multiplier z is 1/z-GDP, and mu_1, ..., mu_k compose to
-sqrt(mu_1^2 + ... + mu_k^2), exactly (Dong, Roth and Su, arXiv 1905.02383). The conversions work
-with logarithms, so that an epsilon in the millions is as good as one near 1.
+A Gaussian mechanism with noise multiplier z is mu-GDP with mu = 1/z, and mu_1, ..., mu_k compose to
+exactly sqrt(mu_1^2 + ... + mu_k^2) (Dong, Roth and Su, arXiv 1905.02383). The conversions work
+with logarithms, so that they are as accurate for an epsilon in the millions as for one near 1.
 """
 
 import math
@@ -13,15 +13,18 @@ from scipy import optimize, special
 
 
 def log_delta(mu: float, epsilon: float) -> float:
-    """log delta of a mu-GDP mechanism at `epsilon` >= 0 (minus infinity where mu is 0).
+    """log delta of a mu-GDP mechanism at `epsilon` >= 0; minus infinity if mu is 0.
 
     delta = Phi(a) - e^epsilon Phi(b) with a = mu/2 - epsilon/mu and b = a - mu. Because
-    (b^2 - a^2)/2 is exactly epsilon, the two terms share the factor exp(-a^2/2) and their quotient
+    (b^2 - a^2)/2 is exactly epsilon, both terms have the factor exp(-a^2/2), and their quotient
     needs no large exponent.
+
+    Raises:
+      ValueError: if mu or epsilon is negative or not a number.
     """
     _check_mu(mu)
     if not epsilon >= 0:
-        raise ValueError(f"epsilon must be at least 0, got {epsilon}.")
+        raise ValueError(f"epsilon is {epsilon}: it must be at least 0")
     if mu == 0 or epsilon == math.inf:
         return -math.inf if mu < math.inf else 0.0
     if mu == math.inf:
@@ -35,26 +38,30 @@ def log_delta(mu: float, epsilon: float) -> float:
     else:
         log_first = float(special.log_ndtr(a))
         log_quotient = second - math.log(2) - a * a / 2 - log_first
-    if log_quotient >= 0:  # mu so small that the two terms agree to the last bit
+    if log_quotient >= 0:  # mu is so small that the two terms are equal to the last bit
         return -math.inf
     return log_first + math.log(-math.expm1(log_quotient))
 
 
 def delta_from_mu(mu: float, epsilon: float) -> float:
-    """The delta at `epsilon` of a mu-GDP mechanism."""
+    """The delta at `epsilon` of a mu-GDP mechanism; errors as in `log_delta`."""
     return math.exp(log_delta(mu, epsilon))
 
 
 def epsilon_from_mu(mu: float, delta: float) -> float:
-    """The least epsilon at `delta` of a mu-GDP mechanism (never below it by rounding)."""
+    """The smallest epsilon at `delta` of a mu-GDP mechanism, never too small by rounding.
+
+    Raises:
+      ValueError: if mu is negative or not a number, or delta is not between 0 and 1.
+    """
     _check_mu(mu)
-    _check_delta(delta)
+    check_delta_range(delta)
     if mu == math.inf:
         return math.inf
     target = math.log(delta)
     if mu == 0 or log_delta(mu, 0.0) <= target:
         return 0.0
-    # delta(epsilon) < Phi(a), so solving Phi(a) = delta for epsilon gives an upper end.
+    # delta(epsilon) < Phi(a), so Phi(a) = delta solved for epsilon gives an upper end.
     high = mu * (mu / 2 - float(special.ndtri_exp(target)))
     while log_delta(mu, high) > target:
         high *= 1 + 1e-12
@@ -67,13 +74,16 @@ def epsilon_from_mu(mu: float, delta: float) -> float:
 
 
 def mu_from_epsilon(epsilon: float, delta: float) -> float:
-    """The largest mu whose mechanisms are all (epsilon, delta)-DP (never above it by rounding).
+    """The largest mu whose mechanisms are all (epsilon, delta)-DP, never too large by rounding.
 
-    As the noise multiplier of one Gaussian mechanism is 1/mu, this calibrates it.
+    1/mu is the smallest noise multiplier of one Gaussian mechanism that is (epsilon, delta)-DP.
+
+    Raises:
+      ValueError: if epsilon is negative or infinite, or delta is not between 0 and 1.
     """
-    _check_delta(delta)
+    check_delta_range(delta)
     if not 0 <= epsilon < math.inf:
-        raise ValueError(f"epsilon must be finite and at least 0, got {epsilon}.")
+        raise ValueError(f"epsilon is {epsilon}: it must be finite and at least 0")
     target = math.log(delta)
     low, high = 1e-12, 1.0
     while log_delta(high, epsilon) <= target:
@@ -95,11 +105,17 @@ def mu_from_epsilon(epsilon: float, delta: float) -> float:
 
 
 def gaussian_tradeoff(mu: float, alphas: ArrayLike) -> NDArray[np.float64]:
-    """beta(alpha) of a mu-GDP mechanism: the least type II error of a test with type I error alpha.
+    """beta(alpha) of a mu-GDP mechanism: the smallest type II error for a type I error of alpha.
 
     Args:
-      mu: the Gaussian-DP parameter.
-      alphas: type I errors in [0, 1].
+      mu: the Gaussian DP parameter, at least 0.
+      alphas: type I errors in [0, 1], of any shape.
+
+    Returns:
+      Type II errors, of the shape of `alphas`.
+
+    Raises:
+      ValueError: if mu is negative, or an alpha is not in [0, 1].
     """
     _check_mu(mu)
     levels = check_alphas(alphas)
@@ -109,18 +125,19 @@ def gaussian_tradeoff(mu: float, alphas: ArrayLike) -> NDArray[np.float64]:
 
 
 def check_alphas(alphas: ArrayLike) -> NDArray[np.float64]:
-    """Type I errors as an array, or a ValueError."""
+    """Returns type I errors as an array, or raises a ValueError if one is not in [0, 1]."""
     levels = np.asarray(alphas, np.float64)
     if not np.all((levels >= 0) & (levels <= 1)):
-        raise ValueError(f"type I errors must lie in [0, 1], got {alphas!r}.")
+        raise ValueError(f"the type I errors are {alphas!r}: they must lie in [0, 1]")
     return levels
 
 
 def _check_mu(mu: float) -> None:
     if not mu >= 0:
-        raise ValueError(f"mu must be at least 0, got {mu}.")
+        raise ValueError(f"mu is {mu}: it must be at least 0")
 
 
-def _check_delta(delta: float) -> None:
+def check_delta_range(delta: float) -> None:
+    """Raises a ValueError for a delta that is not between 0 and 1."""
     if not 0 < delta < 1:
-        raise ValueError(f"delta must lie between 0 and 1, both excluded, got {delta}.")
+        raise ValueError(f"delta is {delta}: it must lie between 0 and 1, both excluded")

@@ -1,7 +1,7 @@
-"""What a DP-SGD run guarantees: a `Mechanism` in, epsilon, delta or the noise it needs out.
+"""What a DP-SGD run guarantees: a `Mechanism` goes in, epsilon or delta comes out.
 
-dp-accounting (https://github.com/google/differential-privacy) does the composing and converting;
-`dp_event` says what a mechanism is in its terms, so that anybody can check.
+dp-accounting (https://github.com/google/differential-privacy) composes the steps and converts the
+result; `mechanism.dp_event` describes a run in its terms, so that anybody can check our numbers.
 """
 
 import functools
@@ -19,33 +19,50 @@ from ..types import Accountant
 from . import gdp, pld
 from .mechanism import Mechanism, accountants, dp_event, event_factor
 
-NO_PRIVACY = 20.0  # an epsilon above it lets an attacker be all but certain
+NO_PRIVACY = 20.0  # with an epsilon above it, an attacker can be almost certain
 
 
 def epsilon(mechanism: Mechanism, delta: float, accountant: Accountant = "pld") -> float:
-    """An upper bound on epsilon at `delta`: infinite without noise, 0 without steps or sampling.
+    """An upper bound on epsilon at `delta`: infinite without noise, 0 if nothing is released.
 
     Args:
       mechanism: the run.
-      delta: between 0 and 1. If the mechanism says what N is, 1/N or more gives a warning.
-      accountant: "pld" is tight (for Gaussians without amplification it is their closed form),
-        "rdp" is looser, and the only one for batches of fixed size.
+      delta: between 0 and 1. If the mechanism knows N, a delta of 1/N or more gives a warning.
+      accountant: "pld" is tight (without amplification by sampling it is the closed form of the
+        Gaussian); "rdp" is looser, and the only one for batches of fixed size.
+
+    Raises:
+      ValueError: for a delta outside 0 to 1, or an accountant without a sound bound for the run.
+
+    Example:
+      >>> run = Mechanism(noise_multiplier=1.1, steps=14_063, sampling_probability=256 / 60_000)
+      >>> f"{epsilon(run, 1e-5):.2f}"
+      '2.38'
     """
     check_delta(delta, mechanism.num_examples)
     return min(curve.epsilon(delta) for curve in curves(mechanism, accountant))
 
 
 def delta(mechanism: Mechanism, epsilon: float, accountant: Accountant = "pld") -> float:
-    """An upper bound on delta at `epsilon`."""
+    """An upper bound on delta at `epsilon`: 1 without noise, 0 if nothing is released.
+
+    Args:
+      mechanism: the run.
+      epsilon: at least 0.
+      accountant: as in `epsilon`.
+
+    Raises:
+      ValueError: for a negative epsilon, or an accountant without a sound bound for the run.
+    """
     if not epsilon >= 0:
         raise ValueError(f"epsilon is {epsilon}: it must be at least 0")
     return min(curve.delta(epsilon) for curve in curves(mechanism, accountant))
 
 
 def gaussian_mu(mechanism: Mechanism) -> float:
-    """mu of the run's Gaussian-DP guarantee without amplification by sampling.
+    """mu of the run's Gaussian DP guarantee (arXiv 1905.02383), without amplification by sampling.
 
-    For full batches and shuffled epochs this is the whole truth; otherwise it is an upper bound.
+    It is exact for full batches and shuffled epochs, and an upper bound for other samplings.
     """
     if any(z == 0 for z, _ in mechanism.exposures):
         return math.inf
@@ -53,26 +70,38 @@ def gaussian_mu(mechanism: Mechanism) -> float:
 
 
 def check_delta(delta: float, num_examples: int | None) -> None:
-    """Refuses a delta outside (0, 1), and warns of one that promises nothing."""
-    if not 0 < delta < 1:
-        raise ValueError(f"delta is {delta}: it must lie between 0 and 1, both excluded")
+    """Refuses a delta outside 0 to 1, and warns of one that promises nothing.
+
+    Args:
+      delta: the delta.
+      num_examples: N, or None if it is not known; then there is no warning.
+    """
+    gdp.check_delta_range(delta)
     if num_examples is not None and delta >= 1 / num_examples:
         warnings.warn(
-            f"delta is {delta}, not below 1/N = {1 / num_examples:.3g}: to publish one random "
-            f"record whole would satisfy it. N^-1.1 = {num_examples**-1.1:.3g} is usual",
+            f"delta is {delta}, not below 1/N = {1 / num_examples:.3g}: a program that "
+            "publishes one random record would satisfy it. "
+            f"N^-1.1 = {num_examples**-1.1:.3g} is usual",
             stacklevel=3,
         )
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One sound bound: the epsilon that holds at a delta, and the other way round."""
+    """One sound bound.
+
+    Attributes:
+      epsilon: the epsilon that holds at a delta.
+      delta: the delta that holds at an epsilon.
+      many_deltas: the same for many epsilons in rising order at once, if there is a faster way.
+    """
 
     epsilon: Callable[[float], float]
     delta: Callable[[float], float]
-    many_deltas: Callable[[list[float]], np.ndarray] | None = None  # faster, for rising epsilons
+    many_deltas: Callable[[list[float]], np.ndarray] | None = None
 
     def deltas(self, epsilons: list[float]) -> np.ndarray:
+        """The deltas that hold at `epsilons`, which must be in rising order."""
         if self.many_deltas is not None:
             return self.many_deltas(epsilons)
         return np.array([self.delta(epsilon) for epsilon in epsilons])
@@ -85,7 +114,7 @@ _NOTHING_RELEASED = Curve(lambda delta: 0.0, lambda epsilon: 0.0)
 
 @functools.lru_cache(maxsize=4)
 def curves(mechanism: Mechanism, accountant: Accountant) -> tuple[Curve, ...]:
-    """Bounds that all hold for the mechanism: its guarantee is the least of them."""
+    """Bounds that all hold for the mechanism: its guarantee is the smallest of them."""
     allowed = accountants(mechanism.sampling, mechanism.adjacency)
     if accountant not in ("pld", "rdp"):
         raise ValueError(f"accountant is {accountant!r}: give 'pld' or 'rdp'")
@@ -104,11 +133,11 @@ def curves(mechanism: Mechanism, accountant: Accountant) -> tuple[Curve, ...]:
         lambda delta: gdp.epsilon_from_mu(mu, delta), lambda epsilon: gdp.delta_from_mu(mu, epsilon)
     )
     if accountant == "rdp":
-        # The bound for sampling without replacement is loose: it may exceed the plain Gaussian's.
+        # The bound for sampling without replacement is loose, and may exceed the unamplified one.
         more = (unamplified,) if mechanism.sampling == "fixed_size" else ()
         return (_rdp_curve(mechanism), *more)
     if mechanism.sampling != "poisson" or mechanism.sampling_probability == 1:
-        return (unamplified,)  # Gaussians compose to a Gaussian, whose PLD has a closed form
+        return (unamplified,)  # Gaussians compose to a Gaussian, and its PLD has a closed form
     return (unamplified, _pld_curve(mechanism))
 
 
@@ -121,7 +150,7 @@ def _pld_curve(mechanism: Mechanism) -> Curve:
     slack = pld.roundoff(mechanism.steps)
     has_rdp = "rdp" in accountants(mechanism.sampling, mechanism.adjacency)
 
-    # Where the grid ends, and where delta is near its rounding, RDP may be the better bound.
+    # If the grid is too small, or delta is close to the rounding errors, RDP may be better.
     @functools.cache
     def fallback() -> Curve:
         return _rdp_curve(mechanism) if has_rdp else _NO_BOUND
@@ -154,7 +183,7 @@ def _rdp_curve(mechanism: Mechanism) -> Curve:
     with quiet():
         accountant.compose(event)
     orders = accountant.orders
-    # Rounding can leave a small divergence too low, even negative, which would count as none.
+    # Rounding can make a small divergence too low, even negative, and that would count as zero.
     rdp = np.maximum(accountant.rdp, 0.0) + 1e-15 * mechanism.steps / (orders - 1)
     return Curve(
         lambda delta: float(dp_rdp.compute_epsilon(orders, rdp, delta)[0]),
@@ -164,7 +193,7 @@ def _rdp_curve(mechanism: Mechanism) -> Curve:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without dp-accounting's log lines on orders that it leaves out, which is sound."""
+    """Hides the log lines of dp-accounting about orders that it leaves out, which is sound."""
     logger = logging.getLogger("absl")
 
     def wanted(record: logging.LogRecord) -> bool:

@@ -1,4 +1,4 @@
-"""A DP-SGD run as plain data, and the rules of which runs can be accounted for.
+"""A DP-SGD run as plain data, and the rules that say which runs can be accounted for.
 
     sampling     adjacency                   accounting
     poisson      add_remove, zero_out        PLD or RDP of the sampled Gaussian
@@ -7,7 +7,7 @@
     full_batch   all three                   one Gaussian per step
     fixed_size   replace_one                 RDP, and never more than without amplification
 
-Everything else raises a ValueError that gives the reason and the nearest sound choice.
+Every other pair raises a ValueError that gives the reason and the nearest sound choice.
 """
 
 import math
@@ -48,10 +48,15 @@ _REFUSED = {
 
 
 def accountants(sampling: Sampling, adjacency: Adjacency) -> tuple[Accountant, ...]:
-    """The accountants that are sound for a combination, the tightest first.
+    """The accountants that are sound for a sampling and an adjacency, the tightest first.
 
     Raises:
-      ValueError: if there is none, with the reason and the nearest sound choice.
+      ValueError: if there is none, with the reason and the nearest sound choice; or if a name is
+        unknown.
+
+    Example:
+      >>> accountants("poisson", "replace_one")
+      ('pld',)
     """
     _one_of("sampling", sampling, {s for s, _ in _ACCOUNTANTS})
     _one_of("adjacency", adjacency, {a for _, a in _ACCOUNTANTS})
@@ -68,17 +73,20 @@ class Mechanism:
     """A DP-SGD run as plain data.
 
     Attributes:
-      noise_multiplier: z = noise standard deviation / sensitivity, the sensitivity taken under
-        `adjacency` (`sensitivity` gives it in clipping norms). For a schedule ((z, count), ...):
-        that z for `count` steps, then the next pair's; the counts add up to `steps`. A schedule may
-        depend on the step only, never on a private number. Each distinct z takes an accountant
-        about as long as a whole run with one z.
-      steps: updates released, whole.
-      sampling_probability: q = expected batch size / N. Units of batch clipping do not change it.
+      noise_multiplier: z = noise standard deviation / sensitivity. The sensitivity depends on
+        `adjacency`: it is `sensitivity_factor` times the clipping norm. A schedule
+        ((z, count), ...) means z for `count` steps, then the next pair's z; the counts add up to
+        `steps`. A schedule may depend on the step only, never on private data. An accountant takes
+        as long for each different z as for a whole run with one z.
+      steps: how many updates are released, a whole number.
+      sampling_probability: q = expected batch size / N. Batch units do not change it.
       sampling: how the batch of a step is chosen.
       adjacency: which data sets are neighbours.
-      unit: what is clipped: an example's gradient, or the mean gradient of a batch unit.
-      num_examples: N; needed for "shuffled" and "fixed_size".
+      unit: what is clipped: the gradient of an example, or the mean gradient of a batch unit.
+      num_examples: N; "shuffled" and "fixed_size" need it.
+
+    Raises:
+      ValueError: for numbers that make no sense, and for combinations without sound accounting.
     """
 
     noise_multiplier: float | Schedule
@@ -125,14 +133,14 @@ class Mechanism:
 
     @property
     def schedule(self) -> Schedule:
-        """((z, count), ...), also where z is constant."""
+        """((z, count), ...), also if z is constant."""
         if isinstance(self.noise_multiplier, tuple):
             return self.noise_multiplier
         return ((self.noise_multiplier, self.steps),)
 
     @property
     def batch_size(self) -> int:
-        """The size of a batch of shuffled epochs or of fixed size."""
+        """How many records a batch has, for sampling "shuffled" and "fixed_size"."""
         n, q = self.num_examples, self.sampling_probability
         if n is None:
             raise ValueError(f"num_examples is None: sampling={self.sampling!r} needs it")
@@ -145,20 +153,20 @@ class Mechanism:
 
     @property
     def epochs_begun(self) -> int:
-        """How many shuffled epochs the steps have begun: a record is in each at most once."""
+        """How many shuffled epochs the steps have begun: each uses a record at most once."""
         if self.batch_size == 0:
             return 0
         return -(-self.steps // batches_per_epoch(self.num_examples or 0, self.batch_size))
 
     @property
     def exposures(self) -> Schedule:
-        """((z, count), ...): how often one record may take part, and under which noise."""
+        """((z, count), ...): how often one record may take part, and with which noise."""
         if self.sampling_probability == 0:
             return ()
         pairs = tuple((z, count) for z, count in self.schedule if count)
         if self.sampling != "shuffled" or not pairs:
             return pairs
-        # A record is in one batch of each epoch: at worst in the one with the least noise.
+        # A record is in one batch of each epoch: in the worst case the one with the least noise.
         per_epoch = batches_per_epoch(self.num_examples or 0, self.batch_size)
         least = np.full(self.epochs_begun, math.inf)
         start = 0
@@ -173,18 +181,35 @@ class Mechanism:
 def batches_per_epoch(num_examples: int, batch_size: float) -> int:
     """How many batches a shuffled epoch has; the last one may be short.
 
-    Accounting counts the epochs begun with it, so the sampler of shuffled epochs must use it too.
+    The sampler of shuffled epochs must use it too, because accounting counts epochs with it.
+
+    Example:
+      >>> batches_per_epoch(60_000, 64)
+      938
     """
     return math.ceil(num_examples / batch_size)
 
 
-def sensitivity_factor(unit: Unit, adjacency: Adjacency) -> float:
-    """How far one record moves a sum clipped to norm 1: 1 or 2.
+def sensitivity_factor(unit: Unit, adjacency: Adjacency) -> int:
+    """How far one record can move a clipped sum, in clipping norms: 1 or 2.
 
-    A batch unit's clipped mean can turn from -1 to +1 by any change of one record.
+    To replace a record removes one clipped gradient and adds another. Any change of a record can
+    turn the clipped mean of its batch unit into the opposite one (privacy rule 1).
+
+    Args:
+      unit: what is clipped.
+      adjacency: which data sets are neighbours.
+
+    Raises:
+      ValueError: if a name is unknown.
+
+    Example:
+      >>> sensitivity_factor("example", "add_remove"), sensitivity_factor("batch", "add_remove")
+      (1, 2)
     """
     _one_of("unit", unit, {"example", "batch"})
-    return 2.0 if unit == "batch" or adjacency == "replace_one" else 1.0
+    _one_of("adjacency", adjacency, {a for _, a in _ACCOUNTANTS})
+    return 2 if unit == "batch" or adjacency == "replace_one" else 1
 
 
 def paper_noise_multiplier(
@@ -193,13 +218,16 @@ def paper_noise_multiplier(
     """z of the noise that arXiv 2307.11939 calls sigma: standard deviation 2·C·sigma.
 
     Args:
-      sigma: the paper's noise parameter.
+      sigma: the noise parameter of the paper.
       unit: "batch" is the paper's batch clipping, "example" its individual clipping.
-      layers: how many parameter tensors are clipped apart, each with noise 2·C_h·sigma; 1 for
-        full-gradient clipping.
-      adjacency: which data sets are neighbours; the paper's is "replace_one".
-      sampling: how a batch is chosen; the paper's is "shuffled". It does not change z, but has to
-        go with the adjacency.
+      layers: how many parameter tensors are clipped separately, each with noise 2·C_h·sigma; 1
+        if the whole gradient is clipped at once.
+      adjacency: which data sets are neighbours; the paper has "replace_one".
+      sampling: how a batch is chosen; the paper has "shuffled". It does not change z, but it must
+        be sound together with the adjacency.
+
+    Raises:
+      ValueError: for numbers that make no sense, or a combination without sound accounting.
 
     Example:
       Batch clipping of ResNet-18 with sigma 0.01875, 50 epochs: mu = sqrt(50) / 0.01875 = 377.
@@ -215,12 +243,14 @@ def paper_noise_multiplier(
 def dp_event(
     mechanism: Mechanism,
 ) -> tuple[dp_accounting.DpEvent, dp_accounting.NeighboringRelation]:
-    """The run in dp-accounting's terms, and the neighbouring relation to account it under.
+    """The run in the terms of dp-accounting: an event and a neighbouring relation.
 
-    For Poisson sampling under replace_one, dp-accounting's PLD accountant doubles the sensitivity
-    itself (its RDP accountant does not): the event is given standard deviation / C for individual
-    clipping, where z is standard deviation / 2C. For batch clipping it is given z, standard
-    deviation / 2C: the doubling is on top of that, which is sound and loose.
+    With these two, anybody can check our numbers with an accountant of dp-accounting.
+
+    For Poisson sampling under replace_one, the PLD accountant of dp-accounting doubles the
+    sensitivity itself (its RDP accountant does not). For individual clipping, the event therefore
+    gets standard deviation / C, while z is standard deviation / 2C. For batch clipping it gets z,
+    which is standard deviation / 2C, and the doubling comes on top: this is sound, but loose.
     """
     relations = dp_accounting.NeighboringRelation
     relation = relations.ADD_OR_REMOVE_ONE
@@ -250,7 +280,7 @@ def dp_event(
 
 
 def event_factor(mechanism: Mechanism) -> float:
-    """What z is multiplied by for dp-accounting, which may double the sensitivity itself."""
+    """What z is multiplied by for dp-accounting: 2 where that doubles the sensitivity itself."""
     doubles = mechanism.sampling == "poisson" and mechanism.adjacency == "replace_one"
     return 2.0 if doubles and mechanism.unit == "example" else 1.0
 

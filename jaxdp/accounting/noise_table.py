@@ -1,4 +1,4 @@
-"""The noise planner: what a privacy budget costs at every batch size, before anything is trained.
+"""The noise table: what a privacy budget costs at every batch size, before anything is trained.
 
 `python -m jaxdp.plan` prints its table.
 """
@@ -12,23 +12,24 @@ from ..types import Accountant, Adjacency, Sampling, Unit
 from . import calibration, guarantee
 from .mechanism import Mechanism, accountants, sensitivity_factor
 
-DWARFED = 0.2  # a signal-to-noise ratio below it is warned of
+DWARFED = 0.2  # a smaller signal-to-noise ratio gives a warning
 
 
 @dataclass(frozen=True)
 class NoiseRow:
-    """One batch size. Norms and standard deviations are of the update: the noised mean gradient.
+    """One batch size. Norms and standard deviations are those of the update (noised mean gradient).
 
     Attributes:
       batch_size: expected number of records in a step.
       steps: number of updates.
       noise_multiplier: z, solved and rounded up.
-      noise_std: of the noise on every parameter.
-      noise_norm: root mean square norm of the noise on all parameters.
-      largest_gradient: norm of the mean gradient if all clipped gradients point the same way.
-      signal_to_noise: the latter over the former, at best: real gradients are shorter.
-      epsilon_pld: ε by PLD, None where that has no sound bound.
-      epsilon_rdp: ε by RDP, None where that has no sound bound.
+      noise_std: standard deviation of the noise on every parameter.
+      noise_norm: root mean square of the norm of the noise on all parameters.
+      largest_gradient: norm of the mean gradient if all clipped gradients are of length C and point
+        the same way.
+      signal_to_noise: `largest_gradient` / `noise_norm`. Real gradients are shorter.
+      epsilon_pld: ε by PLD, or None if that has no sound bound.
+      epsilon_rdp: ε by RDP, or None if that has no sound bound.
     """
 
     batch_size: float
@@ -44,11 +45,22 @@ class NoiseRow:
 
 @dataclass(frozen=True)
 class NoiseTable:
-    """What was asked, a row for every batch size, and what to beware of.
+    """The answer of `plan_noise`: the question, a row for every batch size, and warnings.
 
     Attributes:
+      num_examples: N, the number of private records.
+      num_parameters: d, how many numbers are trained.
+      epsilon: the target ε.
+      delta: δ of the target.
+      clipping_norm: C.
+      unit: what is clipped.
+      num_units: m, the number of batch units; None for unit="example".
+      sampling: how the batch of a step is chosen.
+      adjacency: which data sets are neighbours.
+      accountant: the accountant that the target is met by.
+      rows: a row for every batch size, in the order asked for.
       best: the batch size with the largest signal-to-noise ratio.
-      warnings: in words.
+      warnings: sentences; empty if all is well.
     """
 
     num_examples: int
@@ -66,7 +78,7 @@ class NoiseTable:
     warnings: tuple[str, ...]
 
     def mechanism(self, row: NoiseRow) -> Mechanism:
-        """A row's run as plain data for the accountants and trade-off curves."""
+        """The run of a row as plain data, for the accountants and trade-off curves."""
         return Mechanism(
             row.noise_multiplier,
             row.steps,
@@ -94,26 +106,27 @@ def plan_noise(
     adjacency: Adjacency = "add_remove",
     accountant: Accountant | None = None,
 ) -> NoiseTable:
-    """Says how much noise every batch size needs for the same ε, and how the gradient compares.
+    """Says how much noise every batch size needs for one ε, and how the gradient compares to it.
 
     Args:
       num_examples: N, the number of private records.
       num_parameters: d, how many numbers are trained.
       batch_sizes: expected batch sizes to compare.
-      epsilon: the target.
-      delta: N^-1.1 unless given. 1/N and more is warned of.
-      epochs: how often a record takes part on average; the steps are rounded up.
+      epsilon: the target ε.
+      delta: δ of the target; None takes N^-1.1. 1/N or more gives a warning in the table.
+      epochs: how often a record takes part on average; the number of steps is rounded up.
       steps: number of updates, the same for every batch size; give this or `epochs`.
-      clipping_norm: C; for layers that are clipped apart, the root of the sum of their squares.
-      unit: whether every example's gradient is clipped, or the mean gradient of a batch unit.
-      num_units: m, for unit="batch"; 1 unless given.
-      sampling: as in `Plan`.
-      adjacency: as in `Plan`.
-      accountant: which one the target is met by. None takes the tightest that there is.
+      clipping_norm: C; for layers that are clipped separately, the root of the sum of the squares
+        of their clipping norms.
+      unit: what is clipped: the gradient of every example, or the mean gradient of a batch unit.
+      num_units: m, the number of batch units, only for unit="batch"; None takes 1.
+      sampling: how the batch of a step is chosen.
+      adjacency: which data sets are neighbours.
+      accountant: which one must meet the target. None takes the tightest sound one.
 
     Raises:
-      ValueError: for numbers that make no sense, combinations that have no sound accounting, or a
-        target that no noise within reason meets.
+      ValueError: for numbers that make no sense, a combination without sound accounting, or a
+        target that no noise up to a million meets.
 
     Example:
       >>> table = plan_noise(num_examples=60_000, num_parameters=7840, batch_sizes=[8, 100],
@@ -121,36 +134,21 @@ def plan_noise(
       >>> table.best
       100
     """
-    for name, count in (("num_examples", num_examples), ("num_parameters", num_parameters)):
-        if count < 1 or count % 1:
-            raise ValueError(f"{name} is {count}: give a whole number of at least 1")
-    if (epochs is None) == (steps is None):
-        given = "neither is given" if steps is None else f"epochs is {epochs} and steps is {steps}"
-        raise ValueError(f"{given}: give either epochs or steps")
-    if epochs is not None:
-        _check_positive("epochs", epochs)
-    if steps is not None and (steps < 1 or steps % 1):
-        raise ValueError(f"steps is {steps}: give a whole number of at least 1")
+    _check_whole("num_examples", num_examples)
+    _check_whole("num_parameters", num_parameters)
+    _check_duration(epochs, steps)
     _check_positive("epsilon", epsilon)
     _check_positive("clipping_norm", clipping_norm)
-    if len(batch_sizes) == 0:
-        raise ValueError("batch_sizes is empty: give the batch sizes to compare, as 64 256 1024")
-    for size in batch_sizes:
-        if not 0 < size <= num_examples:
-            raise ValueError(
-                f"batch size {size} is not above 0 and at most N = {num_examples}: give sizes "
-                "within these"
-            )
+    _check_batch_sizes(batch_sizes, num_examples)
     if unit == "batch":
         num_units = 1 if num_units is None else num_units
-        if num_units < 1 or num_units % 1:
-            raise ValueError(f"num_units is {num_units}: give a whole number of at least 1")
+        _check_whole("num_units", num_units)
     elif num_units is not None:
-        raise ValueError(f"num_units is {num_units}, which is for unit='batch': leave it out")
+        raise ValueError(f"num_units is {num_units}, but it is only for unit='batch': leave it out")
     allowed = accountants(sampling, adjacency)
     accountant = accountant or allowed[0]
     delta = num_examples**-1.1 if delta is None else delta
-    said = _delta_warnings(delta, num_examples)
+    delta_warnings = _delta_warnings(delta, num_examples)
 
     def row(size: float) -> NoiseRow:
         taken = steps or math.ceil((epochs or 0) * num_examples / size - 1e-9)
@@ -175,22 +173,22 @@ def plan_noise(
         )
         z = mechanism.schedule[0][0]
         std = z * sensitivity_factor(unit, adjacency) * clipping_norm / (num_units or size)
-        noise = std * math.sqrt(num_parameters)
+        norm = std * math.sqrt(num_parameters)
         epsilons = {name: guarantee.epsilon(mechanism, delta, name) for name in allowed}
         return NoiseRow(
             batch_size=size,
             steps=taken,
             noise_multiplier=z,
             noise_std=std,
-            noise_norm=noise,
+            noise_norm=norm,
             largest_gradient=clipping_norm,
-            signal_to_noise=clipping_norm / noise,
+            signal_to_noise=clipping_norm / norm,
             epsilon_pld=epsilons.get("pld"),
             epsilon_rdp=epsilons.get("rdp"),
         )
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="delta is ")  # said already
+        warnings.filterwarnings("ignore", message="delta is ")  # in delta_warnings
         rows = tuple(row(size) for size in batch_sizes)
     return NoiseTable(
         num_examples=num_examples,
@@ -205,7 +203,7 @@ def plan_noise(
         accountant=accountant,
         rows=rows,
         best=max(rows, key=lambda row: row.signal_to_noise).batch_size,
-        warnings=(*said, *_noise_warnings(rows, epsilon, unit)),
+        warnings=(*delta_warnings, *_noise_warnings(rows, epsilon, unit)),
     )
 
 
@@ -223,15 +221,41 @@ def _noise_warnings(rows: Sequence[NoiseRow], epsilon: float, unit: Unit) -> lis
         cure = "more units" if unit == "batch" else "larger batches"
         said.append(
             f"the noise dwarfs the gradient at batch size {', '.join(dwarfed)}: it is more than "
-            f"{1 / DWARFED:g} times as long as the longest mean gradient there can be. Take "
+            f"{1 / DWARFED:g} times as long as the longest possible mean gradient. Take "
             f"{cure}, fewer parameters, more records or a larger epsilon"
         )
     if epsilon > guarantee.NO_PRIVACY:
         said.append(
-            f"epsilon is {epsilon:g}, above {guarantee.NO_PRIVACY:g}: that is no privacy. Whether "
-            "a record was there can be told with near certainty"
+            f"epsilon is {epsilon:g}, above {guarantee.NO_PRIVACY:g}: that is no privacy. An "
+            "attacker can tell almost certainly whether a record was there"
         )
     return said
+
+
+def _check_duration(epochs: float | None, steps: int | None) -> None:
+    if (epochs is None) == (steps is None):
+        given = "neither is given" if steps is None else f"epochs is {epochs} and steps is {steps}"
+        raise ValueError(f"{given}: give either epochs or steps")
+    if epochs is not None:
+        _check_positive("epochs", epochs)
+    if steps is not None:
+        _check_whole("steps", steps)
+
+
+def _check_batch_sizes(batch_sizes: Sequence[float], num_examples: int) -> None:
+    if len(batch_sizes) == 0:
+        raise ValueError("batch_sizes is empty: give the batch sizes to compare, as 64 256 1024")
+    for size in batch_sizes:
+        if not 0 < size <= num_examples:
+            raise ValueError(
+                f"batch size {size} is out of range: give sizes above 0 and at most N = "
+                f"{num_examples}"
+            )
+
+
+def _check_whole(name: str, value: float) -> None:
+    if value < 1 or value % 1:
+        raise ValueError(f"{name} is {value}: give a whole number of at least 1")
 
 
 def _check_positive(name: str, value: float) -> None:

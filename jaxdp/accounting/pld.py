@@ -1,9 +1,10 @@
 """The privacy loss distribution (PLD) of Poisson-sampled Gaussian steps.
 
-dp-accounting composes and converts distributions; what is here is the discretisation of one step,
-which it does in a Python loop (seconds for large losses) and at one fixed interval. Ours is the
-same "connect the dots" rounding (Doroshenko et al., arXiv 2207.04380), vectorised, with the
-interval chosen by the size of the losses: 1e-4, or finer. Every rounding is pessimistic.
+dp-accounting composes and converts distributions. This module makes the distribution of one step,
+which dp-accounting does in a Python loop (seconds for large losses) and on a grid with one fixed
+interval. Ours is the same "connect the dots" rounding (Doroshenko et al., arXiv 2207.04380),
+vectorised, and the interval depends on the size of the losses: 1e-4, or finer. Every rounding is
+pessimistic.
 """
 
 import math
@@ -15,9 +16,9 @@ from dp_accounting.pld import pld_pmf, privacy_loss_distribution
 from numpy.typing import NDArray
 from scipy import special
 
-# The dominating pair (P, Q) of one step, for noise standard deviation s and clipping norm 1, where
-# M = sum_k w_k N(k, s²) and w_k is the chance that k of the records that differ are in the batch,
-# (1-q, q) for one record:
+# The dominating pair (P, Q) of one step, for noise standard deviation s and clipping norm 1. Here
+# M = sum_k w_k N(k, s²), and w_k is the probability that k of the differing records are in the
+# batch: (1-q, q) for one record.
 #   remove   P = M                        Q = N(0, s²)
 #   add      P = N(0, s²)                 Q = M
 #   replace  P = w_0 N(0) + w_1 N(1)      Q = w_0 N(0) + w_1 N(-1)
@@ -29,13 +30,13 @@ Floats = NDArray[np.float64]
 
 COARSEST_INTERVAL = 1e-4
 
-_FINE_POINTS = 2**18  # intervals finer than that only while no grid is larger than this
+_FINE_POINTS = 2**18  # the interval is made finer only while every grid stays smaller than this
 
-_MOST_STEP_POINTS = 2**20
+_MOST_STEP_POINTS = 2**20  # a larger grid would take too long
 
 _MOST_COMPOSED_POINTS = 2**21
 
-_TAIL_Z = float(-special.ndtri_exp(-50.0))  # what is cut off one step's noise has mass e^-50
+_TAIL_Z = float(-special.ndtri_exp(-50.0))  # one step's noise is cut off where its tail is e^-50
 
 
 def composed_pld(
@@ -45,12 +46,12 @@ def composed_pld(
 
     Args:
       steps: (noise standard deviation over clipping norm, number of steps) pairs.
-      weights: the chances that 0, 1, ... of the records that differ are in the batch of a step;
+      weights: the probabilities that 0, 1, ... of the differing records are in the batch of a step;
         (1 - q, q) for one record and Poisson sampling with probability q.
-      replace: replace one record; otherwise add or remove one, or a group.
+      replace: True to replace one record; False to add or remove one, or a group.
 
     Returns:
-      dp-accounting's object, or None where the losses are so large that the grid would not fit:
+      dp-accounting's object, or None if the losses are so large that the grid would be too large:
       epsilon is then about a hundred or more.
     """
     directions: list[Direction] = ["replace"] if replace else ["remove", "add"]
@@ -78,7 +79,7 @@ def composed_pld(
 
 
 def roundoff(steps: int) -> float:
-    """How far a delta from `composed_pld` may be wrong by rounding in the Fourier transform.
+    """How far a delta from `composed_pld` may be wrong by rounding in its Fourier transform.
 
     The spectrum of one step, with entries of size at most 1, is raised to the power `steps`.
     """
@@ -90,8 +91,8 @@ def _one_step(
 ) -> tuple[int, Floats, float]:
     """One step's losses on the grid: index of the first point, masses, mass at infinity.
 
-    The P-mass and Q-mass of a cell go to its two ends such that both are kept, which leaves the
-    hockey-stick divergence at every grid point as it is, and raises it between.
+    The P-mass and the Q-mass of every cell are split between its two ends so that both are kept.
+    This keeps the hockey-stick divergence at every grid point, and raises it between the points.
     """
     low, high = _loss_range(s, weights, direction)
     first, last = math.floor(low / interval), math.ceil(high / interval)
@@ -122,11 +123,11 @@ def _tails(s: float, weights: Weights, direction: Direction, losses: Floats) -> 
         beyond = [special.ndtr(sign * (k - x) / s) for k in range(len(weights))]
         mixed = sum(w * tail for w, tail in zip(weights, beyond, strict=True))
         pair = [mixed, beyond[0]] if direction == "remove" else [beyond[0], mixed]
-    return [np.minimum.accumulate(tail) for tail in pair]  # falling, but for rounding
+    return [np.minimum.accumulate(tail) for tail in pair]  # rounding must not make them rise
 
 
 def _where_loss(s: float, weights: Weights, losses: Floats) -> Floats:
-    """x where log M(x)/N(x; 0, s²) is each of `losses`; minus infinity where it is always more."""
+    """x where log M(x)/N(x; 0, s²) equals each loss; minus infinity where it is always larger."""
     x = np.full_like(losses, -math.inf)
     target = np.expm1(losses)  # sum of w_k (e^(l_k) - 1), l_k the loss of N(k, s²) against N(0, s²)
     inside = target > weights[0] - 1
@@ -137,7 +138,7 @@ def _where_loss(s: float, weights: Weights, losses: Floats) -> Floats:
     chances = np.asarray(weights[1:])[:, None]
     wanted = np.log(target[inside] + 1 - weights[0])  # log sum w_k e^(l_k), convex in x
     at_zero = np.log(chances) - (sensitivities**2 / 2) / s**2
-    # Newton from the right, where one term alone is as large as is wanted.
+    # Newton's method from the right, where one term alone is as large as wanted.
     near = np.min((wanted - at_zero) * s**2 / sensitivities, axis=0)
     for _ in range(60):
         terms = chances * np.exp((sensitivities * near - sensitivities**2 / 2) / s**2)
@@ -151,7 +152,7 @@ def _where_loss(s: float, weights: Weights, losses: Floats) -> Floats:
 
 
 def _loss_range(s: float, weights: Weights, direction: Direction) -> tuple[float, float]:
-    """The least and greatest loss of one step, but for noise of mass e^-50."""
+    """The smallest and the largest loss of one step, except for noise of mass e^-50."""
 
     def remove_loss(x: float) -> float:
         log_ratios = [(k * x - k * k / 2) / s**2 for k in range(len(weights))]
@@ -169,10 +170,10 @@ def _loss_range(s: float, weights: Weights, direction: Direction) -> tuple[float
 
 
 def _interval(steps: Sequence[tuple[float, int]], weights: Weights, widest: float) -> float:
-    """1e-4, or less by powers of two where a step's losses are smaller than that.
+    """1e-4, halved as often as the size of a step's losses needs.
 
-    Rounding adds up to interval²/4 to the variance of a step's loss, about q²(exp(1/s²) - 1), so
-    the interval should be a small part of its square root.
+    Rounding adds up to interval²/4 to the variance of a step's loss, about q²(exp(1/s²) - 1).
+    The interval should therefore be a small part of the square root of this variance.
     """
     pairs = [(j * k, v * w) for j, v in enumerate(weights) for k, w in enumerate(weights)]
     total = sum(
@@ -187,7 +188,7 @@ def _interval(steps: Sequence[tuple[float, int]], weights: Weights, widest: floa
 
 
 def _composed_span(variance: float, step_span: float) -> float:
-    """About how wide a composition's grid is, from its variance and the width of one step's.
+    """About how wide the grid of a composition is, from its variance and the width of one step.
 
     dp-accounting cuts tails of mass 1e-15 by Chernoff bounds, of orders 1 to 20 over the width.
     """
@@ -196,7 +197,7 @@ def _composed_span(variance: float, step_span: float) -> float:
 
 
 def _variance(probs: Floats) -> float:
-    """In squares of the interval."""
+    """The variance of a step's loss, in squares of the interval."""
     index = np.arange(len(probs), dtype=np.float64)
     mean = np.sum(probs * index)
     return float(np.sum(probs * (index - mean) ** 2))

@@ -1,4 +1,4 @@
-"""f-DP: how well an attacker can tell a record's presence, and what a group of records costs."""
+"""Trade-off curves (f-DP): how well an attacker can do; and epsilon for groups of records."""
 
 import math
 from collections.abc import Callable
@@ -12,23 +12,35 @@ from . import gdp, pld
 from .guarantee import check_delta, curves, gaussian_mu
 from .mechanism import Mechanism, accountants, batches_per_epoch
 
-# Type I errors to draw a curve by: it bends most near 0.
+# Type I errors at which a curve is drawn: most of them near 0, where it bends most.
 LEVELS = np.concatenate([[0.0], np.geomspace(1e-6, 0.05, 60), np.linspace(0.06, 1.0, 95)])
 
 
 def tradeoff(
     mechanism: Mechanism, alphas: ArrayLike, accountant: Accountant | None = None
 ) -> NDArray[np.float64]:
-    """beta(alpha): the least type II error of a test of one record's presence, type I being alpha.
+    """beta(alpha): the smallest type II error of an attacker whose type I error is alpha.
 
-    Perfect privacy is 1 - alpha. The curve is a lower bound, and tight: the upper envelope of the
-    lines that the (epsilon, delta) pairs of the accountant allow, or the Gaussian's closed form
-    where sampling does not amplify.
+    The attacker tests whether one record is there. Perfect privacy is beta = 1 - alpha. The curve
+    is a lower bound, and tight: the upper envelope of the lines that the accountant's
+    (epsilon, delta) pairs give (arXiv 1905.02383), or the closed form of the Gaussian without
+    amplification by sampling.
 
     Args:
       mechanism: the run.
-      alphas: type I errors in [0, 1].
-      accountant: None takes the tightest that there is.
+      alphas: type I errors in [0, 1], of any shape.
+      accountant: None takes the tightest sound one.
+
+    Returns:
+      Type II errors, of the shape of `alphas`.
+
+    Raises:
+      ValueError: if an alpha is not in [0, 1], or the accountant has no sound bound for the run.
+
+    Example:
+      >>> run = Mechanism(noise_multiplier=1.0, steps=1, sampling_probability=1.0)
+      >>> tradeoff(run, [0.0, 0.05, 1.0]).round(2).tolist()
+      [1.0, 0.74, 0.0]
     """
     levels = gdp.check_alphas(alphas)
     accountant = accountant or accountants(mechanism.sampling, mechanism.adjacency)[0]
@@ -37,7 +49,7 @@ def tradeoff(
         most = curve.epsilon(1e-9)
         if most == math.inf:
             continue
-        # Any set of epsilons is sound; near 0 the curve bends most.
+        # Every choice of epsilons is sound; the curve bends most near 0.
         epsilons = [float(e) for e in min(most, 700.0) * np.linspace(0, 1, 257) ** 2]
         for epsilon, delta in zip(epsilons, curve.deltas(epsilons), strict=True):
             lines = [
@@ -55,19 +67,25 @@ def group_epsilon(
     *,
     units_per_batch: int | None = None,
 ) -> float:
-    """epsilon at `delta` for a group of records, as all those of one person.
+    """epsilon at `delta` for a group of records, for example all records of one person.
 
-    Neighbouring data differ in `group_size` records, each in the mechanism's way. Without
-    amplification the bound is a Gaussian's; for Poisson sampling under add/remove or zero-out it is
-    the PLD of a Gaussian whose sensitivity is the number of the group's records in the sample
-    (arXiv 2310.15526); else the textbook's g·epsilon with delta multiplied by
-    (e^(g epsilon) - 1) / (e^epsilon - 1).
+    Neighbouring data sets differ in `group_size` records, each as the mechanism's adjacency says.
+    The smallest of the bounds that hold is returned:
+
+    - the Gaussian's, without amplification by sampling;
+    - for Poisson sampling with add_remove or zero_out, the PLD of a Gaussian whose sensitivity is
+      the number of the group's records in the batch (arXiv 2310.15526);
+    - the textbook's: (a, d)-DP for one record is (g·a, d·(e^(g·a) - 1) / (e^a - 1))-DP for g.
 
     Args:
-      mechanism: the run, whose noise multiplier is for one record.
+      mechanism: the run; its noise multiplier is for one record.
       delta: between 0 and 1.
-      group_size: g.
-      units_per_batch: m for batch clipping: a step changes in m units at most. None is worst case.
+      group_size: g, at least 1.
+      units_per_batch: m, only for batch clipping: at most m units change in one step. None takes
+        the worst case.
+
+    Raises:
+      ValueError: for numbers that make no sense, or `units_per_batch` without batch clipping.
     """
     check_delta(delta, mechanism.num_examples)
     if group_size < 1 or (units_per_batch is not None and units_per_batch < 1):
@@ -79,10 +97,10 @@ def group_epsilon(
     accountant = accountants(mechanism.sampling, mechanism.adjacency)[0]
     bounds = [_converted(curve.delta, delta, group_size) for curve in curves(mechanism, accountant)]
     if accountant == "pld" or mechanism.sampling == "fixed_size":
-        at_once = min(group_size, units_per_batch or group_size)  # units changed in one step
+        at_once = min(group_size, units_per_batch or group_size)  # clipped gradients that change
         squares = float(at_once**2)
         if mechanism.sampling == "shuffled":
-            # Worst is to fill batches one by one, and the epoch's batches set a limit.
+            # The worst case fills one batch after the other; an epoch has only so many batches.
             full, rest = divmod(group_size, at_once)
             squares = float(full * at_once**2 + rest**2)
             most = batches_per_epoch(mechanism.num_examples or 1, mechanism.batch_size or 1)
@@ -94,7 +112,7 @@ def group_epsilon(
 
 
 def _converted(one: Callable[[float], float], delta: float, size: int) -> float:
-    """The least g·epsilon whose delta, (e^(g epsilon) - 1)/(e^epsilon - 1) times one's, will do."""
+    """The smallest g·a for which one(a) · (e^(g·a) - 1) / (e^a - 1) is at most `delta`."""
     if one(0.0) * size <= delta:
         return 0.0
 
@@ -117,7 +135,7 @@ def _converted(one: Callable[[float], float], delta: float, size: int) -> float:
 
 
 def _mixture_epsilon(mechanism: Mechanism, delta: float, size: int, at_once: int) -> float:
-    """Of the Gaussian whose sensitivity is the number of sampled records, `at_once` at most."""
+    """Epsilon if the sensitivity is the number of the group's sampled records, up to `at_once`."""
     q = mechanism.sampling_probability
     slack = pld.roundoff(mechanism.steps)
     if not 0 < gaussian_mu(mechanism) < math.inf or q == 1 or delta <= slack or size > 64:

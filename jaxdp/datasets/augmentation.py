@@ -1,26 +1,30 @@
-"""Random changes to images: what happens to a record depends on the key, the step and its id."""
+"""Random changes of images. They depend on a key, the step and the record's id, on nothing else."""
 
 import jax
 import jax.numpy as jnp
 
 
 def record_keys(key: jax.Array, step: jax.Array, ids: jax.Array) -> jax.Array:
-    """One key `[B]` for every record of a batch, whatever its place there and whoever else is in.
+    """Returns one key per record, `[B]`.
+
+    A record's key depends neither on its place in the batch nor on the other records.
 
     Args:
-      key: the run's key for this use.
+      key: the run's key for augmentation.
       step: number of the step.
-      ids: `[B]` the records' stable numbers in the data.
+      ids: `[B]`, the ids of the records (`Records.numbers`).
     """
     step_key = jax.random.fold_in(key, step)
     return jax.vmap(lambda id_: jax.random.fold_in(step_key, id_))(ids)
 
 
 def crop_and_flip(key: jax.Array, image_HxWxC: jax.Array, padding: int = 4) -> jax.Array:
-    """Shifts an image by up to `padding` pixels, its border repeated, and mirrors it half the time.
+    """Shifts an image by up to `padding` pixels each way, and mirrors it half the time.
+
+    The pixels of its border are repeated outwards, to fill what the shift leaves empty.
 
     References:
-      He et al. 2016, Deep Residual Learning, section 4.2 (there with a border of zeros).
+      He et al. 2016, Deep Residual Learning, section 4.2 (they fill with zeros).
     """
     shift_key, flip_key = jax.random.split(key)
     edges = ((padding, padding), (padding, padding), (0, 0))

@@ -1,4 +1,4 @@
-"""Arrays kept between runs, so that images are decoded once."""
+"""A cache of arrays between runs, so that images are decoded only once."""
 
 import contextlib
 import os
@@ -13,15 +13,19 @@ Arrays = dict[str, np.ndarray]
 
 
 def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/jaxdp`, or `~/.cache/jaxdp`."""
+    """Returns `$XDG_CACHE_HOME/jaxdp`, or `~/.cache/jaxdp` where that is not set."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxdp"
 
 
 def cached(name: str, make: Callable[[], Arrays]) -> Arrays:
-    """Returns the arrays kept under a name, or makes and keeps them.
+    """Returns the arrays that are kept under a name, or makes them and keeps them.
 
-    A file that is damaged (NumPy checks its checksums) is made again. Files appear whole or not at
-    all, and only their owner may read them: they hold private data as it came.
+    A damaged file is made again: NumPy checks its checksums. A file is written whole or not at
+    all. Only its owner may read it, because it holds private records as they are.
+
+    Args:
+      name: of the file, without its ending.
+      make: makes the arrays.
     """
     path = cache_folder() / f"{name}.npz"
     damaged = (ValueError, EOFError, KeyError, zipfile.BadZipFile)
@@ -29,7 +33,7 @@ def cached(name: str, make: Callable[[], Arrays]) -> Arrays:
         kept = np.load(file, allow_pickle=False)
         return {key: kept[key] for key in kept.files}
     arrays = make()
-    # A disk that is full or may not be written costs time in the next run, and nothing else.
+    # If the disk is full or read-only, the next run makes the arrays again. That is no error.
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:

@@ -3,9 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal
 
+Placement = Literal["auto", "device", "host"]
+
 
 @dataclass(frozen=True)
 class DataConfig:
+    """Which data set, which of its records have which use, and where they are kept."""
+
     name: str = "digits"
     """digits: 1,797 handwritten digits of 8x8 pixels that come with scikit-learn.
     text: windows of a text file, for a language model.
@@ -32,7 +36,7 @@ class DataConfig:
     augment: Literal["none", "crop_flip"] = "none"
     """crop_flip: images shifted by up to 4 pixels and mirrored half the time, anew every step."""
 
-    placement: Literal["auto", "device", "host"] = "auto"
+    placement: Placement = "auto"
     """Where the records are kept. auto: on the device if they take at most a quarter of it."""
 
     test_is_public: bool = True
@@ -40,5 +44,16 @@ class DataConfig:
 
 
 def require(ok: bool, name: str, value: object, expected: str) -> None:
+    """Checks an option.
+
+    Args:
+      ok: whether the value is allowed.
+      name: the option as users write it, for the message: `training.momentum`.
+      value: what it was set to.
+      expected: what to give instead.
+
+    Raises:
+      ValueError: `<name> is <value>: give <expected>`, unless `ok`.
+    """
     if not ok:
         raise ValueError(f"{name} is {value}: give {expected}")

@@ -1,4 +1,4 @@
-"""How the records of a step's batch get to the device."""
+"""Brings the records of each step to the device."""
 
 import functools
 import time
@@ -10,46 +10,51 @@ import jax
 import numpy as np
 
 from .augmentation import record_keys
+from .config import Placement
 from .records import Records
-
-Placement = Literal["auto", "device", "host"]
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]  # (key, input) -> input
 
+Sample = tuple[np.ndarray, np.ndarray]  # the indices of records, and a mask: False is padding
+
 Batch = tuple[jax.Array, jax.Array]  # inputs and labels, each with one row per index
 
-DEVICE_SHARE = 0.25  # of a device's memory that "auto" gives to the data
+DEVICE_SHARE = 0.25  # the share of the device's memory that "auto" gives to the records
 
-CPU_BYTES = 4 * 2**30  # the same for a device that does not tell how much it has
+CPU_BYTES = 4 * 2**30  # instead of that share, where a device does not tell its memory
 
 
 def feed(
     records: Records,
-    samples: Iterable[tuple[np.ndarray, np.ndarray]],
+    samples: Iterable[Sample],
     *,
     placement: Placement = "auto",
     augment: Augment | None = None,
     key: jax.Array | None = None,
     start: int = 0,
 ) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Turns the samples of a run, indices and mask, into batches on the device and masks.
+    """Turns indices and masks into batches on the device and masks, one for each step.
 
     Args:
-      records: what the indices point into.
-      samples: from `plan.batches()`.
-      placement: "device" keeps all records there; "host" keeps them in the host's memory, and a
-        thread fetches the next batch while a step runs; "auto" chooses by their size.
-      augment: changes one input, given a key that depends on `key`, the step and the record's id.
-      key: for `augment`.
+      records: the records that the indices number.
+      samples: indices and masks of the same shape, from `plan.batches()`.
+      placement: "device" keeps all records on the device. "host" keeps them in the host's memory,
+        and a thread fetches the next batch while a step runs. "auto" chooses by their size.
+      augment: changes one input. Its key depends on `key`, the step and the record's id.
+      key: for `augment`, of its own stream.
       start: number of the first step.
+
+    Raises:
+      ValueError: for `augment` without `key`.
     """
+    prepare = _preparation(augment, key)
     if resolve(placement, records) == "device":
-        return _from_device(records, samples, _preparation(augment, key), start)
-    return _from_host(records, samples, _preparation(augment, key), start)
+        return _from_device(records, samples, prepare, start)
+    return _from_host(records, samples, prepare, start)
 
 
 def resolve(placement: Placement, records: Records) -> Literal["device", "host"]:
-    """What "auto" means for these records on the first device."""
+    """Returns where the records are kept. "auto" goes by the memory of the first device."""
     if placement != "auto":
         return placement
     memory = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
@@ -58,7 +63,7 @@ def resolve(placement: Placement, records: Records) -> Literal["device", "host"]
 
 
 class Waiting:
-    """Passes batches on and adds up the seconds that were spent waiting for them."""
+    """Passes batches on, and adds up in `seconds` how long it waited for them."""
 
     def __init__(self, batches: Iterable[Any]) -> None:
         self.seconds = 0.0
@@ -82,16 +87,16 @@ def _preparation(augment: Augment | None, key: jax.Array | None) -> Prepare | No
     if augment is None:
         return None
     if key is None:
-        raise ValueError("an augmentation was given without a key: pass one, from its own stream")
+        raise ValueError("an augmentation was given without a key: pass one, of its own stream")
     return functools.partial(_augmented, augment, key)
 
 
-# Both are compiled once, however many feeds there are.
+# These two are compiled once, however many feeds there are.
 @functools.partial(jax.jit, static_argnums=0)
 def _augmented(
     augment: Augment, key: jax.Array, inputs: jax.Array, ids: jax.Array, step: jax.Array
 ) -> jax.Array:
-    flat = inputs.reshape(-1, *inputs.shape[ids.ndim :])  # batch units have two leading axes
+    flat = inputs.reshape(-1, *inputs.shape[ids.ndim :])  # with batch units, ids have two axes
     keys = record_keys(key, step, ids.reshape(-1))
     return jax.vmap(augment)(keys, flat).reshape(inputs.shape)
 
@@ -103,7 +108,7 @@ def _rows(arrays: tuple[jax.Array, ...], indices: jax.Array) -> tuple[jax.Array,
 
 def _from_device(
     records: Records,
-    samples: Iterable[tuple[np.ndarray, np.ndarray]],
+    samples: Iterable[Sample],
     prepare: Prepare | None,
     start: int,
 ) -> Iterator[tuple[Batch, np.ndarray]]:
@@ -115,7 +120,7 @@ def _from_device(
 
 def _from_host(
     records: Records,
-    samples: Iterable[tuple[np.ndarray, np.ndarray]],
+    samples: Iterable[Sample],
     prepare: Prepare | None,
     start: int,
 ) -> Iterator[tuple[Batch, np.ndarray]]:

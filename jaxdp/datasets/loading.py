@@ -1,20 +1,17 @@
-"""Data sets as arrays in memory, with the private, public and test records told apart.
-
-`python -m jaxdp.data prepare NAME` prepares a set of TFDS without TensorFlow.
-"""
+"""Loads a data set and takes its private, public and test records apart."""
 
 import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..types import Tell
 from . import splits
 from .config import DataConfig
 from .records import Dataset, Records, arrays_digest
 from .sources import Source, characters, digits, images
-from .tfds_library import Tell
 
-Use = tuple[DataConfig, Mapping[str, str]]  # a run's data, and the digests of the splits it read
+Use = tuple[DataConfig, Mapping[str, str]]  # the data of a segment, and the digests of its splits
 
 
 def load(
@@ -24,14 +21,14 @@ def load(
 
     Args:
       config: the data section of a configuration.
-      tell: gets a line about whatever takes long.
-      earlier: those of the segments of a run before this one, with the digests of the splits that
-        they read: the records must be the same, and a protected one may not have been used for
-        anything else, nor the other way round.
+      tell: gets a line about everything that takes long.
+      earlier: the data of the run's earlier segments. The records must be the same as theirs, and
+        a record that is private in one segment must not be public or a test record in another
+        (privacy rule 15).
 
     Raises:
-      ValueError: if the data are missing, damaged or not what they should be, or if splits are
-        empty or overlap.
+      ValueError: if the data are missing, damaged or of the wrong kind, if splits are empty or
+        overlap, or if they don't agree with the earlier segments.
     """
     source = _open(config, tell)
     parts = _parts(config, source.sizes)
@@ -64,7 +61,7 @@ def _title(config: DataConfig, use: str) -> str:
 
 
 def _check_same_uses(before: DataConfig, now: DataConfig, sizes: Mapping[str, int]) -> None:
-    """Refuses to protect what a run has used without protection, or to give up what it promised."""
+    """Refuses records that are private now and had another use before, or the other way round."""
     old, new = _parts(before, sizes), _parts(now, sizes)
     for use, other in itertools.product(new, old):
         if use != other and "private" in (use, other):
@@ -75,22 +72,22 @@ def _check_same_uses(before: DataConfig, now: DataConfig, sizes: Mapping[str, in
 def _check_same_records(
     before: DataConfig, now: DataConfig, known: Mapping[str, str], digests: Mapping[str, str]
 ) -> None:
-    """Refuses other records: which of them were protected before could not be told."""
+    """Refuses other records: nobody could tell which of them were protected before."""
     if before.name != now.name:
         raise ValueError(
-            f"data.name is {now.name!r}, and the run began with {before.name!r}: what it promises "
-            "is about those records. Leave the option out, or start another run"
+            f"data.name is {now.name!r}, and the run began with {before.name!r}: its guarantee is "
+            "about those records. Leave the option out, or start another run"
         )
     if before.window != now.window and now.name == "text":
         raise ValueError(
             f"data.window is {now.window}, and the run began with {before.window}: a window is a "
-            "record, and so what is protected. Leave the option out, or start another run"
+            "record, which the guarantee protects. Leave the option out, or start another run"
         )
     changed = [name for name in known.keys() & digests.keys() if known[name] != digests[name]]
     if changed:
         raise ValueError(
-            f"the records of {min(changed)!r} are not those that the run began with: what it "
-            "promises is about those. Put them back, or start another run"
+            f"the records of {min(changed)!r} are not those that the run began with, which its "
+            "guarantee is about. Put them back, or start another run"
         )
 
 
@@ -99,7 +96,7 @@ def _open(config: DataConfig, tell: Tell) -> Source:
         return digits()
     if config.name == "text":
         if config.file is None:
-            raise ValueError("data.name is 'text', and no file is named: give --data.file TEXT.txt")
+            raise ValueError("data.name is 'text', and no file is given: give --data.file TEXT.txt")
         return characters(config.file, config.window)
     return images(config.name, config.dir, tell)
 
@@ -109,7 +106,7 @@ def _select(
     whole: Mapping[str, tuple[np.ndarray, np.ndarray]],
     sizes: Mapping[str, int],
 ) -> Records:
-    """Takes the rows of some parts. Ids number the records of all splits together."""
+    """Joins the rows of some parts. Ids number the records of all splits together."""
     names = list(sizes)
     first = {name: sum(sizes[before] for before in names[:i]) for i, name in enumerate(names)}
     join = lambda arrays: arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

@@ -1,4 +1,4 @@
-"""Records in memory, with the private, public and test ones told apart."""
+"""Records in memory: the private, public and test ones of a data set."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -9,9 +9,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Records:
-    """Labelled records: `inputs [n, ...]` of any dtype and whole-number `labels [n, ...]`.
+    """Labelled records.
 
-    A record's id stays the same whatever other records there are; None numbers them by place.
+    Attributes:
+      inputs: `[n, ...]` of any dtype.
+      labels: `[n, ...]`, whole numbers.
+      ids: `[n] int32`, the records' numbers in the whole data set: they stay the same whatever
+        other records are chosen. None: 0 to n - 1.
+
+    Raises:
+      ValueError: for arrays of different lengths, or without records.
     """
 
     inputs: np.ndarray
@@ -33,24 +40,27 @@ class Records:
         return len(self.labels)
 
     def numbers(self) -> np.ndarray:
-        """The ids, `[n] int32`."""
+        """Returns the ids, `[n] int32`."""
         return np.arange(len(self), dtype=np.int32) if self.ids is None else self.ids
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What is trained on (private), what is only scored (test), and what needs no protection.
+    """The records of a run: private ones to train on, test ones to score, and public ones.
 
     Attributes:
-      private: the records that the guarantee protects; their number N is published.
+      private: the records that the guarantee protects. Their number N is published.
       test: records that are never trained on.
-      num_classes: labels are 0 .. num_classes - 1.
-      center, scale: the model sees (input - center) / scale, per channel where they are
-        tuples; None for tokens. Constants of the file format or published ones: taken from private
-        data they would leak it.
-      scaling: where those two come from, in words for the privacy statement.
-      public: records that are not protected, and not among the private ones.
-      digests: of the splits that the records are from.
+      num_classes: labels are 0 to num_classes - 1.
+      center, scale: the model sees (input - center) / scale, per channel where they are tuples.
+        None for tokens. They are constants of the file format, or published ones: computed from
+        private records, they would leak information about them.
+      scaling: where these two come from, in words for the privacy statement.
+      public: records that need no protection. None of them is private.
+      digests: of the splits that the records come from, by the split's name.
+
+    Raises:
+      ValueError: for labels that are out of range.
     """
 
     private: Records
@@ -79,7 +89,7 @@ class Dataset:
 
 
 def arrays_digest(arrays: Sequence[np.ndarray]) -> str:
-    """SHA-256 of arrays, their types and shapes."""
+    """Returns the SHA-256 of arrays with their dtypes and shapes, in hexadecimal digits."""
     total = hashlib.sha256()
     for array in arrays:
         total.update(f"{array.dtype} {array.shape}\n".encode())

@@ -1,16 +1,17 @@
-"""Where records come from: digits of scikit-learn, image sets of TFDS, text files."""
+"""The sources of records: the digits of scikit-learn, image sets of TFDS, text files."""
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from . import text, tfds_prepare
+from .._distribution import missing
+from ..types import Tell
+from . import text
 from .tfds import open_images
-from .tfds_library import Tell
 
-# Published constants, over all training images: they are no secret of the records any more.
+# Mean and standard deviation per channel over all training images, with pixels of 0 to 1. They
+# have long been published, so that they are no secret of the records any more.
 PUBLISHED_SCALING = {
     "mnist": ((0.1307,), (0.3081,)),
     "fashion_mnist": ((0.2860,), (0.3530,)),
@@ -20,10 +21,16 @@ PUBLISHED_SCALING = {
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as it comes: splits that can be read one by one, and how to look at the inputs."""
+    """A data set in the splits that it comes with.
+
+    Attributes:
+      sizes: number of records of each split.
+      read: returns the inputs and labels of a split; see `Records` for their shapes.
+      num_classes, center, scale, scaling: as in `Dataset`.
+    """
 
     sizes: Mapping[str, int]
-    read: Callable[[str], tuple[np.ndarray, np.ndarray]]  # split -> (inputs, labels)
+    read: Callable[[str], tuple[np.ndarray, np.ndarray]]
     num_classes: int
     center: float | Sequence[float] | None
     scale: float | Sequence[float] | None
@@ -31,16 +38,22 @@ class Source:
 
 
 def digits() -> Source:
-    """1,797 handwritten digits, 8x8 pixels of 0 to 16, split 1,437 / 360 and stratified by class.
+    """The digits of scikit-learn: 1,797 images `[8, 8, 1]` with pixels of 0 to 16.
 
-    They come with scikit-learn, so nothing is downloaded. The split is part of the data set: it is
-    the same in every run, whatever the seed.
+    1,437 of them are for training and 360 for tests, stratified by class. The split is the same in
+    every run, whatever the seed. Nothing is downloaded.
+
+    Raises:
+      ValueError: in one line, if scikit-learn is not installed.
 
     References:
       Alpaydin & Kaynak 1998, Optical Recognition of Handwritten Digits, UCI repository.
     """
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ModuleNotFoundError as error:
+        raise ValueError(missing("the data set digits", str(error.name), "train")) from None
 
     digits = load_digits()
     train, test = train_test_split(
@@ -60,7 +73,11 @@ def digits() -> Source:
 
 
 def images(name: str, folder: str | None, tell: Tell) -> Source:
-    """An image-classification set of TFDS."""
+    """An image-classification set of TFDS.
+
+    Raises:
+      ValueError: as `open_images` does.
+    """
     found = open_images(name, folder, tell)
     center: float | Sequence[float] = 127.5
     scale: float | Sequence[float] = 127.5
@@ -76,9 +93,12 @@ def images(name: str, folder: str | None, tell: Tell) -> Source:
 
 
 def characters(file: str, window: int) -> Source:
-    """The windows of a text, as a character-level language model predicts them; the last are test.
+    """The windows of a text file, for a character-level language model.
 
-    Slices of `train` and `test` count windows.
+    A record is a window. The first windows are the split `train`, the last are `test`.
+
+    Raises:
+      ValueError: as `read_windows` does.
     """
     inputs, targets = text.read_windows(file, window)
     middle = text.train_size(len(inputs))
@@ -91,7 +111,3 @@ def characters(file: str, window: int) -> Source:
         scale=None,
         scaling=f"characters are numbered by a fixed table; windows of {window + 1} don't overlap",
     )
-
-
-if __name__ == "__main__":
-    sys.exit(tfds_prepare.main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""Splits as TFDS spells them: `train`, `train[:90%]`, `train[5000:]`, joined by `+`."""
+"""Splits, spelt as in TFDS: `train`, `train[:90%]`, `train[5000:]`, joined by `+`."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -8,7 +8,7 @@ _PART = re.compile(r"(?P<name>\w+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?"
 
 
 class Part(NamedTuple):
-    """The rows `start` to `stop - 1` of one of the splits that a data set comes in."""
+    """Rows `start` to `stop - 1` of the split `name`, one of those that the data set has."""
 
     name: str
     start: int
@@ -16,14 +16,14 @@ class Part(NamedTuple):
 
 
 def parse_split(spec: str, sizes: Mapping[str, int]) -> list[Part]:
-    """Reads a split.
+    """Reads a split, as `train[:90%]` or `train+test[100:]`.
 
     Args:
-      spec: as `train[:90%]` or `train+test[100:]`; percentages are rounded to whole records.
-      sizes: the splits that there are, and how many records each has.
+      spec: the split. Percentages are rounded to whole records.
+      sizes: how many records each split of the data set has.
 
     Raises:
-      ValueError: for a split that is misspelt, does not exist or has no records.
+      ValueError: for a split that is misspelt, does not exist, is empty, or has a record twice.
 
     Example:
       >>> parse_split("train[:90%]", {"train": 50})
@@ -35,17 +35,25 @@ def parse_split(spec: str, sizes: Mapping[str, int]) -> list[Part]:
 
 
 def check_disjoint(splits: Mapping[str, Iterable[Part]]) -> None:
-    """Refuses splits, given by what they are called, that have a record in common."""
+    """Checks that splits have no record in common.
+
+    Args:
+      splits: the parts of each split, by its title in the message.
+
+    Raises:
+      ValueError: with the two titles and the number of records that they share.
+    """
     seen: list[tuple[str, Part]] = []
     for title, parts in splits.items():
         for part in parts:
             for other, before in seen:
                 shared = min(part.stop, before.stop) - max(part.start, before.start)
                 if part.name == before.name and shared > 0:
-                    where = title if title == other else f"{other} and {title}"
+                    both = f"{other} and {title}"
+                    where, how = (title, "in it twice") if title == other else (both, "in both")
                     raise ValueError(
-                        f"{where}: {shared} records of {part.name!r} are in it twice. A record may "
-                        "have one use only: give slices that don't overlap, as train[:90%] and "
+                        f"{where}: {shared} records of {part.name!r} are {how}. A record may have "
+                        "one use only: give slices that don't overlap, as train[:90%] and "
                         "train[90%:]"
                     )
             seen.append((title, part))
@@ -67,8 +75,8 @@ def _parse_part(part: str, spec: str, sizes: Mapping[str, int]) -> Part:
     stop = size if match["stop"] is None else _row(match["stop"], spec, name, size)
     if stop <= start:
         raise ValueError(
-            f"the split {spec!r} is empty: {name!r} has {size} records, and it asks for those from "
-            f"{start} to before {stop}"
+            f"the split {spec!r} is empty: {name!r} has {size} records, and rows from {start} to "
+            f"before {stop} are asked for. Let it stop after its start"
         )
     return Part(name, start, stop)
 
@@ -77,7 +85,7 @@ def _row(text: str, spec: str, name: str, size: int) -> int:
     row = round(int(text[:-1]) * size / 100) if text.endswith("%") else int(text)
     if not -size <= row <= size:
         raise ValueError(
-            f"the split {spec!r} can't be cut: {name!r} has {size} records: there is no row {text}"
-            f". Stay within {size} or 100%"
+            f"the split {spec!r} can't be cut, as {name!r} has {size} records: there is no row "
+            f"{text}. Stay within {size} or 100%"
         )
     return row + size if row < 0 else row

@@ -4,29 +4,30 @@ from pathlib import Path
 
 import numpy as np
 
-# Fixed, so that nothing is learnt from the text: what one types in English, and one for the rest.
+# A fixed alphabet, so that nothing is learnt from the text: line feed and printable ASCII.
 CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))
 
-UNKNOWN = len(CHARACTERS)
+UNKNOWN = len(CHARACTERS)  # the code of all other characters
 
 VOCABULARY_SIZE = len(CHARACTERS) + 1
 
-TEST_SHARE = 0.1
+TEST_SHARE = 0.1  # of the windows, at the end of the text
 
 
 def read_windows(path: str, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts a text into windows that have no character in common: each is one record.
+    """Cuts a text into windows that don't overlap (privacy rule 18). Each is one record.
 
     Args:
       path: a text file in UTF-8.
-      length: characters that are predicted in a window, which is one longer.
+      length: number of characters to predict in a window. A window has one more.
 
     Returns:
-      `(inputs uint8 [n, length], targets int32 [n, length])`: the targets are the inputs' next
-      characters. What is left over at the end of the text is not used.
+      `(inputs uint8 [n, length], targets int32 [n, length])`, codes of characters. A target is the
+      character after its input. What is too short for a window at the end is not used.
 
     Raises:
-      ValueError: if the file can't be read, is no text, or is shorter than two windows.
+      ValueError: if `length` is below 1, or the file can't be read, is not UTF-8, or is shorter
+        than two windows.
     """
     if length < 1:
         raise ValueError(f"windows of {length} characters were asked for: give at least 1")
@@ -49,7 +50,7 @@ def read_windows(path: str, length: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def encode(text: str) -> np.ndarray:
-    """Characters as their places in CHARACTERS, `[n] uint8`; UNKNOWN for those it lacks."""
+    """Returns each character's place in CHARACTERS, or UNKNOWN, as `[n] uint8`."""
     codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
     table = np.full(128, UNKNOWN, np.uint8)
     table[[ord(character) for character in CHARACTERS]] = np.arange(len(CHARACTERS))
@@ -57,5 +58,5 @@ def encode(text: str) -> np.ndarray:
 
 
 def train_size(count: int) -> int:
-    """How many windows, from the start of the text, are the split `train`; the rest is `test`."""
+    """Returns how many of `count` windows are the split `train`; the rest are `test`."""
     return count - max(1, round(TEST_SHARE * count))

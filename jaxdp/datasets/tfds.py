@@ -1,4 +1,4 @@
-"""Image-classification sets of TensorFlow Datasets as arrays, without TensorFlow."""
+"""Reads image-classification sets of TensorFlow Datasets as arrays, without TensorFlow."""
 
 import difflib
 import hashlib
@@ -10,21 +10,22 @@ from typing import Any
 
 import numpy as np
 
+from ..types import Tell
 from . import tfds_prepare
+from ._tfds_library import check_reachable, data_folder, first_line, import_tfds, quiet
 from .cache import Arrays, cached
-from .tfds_library import Tell, check_reachable, data_folder, first_line, import_tfds, quiet
 
-CHUNK = 4096  # images decoded between two checks
+CHUNK = 4096  # images that are decoded at a time
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A prepared set: `sizes` says which splits it has, `read(split)` decodes one.
+    """A prepared set of labelled images.
 
     Attributes:
       name: as TFDS spells it, with the version: `mnist/3.0.1`.
-      sizes: number of records of every split.
-      num_classes: labels are 0 .. num_classes - 1.
+      sizes: number of records of each split.
+      num_classes: labels are 0 to num_classes - 1.
     """
 
     name: str
@@ -35,12 +36,14 @@ class ImageSet:
     _tell: Tell
 
     def read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns `(images uint8 [n, height, width, channels], labels int32 [n])`, in TFDS's order.
+        """Reads a split, in TFDS's order. It is decoded once and then kept in the cache.
 
-        They are decoded once and then kept in the cache folder.
+        Returns:
+          `(images uint8 [n, height, width, channels], labels int32 [n])`.
 
         Raises:
-          ValueError: for files that are missing, damaged, or hold something else than they should.
+          ValueError: for an empty split, files that are missing or damaged, images of different
+            shapes, or labels that are out of range.
         """
         info = self._builder.info.splits[split]
         if not info.num_examples:
@@ -52,11 +55,10 @@ class ImageSet:
             arrays = cached(name, lambda: self._decode(split))
         except ValueError:
             raise
-        except Exception as error:  # TFDS, array_record and Pillow each have their own
+        except Exception as error:  # TFDS, array_record and Pillow have no type in common
             raise ValueError(
                 f"{self.name}: the split {split!r} in {self._builder.data_path} can't be read "
-                f"({first_line(error)}): its files are missing or damaged. "
-                f"{self._mend()}"
+                f"({first_line(error)}): its files are missing or damaged. {self._mend()}"
             ) from error
         return arrays["images"], arrays["labels"]
 
@@ -88,8 +90,8 @@ class ImageSet:
                     if image.shape != shape or image.dtype != np.uint8:
                         raise ValueError(
                             f"{self.name}: image {row} of {split} is {image.dtype} {image.shape} "
-                            f"and image 0 is uint8 {shape}: only sets whose images all have one "
-                            "shape, in bytes, can be used"
+                            f"and image 0 is uint8 {shape}: choose a set whose images are all in "
+                            "bytes and of one shape"
                         )
                     if not 0 <= label < self.num_classes:
                         raise ValueError(
@@ -104,16 +106,16 @@ class ImageSet:
 
 
 def open_images(name: str, folder: str | None, tell: Tell = lambda line: None) -> ImageSet:
-    """Opens an image-classification set, preparing it first if need be.
+    """Opens an image-classification set, and prepares it first if it is not prepared.
 
     Args:
       name: as TFDS spells it: `mnist`, `cifar10`, `emnist/letters`, `mnist:3.0.1`.
-      folder: where TFDS keeps prepared sets; None for the environment's TFDS_DATA_DIR, else TFDS's
-        own default.
-      tell: gets a line about whatever takes long.
+      folder: where TFDS keeps prepared sets. None: TFDS_DATA_DIR, else TFDS's own default.
+      tell: gets a line about everything that takes long.
 
     Raises:
-      ValueError: if there is no such set, it is none of labelled images, or it can't be prepared.
+      ValueError: if TFDS is not installed, there is no such set, it has no labelled images, or it
+        can't be prepared.
     """
     tfds = import_tfds()
     try:
@@ -125,7 +127,7 @@ def open_images(name: str, folder: str | None, tell: Tell = lambda line: None) -
         near = difflib.get_close_matches(name, known, n=1)
         raise ValueError(
             f"there is no data set {name!r}"
-            + (f": did you mean {near[0]!r}?" if near else ": digits, text and what TFDS has are")
+            + (f": did you mean {near[0]!r}?" if near else ": give digits, text or a set of TFDS")
         ) from None
     except Exception as error:
         raise ValueError(f"the data set {name!r} can't be opened: {first_line(error)}") from error
@@ -136,7 +138,7 @@ def open_images(name: str, folder: str | None, tell: Tell = lambda line: None) -
     if described != builder.name:
         raise ValueError(
             f"{builder.data_path} holds the set {described!r}, by its dataset_info.json, and not "
-            f"{builder.name!r}: rename the folder, or name the set that it is"
+            f"{builder.name!r}: rename the folder, or ask for {described!r}"
         )
     if builder.info.file_format.value != "array_record":
         raise ValueError(
@@ -156,8 +158,7 @@ def open_images(name: str, folder: str | None, tell: Tell = lambda line: None) -
 
 
 def _prepare(builder: Any, folder: str | None, tell: Tell) -> None:
-    """Downloads and prepares a set, by our own reader where TFDS's own needs TensorFlow."""
-
+    """Downloads and prepares a set, with our own reader where there is one."""
     if builder.name in tfds_prepare.NAMES:
         tfds_prepare.prepare(builder.name, folder, tell=tell)
         return
@@ -167,7 +168,7 @@ def _prepare(builder: Any, folder: str | None, tell: Tell) -> None:
         with quiet():
             builder.download_and_prepare(file_format="array_record")
     except Exception as error:
-        # TFDS asks for TensorFlow wherever a set's own code does.
+        # Each set's own code in TFDS decides whether it needs TensorFlow.
         needs_tensorflow = "tensorflow" in str(error).lower()
         raise ValueError(
             f"{builder.info.full_name} is not prepared in {builder.data_path}, and preparing it "
@@ -183,7 +184,7 @@ def _prepare(builder: Any, folder: str | None, tell: Tell) -> None:
 
 
 def _fields(tfds: Any, info: Any) -> tuple[str, str]:
-    """The names of the image and of the label: what TFDS calls supervised, or the only ones."""
+    """Returns the names of the image and the label: TFDS's `supervised_keys`, or the only ones."""
     features = dict(info.features.items())
     images = [key for key, f in features.items() if isinstance(f, tfds.features.Image)]
     labels = [key for key, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
@@ -194,11 +195,11 @@ def _fields(tfds: Any, info: Any) -> tuple[str, str]:
         return images[0], labels[0]
     raise ValueError(
         f"{info.full_name} has the images {images} and the class labels {labels}: only sets for "
-        "image classification, with one of each, can be used"
+        "image classification, with one of each, can be used. Choose another"
     )
 
 
 def _fingerprint(files: Sequence[Path]) -> str:
-    """Changes with the files that a split is read from: where, how long, and when written."""
+    """Returns a name that changes with the files of a split: their paths, sizes or times."""
     stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(json.dumps(stats).encode()).hexdigest()[:12]

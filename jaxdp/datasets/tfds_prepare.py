@@ -1,22 +1,21 @@
 """Prepares MNIST, Fashion-MNIST and CIFAR-10 for TFDS without TensorFlow.
 
-TFDS's own readers of these sets decompress archives and write PNG by TensorFlow. The builders here
-read the same archives, checked against the same checksums, by Python alone: the prepared sets have
-the same name, version, order and pixels.
+TFDS's own readers of these sets use TensorFlow to decompress archives and to write PNG. The readers
+here do both in Python. They take the same archives and check the same checksums, and the sets that
+they prepare have the same name, version, order and pixels.
 """
 
-import argparse
 import gzip
 import io
-import sys
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .tfds_library import Tell, check_reachable, data_folder, first_line, import_tfds, quiet
+from ..types import Tell
+from ._tfds_library import check_reachable, data_folder, first_line, import_tfds, quiet
 
 NAMES = ("mnist", "fashion_mnist", "cifar10")
 
@@ -28,16 +27,16 @@ def prepare(
 
     Args:
       name: one of NAMES.
-      folder: where TFDS keeps prepared sets; None for the environment's TFDS_DATA_DIR, else TFDS's
-        own default.
-      archives: a folder that holds the original archives of this set already.
+      folder: where TFDS keeps prepared sets. None: TFDS_DATA_DIR, else TFDS's own default.
+      archives: a folder with the original archives of this set. None: they are downloaded.
       tell: gets a line about what is done.
 
     Returns:
       The folder of the prepared set.
 
     Raises:
-      ValueError: if the set is unknown, the archives can't be had, or they are damaged.
+      ValueError: if TFDS is not installed, the set is none of NAMES, or its archives can't be
+        downloaded or are damaged.
     """
     tfds = import_tfds()
     if name not in NAMES:
@@ -52,7 +51,7 @@ def prepare(
         tell(f"{builder.info.full_name} is prepared already, in {where}")
         return where
     tell(f"Preparing {builder.info.full_name} in {where}")
-    # TFDS tells archives apart by their file names only, and two sets use the same names.
+    # TFDS knows archives by their file names only, and two of these sets use the same names.
     downloads = where.parents[1] / "downloads" / name
     try:
         if archives is None:
@@ -66,7 +65,7 @@ def prepare(
         raise ValueError(
             f"{builder.info.full_name} is not prepared in {where}, and preparing it failed "
             f"({first_line(error)}): check the network, or set TFDS_DATA_DIR (or --data.dir) to a "
-            "folder where it is prepared, or fetch these archives into a folder and run "
+            "folder where it is prepared, or download these archives into a folder and run "
             f"`python -m jaxdp.data prepare {name} --archives FOLDER`: "
             f"{', '.join(builder.url_infos)}"
         ) from error
@@ -74,7 +73,7 @@ def prepare(
 
 
 class IdxReader:
-    """Reads the four gzipped IDX files that MNIST comes in."""
+    """Reads the four gzipped IDX files of MNIST and of Fashion-MNIST, which has the same format."""
 
     URL: str
 
@@ -117,18 +116,23 @@ class CifarReader:
         }
 
     def _generate_examples(self, prefix: str, data: bytes) -> Iterator[tuple[int, Any]]:
-        rows = np.frombuffer(data, np.uint8).reshape(-1, 1 + 3 * 32 * 32)  # label, then colours
+        rows = np.frombuffer(data, np.uint8).reshape(
+            -1, 1 + 3 * 32 * 32
+        )  # the label, then three colours
         images = rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         for index, (image, label) in enumerate(zip(images, rows[:, 0], strict=True)):
             yield index, {"id": f"{prefix}{index:05d}", "image": _png(image), "label": int(label)}
 
 
 def _builders() -> dict[str, Any]:
-    """TFDS's builders with the readers above; made when asked for, since TFDS is an extra."""
+    """Returns TFDS's builders with the readers above, by name.
+
+    They are classes in a function because TFDS, their base, may not be installed.
+    """
     from tensorflow_datasets.core.registered import skip_registration
     from tensorflow_datasets.image_classification import cifar, mnist
 
-    with skip_registration():  # TFDS's own keep their names
+    with skip_registration():  # so that the names stay those of TFDS's own builders
 
         class Mnist(IdxReader, mnist.MNIST):
             name = "mnist"
@@ -145,27 +149,6 @@ def _builders() -> dict[str, Any]:
     return {builder.name: builder for builder in (Mnist, FashionMnist, Cifar10)}
 
 
-def main(args: Sequence[str]) -> int:
-    """Runs the command `python -m jaxdp.data` with the given arguments; returns its status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxdp.data",
-        description="Prepares an image-classification set for TFDS without TensorFlow.",
-    )
-    commands = parser.add_subparsers(required=True, metavar="prepare")
-    command = commands.add_parser("prepare", help="download a set and write it as TFDS does")
-    command.add_argument("name", metavar="NAME", help=", ".join(NAMES))
-    command.add_argument("--dir", help="where TFDS keeps prepared sets; default: TFDS_DATA_DIR")
-    command.add_argument("--archives", help="a folder with the original archives of this set")
-    chosen = parser.parse_args(args)
-    try:
-        where = prepare(chosen.name, chosen.dir, archives=chosen.archives)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{chosen.name} is ready in {where}")
-    return 0
-
-
 def _read_idx(path: Path) -> np.ndarray:
     """Reads a gzipped IDX file: a magic number, the shape, and bytes."""
     data = gzip.decompress(Path(path).read_bytes())
@@ -175,6 +158,7 @@ def _read_idx(path: Path) -> np.ndarray:
 
 
 def _png(image: np.ndarray) -> io.BytesIO:
+    """Returns a PNG file in memory, at its start."""
     import PIL.Image
 
     file = io.BytesIO()

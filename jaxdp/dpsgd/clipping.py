@@ -1,175 +1,203 @@
-"""Clipping: Optax transformations over `PerExampleGrads` that bound what one record can do."""
+"""Clipping: an Optax transformation over `PerExampleGrads` that bounds what one record can do."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
+from ..accounting.mechanism import sensitivity_factor
 from ..gradients.lazy import Microbatch, PerExampleGrads
 from ..types import Adjacency, Unit
-from .groups import SMALLEST_BOUND, Bound, Groups, Layer, bound_values, group_leaves, is_bound
+from .groups import (
+    SMALLEST_CLIPPING_NORM,
+    ClippingNorm,
+    Groups,
+    Layer,
+    all_clipping_norms,
+    group_leaves,
+    is_clipping_norm,
+)
 
 Array = jax.Array
+Kind = Literal["individual", "batch", "layerwise", "multiplied", "normalised", "quantile"]
 
 
 class ClippingState(NamedTuple):
-    """Bounds `[groups] float32`, replaceable by `optax.tree.set(state, clipping_bounds=...)`."""
+    """Clipping norms `[groups] float32`.
 
-    clipping_bounds: Array
+    Replace them with `optax.tree.set(state, clipping_norms=...)`: the noise follows.
+    """
+
+    clipping_norms: Array
 
 
 @dataclass(frozen=True)
 class Quantile:
-    """How bounds follow a quantile of the norms: C ← C·exp(−learning_rate·(b̄ − target))."""
+    """How clipping norms follow a quantile: C ← C·exp(−learning_rate·(b̄ − target))."""
 
     target: float
     learning_rate: float
     count_std: float | None  # of the noise on each count; None: a twentieth of the divisor
 
 
-class Clipping(optax.GradientTransformation):
+@dataclass(frozen=True, repr=False)
+class Clipping:
     """An Optax transformation from `PerExampleGrads` to their clipped sum, without noise.
 
-    Beside `init` and `update` it answers what `privatize` asks. Made by `clip_individual`,
-    `clip_batch`, `clip_layerwise`, `clip_multiplied`, `clip_normalised` and `clip_quantile`.
+    Made by `clip_individual`, `clip_batch`, `clip_layerwise`, `clip_multiplied`, `clip_normalised`
+    and `clip_quantile`. Clippings with equal settings are equal. Beside `init` and `update` it
+    answers the questions of `privatize`.
 
     Attributes:
+      kind: which of these functions made it.
+      clipping_norm: C: a number or schedule; with several groups also `{pattern: number}` or a
+        prefix pytree of the parameters.
       unit: "example" if every example's gradient is clipped, "batch" if a unit's mean gradient is.
-      joint: whether all groups have one coefficient, so that Σ (‖g_h‖/C_h)² is at most 1: norms and
-        noise are then measured in bounds. Otherwise every group is within its own bound.
-      quantile: set where the bounds adapt to the norms.
+      layer: the layers that have one number as their clipping norm; None: all parameters as one.
+      stability: γ of `clip_normalised`.
+      quantile: of `clip_quantile`.
     """
 
-    unit: Unit
-    joint: bool
-    quantile: Quantile | None
-    _bounds: Any
-    _layer: Layer | None
-    _scale: Callable[[Array, Array], Array]
-    _name: str
+    kind: Kind
+    clipping_norm: Any
+    unit: Unit = "example"
+    layer: Layer | None = None
+    stability: float | None = None
+    quantile: Quantile | None = None
 
-    def __new__(
-        cls,
-        name: str,
-        bounds: Any,
-        *,
-        unit: Unit,
-        layer: Layer | None = None,
-        scale: Callable[[Array, Array], Array],
-        joint: bool = False,
-        quantile: Quantile | None = None,
-    ) -> "Clipping":
-        if unit not in ("example", "batch"):
-            raise ValueError(f"unit is {unit!r}: give 'example' or 'batch'")
-        if layer not in (None, "tensor", "module"):
-            raise ValueError(f"layer is {layer!r}: give 'tensor' or 'module'")
-        if layer is not None and not is_bound(bounds):
+    def __post_init__(self) -> None:
+        if self.unit not in ("example", "batch"):
+            raise ValueError(f"unit is {self.unit!r}: give 'example' or 'batch'")
+        if self.layer not in (None, "tensor", "module"):
+            raise ValueError(f"layer is {self.layer!r}: give 'tensor' or 'module'")
+        if self.layer is not None and not is_clipping_norm(self.clipping_norm):
             raise ValueError(
-                f"layer is {layer!r}, and the bounds {bounds!r} say themselves what is clipped "
-                "apart: leave layer out, or give one number for every layer"
+                f"layer is {self.layer!r}, and the clipping norms {self.clipping_norm!r} say "
+                "themselves what is clipped apart: leave layer out, or give one number for every "
+                "layer"
+            )
+        if self.stability is not None and not SMALLEST_CLIPPING_NORM <= self.stability < math.inf:
+            raise ValueError(
+                f"stability is {self.stability}: give a number of at least "
+                f"{SMALLEST_CLIPPING_NORM} (0.01 is usual)"
             )
 
-        def init(params: Any) -> ClippingState:
-            return ClippingState(self._bounds_at(self.groups(params), 0))
+    def init(self, params: Any) -> ClippingState:
+        """The state before the first step."""
+        return ClippingState(_norms_at(self.groups(params), 0))
 
-        def update(
-            updates: PerExampleGrads, state: ClippingState, params: Any = None
-        ) -> tuple[Any, ClippingState]:
-            del params
-            self.check(updates)
-            groups = self.groups(updates.like)
+    def update(
+        self, updates: PerExampleGrads, state: ClippingState, params: Any = None
+    ) -> tuple[Any, ClippingState]:
+        """The clipped sum, without noise: `(pytree like the parameters, the same state)`."""
+        del params
+        self.check(updates)
+        groups = self.groups(updates.like)
 
-            def part(microbatch: Microbatch) -> list[Array]:
-                return microbatch.weighted_sum(self.weigh(microbatch, groups, state)[0])
+        def part(microbatch: Microbatch) -> list[Array]:
+            return microbatch.weighted_sum(self.weigh(microbatch, groups, state)[0])
 
-            total = updates.sum(part, sum_shapes(updates))
-            return jax.tree.unflatten(jax.tree.structure(updates.like), total), state
+        total = updates.sum(part, sum_shapes(updates))
+        return jax.tree.unflatten(jax.tree.structure(updates.like), total), state
 
-        self = super().__new__(cls, init, update)
-        self._name, self._bounds, self._layer, self._scale = name, bounds, layer, scale
-        self.unit, self.joint, self.quantile = unit, joint, quantile
-        return self
+    @property
+    def joint(self) -> bool:
+        """Whether one coefficient scales all groups, so that Σ (‖g_h‖/C_h)² is at most 1.
+
+        Norms and noise are then measured in clipping norms. Otherwise every group keeps its own.
+        """
+        return self.kind == "multiplied"
+
+    @property
+    def bounded(self) -> bool:
+        """Whether all clipping norms are finite, so that noise can hide what they let through."""
+        return all(math.isfinite(norm) for norm in self._first_norms())
 
     def groups(self, params: Any) -> Groups:
         """The groups of parameters that are clipped separately."""
-        return group_leaves(params, self._bounds, self._layer)
+        return group_leaves(params, self.clipping_norm, self.layer)
 
     def weigh(
         self, microbatch: Microbatch, groups: Groups, state: ClippingState
     ) -> tuple[list[Array], Array]:
-        """Coefficients `[b]` per leaf, and per group whether the norm is within its bound `[G, b]`.
+        """Weighs the gradients of a microbatch.
 
-        A coefficient times its gradient is never longer than the bound: norms are upper bounds.
-        With `joint` it is the whole gradient that is within or not.
+        A coefficient times its gradient is never longer than the clipping norm: norms are upper
+        bounds. With `joint` it is the whole gradient that is within or not.
+
+        Returns:
+          Coefficients `[b]` per leaf, and per group whether the norm is within C `[groups, b]`.
         """
-        bounds = safe_bounds(groups, state.clipping_bounds)[:, None]
+        clipping_norms = safe_clipping_norms(groups, state.clipping_norms)[:, None]
         # Adding up the leaves may round down too.
         slack = 1 + len(microbatch.leaves) * 2.0**-23
         norms = jnp.sqrt(groups.add_up(microbatch.squared_norms) * slack)
         if self.joint:
-            norms, bounds = _measured_in(bounds, norms), jnp.ones_like(bounds)
-        coefficients = self._scale(norms, bounds)
+            norms = _measured_in(clipping_norms, norms)
+            clipping_norms = jnp.ones_like(clipping_norms)
+        if self.stability is None:
+            coefficients = jnp.minimum(1, clipping_norms / norms)
+        else:
+            coefficients = clipping_norms / (norms + self.stability)
         nothing = jnp.zeros(norms.shape[1:], norms.dtype)
         per_leaf = [nothing if g is None else coefficients[g] for g in groups.of_leaf]
-        return per_leaf, norms <= bounds
+        return per_leaf, norms <= clipping_norms
 
     def record_factor(self, adjacency: Adjacency) -> int:
-        """How many bounds a group's clipped sum moves when the data change by one record.
+        """How many clipping norms a group's clipped sum moves when one record changes: 1 or 2."""
+        return sensitivity_factor(self.unit, adjacency)
 
-        Replacing a record removes one contribution and adds another. A record's unit goes from one
-        clipped mean to any other, which may point the opposite way (DESIGN rule 1).
-        """
-        return 2 if adjacency == "replace_one" or self.unit == "batch" else 1
-
-    def sensitivity(self, adjacency: Adjacency, bounds: Array | None = None) -> Any:
+    def sensitivity(self, adjacency: Adjacency, clipping_norms: Array | None = None) -> Any:
         """Δ: how far the clipped sum moves, in Euclidean norm, when one record changes.
 
-        With `joint` it is that of the group with the largest bound, where the noise is largest,
-        too; measured in bounds, as the noise is, it is `record_factor`.
+        With `joint` it is that of the group with the largest clipping norm, which also has the
+        most noise; measured in clipping norms, as the noise is, it is `record_factor`.
 
         Args:
           adjacency: what it means that one record changes.
-          bounds: `[groups]` the bounds at this step. None: those that the clipping was made with,
+          clipping_norms: `[groups]` at this step. None: those that the clipping was made with,
             where they say how many groups there are.
         """
-        if bounds is not None:
-            longest = jnp.max(bounds) if self.joint else jnp.sqrt(jnp.sum(jnp.square(bounds)))
-            return self.record_factor(adjacency) * longest
-        if self._layer is not None:
+        if clipping_norms is not None:
+            norm = jnp.max if self.joint else lambda c: jnp.sqrt(jnp.sum(jnp.square(c)))
+            return self.record_factor(adjacency) * norm(clipping_norms)
+        if self.layer is not None:
             raise ValueError(
-                f"{self!r} has as many groups as the model has layers: pass the bounds of its "
-                "state, clipping.init(params).clipping_bounds"
+                f"{self!r} has as many groups as the model has layers: pass the clipping norms of "
+                "its state, clipping.init(params).clipping_norms"
             )
-        first = [_at(bound, 0) for bound in bound_values(self._bounds)]
+        first = self._first_norms()
         return self.record_factor(adjacency) * (max(first) if self.joint else math.hypot(*first))
-
-    @property
-    def bounded(self) -> bool:
-        """Whether all bounds are finite, so that noise can hide what they let through."""
-        return all(math.isfinite(_at(bound, 0)) for bound in bound_values(self._bounds))
 
     def adapt(
         self, groups: Groups, state: ClippingState, step: Array, fractions: Array
     ) -> ClippingState:
-        """The bounds for the step after `step`, from noised fractions within the bound `[G]`."""
+        """The clipping norms for the step after `step`.
+
+        Args:
+          groups: of the parameters.
+          state: at `step`.
+          step: number of the step.
+          fractions: `[groups]` noised fractions of the gradients that were within C.
+        """
         if self.quantile is None:
-            if not any(callable(bound) for bound in groups.bounds):
+            if not any(callable(norm) for norm in groups.clipping_norms):
                 return state
-            return ClippingState(self._bounds_at(groups, step + 1))
+            return ClippingState(_norms_at(groups, step + 1))
         shrink = jnp.exp(-self.quantile.learning_rate * (fractions - self.quantile.target))
-        bounds = jnp.clip(state.clipping_bounds * shrink, SMALLEST_BOUND, 1 / SMALLEST_BOUND)
-        return ClippingState(bounds)
+        largest = 1 / SMALLEST_CLIPPING_NORM
+        adapted = jnp.clip(state.clipping_norms * shrink, SMALLEST_CLIPPING_NORM, largest)
+        return ClippingState(adapted)
 
     def count_sensitivity(self, adjacency: Adjacency) -> float:
-        """How far one group's count (within the bound: +½, above: −½) moves with one record."""
+        """How far one group's count (within C: +½, above: −½) moves with one record."""
         return self.record_factor(adjacency) / 2
 
     def check(self, grads: object) -> None:
-        """Refuses what are no gradients of this clipping's units."""
+        """Refuses anything but gradients of this clipping's units."""
         if not isinstance(grads, PerExampleGrads):
             raise TypeError(
                 f"expected PerExampleGrads, got {type(grads).__name__}: clipping needs every "
@@ -184,22 +212,44 @@ class Clipping(optax.GradientTransformation):
                 f'unit="{grads.unit}": use per_example_grads(loss, unit="{self.unit}")'
             )
 
-    def _bounds_at(self, groups: Groups, step: Any) -> Array:
-        values = [bound(step) if callable(bound) else bound for bound in groups.bounds]
-        return jnp.stack([jnp.asarray(value, jnp.float32) for value in values])
+    def _first_norms(self) -> list[float]:
+        norms = all_clipping_norms(self.clipping_norm)
+        return [float(norm(0) if callable(norm) else norm) for norm in norms]
+
+    def __hash__(self) -> int:
+        norms = frozenset(all_clipping_norms(self.clipping_norm))  # a dict has no hash
+        return hash((self.kind, norms, self.unit, self.layer, self.stability, self.quantile))
 
     def __repr__(self) -> str:
-        return self._name
+        """The call that makes it."""
+        settings = [_text(self.clipping_norm)]
+        if self.quantile is not None:
+            settings += [
+                f"target={_number(self.quantile.target)}",
+                f"learning_rate={_number(self.quantile.learning_rate)}",
+                f"count_std={self.quantile.count_std}",
+            ]
+        if self.stability is not None:
+            settings.append(f"stability={_number(self.stability)}")
+        if self.layer is not None or self.quantile is not None:
+            settings.append(f"layer={self.layer!r}")
+        if self.kind not in ("individual", "batch"):
+            settings.append(f"unit={self.unit!r}")
+        return f"clip_{self.kind}({', '.join(settings)})"
 
 
-def safe_bounds(groups: Groups, bounds: Array) -> Array:
-    """Bounds from a state, `[groups]`, where nobody checked them: raised to what norms resolve."""
-    if bounds.shape != (len(groups.names),):
+def safe_clipping_norms(groups: Groups, clipping_norms: Array) -> Array:
+    """Clipping norms `[groups]` from a state, where nobody checked them.
+
+    They are raised to the least that norms can resolve.
+    """
+    if clipping_norms.shape != (len(groups.names),):
         raise ValueError(
-            f"the state's clipping_bounds have shape {bounds.shape}: there are {len(groups.names)} "
-            f"groups ({', '.join(groups.names)}), so give shape ({len(groups.names)},)"
+            f"the state's clipping_norms have shape {clipping_norms.shape}: there are "
+            f"{len(groups.names)} groups ({', '.join(groups.names)}), so give shape "
+            f"({len(groups.names)},)"
         )
-    return jnp.maximum(bounds, SMALLEST_BOUND)
+    return jnp.maximum(clipping_norms, SMALLEST_CLIPPING_NORM)
 
 
 def sum_shapes(grads: PerExampleGrads) -> list[jax.ShapeDtypeStruct]:
@@ -210,21 +260,35 @@ def sum_shapes(grads: PerExampleGrads) -> list[jax.ShapeDtypeStruct]:
     ]
 
 
-def _measured_in(bounds: Array, norms: Array) -> Array:
-    """√Σ (norm/bound)² over the groups, as an upper bound: `[G, b]`, the same for every group."""
-    ratios = norms / bounds
+def _norms_at(groups: Groups, step: Any) -> Array:
+    norms: list[ClippingNorm] = [
+        norm(step) if callable(norm) else norm for norm in groups.clipping_norms
+    ]
+    return jnp.stack([jnp.asarray(norm, jnp.float32) for norm in norms])
+
+
+def _measured_in(clipping_norms: Array, norms: Array) -> Array:
+    """√Σ (norm/C)² over the groups, as an upper bound: `[groups, b]`, for every group the same."""
+    ratios = norms / clipping_norms
     largest = jnp.max(ratios, axis=0)
     # Divided by the largest, so that no square overflows; adding up may round down.
-    squares = jnp.square(ratios / jnp.maximum(largest, SMALLEST_BOUND))
+    squares = jnp.square(ratios / jnp.maximum(largest, SMALLEST_CLIPPING_NORM))
     joint = largest * jnp.sqrt(jnp.sum(squares, axis=0) * (1 + (len(ratios) + 8) * 2.0**-23))
     # Rounding up can make the norm of a finite gradient infinite: it contributes nothing then.
     joint = jnp.where(jnp.isfinite(largest), joint, jnp.inf)
     return jnp.broadcast_to(joint, norms.shape)
 
 
-def shorten(norms: Array, bounds: Array) -> Array:
-    return jnp.minimum(1, bounds / norms)
+def _text(clipping_norm: Any) -> str:
+    if is_clipping_norm(clipping_norm):
+        return "schedule" if callable(clipping_norm) else _number(clipping_norm)
+    if isinstance(clipping_norm, Mapping):
+        items = (f"{name!r}: {_text(norm)}" for name, norm in clipping_norm.items())
+        return "{" + ", ".join(items) + "}"
+    return repr(clipping_norm)
 
 
-def _at(bound: Bound, step: int) -> float:
-    return float(bound(step) if callable(bound) else bound)
+def _number(value: float) -> str:
+    """Short, and exact: the privacy statement prints it."""
+    short = f"{value:g}"
+    return short if float(short) == float(value) else repr(float(value))

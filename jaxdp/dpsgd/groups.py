@@ -1,4 +1,4 @@
-"""Layers: the disjoint groups of parameters that are clipped separately, and their bounds."""
+"""Groups: the layers that are clipped separately, and their clipping norms."""
 
 import math
 import numbers
@@ -10,15 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Schedule = Callable[[Any], Any]
-
-Bound = float | Schedule
-
+ClippingNorm = float | Callable[[Any], Any]  # a number, or a schedule `step -> C`
 Patterns = str | tuple[str, ...]  # over parameter paths; what any of them takes is one group
-
 Layer = Literal["tensor", "module"]
 
-SMALLEST_BOUND = 1e-12  # squares of the entries of a gradient shorter than this underflow float32
+# The squares of the entries of a shorter gradient underflow float32.
+SMALLEST_CLIPPING_NORM = 1e-12
 
 
 class Groups(NamedTuple):
@@ -27,13 +24,13 @@ class Groups(NamedTuple):
     Attributes:
       of_leaf: the group of every leaf, in `jax.tree.leaves` order; None where it is frozen.
       names: of the groups, as paths or patterns.
-      bounds: clipping norm of every group, or a schedule `step -> norm`.
+      clipping_norms: C of every group, or a schedule `step -> C`.
       sizes: number of parameters in every group.
     """
 
     of_leaf: tuple[int | None, ...]
     names: tuple[str, ...]
-    bounds: tuple[Bound, ...]
+    clipping_norms: tuple[ClippingNorm, ...]
     sizes: tuple[int, ...]
 
     def add_up(self, of_leaves: Iterable[jax.Array]) -> jax.Array:
@@ -45,16 +42,16 @@ class Groups(NamedTuple):
         return jnp.stack(totals)
 
 
-def group_leaves(params: Any, bounds: Any, layer: Layer | None) -> Groups:
+def group_leaves(params: Any, clipping_norms: Any, layer: Layer | None) -> Groups:
     """Sorts the leaves of `params` into groups.
 
     Args:
       params: pytree of anything with a shape.
-      bounds: a number (or schedule) for every layer; or `{pattern: bound}` over parameter paths
+      clipping_norms: a number (or schedule) for every layer; or `{pattern: C}` over parameter paths
         such as "Conv_0/kernel", where `*` stands for any text and a pattern also takes all that
         lies below it; or a prefix pytree of `params`. A pattern, a tuple of patterns or a prefix
-        leaf is one group. A bound of 0 freezes its group.
-      layer: what a layer is where `bounds` is one number: every "tensor", every "module" (tensors
+        leaf is one group. 0 freezes its group.
+      layer: what a layer is where there is one number: every "tensor", every "module" (tensors
         with the same parent), or None for all parameters as one.
 
     Raises:
@@ -63,20 +60,22 @@ def group_leaves(params: Any, bounds: Any, layer: Layer | None) -> Groups:
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     paths = [path_name(path) for path, _ in leaves]
-    if is_bound(bounds):
+    if is_clipping_norm(clipping_norms):
         layer_of = {
             None: lambda path: "all parameters",
             "tensor": lambda path: path,
             "module": lambda path: path.rpartition("/")[0],
         }[layer]
         labels = [layer_of(path) for path in paths]
-        bound_of = dict.fromkeys(labels, bounds)
-    elif isinstance(bounds, Mapping) and all(is_bound(bound) for bound in bounds.values()):
-        labels = _match(paths, {_label(patterns): patterns for patterns in bounds})
-        bound_of = {_label(patterns): bound for patterns, bound in bounds.items()}
+        norm_of = dict.fromkeys(labels, clipping_norms)
+    elif isinstance(clipping_norms, Mapping) and all(
+        is_clipping_norm(norm) for norm in clipping_norms.values()
+    ):
+        labels = _match(paths, {_label(patterns): patterns for patterns in clipping_norms})
+        norm_of = {_label(patterns): norm for patterns, norm in clipping_norms.items()}
     else:
-        labels, bound_of = _prefix(params, bounds)
-    frozen = {label for label, bound in bound_of.items() if bound == 0}
+        labels, norm_of = _prefix(params, clipping_norms)
+    frozen = {label for label, norm in norm_of.items() if norm == 0}
     names = tuple(label for label in dict.fromkeys(labels) if label not in frozen)
     if not names:
         raise ValueError("every clipping norm is 0, which freezes all parameters: nothing is left")
@@ -87,26 +86,29 @@ def group_leaves(params: Any, bounds: Any, layer: Layer | None) -> Groups:
     return Groups(
         tuple(None if label in frozen else names.index(label) for label in labels),
         names,
-        tuple(bound_of[name] for name in names),
+        tuple(norm_of[name] for name in names),
         tuple(sizes.values()),
     )
 
 
-def group_alike(bounds: Mapping[Any, float], num_groups: int) -> dict[tuple[str, ...], float]:
-    """Sorts layers into groups with like bounds, for `clip_layerwise` and `clip_multiplied`.
+def group_alike(
+    clipping_norms: Mapping[Any, float], num_groups: int
+) -> dict[tuple[str, ...], float]:
+    """Sorts layers into groups with like clipping norms.
 
-    Each group is clipped as one, to the largest of its bounds. So the noise on a layer is
-    proportional to √num_groups times about its own bound, where layers that are clipped apart have
-    √layers times it. (The root of the sum of a group's squared bounds would never clip more than
-    the layers' own bounds, but it would give back all that grouping gains.)
+    For `clip_layerwise` and `clip_multiplied`. Each group is clipped as one, to the largest of its
+    clipping norms. So the noise on a layer is about √num_groups times its own clipping norm, where
+    layers that are clipped apart have √layers times it. (The root of the sum of a group's squared
+    clipping norms would never clip more than the layers' own, but it would give back all that
+    grouping gains.)
 
     Args:
-      bounds: `{pattern: bound}`, as for `clip_layerwise`. What a bound of 0 freezes stays apart.
-      num_groups: K, at most the number of bounds above 0.
+      clipping_norms: `{pattern: C}`, as for `clip_layerwise`. What a C of 0 freezes stays apart.
+      num_groups: K, at most the number of clipping norms above 0.
 
     Returns:
-      `{(pattern, ...): largest bound}`: the partition with the least sum, over the layers, of the
-      squared log(group's bound / layer's bound).
+      `{(pattern, ...): largest C}`: the partition with the least sum, over the layers, of the
+      squared log(group's C / layer's C).
 
     References:
       Nguyen et al. 2023 (arXiv 2307.11939): √K for √L.
@@ -115,19 +117,21 @@ def group_alike(bounds: Mapping[Any, float], num_groups: int) -> dict[tuple[str,
       >>> group_alike({"a": 0.9, "b": 0.01, "c": 1.0}, 2)
       {('b',): 0.01, ('a', 'c'): 1.0}
     """
-    for bound in bounds.values():
-        check_bound(bound, zero_freezes=True)
-        if callable(bound) or math.isinf(bound):
-            raise ValueError(f"the clipping norm is {bound!r}: only finite numbers can be alike")
-    frozen = {_as_tuple(patterns): 0.0 for patterns, bound in bounds.items() if bound == 0}
-    layers = sorted((p for p in bounds if bounds[p] != 0), key=lambda p: bounds[p])
+    for norm in clipping_norms.values():
+        check_clipping_norm(norm, zero_freezes=True)
+        if callable(norm) or math.isinf(norm):
+            raise ValueError(f"the clipping norm is {norm!r}: only finite numbers can be alike")
+    frozen = {_as_tuple(patterns): 0.0 for patterns, norm in clipping_norms.items() if norm == 0}
+    layers = sorted(
+        (p for p in clipping_norms if clipping_norms[p] != 0), key=lambda p: clipping_norms[p]
+    )
     n = len(layers)
     if type(num_groups) is not int or not 1 <= num_groups <= n:
         raise ValueError(
             f"num_groups is {num_groups!r}: give a whole number from 1 to {n}, the layers with "
-            "bounds above 0"
+            "clipping norms above 0"
         )
-    logs = np.log([bounds[layer] for layer in layers])
+    logs = np.log([clipping_norms[layer] for layer in layers])
     # cost[k, j]: of the first j layers in k groups; the last of these begins at begins[k, j].
     cost = np.full((num_groups + 1, n + 1), math.inf)
     begins = np.zeros((num_groups + 1, n + 1), int)
@@ -142,9 +146,9 @@ def group_alike(bounds: Mapping[Any, float], num_groups: int) -> dict[tuple[str,
     stop = n
     for k in range(num_groups, 0, -1):
         start = begins[k, stop]
-        own = [layer for layer in bounds if layer in layers[start:stop]]
+        own = [layer for layer in clipping_norms if layer in layers[start:stop]]
         members = tuple(pattern for layer in own for pattern in _as_tuple(layer))
-        groups[members] = float(bounds[layers[stop - 1]])
+        groups[members] = float(clipping_norms[layers[stop - 1]])
         stop = start
     return frozen | dict(reversed(groups.items()))
 
@@ -159,30 +163,30 @@ def takes(pattern: str, path: str) -> bool:
     return fnmatchcase(path, pattern) or fnmatchcase(path, f"{pattern}/*")
 
 
-def is_bound(bound: object) -> bool:
-    return callable(bound) or (isinstance(bound, numbers.Real) and not isinstance(bound, bool))
+def is_clipping_norm(norm: object) -> bool:
+    return callable(norm) or (isinstance(norm, numbers.Real) and not isinstance(norm, bool))
 
 
-def bound_values(bounds: Any) -> list[Any]:
-    """Every bound, however they are given. (JAX could not sort keys of different types.)"""
-    if isinstance(bounds, Mapping):
-        return [leaf for value in bounds.values() for leaf in jax.tree.leaves(value)]
-    return jax.tree.leaves(bounds)
+def all_clipping_norms(clipping_norms: Any) -> list[Any]:
+    """Every clipping norm, however they are given. (JAX could not sort keys of different types.)"""
+    if isinstance(clipping_norms, Mapping):
+        return [leaf for value in clipping_norms.values() for leaf in jax.tree.leaves(value)]
+    return jax.tree.leaves(clipping_norms)
 
 
-def check_bound(bound: Any, *, zero_freezes: bool = False) -> None:
+def check_clipping_norm(norm: Any, *, zero_freezes: bool = False) -> None:
     """Refuses what is no clipping norm: a Python number of at least 1e-12, or a schedule."""
-    if not is_bound(bound):
+    if not is_clipping_norm(norm):
         raise TypeError(
-            f"the clipping norm is {bound!r}, a {type(bound).__name__}: give a Python number. It "
+            f"the clipping norm is {norm!r}, a {type(norm).__name__}: give a Python number. It "
             "can't be injected as a hyperparameter, because noise and accounting rest on it"
         )
-    if callable(bound) or (zero_freezes and bound == 0):
+    if callable(norm) or (zero_freezes and norm == 0):
         return
-    if math.isnan(bound) or bound < SMALLEST_BOUND:
+    if math.isnan(norm) or norm < SMALLEST_CLIPPING_NORM:
         raise ValueError(
-            f"the clipping norm is {bound}: give a number of at least {SMALLEST_BOUND} (1.0 is a "
-            "common start), or inf for no clipping and no privacy"
+            f"the clipping norm is {norm}: give a number of at least {SMALLEST_CLIPPING_NORM} "
+            "(1.0 is a common start), or inf for no clipping and no privacy"
         )
 
 
@@ -214,7 +218,7 @@ def _match(paths: list[str], groups: dict[str, Patterns]) -> list[str]:
     if missed:
         raise ValueError(
             f"no pattern of {list(groups)} takes the parameters {', '.join(missed)}: every "
-            'parameter needs exactly one (a bound of 0 freezes it; "*" takes all)'
+            'parameter needs exactly one (a clipping norm of 0 freezes it; "*" takes all)'
         )
     twice = [f"{path} ({', '.join(takers[path])})" for path in paths if len(takers[path]) > 1]
     if twice:
@@ -232,18 +236,20 @@ def _match(paths: list[str], groups: dict[str, Patterns]) -> list[str]:
     return [takers[path][0] for path in paths]
 
 
-def _prefix(params: Any, bounds: Any) -> tuple[list[str], dict[str, Any]]:
-    entries = jax.tree_util.tree_leaves_with_path(bounds)
-    for path, bound in entries:
-        if not is_bound(bound):
-            raise TypeError(f"the clipping norm at {path_name(path)} is {bound!r}: give a number")
+def _prefix(params: Any, clipping_norms: Any) -> tuple[list[str], dict[str, Any]]:
+    entries = jax.tree_util.tree_leaves_with_path(clipping_norms)
+    for path, norm in entries:
+        if not is_clipping_norm(norm):
+            raise TypeError(f"the clipping norm at {path_name(path)} is {norm!r}: give a number")
     try:
-        counts = jax.tree.map(lambda _, subtree: len(jax.tree.leaves(subtree)), bounds, params)
+        counts = jax.tree.map(
+            lambda _, subtree: len(jax.tree.leaves(subtree)), clipping_norms, params
+        )
     except ValueError as error:
         raise ValueError(
-            f"the clipping norms {bounds!r} are no prefix of the parameters: {error}"
+            f"the clipping norms {clipping_norms!r} are no prefix of the parameters: {error}"
         ) from None
     labels = []
     for (path, _), count in zip(entries, jax.tree.leaves(counts), strict=True):
         labels += [path_name(path)] * count
-    return labels, {path_name(path): bound for path, bound in entries}
+    return labels, {path_name(path): norm for path, norm in entries}

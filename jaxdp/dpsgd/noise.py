@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .clipping import safe_bounds
+from .clipping import safe_clipping_norms
 from .groups import Groups
 from .plan import Plan
 
@@ -17,7 +17,7 @@ Allocation = Literal["proportional", "isotropic", "dimension"]
 def noise_stds(
     plan: Plan,
     groups: Groups,
-    bounds: jax.Array,
+    clipping_norms: jax.Array,
     allocation: Allocation = "proportional",
     step: jax.Array | int = 0,
 ) -> jax.Array:
@@ -26,16 +26,18 @@ def noise_stds(
     Args:
       plan: the numbers of the run.
       groups: `plan.clipping.groups(params)`.
-      bounds: `[groups]` the clipping norms at this step.
+      clipping_norms: `[groups]` the clipping norms at this step.
       allocation: as in `privatize`.
       step: which step, for plans whose noise multiplier is a schedule.
     """
     z = jnp.asarray(gradient_noise_multipliers(plan, len(groups.names)), jnp.float32)
-    deltas = plan.clipping.record_factor(plan.adjacency) * safe_bounds(groups, bounds)
+    deltas = plan.clipping.record_factor(plan.adjacency) * safe_clipping_norms(
+        groups, clipping_norms
+    )
     if plan.clipping.joint:
         spread = deltas  # Σ (moved_h/Δ_h)² is at most 1 for all groups together
     else:
-        weights = _WEIGHTS[allocation](deltas, jnp.asarray(groups.sizes, jnp.float32))
+        weights = ALLOCATIONS[allocation](deltas, jnp.asarray(groups.sizes, jnp.float32))
         spread = weights * jnp.linalg.norm(deltas / weights)
     return z[jnp.minimum(step, z.size - 1)] * spread * (1 + plan.rounding_slack)
 
@@ -43,20 +45,20 @@ def noise_stds(
 def noise_norm(
     plan: Plan,
     groups: Groups,
-    bounds: jax.Array,
+    clipping_norms: jax.Array,
     allocation: Allocation = "proportional",
     step: jax.Array | int = 0,
 ) -> jax.Array:
     """Root mean square norm of the noise on the mean gradient; the arguments are `noise_stds`'s."""
     if plan.noise_multiplier == 0:
         return jnp.zeros([])
-    stds = noise_stds(plan, groups, bounds, allocation, step)
+    stds = noise_stds(plan, groups, clipping_norms, allocation, step)
     energy = jnp.sum(jnp.asarray(groups.sizes, jnp.float32) * jnp.square(stds))
     return jnp.sqrt(energy) / plan.divisor
 
 
-# std_g = z·w_g·√Σ(Δ_h/w_h)² has noise multiplier z for any positive weights w (DESIGN rule 2).
-_WEIGHTS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+# std_g = z·w_g·√Σ(Δ_h/w_h)² has noise multiplier z for any positive weights w (privacy rule 2).
+ALLOCATIONS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "proportional": lambda deltas, sizes: deltas,
     "isotropic": lambda deltas, sizes: jnp.ones_like(deltas),
     "dimension": lambda deltas, sizes: jnp.sqrt(deltas / jnp.sqrt(sizes)),
@@ -64,6 +66,7 @@ _WEIGHTS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 
 
 def count_std(plan: Plan) -> float:
+    """Standard deviation of the noise on the counts of the quantile clipping; 0 for the others."""
     quantile = plan.clipping.quantile
     if quantile is None:
         return 0.0
@@ -73,7 +76,7 @@ def count_std(plan: Plan) -> float:
 def gradient_noise_multipliers(plan: Plan, num_groups: int) -> np.ndarray:
     """z of the gradient at every step, so that with the adaptive counts it is the plan's z.
 
-    Sums and counts are one Gaussian release: their (Δ/std)² add up to 1/z² (DESIGN rule 2).
+    Sums and counts are one Gaussian release: their (Δ/std)² add up to 1/z² (privacy rule 2).
     """
     z = plan.noise_multipliers()
     if plan.clipping.quantile is None or plan.noise_multiplier == 0:
@@ -98,6 +101,7 @@ SHARED_NOISE = (
 
 @jax.custom_batching.custom_vmap
 def copy_key(data: jax.Array, leaf: jax.Array) -> jax.Array:
+    """Copies key data. Under a vmap of `leaf`, every member must have data of its own."""
     del leaf
     return jnp.array(data, copy=True)
 
@@ -114,6 +118,10 @@ def _copy_key_for_members(
 
 @jax.custom_batching.custom_vmap
 def add_noise(step_key: jax.Array, stds: list, leaves: list) -> list:
+    """Adds Gaussian noise to every leaf, each with its own key and standard deviation.
+
+    Under vmap every member must have a key of its own.
+    """
     return [
         leaf + std * jax.random.normal(jax.random.fold_in(step_key, i), leaf.shape, leaf.dtype)
         for i, (std, leaf) in enumerate(zip(stds, leaves, strict=True))

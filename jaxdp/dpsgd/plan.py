@@ -84,27 +84,12 @@ class Plan:
     ) -> None:
         num_examples = _whole("num_examples", num_examples, "the number of private records")
         steps = _whole("steps", steps, "the number of updates")
-        if not 0 < _real("expected_batch_size", expected_batch_size) <= num_examples:
-            raise ValueError(
-                f"expected_batch_size is {expected_batch_size}, with {num_examples} examples: it "
-                "must be above 0 and at most the number of examples"
-            )
-        if sampling != "poisson" and expected_batch_size % 1:
-            raise ValueError(
-                f"expected_batch_size is {expected_batch_size}: with sampling={sampling!r} every "
-                "batch has the same size, so give a whole number"
-            )
+        _check_batch_size(expected_batch_size, num_examples, sampling)
         if not isinstance(clipping, Clipping):
             raise TypeError(
                 f"clipping is {clipping!r}: pass a jaxdp clipping, e.g. jaxdp.clip_individual(1.0)"
             )
-        delta = num_examples**-1.1 if delta is None else _real("delta", delta)
-        if not 0 < delta < 1 / num_examples:
-            raise ValueError(
-                f"delta is {delta:.3g}: it must be above 0 and below 1/N = {1 / num_examples:.3g}, "
-                "because a mechanism that publishes one random record whole has δ = 1/N. Leave it "
-                f"out for N^-1.1 = {num_examples**-1.1:.3g}"
-            )
+        delta = _delta(delta, num_examples)
         if (epsilon is None) == (noise_multiplier is None):
             raise ValueError(
                 f"epsilon is {epsilon} and noise_multiplier is {noise_multiplier}: give exactly one"
@@ -112,17 +97,7 @@ class Plan:
         if epsilon is not None and not _real("epsilon", epsilon) > 0:
             raise ValueError(f"epsilon is {epsilon}: give a number above 0 (1 to 8 are common)")
         z = None if noise_multiplier is None else _noise_schedule(noise_multiplier, steps)
-        if clipping.unit == "batch":
-            num_units = (
-                1
-                if num_units is None
-                else _whole("num_units", num_units, "the number of batch units")
-            )
-        elif num_units is not None:
-            raise ValueError(
-                f"num_units is {num_units}, but {clipping!r} clips every example on its own: leave "
-                "it out, or use a clipping with unit='batch'"
-            )
+        num_units = _units(num_units, clipping)
         if not clipping.bounded and z != 0:
             raise ValueError(
                 f"{clipping!r} bounds nothing, so no noise makes the sum private: give a finite "
@@ -303,6 +278,44 @@ class Plan:
                     unit_philox, step, self.num_examples, self.num_units
                 )
                 yield sampling.pad_units(indices, unit_of[indices], self.num_units, capacity)
+
+
+def _check_batch_size(size: object, num_examples: int, sampling: Sampling) -> None:
+    number = _real("expected_batch_size", size)
+    if not 0 < number <= num_examples:
+        raise ValueError(
+            f"expected_batch_size is {size}, with {num_examples} examples: it must be above 0 and "
+            "at most the number of examples"
+        )
+    if sampling != "poisson" and number % 1:
+        raise ValueError(
+            f"expected_batch_size is {size}: with sampling={sampling!r} every batch has the same "
+            "size, so give a whole number"
+        )
+
+
+def _delta(delta: float | None, num_examples: int) -> float:
+    delta = num_examples**-1.1 if delta is None else _real("delta", delta)
+    if not 0 < delta < 1 / num_examples:
+        raise ValueError(
+            f"delta is {delta:.3g}: it must be above 0 and below 1/N = {1 / num_examples:.3g}, "
+            "because a mechanism that publishes one random record whole has δ = 1/N. Leave it "
+            f"out for N^-1.1 = {num_examples**-1.1:.3g}"
+        )
+    return delta
+
+
+def _units(num_units: int | None, clipping: Clipping) -> int | None:
+    if clipping.unit == "batch":
+        return (
+            1 if num_units is None else _whole("num_units", num_units, "the number of batch units")
+        )
+    if num_units is not None:
+        raise ValueError(
+            f"num_units is {num_units}, but {clipping!r} clips every example on its own: leave it "
+            "out, or use a clipping with unit='batch'"
+        )
+    return None
 
 
 def _noise_schedule(z: float | Callable[[int], float], steps: int) -> float | Schedule:

@@ -1,18 +1,17 @@
 """The one owner of the release: clips, sums, draws the noise, divides by a constant."""
 
-from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from ..gradients.jax_internals import is_traced, is_vmapped, varying_axes
 from ..gradients.lazy import Microbatch, PerExampleGrads
 from . import keys
 from .clipping import ClippingState, sum_shapes
 from .noise import (
-    _WEIGHTS,
+    ALLOCATIONS,
     SHARED_NOISE,
     Allocation,
     add_noise,
@@ -34,107 +33,60 @@ class PrivatizeState(NamedTuple):
     clipping: ClippingState
 
 
-class Privatizer(optax.GradientTransformationExtraArgs):
+@dataclass(frozen=True, eq=False)
+class Privatizer:
     """An Optax transformation from `PerExampleGrads` to a private mean gradient.
 
+    Made by `privatize`. `update` does both halves of a step: `sums`, then `release`.
+
     Attributes:
-      sums: `(grads, state) -> Sums`, the first half of `update`: the un-noised clipped sum of one
-        part of the batch. Parts (microbatches, devices, hosts) are added.
-      release: `(sums, state, params=None) -> (mean gradient, state)`, the second half: one noise
-        for the whole logical batch. Never release two parts of one batch separately.
-      strength: `(sums, state) -> Strength` of what `release` would make of them. Private.
-    """
-
-    sums: Callable[[PerExampleGrads, PrivatizeState], Sums]
-    release: Callable[..., tuple[Any, PrivatizeState]]
-    strength: Callable[[Sums, PrivatizeState], Strength]
-
-    def __new__(
-        cls,
-        init: Callable[[Any], PrivatizeState],
-        sums: Callable,
-        release: Callable,
-        strength: Callable,
-    ) -> "Privatizer":
-        def update(
-            updates: PerExampleGrads,
-            state: PrivatizeState,
-            params: Any = None,
-            **extra_args: Any,
-        ) -> tuple[Any, PrivatizeState]:
-            del extra_args  # Optax hands every transformation of a chain those of the others
-            return release(sums(updates, state), state, params)
-
-        self = super().__new__(cls, init, update)
-        self.sums, self.release, self.strength = sums, release, strength
-        return self
-
-
-def privatize(
-    plan: Plan, *, key: jax.Array | None = None, allocation: Allocation = "proportional"
-) -> Privatizer:
-    """Makes the gradient private: clip, sum, add Gaussian noise, divide by the plan's constant.
-
-    Put it first in an `optax.chain`; everything after it is post-processing and free. The noise
-    has standard deviation `plan.noise_multiplier` times the sensitivity that the plan's clipping
-    has under the plan's adjacency (times 1 + `plan.rounding_slack`), whatever the bound is at that
-    step. The divisor is the *expected* batch size, not the sampled one (with batch units their
-    number). An empty batch is a step.
-
-    The noise of a step is a function of (key, step, leaf), so `update` is a pure function of its
-    arguments and the state's key is a secret. Use every state once: two updates from one state
-    share their noise, and their difference is bare.
-
-    Args:
       plan: the numbers of the run.
-      key: None draws the noise key from the operating system's entropy when `init` is called, so
-        call `init` outside `jit` and `vmap`. A key is for reproducible runs, which are not private
-        if others can guess it; every `init` with it begins the same noise again.
-      allocation: how the noise is spread over groups that are clipped separately, at the same
-        noise multiplier: std "proportional" to the group's bound, "isotropic" (the same for all),
-        or "dimension" (std² ∝ bound/√size), which has the least total energy. Clippings with one
-        coefficient for all groups (`clip_multiplied`) take "proportional" only.
-
-    References:
-      Abadi et al. 2016, Deep Learning with Differential Privacy, algorithm 1 (arXiv 1607.00133).
+      allocation: how the noise is spread over groups that are clipped separately.
+      key: the noise key, a secret; None: `init` draws one.
     """
-    if not isinstance(plan, Plan):
-        raise TypeError(f"plan is a {type(plan).__name__}: pass a jaxdp.Plan")
-    if allocation not in _WEIGHTS:
-        raise ValueError(
-            f"allocation is {allocation!r}: choose one of {', '.join(map(repr, _WEIGHTS))}"
-        )
-    given = None if key is None else keys.stream(key, "noise")
-    clipping = plan.clipping
-    if clipping.joint and allocation != "proportional":
-        raise ValueError(
-            f"allocation is {allocation!r}: with {clipping!r} any one group may move by its whole "
-            "bound, so that no group can do with less noise than in proportion to it. Give "
-            "'proportional', which has the least noise everywhere"
-        )
 
-    def init(params: Any) -> PrivatizeState:
-        gradient_noise_multipliers(
-            plan, len(clipping.groups(params).names)
-        )  # refuses counts that cost all
-        leaves = jax.tree.leaves(params)
-        if given is None and is_traced():
-            raise ValueError(
-                "privatize(plan) draws its secret key in init, and init is being traced by jit or "
-                "vmap: the key would become a constant that every call and every member shares. "
-                "Call init outside"
-            )
-        if given is None:
+    plan: Plan
+    allocation: Allocation = "proportional"
+    key: jax.Array | None = field(default=None, repr=False)
+
+    def init(self, params: Any) -> PrivatizeState:
+        """The state before the first step. Call it outside `jit` and `vmap`, unless with a key."""
+        plan, clipping = self.plan, self.plan.clipping
+        # Refuses counts that cost all of the noise multiplier.
+        gradient_noise_multipliers(plan, len(clipping.groups(params).names))
+        if self.key is None:
+            if is_traced():
+                raise ValueError(
+                    "privatize(plan) draws its secret key in init, and init is being traced by jit "
+                    "or vmap: the key would become a constant that every call and every member "
+                    "shares. Call init outside"
+                )
             noise_key = keys.secret_key()
-        elif is_vmapped() and not isinstance(given, jax.core.Tracer):
+        elif is_vmapped() and not isinstance(self.key, jax.core.Tracer):
             raise ValueError(SHARED_NOISE)
         else:
-            # A copy: donating the state must not delete the key that this closure holds.
-            data = copy_key(jax.random.key_data(given), leaves[0])
-            noise_key = jax.random.wrap_key_data(data, impl=jax.random.key_impl(given))
+            # A copy: donating the state must not delete the key that this object holds.
+            data = copy_key(jax.random.key_data(self.key), jax.tree.leaves(params)[0])
+            noise_key = jax.random.wrap_key_data(data, impl=jax.random.key_impl(self.key))
         return PrivatizeState(noise_key, jnp.zeros([], jnp.int32), clipping.init(params))
 
-    def sums(grads: PerExampleGrads, state: PrivatizeState) -> Sums:
+    def update(
+        self,
+        updates: PerExampleGrads,
+        state: PrivatizeState,
+        params: Any = None,
+        **extra_args: Any,
+    ) -> tuple[Any, PrivatizeState]:
+        """Makes the private mean gradient of a whole batch: `(mean gradient, state)`."""
+        del extra_args  # Optax hands every transformation of a chain those of the others
+        return self.release(self.sums(updates, state), state, params)
+
+    def sums(self, grads: PerExampleGrads, state: PrivatizeState) -> Sums:
+        """The first half of `update`: the un-noised clipped sum of one part of a batch.
+
+        Parts (microbatches, devices, hosts) are added.
+        """
+        clipping = self.plan.clipping
         clipping.check(grads)
         groups = clipping.groups(grads.like)
 
@@ -151,30 +103,43 @@ def privatize(
         like = (sum_shapes(grads), no_counts, Diagnostics(none, none, none, none, bins))
         leaves, counts, diagnostics = grads.sum(part, like)
         gradient = jax.tree.unflatten(jax.tree.structure(grads.like), leaves)
-        return Sums(gradient, counts, diagnostics, jnp.float32(1), state.clipping.clipping_bounds)
+        return Sums(gradient, counts, diagnostics, jnp.float32(1), state.clipping.clipping_norms)
 
     def release(
-        sums: Sums, state: PrivatizeState, params: Any = None
+        self, sums: Sums, state: PrivatizeState, params: Any = None
     ) -> tuple[Any, PrivatizeState]:
+        """The second half of `update`: one noise for the whole logical batch.
+
+        Never release two parts of one batch separately.
+
+        Args:
+          sums: of the whole batch.
+          state: that the sums were made with.
+          params: None, or the parameters, whose dtypes the result takes.
+
+        Returns:
+          `(mean gradient, state)`.
+        """
         if not isinstance(sums, Sums):
             raise TypeError(
                 f"release takes what .sums(grads, state) returned, got {type(sums).__name__}"
             )
+        plan, clipping = self.plan, self.plan.clipping
         leaves, structure = jax.tree.flatten(sums.gradient)
         _check_reduced([*leaves, sums.counts], state.privatize_key)
         groups = clipping.groups(sums.gradient)
         noised, counts = leaves, sums.counts
-        if plan.noise_multiplier != 0:  # else an infinite bound would give 0·inf
-            bounds = state.clipping.clipping_bounds
-            stds = noise_stds(plan, groups, bounds, allocation, state.privatize_step)
-            clipped_to = sums.bounds / sums.parts
-            # NaN rather than a release with noise for other bounds than the sum was clipped to.
-            stds = jnp.where(jnp.allclose(clipped_to, bounds, rtol=1e-5, atol=0), stds, jnp.nan)
+        if plan.noise_multiplier != 0:  # else an infinite clipping norm would give 0·inf
+            clipping_norms, step = state.clipping.clipping_norms, state.privatize_step
+            stds = noise_stds(plan, groups, clipping_norms, self.allocation, step)
+            # NaN, rather than noise for other clipping norms than the sum was clipped to.
+            clipped_to = sums.clipping_norms / sums.parts
+            matches = jnp.allclose(clipped_to, clipping_norms, rtol=1e-5, atol=0)
+            stds = jnp.where(matches, stds, jnp.nan)
             # A frozen leaf's sum is zero whatever the data are: it needs no noise.
             noisy = [i for i, group in enumerate(groups.of_leaf) if group is not None]
-            step_key = jax.random.fold_in(state.privatize_key, state.privatize_step)
             *released, counts = add_noise(
-                step_key,
+                jax.random.fold_in(state.privatize_key, step),
                 [stds[groups.of_leaf[i]] for i in noisy] + [jnp.float32(count_std(plan))],
                 [leaves[i] for i in noisy] + [counts],
             )
@@ -189,15 +154,58 @@ def privatize(
         )
         return means, PrivatizeState(state.privatize_key, state.privatize_step + 1, adapted)
 
-    def strength(sums: Sums, state: PrivatizeState) -> Strength:
+    def strength(self, sums: Sums, state: PrivatizeState) -> Strength:
+        """The clipped mean gradient beside the noise that `release` would add. Private."""
         squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(sums.gradient)]
-        groups, bounds = clipping.groups(sums.gradient), state.clipping.clipping_bounds
+        groups = self.plan.clipping.groups(sums.gradient)
+        norms, step = state.clipping.clipping_norms, state.privatize_step
         return Strength(
-            jnp.sqrt(sum(squares)) / plan.divisor,
-            noise_norm(plan, groups, bounds, allocation, state.privatize_step),
+            jnp.sqrt(sum(squares)) / self.plan.divisor,
+            noise_norm(self.plan, groups, norms, self.allocation, step),
         )
 
-    return Privatizer(init, sums, release, strength)
+
+def privatize(
+    plan: Plan, *, key: jax.Array | None = None, allocation: Allocation = "proportional"
+) -> Privatizer:
+    """Makes the gradient private: clip, sum, add Gaussian noise, divide by the plan's constant.
+
+    Put it first in an `optax.chain`; everything after it is post-processing and free. The noise
+    has standard deviation `plan.noise_multiplier` times the sensitivity that the plan's clipping
+    has under the plan's adjacency (times 1 + `plan.rounding_slack`), whatever the clipping norm is
+    at that step. The divisor is the *expected* batch size, not the sampled one (with batch units
+    their number). An empty batch is a step.
+
+    The noise of a step is a function of (key, step, leaf), so `update` is a pure function of its
+    arguments and the state's key is a secret. Use every state once: two updates from one state
+    share their noise, and their difference is bare.
+
+    Args:
+      plan: the numbers of the run.
+      key: None draws the noise key from the operating system's entropy when `init` is called, so
+        call `init` outside `jit` and `vmap`. A key is for reproducible runs, which are not private
+        if others can guess it; every `init` with it begins the same noise again.
+      allocation: how the noise is spread over groups that are clipped separately, at the same
+        noise multiplier: std "proportional" to the group's clipping norm C, "isotropic" (the same
+        for all), or "dimension" (std² ∝ C/√size), which has the least total energy. Clippings with
+        one coefficient for all groups (`clip_multiplied`) take "proportional" only.
+
+    References:
+      Abadi et al. 2016, Deep Learning with Differential Privacy, algorithm 1 (arXiv 1607.00133).
+    """
+    if not isinstance(plan, Plan):
+        raise TypeError(f"plan is a {type(plan).__name__}: pass a jaxdp.Plan")
+    if allocation not in ALLOCATIONS:
+        raise ValueError(
+            f"allocation is {allocation!r}: choose one of {', '.join(map(repr, ALLOCATIONS))}"
+        )
+    if plan.clipping.joint and allocation != "proportional":
+        raise ValueError(
+            f"allocation is {allocation!r}: with {plan.clipping!r} any one group may move by its "
+            "whole clipping norm, so that no group can do with less noise than in proportion to "
+            "it. Give 'proportional', which has the least noise everywhere"
+        )
+    return Privatizer(plan, allocation, None if key is None else keys.stream(key, "noise"))
 
 
 def _check_reduced(leaves: list[jax.Array], key: jax.Array) -> None:

@@ -1,8 +1,8 @@
-"""Clipping bounds from public data: the average gradient norm of every layer, scaled.
+"""Clipping norms from public data: the average gradient norm of every layer, scaled.
 
 Adaptive layerwise clipping (Nguyen et al. 2023, arXiv 2307.11939). Whatever is done here with
 public records and released weights is post-processing: it costs no privacy. Private records have no
-place among the arguments of these functions, and bounds must never follow private norms.
+place among the arguments of these functions, and clipping norms must never follow private norms.
 """
 
 from collections.abc import Callable, Iterable
@@ -63,7 +63,7 @@ def public_norms(
         if count == 0:
             raise ValueError(
                 "no public gradient is finite, or there are no public records: their norms give no "
-                "bounds. Check the records, or train the first copy with a lower learning rate"
+                "clipping norms. Check the records, or train the first copy with a lower rate"
             )
         return np.asarray(total / count, np.float32)
 
@@ -71,28 +71,29 @@ def public_norms(
 
 
 def scale_norms(
-    norms: np.ndarray, master: float | None = None, *, floor: float = 0.01
+    norms: np.ndarray, clipping_norm: float | None = None, *, floor: float = 0.01
 ) -> np.ndarray:
-    """Turns average norms e_h of layers into clipping bounds C_h.
+    """Turns average norms e_h of layers into clipping norms C_h.
 
     Args:
       norms: `[groups]`, as `public_norms` measures them.
-      master: C: then C_h = C·e_h / max_k e_k. None: C_h = e_h.
+      clipping_norm: C: then C_h = C·e_h / max_k e_k. None: C_h = e_h.
       floor: the least C_h, as a share of the largest. A layer whose gradient vanishes on the public
         records would else be clipped to nothing for good.
 
     Returns:
-      `[groups] float32`, for `optax.tree.set(state, clipping_bounds=...)`: the noise follows, and
+      `[groups] float32`, for `optax.tree.set(state, clipping_norms=...)`: the noise follows, and
       the noise multiplier stays.
     """
     norms = np.asarray(norms, np.float32)
-    if master is not None and not 0 < master < np.inf:
+    if clipping_norm is not None and not 0 < clipping_norm < np.inf:
         raise ValueError(
-            f"master is {master}: give the clipping norm of the largest layer, above 0"
+            f"clipping_norm is {clipping_norm}: give that of the layer with the largest gradient, "
+            "above 0"
         )
     if not 0 < floor <= 1:
         raise ValueError(
-            f"floor is {floor}: it is a share of the largest bound, above 0, at most 1"
+            f"floor is {floor}: it is a share of the largest clipping norm, above 0, at most 1"
         )
     if norms.ndim != 1 or not np.all(norms >= 0) or not 0 < np.max(norms) < np.inf:
         raise ValueError(
@@ -100,7 +101,7 @@ def scale_norms(
         )
     largest = np.max(norms)
     shares = np.maximum(norms / largest, np.float32(floor))
-    return shares * np.float32(largest if master is None else master)
+    return shares * np.float32(largest if clipping_norm is None else clipping_norm)
 
 
 def pretrained_copy(

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..gradients.lazy import Microbatch
 
-# Norms are counted in bins of a quarter octave; the first and last are open.
+#: Norms are counted in bins of a quarter octave; the first and last are open.
 NORM_BIN_EDGES = np.exp2(np.arange(-80, 81) / 4).astype(np.float32)
 
 
@@ -20,7 +20,7 @@ class Diagnostics:
 
     count: jax.Array  # units (examples) that were not padding
     loss_sum: jax.Array  # over the finite ones
-    clipped: jax.Array  # units with a gradient above its bound, in some group
+    clipped: jax.Array  # units with a gradient above C, in some group
     nonfinite: jax.Array  # units whose gradient was not finite, and so counted as zero
     norm_histogram: jax.Array  # [162] units per bin of gradient norm, between NORM_BIN_EDGES
 
@@ -31,12 +31,12 @@ class Sums:
     """What a batch adds up to before the noise. Sums of disjoint parts of a batch add with `+`."""
 
     gradient: Any  # pytree like the parameters, float32 or wider: the clipped sum, un-noised
-    counts: jax.Array  # [groups] units within the bound minus units above it, halved, un-noised
+    counts: jax.Array  # [groups] units within C minus units above it, halved, un-noised
     diagnostics: Diagnostics
-    # How many parts were added, and the sum of the bounds `[groups]` that each was clipped to: what
-    # was clipped to other bounds than those of the release must not pass for private.
+    # How many parts were added, and the sum of their clipping norms `[groups]`: a sum that was
+    # clipped to other norms than those of the release must not pass for private.
     parts: jax.Array
-    bounds: jax.Array
+    clipping_norms: jax.Array
 
     def __add__(self, other: "Sums") -> "Sums":
         if not isinstance(other, Sums):

@@ -1,14 +1,15 @@
-"""What is refused before any gradient is computed: wrong losses, batches, masks, parameters."""
+"""Checks made before any gradient is computed: of the loss, the parameters, the batch, its mask."""
 
 from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 
-from .lazy import PyTree
+from ..types import PyTree
 
 
 def check_microbatch_size(size: int | None) -> None:
+    """Raises a ValueError unless the size is None or a whole number of at least 1."""
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
         raise ValueError(
             f"microbatch_size is {size!r}: it counts examples, so give a whole number of at least "
@@ -17,6 +18,7 @@ def check_microbatch_size(size: int | None) -> None:
 
 
 def check_params(params: PyTree) -> None:
+    """Raises an error unless all parameters are real floating arrays, none of them batch_stats."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
         raise ValueError(f"params is {params!r}, which has no arrays: there is nothing to train")
@@ -37,11 +39,12 @@ def check_params(params: PyTree) -> None:
         raise ValueError(
             f"the model has BatchNorm (layer {where}), whose batch_stats are in params: it mixes "
             "the examples of a batch, so no gradient belongs to one example. Use GroupNorm or "
-            "LayerNorm; or clip batch units, with jaxdp.batchnorm.unit_loss and params alone"
+            "LayerNorm; or clip batch units, with jaxdp.models.batchnorm.unit_loss and params alone"
         )
 
 
 def batch_size(batch: PyTree) -> int:
+    """The length of the leading axis; raises a ValueError unless all leaves agree in it."""
     leaves = jax.tree_util.tree_leaves_with_path(batch)
     if not leaves:
         raise ValueError("batch has no arrays: pass the loss's arguments after params, e.g. (x, y)")
@@ -55,8 +58,8 @@ def batch_size(batch: PyTree) -> int:
             )
         sizes[name] = leaf.shape[0]
     if len(set(sizes.values())) > 1:
-        told = ", ".join(f"batch{name} has {size}" for name, size in sizes.items())
-        raise ValueError(f"the batch's leaves disagree in their number of examples: {told}")
+        each = ", ".join(f"batch{name} has {size}" for name, size in sizes.items())
+        raise ValueError(f"the batch's leaves disagree in their number of examples: {each}")
     size = next(iter(sizes.values()))
     if size == 0:
         raise ValueError(
@@ -67,11 +70,14 @@ def batch_size(batch: PyTree) -> int:
 
 
 def unit_rows(batch: tuple, mask: jax.Array | None) -> tuple[tuple, jax.Array]:
-    """Arguments of a unit's loss, with masked records zeroed, and which units have any record."""
+    """The arguments of the units' losses, and a mask of the units that have any record.
+
+    The arguments are the batch, with zeros in place of masked records, and the mask of records.
+    """
     shapes = {leaf.shape[:2] for leaf in jax.tree.leaves(batch)}
     if len(shapes) > 1 or len(next(iter(shapes))) < 2:
         raise ValueError(
-            f'the batch\'s leaves begin with the axes {sorted(shapes)}: unit="batch" takes '
+            f'the batch\'s leaves begin with axes of sizes {sorted(shapes)}: unit="batch" takes '
             "[units, capacity, ...] arrays that agree in both"
         )
     shape = next(iter(shapes))
@@ -91,6 +97,7 @@ def unit_rows(batch: tuple, mask: jax.Array | None) -> tuple[tuple, jax.Array]:
 
 
 def check_mask(mask: jax.Array | None, size: int) -> jax.Array | None:
+    """The mask as an array; raises a ValueError unless it is None or `[size] bool`."""
     if mask is None:
         return None
     mask = jnp.asarray(mask)
@@ -103,6 +110,7 @@ def check_mask(mask: jax.Array | None, size: int) -> jax.Array | None:
 
 
 def check_loss(loss_fn: Callable[..., jax.Array], params: PyTree, batch: tuple) -> None:
+    """Raises a TypeError unless the loss of one example is one real floating number."""
     # Slices inside the traced function, so that typed keys and tracers need no special case.
     out = jax.eval_shape(
         lambda p, b: loss_fn(p, *jax.tree.map(lambda leaf: leaf[0], b)), params, batch

@@ -1,7 +1,7 @@
 """Gradients of a convolution's kernel: its input and cotangents instead of their product."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core.primitives import conv_general_dilated_p
 from jax.lax import Precision
 
+from .axes import folded
+from .jax_internals import primitives as p
 from .jax_internals import vary, varying_axes
 from .matmul import Matmul, Norms
-from .representations import accumulation_dtype
+from .representations import wide
 from .uses import Use, View
 
 # Patches repeat each input for every kernel offset: this many numbers of them are made at a time.
@@ -22,22 +23,26 @@ PATCH_NUMBERS = 2**22
 
 OPTIONS = ("window_strides", "padding", "lhs_dilation", "rhs_dilation")
 
+Params = Mapping[str, Any]
+
 
 @dataclass(frozen=True)
 class ConvShape:
     """How one use of a leaf is the kernel of a convolution: g[k] = Σ_t x[t + k] ⊗ c[t]."""
 
     view: View
-    params: Any  # of lax.conv_general_dilated
+    params: Params  # of lax.conv_general_dilated
     kernel: tuple[int, ...]  # the use's operand
     sizes: tuple[int, int, int, int]  # s (groups), t (positions), d (inputs), p (outputs)
 
     @property
     def window(self) -> int:
         """How many inputs each output sees."""
-        return math.prod(
-            self.kernel[axis] for axis in self.params["dimension_numbers"].rhs_spec[2:]
-        )
+        return math.prod(self._window_sizes)
+
+    @property
+    def _window_sizes(self) -> list[int]:
+        return [self.kernel[axis] for axis in self.params["dimension_numbers"].rhs_spec[2:]]
 
     def restore(self, products: jax.Array) -> jax.Array:
         """`[b, groups, offsets·d, p]` to `[b, *leaf.shape]`."""
@@ -70,15 +75,17 @@ class ConvShape:
         return c.reshape(c.shape[0], -1, groups, c.shape[-1] // groups).swapaxes(1, 2)
 
     def _seen(self, space: Sequence[int]) -> np.ndarray:
-        """The input position at each output position and kernel offset; the last is padding."""
+        """The input position that each output position sees at each kernel offset.
+
+        One past the last position stands for padding.
+        """
         table, inside = np.zeros((1, 1), np.int32), np.ones((1, 1), bool)
-        window = [self.kernel[axis] for axis in self.params["dimension_numbers"].rhs_spec[2:]]
         options = (self.params[name] for name in OPTIONS)
         for size, width, stride, (low, high), hole, gap in zip(
-            space, window, *options, strict=True
+            space, self._window_sizes, *options, strict=True
         ):
-            spread = (size - 1) * hole + 1
-            count = (spread + low + high - (width - 1) * gap - 1) // stride + 1
+            spread = _dilated(size, hole)
+            count = (spread + low + high - _dilated(width, gap)) // stride + 1
             at = np.arange(count)[:, None] * stride + np.arange(width) * gap - low
             good = (at >= 0) & (at < spread) & (at % hole == 0)
             table = _outer_sum(table * size, at // hole)
@@ -86,7 +93,7 @@ class ConvShape:
         return np.where(inside, table, math.prod(space)).astype(np.int32)
 
     def kernel_gradient(self, x: jax.Array, c: jax.Array) -> jax.Array:
-        """What the whole batch gives the kernel.
+        """The gradient of the kernel, summed over the whole batch, in the kernel's shape.
 
         XLA for CPUs runs a convolution inside `cond` and loops up to 100 times slower unless its
         axes are in one order; JAX's own transposition rule has another.
@@ -101,19 +108,14 @@ class ConvShape:
             return jax.vjp(convolve, kernel)[1](c)[0]
         x = x.transpose(lhs[1], *lhs[2:], lhs[0])
         c = c.transpose(*out[2:], out[0], out[1])
-        window = [self.kernel[axis] for axis in rhs[2:]]
-        padding = []
-        sizes = zip(x.shape[1:-1], c.shape[:-2], window, strict=True)
-        options = (self.params[name] for name in OPTIONS)
-        for (size, count, width), stride, (low, _), hole, gap in zip(sizes, *options, strict=True):
-            reach = (width - 1) * gap + (count - 1) * stride + 1
-            padding.append((low, reach - (size - 1) * hole - 1 - low))
         n = x.ndim
         kernel = lax.conv_general_dilated(
             x,
             c,
             window_strides=self.params["rhs_dilation"],
-            padding=padding,
+            padding=_conv_general_vjp_rhs_padding(
+                x.shape[1:-1], self._window_sizes, c.shape[:-2], self.params
+            ),
             lhs_dilation=self.params["lhs_dilation"],
             rhs_dilation=self.params["window_strides"],
             dimension_numbers=lax.ConvDimensionNumbers(
@@ -127,6 +129,47 @@ class ConvShape:
         return kernel.transpose([source.index(axis) for axis in range(n)])
 
 
+# Paddings (before, after), with the names and formulas of JAX's own transposition rules. For each
+# axis, low is the convolution's padding in front, and lhs, rhs and out are the dilated sizes of the
+# input, the window and the output (the latter dilated by the stride):
+#   of the input's gradient   (rhs - low - 1, lhs + rhs - 1 - out - before)
+#   of the kernel's gradient  (low,           out - lhs + rhs - 1 - low)
+
+
+def _conv_general_vjp_lhs_padding(
+    in_shape: Sequence[int], window: Sequence[int], out_shape: Sequence[int], params: Params
+) -> list[tuple[int, int]]:
+    """The padding of the convolution that computes the input's gradient."""
+    padding = []
+    for low, lhs, rhs, out in _dilated_sizes(in_shape, window, out_shape, params):
+        before = rhs - low - 1
+        padding.append((before, lhs + rhs - 1 - out - before))
+    return padding
+
+
+def _conv_general_vjp_rhs_padding(
+    in_shape: Sequence[int], window: Sequence[int], out_shape: Sequence[int], params: Params
+) -> list[tuple[int, int]]:
+    """The padding of the convolution that computes the kernel's gradient."""
+    return [
+        (low, out - lhs + rhs - 1 - low)
+        for low, lhs, rhs, out in _dilated_sizes(in_shape, window, out_shape, params)
+    ]
+
+
+def _dilated_sizes(
+    in_shape: Sequence[int], window: Sequence[int], out_shape: Sequence[int], params: Params
+) -> Iterator[tuple[int, int, int, int]]:
+    options = (params[name] for name in OPTIONS)
+    sizes = zip(in_shape, window, out_shape, strict=True)
+    for (size, width, count), stride, (low, _), hole, gap in zip(sizes, *options, strict=True):
+        yield low, _dilated(size, hole), _dilated(width, gap), _dilated(count, stride)
+
+
+def _dilated(size: int, dilation: int) -> int:
+    return (size - 1) * dilation + 1
+
+
 def _outer_sum(a: np.ndarray, b: np.ndarray, add: Any = np.add) -> np.ndarray:
     """`[t, k]` and `[u, l]` to `[t·u, k·l]`."""
     both = add(a[:, None, :, None], b[None, :, None, :])
@@ -134,8 +177,8 @@ def _outer_sum(a: np.ndarray, b: np.ndarray, add: Any = np.add) -> np.ndarray:
 
 
 def conv_shape(use: Use) -> ConvShape | None:
-    """Reads a convolution whose kernel is a leaf, or gives None if the use is something else."""
-    if use.primitive is not conv_general_dilated_p or use.operand != 1:
+    """Reads a convolution whose kernel is a leaf; None if the use is something else."""
+    if use.primitive is not p.conv_general_dilated_p or use.operand != 1:
         return None
     if use.params["batch_group_count"] != 1 or use.view.sliced:
         return None
@@ -161,7 +204,7 @@ def conv_shape(use: Use) -> ConvShape | None:
 
 @dataclass(frozen=True)
 class Conv:
-    """g[b, k] = Σ_t x[b, t + k] ⊗ c[b, t]: what a convolution's kernel gets."""
+    """The gradients of a convolution's kernel: g[b, k] = Σ_t x[b, t + k] ⊗ c[b, t]."""
 
     inputs: jax.Array  # [b, *x], x as in the convolution, shared loops folded into its batch
     cotangents: jax.Array  # [b, *y]
@@ -173,17 +216,17 @@ class Conv:
         cls, inputs: jax.Array, cotangents: jax.Array, shape: ConvShape, norms: Norms
     ) -> "Conv":
         numbers, loops = shape.params["dimension_numbers"], len(shape.view.loops)
-        fold = lambda array, spec: _fold(array, range(1, 1 + loops), 1 + loops + spec[0])
+        fold = lambda array, spec: folded(array, range(1, 1 + loops), 1 + loops + spec[0])
         return cls(fold(inputs, numbers.lhs_spec), fold(cotangents, numbers.out_spec), shape, norms)
 
     def squared_norms(self) -> jax.Array:
         return self._of_patches(Matmul.squared_norms)
 
     def weighted_sum(self, coefficients: jax.Array) -> jax.Array:
-        x, c = self._wide()
+        x, c = wide(self.inputs, self.cotangents)
         c = c * coefficients.reshape(-1, *[1] * (c.ndim - 1)).astype(c.dtype)
         lhs, _, out = self.shape.params["dimension_numbers"]
-        x, c = _fold(x, [0], 1 + lhs[0]), _fold(c, [0], 1 + out[0])
+        x, c = folded(x, [0], 1 + lhs[0]), folded(c, [0], 1 + out[0])
         kernel = self.shape.kernel_gradient(x, c)
         return self.shape.view.restore(kernel, 0)
 
@@ -195,74 +238,54 @@ class Conv:
         return self._of_patches(Matmul.materialize)
 
     def _of_patches(self, answer: Callable[[Matmul], jax.Array]) -> jax.Array:
-        """Asks the matrix product of patches that this is, for a few rows at a time."""
+        """Writes the convolution as a matrix product of patches and asks that, few rows at once."""
 
         def ask(x: jax.Array, c: jax.Array) -> jax.Array:
             shape = self.shape
             return answer(Matmul(shape.patches(x), shape.positions(c), shape, self.norms))
 
-        x, c = self._wide()
+        x, c = wide(self.inputs, self.cotangents)
         rows = max(1, PATCH_NUMBERS * x.shape[0] // (x.size * self.shape.window))
         if rows >= x.shape[0]:
             return ask(x, c)
         one = lambda row: ask(row[0][None], row[1][None])[0]
         return jax.lax.map(one, (x, c), batch_size=rows)
 
-    def _wide(self) -> tuple[jax.Array, jax.Array]:
-        dtype = accumulation_dtype(jnp.promote_types(self.inputs.dtype, self.cotangents.dtype))
-        return self.inputs.astype(dtype), self.cotangents.astype(dtype)
 
+def convolve_for_inputs(x: jax.Array, kernel: jax.Array, params: Params) -> jax.Array:
+    """Convolves; only the input gets a gradient, computed in the axis order that CPUs are fast at.
 
-def _fold(array: jax.Array, axes: Any, into: int) -> jax.Array:
-    """Folds axes into a later one, next to it."""
-    axes = list(axes)
-    if not axes:
-        return array
-    rest = [axis for axis in range(array.ndim) if axis not in axes]
-    order = [axis for r in rest for axis in ([*axes, r] if r == into else [r])]
-    sizes = [
-        array.shape[into] * math.prod(array.shape[a] for a in axes) if r == into else array.shape[r]
-        for r in rest
-    ]
-    return array.transpose(order).reshape(sizes)
-
-
-def convolve_for_inputs(x: jax.Array, kernel: jax.Array, **params: Any) -> jax.Array:
-    """A convolution that is differentiated by its input alone, in the axis order fast on CPUs."""
+    The kernel's gradient is zero: a tap takes its place.
+    """
     order = tuple(range(x.ndim))
     last = (0, x.ndim - 1, *order[1:-1])
     numbers = lax.ConvDimensionNumbers(last, (x.ndim - 1, x.ndim - 2, *order[:-2]), last)
     plain = params["feature_group_count"] == params["batch_group_count"] == 1
     if not plain or params["dimension_numbers"] != numbers or x.dtype != kernel.dtype:
-        return conv_general_dilated_p.bind(x, kernel, **params)
+        return p.conv_general_dilated_p.bind(x, kernel, **params)
 
     @jax.custom_vjp
     def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return conv_general_dilated_p.bind(x, kernel, **params)
+        return p.conv_general_dilated_p.bind(x, kernel, **params)
 
     def backward(kernel: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.Array]:
-        padding = []
-        sizes = zip(x.shape[1:-1], c.shape[1:-1], kernel.shape[:-2], strict=True)
-        options = (params[name] for name in OPTIONS)
-        for (size, count, width), stride, (low, _), hole, gap in zip(sizes, *options, strict=True):
-            before = (width - 1) * gap - low
-            reach = (size - 1) * hole + (width - 1) * gap + 1
-            padding.append((before, reach - ((count - 1) * stride + 1) - before))
         mirrored = jnp.flip(kernel, order[:-2]).swapaxes(-1, -2)
         gradient = lax.conv_general_dilated(
             c,
             mirrored,
             window_strides=params["lhs_dilation"],
-            padding=padding,
+            padding=_conv_general_vjp_lhs_padding(
+                x.shape[1:-1], kernel.shape[:-2], c.shape[1:-1], params
+            ),
             lhs_dilation=params["window_strides"],
             rhs_dilation=params["rhs_dilation"],
             dimension_numbers=numbers,
             precision=params["precision"],
         )
-        return gradient.astype(x.dtype), jnp.zeros_like(kernel)  # the kernel has a tap instead
+        return gradient.astype(x.dtype), jnp.zeros_like(kernel)
 
     convolve.defvjp(lambda x, kernel: (convolve(x, kernel), kernel), backward)
     return convolve(x, kernel)
 
 
-SUBSTITUTES = {conv_general_dilated_p: convolve_for_inputs}
+SUBSTITUTES = {p.conv_general_dilated_p: convolve_for_inputs}

@@ -1,56 +1,41 @@
-"""The factored engine: per-example gradients of any JAX function at nearly the cost of plain ones.
+"""Per-example gradients of any JAX function at nearly the cost of plain ones.
 
-The loss of one example is traced; every parameter leaf with exactly one use for which there is a
-rule (matrix product, convolution, look-up) gets a tap there; one vmapped backward pass with respect
-to the taps gives all cotangents. Such a leaf's gradients are then held by what they are a product
-of. Every other leaf is differentiated per example as in the reference. Unknown means materialised.
+The loss of one example is traced. Every parameter leaf with exactly one use for which there is a
+rule (matrix product, convolution, look-up) gets a tap there, and one vmapped backward pass with
+respect to the taps gives all cotangents. The gradients of such a leaf are then held as the factors
+of a product. Every other leaf is differentiated per example, as by vmap(grad).
 
 References:
   Bu et al. 2023, Differentially Private Optimization on Large Model at Small Cost (2210.00038).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from .convolution import SUBSTITUTES, Conv, ConvShape, conv_shape
-from .jax_internals import vary, varying_axes
-from .lookup import Lookup, LookupShape, lookup_shape
-from .matmul import Matmul, MatmulShape, Norms, matmul_shape
-from .program import Program, one_example, trace
-from .representations import Dense, Representation
-from .uses import Path, Use
-
-Form = Literal["gram", "direct", "product", "embedding", "dense", "zero"]
-
-Shape = MatmulShape | ConvShape | LookupShape
-
-
-@dataclass(frozen=True)
-class Choice:
-    """How the gradients of one leaf are to be held, and why."""
-
-    form: Form
-    reason: str
-    use: Use | None = None
-    shape: Shape | None = None
-    path: Path | None = None
+from .choice import Choice, choose
+from .convolution import SUBSTITUTES, Conv
+from .jax_internals import one_example, vary, varying_axes
+from .lookup import Lookup, LookupShape
+from .matmul import Matmul, MatmulShape, Norms
+from .program import trace
+from .representations import Dense, Representation, Zero, accumulation_dtype
+from .uses import Use
 
 
 def factored_engine(
     loss_fn: Callable[..., jax.Array], params: Any, batch: tuple
 ) -> tuple[jax.Array, list[Representation]]:
-    """Holds every leaf in factors that can be."""
+    """Losses `[b]`, and every leaf's gradients, held as factors wherever there is a rule."""
     return _engine(loss_fn, params, batch, thrifty=False)
 
 
 def auto_engine(
     loss_fn: Callable[..., jax.Array], params: Any, batch: tuple
 ) -> tuple[jax.Array, list[Representation]]:
-    """Holds every leaf as is cheapest, judged by its shapes."""
+    """Losses `[b]`, and every leaf's gradients, held in the form that its shapes make cheapest."""
     return _engine(loss_fn, params, batch, thrifty=True)
 
 
@@ -93,44 +78,6 @@ def _engine(
     return values, representations
 
 
-def choose(program: Program, thrifty: bool) -> list[Choice]:
-    """Picks a form for every leaf's gradients."""
-    return [_choose(uses, thrifty) for uses in program.uses]
-
-
-def _choose(uses: list[Use], thrifty: bool) -> Choice:
-    if not uses:
-        return Choice("zero", "the loss does not use it")
-    if len(uses) > 1:
-        return Choice("dense", "used " + " and ".join(sorted(use.what for use in uses)))
-    (use,) = uses
-    if (lookup := lookup_shape(use)) is not None:
-        return Choice("embedding", "look-up", use, lookup)
-    shape = matmul_shape(use) or conv_shape(use)
-    if shape is None:
-        return Choice("dense", f"no rule for {use.what}", use)
-    form, reason = _cheapest(shape, thrifty)
-    return Choice(form, reason, use, shape)
-
-
-# Writing a number of a stored product and reading it twice costs about as much time as this many
-# floating point operations of a matrix product. Measured on CPUs; the choice is not sensitive.
-OPERATIONS_PER_NUMBER = 100
-
-
-def _cheapest(shape: MatmulShape | ConvShape, thrifty: bool) -> tuple[Form, str]:
-    _, t, d, p = shape.sizes
-    if t == 1:
-        return "gram", "one position: norms are products of norms"
-    gram, direct = 2 * t * t * (d + p), 2 * t * d * p
-    stored = OPERATIONS_PER_NUMBER * d * p
-    if thrifty and d * p <= t * (d + p) and stored < gram:
-        return "product", "smaller than its factors"
-    if gram <= direct:
-        return "gram", "few positions"
-    return "direct", "many positions"
-
-
 def _add_site(sites: dict[int, Any], taps: dict[int, Any], use: Use, axes: frozenset) -> None:
     """Adds a use to the trees of sites and of zero taps."""
     *way, last = use.path
@@ -143,6 +90,7 @@ def _add_site(sites: dict[int, Any], taps: dict[int, Any], use: Use, axes: froze
 
 
 def _recorded_operand(use: Use) -> int:
+    """The position of the operand that is not the leaf, of two."""
     return 1 - use.operand
 
 
@@ -156,7 +104,7 @@ def _represent(
     recorded: Any,
 ) -> Representation:
     if choice.form == "zero":
-        return Zero(size, leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32))
+        return Zero(size, leaf.shape, accumulation_dtype(leaf.dtype))
     if choice.form == "dense":
         assert gradients is not None
         return Dense(gradients)
@@ -175,24 +123,3 @@ def _represent(
         assert choice.shape is not None
         made = Conv.make(operand, cotangents, choice.shape, norms)
     return Dense(made.materialize()) if choice.form == "product" else made
-
-
-@dataclass(frozen=True)
-class Zero:
-    """The gradients of a leaf that the loss does not use."""
-
-    size: int
-    shape: tuple[int, ...]
-    dtype: jnp.dtype
-
-    def squared_norms(self) -> jax.Array:
-        return jnp.zeros(self.size, self.dtype)
-
-    def weighted_sum(self, coefficients: jax.Array) -> jax.Array:
-        return jnp.zeros(self.shape, self.dtype)
-
-    def keep(self, valid: jax.Array) -> "Zero":
-        return self
-
-    def materialize(self) -> jax.Array:
-        return jnp.zeros((self.size, *self.shape), self.dtype)

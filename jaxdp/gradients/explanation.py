@@ -1,14 +1,15 @@
-"""Tells how the gradients of a loss will be held: leaf by leaf, why, and at what cost."""
+"""Explains how the gradients of a loss will be held: leaf by leaf, why, and at what cost."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import jax
 
+from ..types import PyTree
+from .choice import Choice, Form, choose
 from .convolution import ConvShape
-from .engine import Choice, choose
 from .lookup import LookupShape
 from .matmul import MatmulShape
 from .program import trace
@@ -18,14 +19,15 @@ from .program import trace
 class LeafPlan:
     """How the per-example gradients of one leaf are held.
 
-    The costs are estimates for one example, of what comes on top of the backward pass: numbers
-    kept, and operations for norms and weighted sum. `dense_*` are those of vmap(grad).
+    The costs are estimates for one example, on top of the backward pass: how many numbers are kept,
+    and how many floating-point operations norms and weighted sum take. `dense_*` are the costs of
+    vmap(grad).
     """
 
     leaf: str
     shape: tuple[int, ...]
     site: str
-    form: str
+    form: Form
     reason: str
     operations: int
     numbers: int
@@ -77,15 +79,25 @@ class Explanation:
 
 
 def explain(
-    loss_fn: Callable[..., jax.Array], params: Any, example: Any, *, method: str = "auto"
+    loss_fn: Callable[..., jax.Array],
+    params: PyTree,
+    example: tuple,
+    *,
+    method: Literal["auto", "factored"] = "auto",
 ) -> Explanation:
-    """Tells how `per_example_grads(loss_fn)` will hold every leaf's gradients, and why.
+    """Explains how `per_example_grads(loss_fn)` will hold every leaf's gradients.
 
     Args:
       loss_fn: the loss of one example, `loss_fn(params, *example)`.
       params: pytree of parameters; only shapes and dtypes matter.
       example: the tuple of the loss's other arguments, for one example, without a batch axis.
-      method: "auto" or "factored".
+      method: "auto" or "factored", as in `per_example_grads`.
+
+    Returns:
+      An explanation that prints as a table; its `leaves` hold the numbers.
+
+    Raises:
+      ValueError: for another method, a loss that is not a scalar, or one that couples examples.
 
     Example:
       >>> loss = lambda w, x: jnp.sum(jnp.tanh(x @ w))
@@ -99,7 +111,7 @@ def explain(
     out = jax.eval_shape(loss_fn, params, *example)
     if getattr(out, "shape", None) != ():
         raise ValueError(
-            f"loss_fn returned {out}, no scalar: give explain one example, without a batch axis"
+            f"loss_fn returned {out}, not a scalar: give explain one example, without a batch axis"
         )
     choices = choose(trace(loss_fn, params, example), thrifty=method == "auto")
     named = jax.tree_util.tree_leaves_with_path(params)
@@ -113,18 +125,26 @@ def explain(
 
 def _plan(name: str, shape: tuple[int, ...], choice: Choice) -> LeafPlan:
     size = math.prod(shape)
-    use = choice.use
-    site = (
-        ""
-        if use is None
-        else f"{use.what} at {use.where.split('/')[-1]}"
-        if use.where
-        else use.what
-    )
     dense = _product_operations(choice) + 4 * size
+    operations, numbers = _costs(choice, size, dense)
     return LeafPlan(
-        name, shape, site, choice.form, choice.reason, *_costs(choice, size, dense), dense, size
+        leaf=name,
+        shape=shape,
+        site=_site(choice),
+        form=choice.form,
+        reason=choice.reason,
+        operations=operations,
+        numbers=numbers,
+        dense_operations=dense,
+        dense_numbers=size,
     )
+
+
+def _site(choice: Choice) -> str:
+    use = choice.use
+    if use is None:
+        return ""
+    return f"{use.what} at {use.where.split('/')[-1]}" if use.where else use.what
 
 
 def _product_operations(choice: Choice) -> int:

@@ -1,15 +1,44 @@
-"""Everything that JAX does not export: the one module to change when JAX moves.
+"""Everything that JAX does not promise to keep: the one module to change when JAX moves.
 
-Written against the parts of jaxprs that JAX 0.10 and the newest JAX share.
+No other module of jaxdp imports `jax._src` or `jax.extend`. What is here works on the parts of
+jaxprs that JAX 0.10 and the newest JAX share.
 """
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import jax
+from jax._src import callback, custom_batching, debugging, source_info_util
 from jax._src import core as jax_core
-from jax._src import source_info_util
 from jax._src.interpreters.batching import BatchTrace
+from jax._src.lax import parallel
+from jax._src.state import primitives as state_primitives
+from jax.extend.core import Literal as Literal
+from jax.extend.core import Primitive, mapped_aval
+from jax.extend.core import jaxprs_in_params as jaxprs_in_params
+from jax.extend.core import primitives as primitives
+
+
+def _primitives(*modules: ModuleType) -> frozenset:
+    return frozenset(
+        value
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, Primitive)
+    )
+
+
+PVARY = jax_core.pvary_p
+
+# All that exchanges values between the elements of a mapped axis.
+COLLECTIVES = _primitives(parallel) - {primitives.axis_index_p, PVARY}
+
+CUSTOM_VMAP = frozenset({custom_batching.custom_vmap_p})
+
+CALLBACKS = _primitives(callback, debugging)
+
+REFS = _primitives(state_primitives) | {jax_core.ref_p}
 
 
 def is_traced() -> bool:
@@ -46,11 +75,18 @@ def vary(tree: Any, axes: frozenset) -> Any:
     return jax.tree.map(one, tree) if axes else tree
 
 
-def line(eqn: Any) -> str:
+def one_example(batch: Any) -> Any:
+    """The batch's tree with abstract values in place of arrays, each without its leading axis."""
+    return jax.tree.map(lambda leaf: mapped_aval(leaf.shape[0], 0, jax.typeof(leaf)), batch)
+
+
+def source_line(eqn: Any) -> str:
+    """The user's file, line and function that an equation comes from."""
     return source_info_util.summarize(eqn.source_info)
 
 
 def scan_counts(eqn: Any) -> tuple[int, int]:
+    """How many of a scan's operands are constants, and how many are its carry."""
     if "num_consts" in eqn.params:
         return eqn.params["num_consts"], eqn.params["num_carry"]
     consts, carry, _ = eqn.params["ft_in"].unpack()  # JAX 0.11 and newer
@@ -63,6 +99,7 @@ def open_jaxpr(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
 
 
 def bind(eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:
+    """Runs one equation on new operands; returns its results."""
     with eqn.ctx.manager:
         results = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
     return results if eqn.primitive.multiple_results else [results]

@@ -1,17 +1,16 @@
-"""The gradients of a batch as a lazy value: computed inside the step, never promised as arrays."""
+"""The gradients of a batch as a lazy value: computed inside the step, never held as arrays."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from ..types import Unit
+from ..types import PyTree, Unit
+from ._padding import pad_rows, split_rows
 from .jax_internals import vary, varying_axes
 from .representations import Representation
-
-PyTree = Any
 
 Carry = TypeVar("Carry")
 
@@ -28,7 +27,7 @@ class Microbatch:
 
     @cached_property
     def mask(self) -> jax.Array:
-        """`[b] bool`: the rows that are no padding."""
+        """`[b] bool`: True for the rows that are not padding."""
         return jnp.ones(self.values.shape, bool) if self._mask is None else self._mask
 
     @cached_property
@@ -38,24 +37,23 @@ class Microbatch:
 
     @cached_property
     def finite(self) -> jax.Array:
-        """`[b] bool`: rows whose squared norm is finite (in float32: norms below 1.8e19)."""
+        """`[b] bool`: True where the squared norm is finite (in float32: norms below 1.8e19)."""
         return jnp.isfinite(sum(self.squared_norms))
 
     @cached_property
     def valid(self) -> jax.Array:
-        """`[b] bool`: the rows that contribute. A masked or non-finite row contributes zero."""
+        """`[b] bool`: True for the rows that contribute: a masked or non-finite row does not."""
         return self.mask & self.finite
 
     def weighted_sum(self, coefficients: Sequence[jax.Array]) -> list[jax.Array]:
         """Σ_b c_b·g_b for every leaf, given its coefficients `[b]`; invalid rows count as zero."""
         weights = [jnp.where(self.valid, c, 0) for c in coefficients]
-
         all_finite = jnp.all(self.finite)
 
         def total(leaf: Representation, weights: jax.Array) -> jax.Array:
-            # 0·inf is NaN, so invalid rows are zeroed themselves, but only where there are such;
-            # leaf by leaf, so that at most one leaf is there twice. (A sum outside of the cond is
-            # no faster on CPUs, and takes up to twice the memory.)
+            # 0·inf is NaN, so invalid rows are zeroed themselves, but only if there are any; leaf
+            # by leaf, so that at most one leaf is held twice. (A sum outside of the cond is no
+            # faster on CPUs, and takes up to twice the memory.)
             return jax.lax.cond(
                 all_finite,
                 lambda: leaf.weighted_sum(weights),
@@ -66,8 +64,8 @@ class Microbatch:
 
 
 _NO_ARRAY = (
-    "PerExampleGrads are un-noised gradients of single examples, held lazily: they are no array "
-    "and no pytree, so they can't be rescaled, mixed, or passed into or out of jit. Put "
+    "PerExampleGrads are gradients of single examples, without noise, held lazily: neither arrays "
+    "nor a pytree, so they can't be rescaled, mixed, or passed into or out of jit. Put "
     "jaxdp.privatize(plan) (or a jaxdp clipping) first in the optax.chain and other "
     "transformations after it; call .materialize() to look at the gradients themselves"
 )
@@ -76,8 +74,8 @@ _NO_ARRAY = (
 class PerExampleGrads:
     """The gradients of B examples, held as a computation. Make and use it inside one `jit`.
 
-    It is no pytree on purpose: a transformation that would mix or rescale examples before they
-    are clipped (and so break the privacy of the result) fails with an error instead.
+    It is not a pytree, on purpose: a transformation that would mix or rescale examples before they
+    are clipped, and so break the privacy of the result, fails with an error instead.
     """
 
     def __init__(
@@ -99,14 +97,14 @@ class PerExampleGrads:
 
     @property
     def like(self) -> PyTree:
-        """A pytree of the parameters' shapes and dtypes: what a sum of these gradients is like."""
+        """The parameters' shapes and dtypes, as a pytree: a sum of these gradients has both."""
         return jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), self._like)
 
     def fold(self, body: Callable[[Carry, Microbatch], Carry], init: Carry) -> Carry:
         """Folds `body(carry, microbatch) -> carry` over the physical microbatches.
 
-        Microbatches of trailing padding rows are skipped, by a trip count that is data: batches of
-        uneven size share one compiled step.
+        Microbatches that hold only trailing padding are skipped. How many there are is data, not
+        part of the compiled step, so batches of uneven size share one.
         """
         m = self._microbatch_size
         if m >= self._size:
@@ -124,11 +122,12 @@ class PerExampleGrads:
         init = vary(init, varying_axes((batch, mask)))
         return jax.lax.fori_loop(0, (last_row + m - 1) // m, step, init)
 
-    def sum(self, part: Callable[[Microbatch], Carry], like: Any) -> Carry:
+    def sum(self, part: Callable[[Microbatch], Carry], like: PyTree) -> Carry:
         """Adds up `part(microbatch)`, a pytree of floating arrays like `like`, over all of them.
 
-        With compensation: one number more or less would else change the rounding of every later
-        addition, and together these can move a float32 sum by more than any one example may.
+        Rounding errors are added up too and compensated. Otherwise one number more or less would
+        change the rounding of every later addition, and together these changes can move a float32
+        sum by more than any one example may.
         """
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
         if self._microbatch_size >= self._size:
@@ -144,11 +143,11 @@ class PerExampleGrads:
         return jax.tree.map(jnp.add, *self.fold(add, (zeros, zeros)))
 
     def squared_norms(self) -> PyTree:
-        """Squared norms per leaf and example: a pytree like the parameters of `[B]` arrays."""
+        """Squared norms per leaf and example, `[B]`: a pytree like the parameters."""
         return self._rows(lambda rows: rows.squared_norms)
 
     def materialize(self) -> PyTree:
-        """The gradients as arrays `[B, ...]`, invalid rows zero. Takes the memory that it takes."""
+        """The gradients as arrays `[B, ...]`, invalid rows zero. Takes memory for all of them."""
         return self._rows(
             lambda rows: [leaf.keep(rows.valid).materialize() for leaf in rows.leaves]
         )
@@ -157,21 +156,16 @@ class PerExampleGrads:
         m, structure = self._microbatch_size, jax.tree.structure(self._like)
         if m >= self._size:
             return jax.tree.unflatten(structure, look(self._differentiate(self._batch, self._mask)))
-        split = lambda leaf: leaf.reshape(-1, m, *leaf.shape[1:])
         leaves = jax.lax.map(
-            lambda rows: look(self._differentiate(*rows)), jax.tree.map(split, self._padded())
+            lambda rows: look(self._differentiate(*rows)), split_rows(self._padded(), m)
         )
         joined = [leaf.reshape(-1, *leaf.shape[2:])[: self._size] for leaf in leaves]
         return jax.tree.unflatten(structure, joined)
 
     def _padded(self) -> tuple[PyTree, jax.Array]:
         """Batch and mask, padded to whole microbatches."""
-        extra = -self._size % self._microbatch_size
         mask = jnp.ones(self._size, bool) if self._mask is None else self._mask
-        # Padding repeats the last row rather than inventing one: a key of zeros may be no key.
-        pad = lambda leaf: jnp.concatenate([leaf, jnp.repeat(leaf[-1:], extra, axis=0)])
-        batch = jax.tree.map(pad, self._batch) if extra else self._batch
-        return batch, jnp.pad(mask, (0, extra))
+        return pad_rows(self._batch, mask, self._microbatch_size)
 
     def _differentiate(self, rows: PyTree, mask: jax.Array | None) -> Microbatch:
         values, leaves = self._compute(rows)
@@ -181,7 +175,7 @@ class PerExampleGrads:
         return f"PerExampleGrads({self._size} rows, microbatches of {self._microbatch_size})"
 
     def __getattr__(self, name: str) -> NoReturn:
-        # Transformations that look at an array's shape or dtype get the reason too.
+        # A transformation that asks for an array's shape or dtype is told the reason too.
         raise AttributeError(f"no attribute {name!r}. {_NO_ARRAY}")
 
     def _refuse(self, *_: object) -> NoReturn:

@@ -5,15 +5,15 @@ from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core.primitives import gather_p
 from jax.lax import GatherScatterMode, Precision
 
-from .matmul import grouped
-from .representations import accumulation_dtype, guarded
+from .axes import grouped, ungrouped
+from .jax_internals import primitives as p
+from .representations import guarded, wide
 from .rounding import lengths, raised_product
 from .uses import Use, View
 
-# Up to this many look-ups an example, equal rows are added up by a matrix product: [t, t] of it.
+# Up to this many look-ups an example (t), a [t, t] matrix product adds up those of equal rows.
 MATMUL_LOOKUPS = 1024
 
 
@@ -22,28 +22,26 @@ class LookupShape:
     """How one use of a leaf looks up rows of it: g[x_t] += c_t for one example."""
 
     view: View
-    index_axes: tuple[tuple[int, ...], ...]  # axes of the recorded indices that are t, and the last
+    index_axes: tuple[tuple[int, ...], ...]  # axes of the recorded indices that are t, 1
     cotangent_axes: tuple[tuple[int, ...], ...]  # axes of the cotangent that are t, p
     rows: int
     sizes: tuple[int, int]  # t, p
-    split: tuple[int, ...]
-    order: tuple[int, ...]
+    split: tuple[int, ...]  # the table's sizes: its rows, then its other axes
+    order: tuple[int, ...]  # the place in `split` of each axis of the table
     clipped: bool  # indices outside the table read its edge; otherwise they read nothing
 
     def restore(self, table: jax.Array) -> jax.Array:
         """`[..., rows, p]` to `[..., *leaf.shape]`."""
         lead = table.ndim - 2
-        apart = table.reshape(*table.shape[:lead], *self.split)
-        ordered = apart.transpose(*range(lead), *[lead + axis for axis in self.order])
-        return self.view.restore(ordered, lead)
+        return self.view.restore(ungrouped(table, lead, self.split, self.order), lead)
 
 
 def lookup_shape(use: Use) -> LookupShape | None:
-    """Reads `table[indices]` along one axis, or gives None if the use is something else."""
-    if use.primitive is not gather_p or use.operand != 0 or use.view.sliced:
+    """Reads `table[indices]` along one axis; None if the use is something else."""
+    if use.primitive is not p.gather_p or use.operand != 0 or use.view.sliced:
         return None
     numbers, mode = use.params["dimension_numbers"], use.params["mode"]
-    table, indices, _ = (*use.operands, None)
+    table, indices = use.operands
     if numbers.operand_batching_dims or len(numbers.start_index_map) != 1:
         return None
     (axis,) = numbers.start_index_map
@@ -73,10 +71,10 @@ def lookup_shape(use: Use) -> LookupShape | None:
 
 @dataclass(frozen=True)
 class Lookup:
-    """g[b, x[b, t]] += c[b, t]: what a table's rows get."""
+    """The gradients of a table: g[b, x[b, t]] += c[b, t]."""
 
-    rows: jax.Array  # [b, t], the table's row or one past its end for none
-    cotangents: jax.Array  # [b, t, p], zero where there is no row
+    rows: jax.Array  # [b, t], rows of the table; one past its end where nothing is read
+    cotangents: jax.Array  # [b, t, p], zero where nothing is read
     shape: LookupShape
 
     @classmethod
@@ -89,7 +87,7 @@ class Lookup:
         return cls(jnp.where(inside, rows, shape.rows), jnp.where(inside[..., None], c, 0), shape)
 
     def squared_norms(self) -> jax.Array:
-        c = self._wide()
+        (c,) = wide(self.cotangents)
         sums = jax.vmap(_row_sums)(self.rows, c)
         squared = guarded(jnp.sum(jnp.square(sums), axis=(1, 2)))
         # The numbers of one row are added up one after the other.
@@ -98,7 +96,7 @@ class Lookup:
         return raised_product(squared, jnp.sum((1 + repeated / 4) * lengths(c), axis=-1))
 
     def weighted_sum(self, coefficients: jax.Array) -> jax.Array:
-        c = self._wide() * coefficients[:, None, None]
+        c = wide(self.cotangents)[0] * coefficients[:, None, None]
         table = jnp.zeros((self.shape.rows, c.shape[-1]), c.dtype)
         return self.shape.restore(table.at[self.rows].add(c, mode="drop"))
 
@@ -106,13 +104,10 @@ class Lookup:
         return replace(self, cotangents=jnp.where(valid[:, None, None], self.cotangents, 0))
 
     def materialize(self) -> jax.Array:
-        c = self._wide()
+        (c,) = wide(self.cotangents)
         table = jnp.zeros((self.shape.rows, c.shape[-1]), c.dtype)
         fill = lambda rows, c: table.at[rows].add(c, mode="drop")
         return self.shape.restore(jax.vmap(fill)(self.rows, c))
-
-    def _wide(self) -> jax.Array:
-        return self.cotangents.astype(accumulation_dtype(self.cotangents.dtype))
 
 
 def _row_sums(rows: jax.Array, c: jax.Array) -> jax.Array:

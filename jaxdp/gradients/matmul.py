@@ -1,16 +1,16 @@
 """Gradients of a matrix product's weights: activations and cotangents instead of their product."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core.primitives import dot_general_p
 from jax.lax import Precision
 
-from .representations import accumulation_dtype, guarded
+from .axes import grouped, ungrouped
+from .jax_internals import primitives as p
+from .representations import guarded, wide
 from .rounding import lengths, raised_gram, raised_product
 from .uses import Use, View
 
@@ -18,6 +18,8 @@ Norms = Literal["gram", "direct"]
 
 
 class Restore(Protocol):
+    """The part of a shape that `Matmul` needs: a convolution's patches have one too."""
+
     def restore(self, products: jax.Array) -> jax.Array:
         """`[..., s, d, p]` to `[..., *leaf.shape]`, with at most one leading axis."""
 
@@ -26,28 +28,26 @@ class Restore(Protocol):
 class MatmulShape:
     """How one use of a leaf is a product: g[s] = Σ_t a[s, t] ⊗ c[s, t] for one example.
 
-    s runs over what the leaf has too (batch axes, loops over slices of it), t over positions that
-    share it, d over the axes that the product contracts, p over the leaf's other axes.
+    s runs over axes that the leaf has too (batch axes, loops over slices of it), t over positions
+    that share it, d over the axes that the product contracts, p over the leaf's other axes.
     """
 
     view: View
     activation_axes: tuple[tuple[int, ...], ...]  # axes of the recorded operand that are s, t, d
     cotangent_axes: tuple[tuple[int, ...], ...]  # axes of the cotangent that are s, t, p
     sizes: tuple[int, int, int, int]  # s, t, d, p
-    split: tuple[int, ...]  # sizes of every axis in s, d, p
-    order: tuple[int, ...]  # brings those to the order of the use's operand
+    split: tuple[int, ...]  # sizes of the loops over slices, then of the operand's axes
+    order: tuple[int, ...]  # the place in `split` of each such loop, then of each operand axis
 
     def restore(self, products: jax.Array) -> jax.Array:
         """`[..., s, d, p]` to `[..., *leaf.shape]`, with at most one leading axis."""
         lead = products.ndim - 3
-        apart = products.reshape(*products.shape[:lead], *self.split)
-        ordered = apart.transpose(*range(lead), *[lead + axis for axis in self.order])
-        return self.view.restore(ordered, lead)
+        return self.view.restore(ungrouped(products, lead, self.split, self.order), lead)
 
 
 def matmul_shape(use: Use) -> MatmulShape | None:
-    """Reads a matrix product with a leaf in it, or gives None if the use is something else."""
-    if use.primitive is not dot_general_p:
+    """Reads a matrix product with a leaf in it; None if the use is something else."""
+    if use.primitive is not p.dot_general_p:
         return None
     contracting, batch = use.params["dimension_numbers"]
     leaf_side, other_side = use.operand, 1 - use.operand
@@ -94,16 +94,9 @@ def matmul_shape(use: Use) -> MatmulShape | None:
     )
 
 
-def grouped(array: jax.Array, groups: Sequence[Sequence[int]]) -> jax.Array:
-    """`[b, *axes]` to `[b, one axis per group]`; axes are counted behind b."""
-    order = [0, *(1 + axis for group in groups for axis in group)]
-    sizes = [math.prod(array.shape[1 + axis] for axis in group) for group in groups]
-    return array.transpose(order).reshape(array.shape[0], *sizes)
-
-
 @dataclass(frozen=True)
 class Matmul:
-    """g[b, s] = Σ_t a[b, s, t] ⊗ c[b, s, t]: what a matrix product's weights get."""
+    """The gradients of a matrix product's weights: g[b, s] = Σ_t a[b, s, t] ⊗ c[b, s, t]."""
 
     activations: jax.Array  # [b, s, t, d]
     cotangents: jax.Array  # [b, s, t, p]
@@ -122,7 +115,7 @@ class Matmul:
         )
 
     def squared_norms(self) -> jax.Array:
-        a, c = self._wide()
+        a, c = wide(self.activations, self.cotangents)
         magnitude = jnp.sum(lengths(a) * lengths(c), axis=-1)  # [b, s]
         if self.norms == "direct":
             return jnp.sum(raised_product(_squared_products(a, c), magnitude, a.shape[2]), axis=-1)
@@ -131,7 +124,7 @@ class Matmul:
         )
 
     def weighted_sum(self, coefficients: jax.Array) -> jax.Array:
-        a, c = self._wide()
+        a, c = wide(self.activations, self.cotangents)
         scaled = c * coefficients[:, None, None, None].astype(c.dtype)
         total = jnp.einsum("bstd,bstp->sdp", a, scaled, precision=Precision.HIGHEST)
         return self.shape.restore(total)
@@ -145,12 +138,8 @@ class Matmul:
         )
 
     def materialize(self) -> jax.Array:
-        a, c = self._wide()
+        a, c = wide(self.activations, self.cotangents)
         return self.shape.restore(_products(a, c))
-
-    def _wide(self) -> tuple[jax.Array, jax.Array]:
-        dtype = accumulation_dtype(jnp.promote_types(self.activations.dtype, self.cotangents.dtype))
-        return self.activations.astype(dtype), self.cotangents.astype(dtype)
 
 
 def _products(a: jax.Array, c: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Per-example gradients as a lazy value: computed inside the step, never promised as arrays."""
+"""From a loss, or from a user's own gradients, to the lazy gradients of a batch."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from ..types import Unit
+from ..types import PyTree, Unit
 from ._checks import (
     batch_size,
     check_loss,
@@ -18,7 +18,7 @@ from ._checks import (
 from .coupling import check_uncoupled
 from .engine import auto_engine, factored_engine
 from .jax_internals import vary, varying_axes
-from .lazy import PerExampleGrads, PyTree
+from .lazy import PerExampleGrads
 from .representations import Dense, Representation
 
 Engine = Callable[[Callable[..., jax.Array], PyTree, tuple], tuple[jax.Array, list[Representation]]]
@@ -32,7 +32,7 @@ def per_example_grads(
     method: Method = "auto",
     unit: Unit = "example",
     microbatch_size: int | None = None,
-) -> Callable[..., "PerExampleGrads"]:
+) -> Callable[..., PerExampleGrads]:
     """Turns the loss of one example into the lazy gradients of a batch.
 
     Args:
@@ -40,23 +40,26 @@ def per_example_grads(
         batch axis (layers that want one get `x[None]`). Only `params` is differentiated. Randomness
         (dropout) comes in as a per-example key in the batch.
         With unit="batch", `loss_fn(params, *records, mask) -> scalar`, the *mean* loss of a whole
-        unit: records have a leading axis, and only those where `mask` is True count.
-      method: "vmap" differentiates every example on its own; "factored" holds the gradients by
-        what they are products of, where it has a rule; "auto" picks the cheaper leaf by leaf.
-      unit: "example", or "batch" for losses that couple the records of a unit (`clip_batch`).
-      microbatch_size: how many examples (or units) are differentiated at a time. It bounds the
-        memory and changes nothing else. None takes the whole batch at once. A unit is never split:
-        one takes the memory of plain training on its records (`mean_loss` needs less).
+        batch unit: records have a leading axis, and only those where `mask` is True count.
+      method: "vmap" differentiates every example on its own; "factored" holds the gradients as the
+        factors of a product, where it has a rule; "auto" takes the cheaper form, leaf by leaf.
+      unit: "example", or "batch" for losses that couple the records of a batch unit (`clip_batch`).
+      microbatch_size: how many examples (or batch units) are differentiated at a time. It bounds
+        the memory and changes nothing else. None takes the whole batch at once. A batch unit is
+        never split: it takes the memory of plain training on its records (`mean_loss` needs less).
 
     Returns:
       A function `(params, batch, mask=None) -> PerExampleGrads`. `batch` is the tuple of the
       loss's arguments after `params`, every leaf with a leading axis of length B; `mask [B] bool`
       is False for padding rows, which contribute exactly zero, whatever they hold. With
       unit="batch" the leaves are `[m, capacity, ...]` and the mask `[m, capacity]`: the loss sees
-      zeros in place of masked records, and a unit without any record contributes zero.
+      zeros in place of masked records, and a batch unit without any record contributes zero.
 
     Raises:
-      ValueError, TypeError: for what is no loss, no batch or no parameters, when called.
+      ValueError: for an unknown method or unit, or a wrong microbatch_size. The returned function
+        raises it for a wrong batch, mask or parameters, and for a loss that couples examples.
+      TypeError: by the returned function, for a loss that is not one real number, a batch that is
+        not a tuple, or parameters that are not real floating arrays.
 
     Example:
       >>> loss = lambda params, x, y: (params @ x - y) ** 2
@@ -71,7 +74,7 @@ def per_example_grads(
     check_microbatch_size(microbatch_size)
     engine = ENGINES[method]
 
-    def transform(params: PyTree, batch: tuple, mask: jax.Array | None = None) -> "PerExampleGrads":
+    def transform(params: PyTree, batch: tuple, mask: jax.Array | None = None) -> PerExampleGrads:
         check_params(params)
         if not isinstance(batch, tuple | list):
             raise TypeError(
@@ -86,7 +89,7 @@ def per_example_grads(
         check_uncoupled(loss_fn, params, batch)
 
         def compute(rows: tuple) -> tuple[jax.Array, list[Representation]]:
-            # The gradient of one row is its weighted sum but for a factor: nothing to save.
+            # The gradient of one row is its weighted sum up to a factor: nothing to save.
             alone = method == "auto" and jax.tree.leaves(rows)[0].shape[0] == 1
             return (_single_engine if alone else engine)(loss_fn, params, rows)
 
@@ -101,14 +104,18 @@ def from_dense(
     *,
     unit: Unit = "example",
     microbatch_size: int | None = None,
-) -> "PerExampleGrads":
-    """Takes per-example gradients that were computed elsewhere, as a user's own `vmap(grad)`.
+) -> PerExampleGrads:
+    """Takes per-example gradients that were computed elsewhere, for example by `vmap(grad)`.
 
     Args:
       grads: pytree like the parameters, every leaf `[B, ...]`: row i must depend on example i only.
       mask: `[B] bool`, False for padding rows.
       unit: "batch" if a row is the gradient of a batch unit's mean loss.
       microbatch_size: as in `per_example_grads`.
+
+    Raises:
+      ValueError: if leaves or mask disagree in the number of rows, or there are none.
+      TypeError: if a leaf is not a real floating array.
     """
     check_microbatch_size(microbatch_size)
     check_params(grads)
@@ -137,7 +144,7 @@ def _vmap_engine(
 def _single_engine(
     loss_fn: Callable[..., jax.Array], params: PyTree, rows: tuple
 ) -> tuple[jax.Array, list[Representation]]:
-    """Differentiates one row, a whole unit say, without a batch axis that XLA would move about."""
+    """Differentiates one row (a whole batch unit, say) without a batch axis that XLA might move."""
     params = vary(params, varying_axes((params, rows)))
     row = jax.tree.map(lambda leaf: leaf[0], rows)
     value, grads = jax.value_and_grad(loss_fn)(params, *row)

@@ -5,6 +5,7 @@ both; `materialize` is for people who want to look.
 """
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import Protocol
 
 import jax
@@ -25,15 +26,21 @@ class Representation(Protocol):
         """Σ_b coefficients[b]·g_b `[...]`, float32 or wider, at full matrix precision."""
 
     def keep(self, valid: jax.Array) -> "Representation":
-        """The same with every row where `valid [b]` is False made exactly zero."""
+        """The same gradients, but every row where `valid [b]` is False is exactly zero."""
 
     def materialize(self) -> jax.Array:
         """The gradients themselves, `[b, ...]`."""
 
 
 def accumulation_dtype(dtype: jnp.dtype) -> jnp.dtype:
-    """Norms, coefficients, sums and noise are float32 or wider (DESIGN rule 8)."""
+    """Norms, coefficients, sums and noise are float32 or wider (privacy rule 8)."""
     return jnp.promote_types(dtype, jnp.float32)
+
+
+def wide(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """Casts arrays to one dtype that holds all of them and is float32 or wider."""
+    dtype = accumulation_dtype(reduce(jnp.promote_types, [array.dtype for array in arrays]))
+    return tuple(array.astype(dtype) for array in arrays)
 
 
 def guarded(squared: jax.Array) -> jax.Array:
@@ -48,11 +55,12 @@ class Dense:
     gradients: jax.Array
 
     def squared_norms(self) -> jax.Array:
-        g = self._wide()
+        (g,) = wide(self.gradients)
         return guarded(jnp.sum(jnp.square(g), axis=tuple(range(1, g.ndim))))
 
     def weighted_sum(self, coefficients: jax.Array) -> jax.Array:
-        return jnp.einsum("b,b...->...", coefficients, self._wide(), precision=Precision.HIGHEST)
+        (g,) = wide(self.gradients)
+        return jnp.einsum("b,b...->...", coefficients, g, precision=Precision.HIGHEST)
 
     def keep(self, valid: jax.Array) -> "Dense":
         rows = valid.reshape(valid.shape + (1,) * (self.gradients.ndim - 1))
@@ -61,5 +69,23 @@ class Dense:
     def materialize(self) -> jax.Array:
         return self.gradients
 
-    def _wide(self) -> jax.Array:
-        return self.gradients.astype(accumulation_dtype(self.gradients.dtype))
+
+@dataclass(frozen=True)
+class Zero:
+    """The gradients of a leaf that the loss does not use."""
+
+    size: int
+    shape: tuple[int, ...]
+    dtype: jnp.dtype
+
+    def squared_norms(self) -> jax.Array:
+        return jnp.zeros(self.size, self.dtype)
+
+    def weighted_sum(self, coefficients: jax.Array) -> jax.Array:
+        return jnp.zeros(self.shape, self.dtype)
+
+    def keep(self, valid: jax.Array) -> "Zero":
+        return self
+
+    def materialize(self) -> jax.Array:
+        return jnp.zeros((self.size, *self.shape), self.dtype)

@@ -1,4 +1,4 @@
-"""Where a loss uses each parameter.
+"""Finds where a loss uses each parameter.
 
 A value is a *view* of one parameter leaf while only relabellings (transpose, reshape, cast, ...)
 touch it. The first other equation that it meets is a *use* of that leaf.
@@ -10,24 +10,23 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax._src import core as jax_core
-from jax._src.lax import lax as lax_internals
-from jax.extend.core import Literal
-from jax.extend.core import primitives as p
 
-from .jax_internals import line, open_jaxpr, scan_counts
+from .jax_internals import PVARY, Literal, open_jaxpr, scan_counts, source_line
+from .jax_internals import primitives as p
 
-# Paths name an equation by its index in the loss's jaxpr, then inside that equation's, and so on.
-# (The same inner jaxpr may be called twice, so an equation object names nothing.)
+# A path names an equation by its index in the loss's jaxpr, then in the jaxpr inside that equation,
+# and so on. (The same inner jaxpr may be called twice, so an equation object names nothing.)
 Path = tuple[int, ...]
+
+Undo = Callable[[jax.Array, int], jax.Array]
 
 
 @dataclass(frozen=True)
 class Relabelling:
-    """One step from a leaf to its view; `undo(array, lead)` takes it back behind `lead` axes."""
+    """One step from a leaf to its view; `undo(array, lead)` reverses it behind `lead` axes."""
 
-    undo: Callable[[jax.Array, int], jax.Array]
-    sliced: int  # how many loops had sliced the leaf by then: that many axes lead the view
+    undo: Undo
+    sliced: int  # how many loops had sliced the leaf before this step: each adds a leading axis
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,12 @@ class View:
     def sliced(self) -> int:
         return sum(sliced for _, sliced in self.loops)
 
-    def then(self, undo: Callable[[jax.Array, int], jax.Array]) -> "View":
+    def then(self, undo: Undo) -> "View":
+        """The view after one more relabelling."""
         return replace(self, steps=(*self.steps, Relabelling(undo, self.sliced)))
 
     def restore(self, array: jax.Array, lead: int) -> jax.Array:
-        """Relabels what is like the use's operand (with sliced loops leading) to be like the leaf.
+        """Turns an array shaped like the use's operand (after sliced loops) into the leaf's shape.
 
         The first `lead` axes stay as they are.
         """
@@ -63,7 +63,7 @@ class Use:
 
     view: View
     path: Path
-    primitive: Any  # None if the view leaves the program or the loop without one
+    primitive: Any  # None if the view leaves the program or a loop without meeting an equation
     params: Mapping[str, Any]
     operand: int  # which operand the view is
     operands: tuple[Any, ...]  # abstract values, without loops
@@ -75,19 +75,31 @@ class Use:
         return self.primitive.name if self.primitive is not None else "output"
 
 
-class Walk:
-    """Follows views of the leaves through jaxprs; collects their uses."""
+def find_uses(jaxpr: Any, count: int) -> list[list[Use]]:
+    """Finds the uses of each of the first `count` arguments of a jaxpr."""
+    search = _Search([[] for _ in range(count)])
+    views: list[View | None] = [View(i) for i in range(count)]
+    rest = len(jaxpr.invars) - count
+    for view in search.jaxpr(jaxpr, [*views, *[None] * rest], ()):
+        if view is not None:
+            search.add_unknown(view)
+    return search.uses
 
-    def __init__(self, uses: list[list[Use]]) -> None:
-        self.uses = uses
 
-    def escape(self, view: View, eqn: Any = None, path: Path = (), operand: int = 0) -> None:
-        """Notes a use about which nothing is known but that there is one."""
-        where = line(eqn) if eqn is not None else ""
+@dataclass(frozen=True)
+class _Search:
+    """Follows views of the leaves through jaxprs and collects their uses."""
+
+    uses: list[list[Use]]
+
+    def add_unknown(self, view: View, eqn: Any = None, path: Path = (), operand: int = 0) -> None:
+        """Adds a use that no rule can read."""
+        where = source_line(eqn) if eqn is not None else ""
         primitive = eqn.primitive if eqn is not None else None
         self.uses[view.leaf].append(Use(view, path, primitive, {}, operand, (), None, where))
 
     def jaxpr(self, jaxpr: Any, inputs: Sequence[View | None], path: Path) -> list[View | None]:
+        """Given the views that a jaxpr's inputs are, returns those that its outputs are."""
         views = {
             var: view for var, view in zip(jaxpr.invars, inputs, strict=True) if view is not None
         }
@@ -115,25 +127,24 @@ class Walk:
         if eqn.primitive is p.scan_p:
             return self.scan(eqn, operands, path)
         for position, view in enumerate(operands):
-            if view is None:
-                continue
-            if len(eqn.outvars) != 1:
-                self.escape(view, eqn, path, position)
-                continue
-            avals = tuple(atom.aval for atom in eqn.invars)
-            self.uses[view.leaf].append(
-                Use(
-                    view,
-                    path,
-                    eqn.primitive,
-                    eqn.params,
-                    position,
-                    avals,
-                    eqn.outvars[0].aval,
-                    line(eqn),
-                )
-            )
+            if view is not None and len(eqn.outvars) == 1:
+                self.add(view, eqn, path, position)
+            elif view is not None:
+                self.add_unknown(view, eqn, path, position)
         return [None] * len(eqn.outvars)
+
+    def add(self, view: View, eqn: Any, path: Path, operand: int) -> None:
+        use = Use(
+            view=view,
+            path=path,
+            primitive=eqn.primitive,
+            params=eqn.params,
+            operand=operand,
+            operands=tuple(atom.aval for atom in eqn.invars),
+            result=eqn.outvars[0].aval,
+            where=source_line(eqn),
+        )
+        self.uses[view.leaf].append(use)
 
     def scan(self, eqn: Any, operands: Sequence[View | None], path: Path) -> list[View | None]:
         consts, carry = scan_counts(eqn)
@@ -141,7 +152,7 @@ class Walk:
         inside: list[View | None] = []
         for position, view in enumerate(operands):
             if view is not None and consts <= position < consts + carry:
-                self.escape(view, eqn, path, position)
+                self.add_unknown(view, eqn, path, position)
                 view = None
             elif view is not None:
                 sliced = position >= consts + carry
@@ -150,19 +161,19 @@ class Walk:
         inner, _ = open_jaxpr(eqn.params["jaxpr"])
         for view in self.jaxpr(inner, inside, path):
             if view is not None:
-                self.escape(view, eqn, path)
+                self.add_unknown(view, eqn, path)
         return [None] * len(eqn.outvars)
 
 
 _CALLS = {p.jit_p, p.closed_call_p, p.remat_p}
 
-_IDENTITIES = {lax_internals.copy_p, p.name_p, p.sharding_constraint_p, jax_core.pvary_p}
+_IDENTITIES = {p.copy_p, p.name_p, p.sharding_constraint_p, PVARY}
 
 _RESHAPES = {p.reshape_p, p.squeeze_p, p.broadcast_in_dim_p}
 
 
-def _relabelling(eqn: Any) -> Callable[[jax.Array, int], jax.Array] | None:
-    """How to take back an equation that only relabels its operand's numbers, if it does."""
+def _relabelling(eqn: Any) -> Undo | None:
+    """Returns the inverse of an equation that only relabels its operand's numbers, else None."""
     primitive, params = eqn.primitive, eqn.params
     if len(eqn.invars) != 1:
         return None

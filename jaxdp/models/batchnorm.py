@@ -1,12 +1,13 @@
-"""BatchNorm in batch units: statistics of one unit in training, of public records afterwards.
+"""BatchNorm in batch units: statistics of the unit in training, of public records afterwards.
 
-`unit_loss` makes the loss of a whole unit out of a Flax model, for
-`per_example_grads(loss, unit="batch")`. The statistics come from the unit's own records (padding is
-masked out), and the running averages that the model keeps are thrown away: what a unit says passes
-through its clipped gradient only. `public_statistics` then finds those for evaluation and release.
+`unit_loss` turns a Flax model into the loss of a batch unit, for
+`per_example_grads(loss, unit="batch")`. The statistics come from the unit's own records, padding is
+masked out. The running averages that the model keeps are thrown away, so that a unit's records have
+an effect through its clipped gradient only. `public_statistics` finds the statistics for evaluation
+and release (privacy rule 16).
 
-Both take any `flax.linen` or `flax.nnx` model as it is: every BatchNorm in it gets the mask and is
-told to use the batch's statistics, whatever the model says itself.
+Both take a `flax.linen` or `flax.nnx` model as it is. Every BatchNorm in it gets the mask and uses
+the statistics of the batch, even if the model asks for running averages.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-PyTree = Any
+from ..types import PyTree
 
 Call = Callable[[Any, jax.Array], jax.Array]  # (model, inputs) -> outputs
 
-TOP = "(top)"  # the name of a model that is a layer itself
+TOP = "(top)"  # the layer's name where the model is that layer
 
 
 def _plain_call(model: Any, inputs: jax.Array) -> jax.Array:
@@ -36,26 +37,28 @@ def unit_loss(
     *,
     call: Call = _plain_call,
 ) -> Callable[..., jax.Array]:
-    """Makes the mean loss of a batch unit, for models with BatchNorm.
+    """Returns the mean loss of a batch unit as a function, for models with BatchNorm.
 
-    Pass it to `per_example_grads(..., unit="batch")` under `clip_batch` or another clipping of
-    batch units. A unit can't be differentiated in parts, as its records share their statistics:
-    its memory is that of plain training on as many records.
+    Pass it to `per_example_grads(..., unit="batch")`, with `clip_batch` or another clipping of
+    batch units. A unit can't be differentiated in parts, because its records share statistics. It
+    takes the memory of plain training on as many records.
 
     Args:
       model: a `flax.linen` module, or an instance of `nnx.Module`. It is not changed.
       loss_fn: `loss_fn(outputs, *targets) -> [n]`, the loss of each of n records.
-      call: how the model is applied, for models that take more than their inputs:
+      call: applies the model, if it takes more than its inputs:
         `lambda model, x: model(x, train=True)`.
 
     Returns:
       `(params, inputs, *targets, mask) -> scalar`, the mean over the records where `mask` is True,
-      0 where there is none. `params` are the collection "params" of a linen model, or
+      and 0 if there are none. `params` are the collection "params" of a linen model, or
       `nnx.state(model, nnx.Param)`.
 
     Raises:
-      ValueError: when called, if statistics are kept by something else than Flax's BatchNorm, or
-        if a BatchNorm's inputs do not have the records as their first axis.
+      TypeError: for a model that is not of Flax.
+      ValueError: for a model with random state. When the loss is called: if another layer than
+        Flax's BatchNorm keeps statistics, if the records are not the first axis of a BatchNorm's
+        inputs, or if `loss_fn` does not return `[n]`.
     """
     apply = _make_pass(model, call)
 
@@ -76,23 +79,29 @@ def unit_loss(
 def public_statistics(
     model: nn.Module | nnx.Module, *, call: Call = _plain_call, rows_at_a_time: int = 500
 ) -> Callable[[PyTree, np.ndarray], PyTree]:
-    """Makes what finds BatchNorm's statistics on public records, at given parameters.
+    """Returns a function that finds BatchNorm's statistics on public records.
 
-    The public records pass through the model in batches that are normalised as in training; the
-    mean and variance of a layer are those of its inputs over all of them (at its last call, if
-    there are several), every record counting alike and without a momentum. Find them anew whenever
-    the parameters change, as for the average that is released. From private records they would be
-    a release without noise.
+    The public records pass through the model in batches, which are normalised as in training. The
+    mean and variance of a layer are those of its inputs over all records, without momentum. If a
+    layer is called several times, they are those of its last call.
+
+    Find the statistics anew whenever the parameters change, also for an average of parameters.
+    Never find them on private records: that would be a release without noise.
 
     Args:
       model: as in `unit_loss`.
       call: as in `unit_loss`.
-      rows_at_a_time: size of a batch. The larger, the nearer to what evaluation sees.
+      rows_at_a_time: size of a batch. The larger it is, the closer the statistics are to those
+        that layers see in evaluation.
 
     Returns:
-      `(params, inputs [n, ...]) -> statistics`: the collection "batch_stats" for
-      `model.apply({"params": params, "batch_stats": statistics}, x)`, or for nnx a state to
-      `nnx.update(model, params, statistics)` with, before `model.eval()`.
+      `(params, inputs [n, ...]) -> statistics`. For linen they are the collection "batch_stats":
+      `model.apply({"params": params, "batch_stats": statistics}, x)`. For nnx they are a state:
+      `nnx.update(model, params, statistics)`, before `model.eval()`.
+
+    Raises:
+      TypeError, ValueError: as `unit_loss` does. When the function is called: for inputs without
+        rows, or a model without BatchNorm.
 
     References:
       Wu & Johnson 2021, Rethinking "Batch" in BatchNorm, section 3 (arXiv 2105.07576).
@@ -121,7 +130,7 @@ def public_statistics(
 
 @jax.jit
 def _pool(a: PyTree, b: PyTree, share: float) -> PyTree:
-    """Statistics of two sets of records together, of which b has that share.
+    """Combines the statistics of two sets of records. The share of the records in b is `share`.
 
     References:
       Chan, Golub & LeVeque 1979, Updating Formulae and a Pairwise Algorithm for Computing Sample
@@ -180,7 +189,7 @@ def _linen_pass(model: nn.Module, call: Call) -> Pass:
 
 @contextmanager
 def _attributes(module: nn.Module, **attributes: Any) -> Iterator[None]:
-    """Gives a linen module, which is frozen, other attributes for the time of a call."""
+    """Gives a linen module other attributes for a while, although linen modules are frozen."""
     before = {name: getattr(module, name) for name in attributes}
     try:
         for name, value in attributes.items():
@@ -194,14 +203,14 @@ def _attributes(module: nn.Module, **attributes: Any) -> Iterator[None]:
 def _nnx_pass(model: nnx.Module, call: Call) -> Pass:
     if jax.tree.leaves(nnx.state(model, nnx.RngState)):
         raise ValueError(
-            "the model keeps random state, as nnx.Dropout does: every unit would draw the same. "
-            "Leave such layers out"
+            "the model keeps random state, as nnx.Dropout does: every unit would draw the same "
+            "numbers. Leave such layers out"
         )
     graph, others = nnx.split(model)[0], nnx.state(model, nnx.Not(nnx.Param))
 
     def apply(params: PyTree, inputs: jax.Array, records: jax.Array) -> tuple[jax.Array, PyTree]:
         class InUnit(nnx.BatchNorm):
-            """BatchNorm that sees the records of the unit."""
+            """BatchNorm over the records of the unit."""
 
             def __call__(
                 self,
@@ -213,7 +222,7 @@ def _nnx_pass(model: nnx.Module, call: Call) -> Pass:
                 seen = _records_seen("of nnx", x, records, self.axis, mask)
                 return super().__call__(x, use_running_average=False, mask=seen)
 
-        # A copy of the model that lives as long as this trace.
+        # A copy, so that the model itself stays as it is.
         copy = nnx.merge(graph, params, jax.tree.map(jnp.asarray, others))
         normalised = []
         for path, module in nnx.iter_modules(copy):
@@ -230,33 +239,34 @@ def _nnx_pass(model: nnx.Module, call: Call) -> Pass:
 def _records_seen(
     layer: str, x: jax.Array, mask: jax.Array, axis: Any, given: jax.Array | None
 ) -> jax.Array:
-    """The mask of a BatchNorm's inputs, and with what the model masks itself."""
+    """Returns the mask of a BatchNorm's inputs, combined with the model's own mask (`given`)."""
     features = np.atleast_1d(axis) % x.ndim
     if len(x) != mask.size or 0 in features:
         raise ValueError(
             f"BatchNorm {layer} gets inputs of shape {x.shape} in a unit of {mask.size} records, "
-            "padding included: padding can't be told from records in them. Keep the records as the "
-            "first axis"
+            "padding included: it can't tell padding from records. Keep the records as the first "
+            "axis"
         )
-    # The records of an empty unit are all padding. It has a loss of 0, and no NaN on the way.
+    # All rows of an empty unit are padding. They are used here, so that no NaN comes up; their
+    # loss is masked out.
     seen = (mask | ~jnp.any(mask)).reshape(-1, *[1] * (x.ndim - 1))
     return seen if given is None else seen & given
 
 
 def _check_layers(statistics: PyTree, normalised: Sequence[str]) -> None:
-    for name in layers(statistics):
+    for name in layer_names(statistics):
         if name not in normalised:
             raise ValueError(
-                f"layer {name!r} keeps statistics, and is not the BatchNorm of flax.linen or "
-                "flax.nnx itself: what it makes of padding is not known. Use that one"
+                f"layer {name!r} keeps statistics, but is not BatchNorm of flax.linen or flax.nnx "
+                "itself, so that nothing keeps padding out of them. Use that BatchNorm"
             )
 
 
-def layers(collection: Any, path: str = "") -> list[str]:
-    """The names of the layers that hold a nested collection's arrays, as Block_0/BatchNorm_1."""
+def layer_names(collection: Any, path: str = "") -> list[str]:
+    """Returns the names of the layers with arrays in a collection, as Block_0/BatchNorm_1."""
     if any(not hasattr(value, "items") for value in collection.values()):
         return [path or TOP]
     names = []
     for key, value in collection.items():
-        names += layers(value, f"{path}/{key}" if path else str(key))
+        names += layer_names(value, f"{path}/{key}" if path else str(key))
     return names

@@ -1,33 +1,29 @@
-"""The model of a run, its loss and scores, and the check that it keeps examples apart."""
+"""Builds a model and its parameters, and refuses models that mix examples or keep state."""
 
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from ..datasets.records import Dataset
-from ..types import Unit
+from ..types import PyTree, Unit
 from . import batchnorm, networks
+from ._forward import ROWS_AT_A_TIME, scaled, scaling_call
 from .config import RESNET_WIDTH, TOKEN_WIDTH, ModelConfig
-
-PyTree = Any
-
-ROWS_AT_A_TIME = 500  # of the test records, which bounds the memory
 
 
 def make_model(config: ModelConfig, dataset: Dataset) -> nn.Module:
-    """Builds the model that the configuration names.
+    """Returns the network that the configuration names, for the classes of a data set.
 
     Raises:
-      ValueError: for a model of images with tokens, or the other way round.
+      ValueError: for an image model on text, or a text model on images.
     """
     num_classes = dataset.num_classes
     if (config.name == "transformer") != (dataset.center is None):
         kind, right = ("images", "cnn") if config.name == "transformer" else ("text", "transformer")
         raise ValueError(
-            f"model.name is {config.name}, and the data are {kind}: choose --model.name {right}"
+            f"model.name is {config.name}, but the data are {kind}: choose --model.name {right}"
         )
     if config.name == "linear":
         return networks.Linear(num_classes)
@@ -49,23 +45,26 @@ def make_model(config: ModelConfig, dataset: Dataset) -> nn.Module:
 def init_params(
     model: nn.Module, key: jax.Array, dataset: Dataset, unit: Unit = "example"
 ) -> PyTree:
-    """Draws the parameters, which depend on the key and the shape of a record only.
+    """Draws the parameters. They depend only on the key and the shape of a record.
 
     Args:
-      model: from `make_model`.
-      key: secret only if the initial parameters are to be.
-      dataset: whose records the model takes.
-      unit: what is clipped.
+      model: from `make_model`, or a Flax linen module of your own.
+      key: need not be secret, unless the initial parameters are.
+      dataset: the data set of the model's records.
+      unit: whose gradient is clipped, an example's or a batch unit's.
+
+    Returns:
+      The collection "params".
 
     Raises:
-      ValueError: for a model with state beside its parameters, as BatchNorm has; with batch units,
-        BatchNorm is fine if there are public records to take its statistics from.
+      ValueError: for a model with state beside its parameters. BatchNorm, which has some, is
+        allowed with batch units and public records to take its statistics from (privacy rule 16).
     """
     record = _zero_record(dataset)
     state = dict(jax.eval_shape(model.init, key, record))
     state.pop("params", None)
     statistics = state.pop("batch_stats", {})
-    names = ", ".join(map(repr, batchnorm.layers(statistics)))
+    names = ", ".join(map(repr, batchnorm.layer_names(statistics)))
     if statistics and unit == "example":
         raise ValueError(
             f"the model has BatchNorm in layer {names}: it mixes the examples of a batch, so that "
@@ -88,7 +87,7 @@ def init_params(
 
 
 def has_batch_norm(model: nn.Module, dataset: Dataset) -> bool:
-    """Whether the records of a batch share statistics."""
+    """Returns whether the model has BatchNorm, so that the records of a batch share statistics."""
     return "batch_stats" in jax.eval_shape(model.init, jax.random.key(0), _zero_record(dataset))
 
 
@@ -98,40 +97,23 @@ def _zero_record(dataset: Dataset) -> jax.Array:
 
 
 def public_statistics(model: nn.Module, dataset: Dataset) -> Callable[[PyTree], PyTree | None]:
-    """Returns what finds BatchNorm's statistics on the public records, at given parameters.
+    """Returns a function that finds BatchNorm's statistics at given parameters.
 
-    It gives None for models without BatchNorm. What it needs is compiled once.
+    It uses the public records, and compiles once. For a model without BatchNorm, the function
+    returns None.
+
+    Raises:
+      ValueError: for a model with BatchNorm, if there are no public records.
     """
     if not has_batch_norm(model, dataset):
         return lambda params: None
     public = dataset.public
     if public is None:
-        raise ValueError("BatchNorm needs statistics, and there are no public records: name some")
+        raise ValueError(
+            "the statistics of BatchNorm need public records, and there are none: set some apart "
+            "with --data.public"
+        )
     statistics = batchnorm.public_statistics(
         model, call=scaling_call(dataset), rows_at_a_time=ROWS_AT_A_TIME
     )
     return lambda params: statistics(params, public.inputs)
-
-
-def scaling_call(dataset: Dataset) -> batchnorm.Call:
-    return lambda model, x: model(scaled(dataset, x))
-
-
-def logits_of(
-    model: nn.Module,
-    dataset: Dataset,
-    params: PyTree,
-    x: jax.Array,
-    batch_stats: PyTree | None = None,
-) -> jax.Array:
-    variables = {"params": params}
-    if batch_stats is not None:
-        variables["batch_stats"] = batch_stats
-    return jnp.asarray(model.apply(variables, scaled(dataset, x)))
-
-
-def scaled(dataset: Dataset, x: jax.Array) -> jax.Array:
-    """What the model sees of an input."""
-    if dataset.center is None or dataset.scale is None:
-        return x.astype(jnp.int32)
-    return (x.astype(jnp.float32) - jnp.asarray(dataset.center)) / jnp.asarray(dataset.scale)

@@ -5,13 +5,15 @@ from typing import Literal
 
 from ..datasets.config import require
 
-TOKEN_WIDTH = 128  # of the transformer, unless another is given
+TOKEN_WIDTH = 128  # of the transformer, where model.width is None
 
-RESNET_WIDTH = 64  # of the resnet18's first convolution, likewise
+RESNET_WIDTH = 64  # of the first convolution of the resnet18, where model.width is None
 
 
 @dataclass(frozen=True)
 class ModelConfig:
+    """Which network, how large it is, and what normalises and activates its layers."""
+
     name: Literal["cnn", "linear", "lenet", "resnet18", "backpack_cnn", "transformer"] = "cnn"
     """cnn: convolutions with average pooling, then a linear layer.
     linear: that layer.
@@ -69,7 +71,7 @@ class ModelConfig:
             self.name != "resnet18" or self.norm == "batch" or (self.norm == "group" and size > 0),
             "model.norm",
             f"{self.norm} with groups of {size}",
-            "group or batch: a resnet18 does not train without",
+            "group or batch: a resnet18 does not train without normalisation",
         )
         require(self.layers >= 1, "model.layers", self.layers, "at least 1")
         require(

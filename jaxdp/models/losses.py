@@ -9,12 +9,21 @@ import optax
 
 from ..datasets.records import Dataset
 from ..gradients.unit_loss import mean_loss
+from ..types import PyTree
 from . import batchnorm
-from .build import PyTree, has_batch_norm, logits_of, scaling_call
+from ._forward import logits_of, scaling_call
+from .build import has_batch_norm
 
 
 def make_loss(model: nn.Module, dataset: Dataset) -> Callable[..., jax.Array]:
-    """Returns `loss(params, x, y)`: the cross-entropy of one record, the mean over its labels."""
+    """Returns a function `loss(params, x, y) -> scalar`, the loss of one record.
+
+    It is the cross-entropy in nats, the mean over the labels if the record has several.
+
+    Args:
+      model: from `make_model`.
+      dataset: the data set of the records.
+    """
 
     def loss(params: PyTree, x: jax.Array, y: jax.Array) -> jax.Array:
         logits = logits_of(model, dataset, params, x[None])[0]
@@ -26,20 +35,20 @@ def make_loss(model: nn.Module, dataset: Dataset) -> Callable[..., jax.Array]:
 def make_unit_loss(
     model: nn.Module, dataset: Dataset, microbatch_size: int | None = None
 ) -> Callable[..., jax.Array]:
-    """Returns `loss(params, x, y, mask)`: the mean of the records' losses over a batch unit.
+    """Returns a function `loss(params, x, y, mask) -> scalar`, the mean loss of a batch unit.
 
     Args:
       model: from `make_model`.
-      dataset: whose records the model takes.
-      microbatch_size: how many records are differentiated at a time. BatchNorm takes the whole
-        unit at once, whatever it is.
+      dataset: the data set of the records.
+      microbatch_size: how many records are differentiated at a time; None: all. A model with
+        BatchNorm always takes the whole unit at once.
     """
     if has_batch_norm(model, dataset):
-        return batchnorm.unit_loss(model, cross_entropies, call=scaling_call(dataset))
+        return batchnorm.unit_loss(model, _cross_entropies, call=scaling_call(dataset))
     return mean_loss(make_loss(model, dataset), microbatch_size=microbatch_size)
 
 
-def cross_entropies(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """`[n]`, for every record the mean over its labels."""
+def _cross_entropies(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns the loss of each record, `[n]`."""
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return jnp.mean(losses.reshape(len(losses), -1), axis=1)

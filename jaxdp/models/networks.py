@@ -1,4 +1,7 @@
-"""The networks, as Flax linen modules: `models` chooses one."""
+"""The networks, as Flax linen modules.
+
+Those for images take `[B, H, W, C]` and return logits `[B, num_classes]`.
+"""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -13,13 +16,17 @@ ACTIVATIONS: dict[str, Activation] = {"tanh": jnp.tanh, "relu": nn.relu}
 
 
 class Normalisation(NamedTuple):
-    """Which layers a network has between its convolutions and their activations.
+    """The layer between a convolution and its activation.
 
-    A BatchNorm uses the statistics that it is given, as in evaluation: `batchnorm` trains it.
+    BatchNorm is written for evaluation, with given statistics. The module `batchnorm` trains it.
+
+    Attributes:
+      kind: group for GroupNorm, batch for BatchNorm, none for no layer.
+      group_size: channels in a group of GroupNorm; 0 for no layer.
     """
 
     kind: Literal["group", "batch", "none"]
-    group_size: int = 1  # channels in a group of GroupNorm; 0 for no layer
+    group_size: int = 1
 
     def __call__(self, x: jax.Array, epsilon: float, name: str | None = None) -> jax.Array:
         if self.kind == "batch":
@@ -34,7 +41,7 @@ class Normalisation(NamedTuple):
 class CNN(nn.Module):
     """Convolutions 3x3 with an activation and 2x2 average pooling, then a linear layer.
 
-    tanh rather than ReLU is the default, because bounded activations keep gradients near one size,
+    The default activation is tanh and not ReLU: bounded activations keep gradients near one size,
     so that clipping loses less (Papernot et al. 2020, arXiv 2007.14191).
     """
 
@@ -50,10 +57,10 @@ class CNN(nn.Module):
             if min(x.shape[1:3]) < 2:
                 raise ValueError(
                     f"model.widths is {self.widths}, and each of these convolutions halves the "
-                    f"image: too many for inputs of shape {x_BxHxWxC.shape[1:]}"
+                    f"image: give fewer for inputs of shape {x_BxHxWxC.shape[1:]}"
                 )
             x = nn.Conv(width, (3, 3))(x)
-            # A large epsilon: blank images must not have their rounding errors blown up.
+            # A large epsilon, so that rounding errors in blank images are not blown up.
             x = self.norm(x, epsilon=1e-2)
             x = nn.avg_pool(self.activation(x), (2, 2), (2, 2))
         return nn.Dense(self.num_classes)(x.reshape(len(x), -1))
@@ -79,8 +86,8 @@ class BackpackCNN(nn.Module):
     def __call__(self, x_BxHxWxC: jax.Array) -> jax.Array:
         if min(x_BxHxWxC.shape[1:3]) < 13:
             raise ValueError(
-                f"model.name is backpack_cnn, for images of at least 13x13 pixels: these inputs "
-                f"have shape {x_BxHxWxC.shape[1:]}. Choose cnn"
+                f"model.name is backpack_cnn, for images of at least 13x13 pixels, but inputs have "
+                f"shape {x_BxHxWxC.shape[1:]}: choose cnn"
             )
         x = jnp.pad(x_BxHxWxC, ((0, 0), (3, 4), (3, 4), (0, 0)))
         for channels, kernel in ((16, 8), (32, 4)):
@@ -93,7 +100,7 @@ class BackpackCNN(nn.Module):
 class LeNet(nn.Module):
     """LeNet-5: two convolutions 5x5 with average pooling, then three dense layers.
 
-    Images smaller than 32x32 are padded to that.
+    Smaller images are padded to 32x32.
 
     References:
       LeCun et al. 1998, Gradient-Based Learning Applied to Document Recognition.
@@ -116,7 +123,10 @@ class LeNet(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions 3x3 beside a shortcut, which has a convolution where the shapes differ."""
+    """Two convolutions 3x3, and a shortcut past them.
+
+    The shortcut has a convolution 1x1 where input and output differ in shape.
+    """
 
     width: int
     stride: int
@@ -135,10 +145,10 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """ResNet-18 for small images: its first convolution is 3x3 and nothing is pooled after it.
+    """ResNet-18 for small images: its first convolution is 3x3, and no pooling follows it.
 
-    With a normalisation it has 62 parameter tensors; at width 64 and 10 classes, 11,173,962
-    parameters.
+    With a normalisation it has 62 parameter tensors. With width 64 and 10 classes they hold
+    11,173,962 numbers.
 
     References:
       He et al. 2016, Deep Residual Learning for Image Recognition (arXiv 1512.03385).
@@ -176,7 +186,7 @@ def _conv(width: int, size: int, stride: int, name: str) -> nn.Conv:
 
 
 class Transformer(nn.Module):
-    """A decoder that predicts every next token from those before it."""
+    """A decoder: predicts each next token from the tokens up to it, `[B, T] -> [B, T, classes]`."""
 
     num_classes: int
     width: int

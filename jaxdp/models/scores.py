@@ -1,4 +1,4 @@
-"""Scores on the test records."""
+"""Scores parameters on the test records."""
 
 from typing import NamedTuple, Protocol
 
@@ -8,24 +8,34 @@ import jax.numpy as jnp
 import optax
 
 from ..datasets.records import Dataset
-from .build import ROWS_AT_A_TIME, PyTree, logits_of
+from ..types import PyTree
+from ._forward import ROWS_AT_A_TIME, logits_of
 
 
 class Scores(NamedTuple):
-    """Means over the labels of the test records."""
+    """Means over the labels of the test records.
+
+    Attributes:
+      accuracy: share of labels that get the largest logit.
+      loss: cross-entropy in nats. Its exponential is the perplexity.
+    """
 
     accuracy: float
-    loss: float  # cross-entropy in nats: its exponential is the perplexity
+    loss: float
 
 
 class Scorer(Protocol):
+    """A function from parameters, and BatchNorm's statistics at them, to scores."""
+
     def __call__(self, params: PyTree, batch_stats: PyTree | None = None) -> Scores: ...
 
 
 def make_scorer(model: nn.Module, dataset: Dataset) -> Scorer:
-    """Returns what scores parameters on the test records, which compiles once.
+    """Returns a function that scores parameters on the test records. It compiles once.
 
-    It takes the parameters, and BatchNorm's statistics at them, if there is a BatchNorm.
+    Args:
+      model: from `make_model`.
+      dataset: the data set of the test records.
     """
 
     @jax.jit
@@ -50,5 +60,12 @@ def make_scorer(model: nn.Module, dataset: Dataset) -> Scorer:
 def evaluate(
     model: nn.Module, dataset: Dataset, params: PyTree, batch_stats: PyTree | None = None
 ) -> Scores:
-    """Scores a model on the test records; `batch_stats` are BatchNorm's, at these parameters."""
+    """Scores parameters on the test records.
+
+    Args:
+      model: from `make_model`.
+      dataset: the data set of the test records.
+      params: the collection "params".
+      batch_stats: the statistics of a model with BatchNorm, at these parameters.
+    """
     return make_scorer(model, dataset)(params, batch_stats)

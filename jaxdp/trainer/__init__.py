@@ -1,1 +1,13 @@
-"""Package."""
+"""The trainer: options and data go in, a run's folder with its release comes out.
+
+What is public here are the options, which a config file sets: `config = Config(...)`. The commands
+`python -m jaxdp.train`, `evaluate`, `report` and `plan` do the rest.
+"""
+
+from ..datasets.config import DataConfig as DataConfig
+from ..models.config import ModelConfig as ModelConfig
+from .config import CheckpointConfig as CheckpointConfig
+from .config import ClippingConfig as ClippingConfig
+from .config import Config as Config
+from .config import PlanConfig as PlanConfig
+from .config import TrainingConfig as TrainingConfig

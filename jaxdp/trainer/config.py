@@ -12,6 +12,8 @@ from ..types import Adjacency, Sampling, Unit
 
 @dataclass(frozen=True)
 class ClippingConfig:
+    """How gradients are clipped."""
+
     kind: Literal["individual", "layerwise", "multiplied", "normalised", "quantile", "batch"] = (
         "individual"
     )
@@ -25,39 +27,40 @@ class ClippingConfig:
     norm: float = 0.3
     """Clipping norm C: what is clipped is scaled down to at most this length.
     With layerwise: each layer; with quantile: at the first step.
-    With public bounds: the layer with the largest gradient."""
+    With public norms: that of the layer with the largest gradient."""
 
     layer: Literal["model", "module", "tensor"] = "tensor"
     """What layerwise, multiplied and quantile take for a layer; model: all parameters as one."""
 
-    bounds: Literal["given", "public", "public_norms"] = "given"
+    norms_from: Literal["given", "public", "public_norms"] = "given"
     """Where the clipping norms of layerwise and multiplied come from.
     given: norm, for each layer.
     public: norm · e / max e, with e the layer's average gradient norm on data.public.
     public_norms: e."""
 
     groups: int | None = None
-    """With public bounds: into how many groups layers with like norms are sorted.
+    """With public norms: into how many groups layers with like norms are sorted.
     A group is clipped as one, to the largest of its norms; None: every layer is on its own."""
 
     refresh: bool = True
-    """With public bounds: measure them again after every epoch, at the weights then."""
+    """With public norms: measure them again after every epoch, at the weights then."""
 
     decay: float = 1.0
     """What the norm C is multiplied by after every epoch."""
 
     floor: float = 0.01
-    """With public bounds: no layer's norm is less than this share of the largest."""
+    """With public norms: no layer's norm is less than this share of the largest."""
 
     pretraining_epochs: int = 5
-    """With public bounds: for how long a copy of the first model is trained on data.public.
+    """With public norms: for how long a copy of the first model is trained on data.public.
     The first norms are measured there; its training has no noise."""
 
     pretraining_rate: float = 0.001
     """Learning rate of that training, by Adam."""
 
     unit: Unit = "example"
-    """Whose gradient is clipped: every example's, or the mean of a batch unit's."""
+    """Whose gradient is clipped: every example's, or the mean of a batch unit's.
+    Kind batch always clips batch units."""
 
     units: int = 1
     """With batch units: into how many of them the records of a step are sorted."""
@@ -77,6 +80,11 @@ class ClippingConfig:
     count_std: float | None = None
     """Of quantile: noise on the count, in records; None: a twentieth of the batch."""
 
+    @property
+    def clipped_unit(self) -> Unit:
+        """What is clipped: a batch unit for kind "batch", else `unit`."""
+        return "batch" if self.kind == "batch" else self.unit
+
     def __post_init__(self) -> None:
         require(
             self.kind != "individual" or self.unit == "example",
@@ -86,16 +94,16 @@ class ClippingConfig:
         )
         require(self.units >= 1, "clipping.units", self.units, "a whole number of at least 1")
         require(
-            self.bounds == "given" or self.kind in ("layerwise", "multiplied"),
-            "clipping.bounds",
-            self.bounds,
+            self.norms_from == "given" or self.kind in ("layerwise", "multiplied"),
+            "clipping.norms-from",
+            self.norms_from,
             'kind "layerwise" or "multiplied": other kinds have one norm for all layers',
         )
         require(
-            self.groups is None or (self.bounds != "given" and self.groups >= 1),
+            self.groups is None or (self.norms_from != "given" and self.groups >= 1),
             "clipping.groups",
             self.groups,
-            "a whole number of at least 1, with public bounds: given ones are all alike",
+            "a whole number of at least 1, with public norms: given ones are all alike",
         )
         require(
             0 < self.decay <= 1 and (self.decay == 1 or self.kind != "quantile"),
@@ -104,10 +112,12 @@ class ClippingConfig:
             "a number above 0 and at most 1; with quantile 1, its norm follows the gradients",
         )
         require(
-            self.decay == 1 or self.bounds == "given" or (self.bounds == "public" and self.refresh),
+            self.decay == 1
+            or self.norms_from == "given"
+            or (self.norms_from == "public" and self.refresh),
             "clipping.decay",
             self.decay,
-            "1 with bounds that have no C (public_norms) or are not refreshed",
+            "1 with norms that have no C (public_norms) or are not refreshed",
         )
         require(0 < self.floor <= 1, "clipping.floor", self.floor, "a share above 0, at most 1")
         require(
@@ -132,6 +142,8 @@ class ClippingConfig:
 
 @dataclass(frozen=True)
 class PlanConfig:
+    """The privacy budget and how it is spent."""
+
     epsilon: float | None = 3.0
     """Target ε: the noise is chosen so that the whole run spends at most this much.
     None: the noise multiplier is given instead, and its ε is what the run may spend."""
@@ -170,6 +182,8 @@ class PlanConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
+    """How the private gradients are used."""
+
     optimizer: str = "sgd"
     """sgd: with momentum. Else any of Optax's that takes a learning rate: adam, adamw, lamb, ..."""
 
@@ -221,6 +235,8 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
+    """When checkpoints are written, and how many are kept."""
+
     every_seconds: float = 60.0
     """Time between checkpoints; there is one at the end of a run, too."""
 
@@ -236,6 +252,8 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class Config:
+    """All options of a run."""
+
     data: DataConfig = field(default_factory=DataConfig)
     """What is learnt from."""
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -1,80 +1,85 @@
-"""What a run says of itself: its plan, its cost, its results."""
+"""What a run says of itself on the terminal: its plan, its cost, its steps, its results."""
 
 import math
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ..accounting import guarantee
-from ..accounting.rounding import round_up
+from ..accounting.rounding import round_up, shown_delta
 from ..datasets import feeding
 from ..dpsgd.noise import noise_norm
 from . import averages
-from .release import statement
+from .metrics import Metrics
+from .release.claims import epsilons
+from .release.markdown import NO_PRIVACY, SAMPLINGS
+from .release.statement import Statement, labelled_epsilons
 from .run.ledger import Ledger
 from .setup import Run
 
-
-def describe_device() -> str:
-    device = jax.devices()[0]
-    if device.platform == "cpu":
-        return f"CPU with {os.cpu_count()} cores"
-    return f"{jax.device_count()} x {device.device_kind}"
+PLAIN_LINES = 10  # about the steps, where there is no terminal
 
 
 def describe_plan(run: Run) -> str:
     """The plan in a few lines: all the numbers that decide privacy and noise."""
-    plan, (params, (private_state, _)) = run.plan, run.state
+    plan, state = run.plan, run.state
     noise = noise_norm(
         plan,
-        plan.clipping.groups(params),
-        private_state.clipping.clipping_bounds,
+        plan.clipping.groups(state.params),
+        state.privatize.clipping.clipping_norms,
         run.config.clipping.allocation,
     )
     epsilon = plan.target_epsilon
     aim = "target ε" if epsilon is not None else "which costs ε"
     epsilon = round_up(plan.epsilon()) if epsilon is None else epsilon
-    warned = f"\n{statement.NO_PRIVACY}" if epsilon > guarantee.NO_PRIVACY else ""
+    warned = f"\n{NO_PRIVACY}" if epsilon > guarantee.NO_PRIVACY else ""
     return (
         f"Plan: N = {plan.num_examples:,}, expected batch size {plan.expected_batch_size:g} "
         f"({describe_sampling(run)}), {plan.steps} steps, noise "
         f"multiplier {plan.noise_multiplier:g}, {describe_clipping(run)}, expected norm of the "
         f"noise on the mean gradient {float(noise):.3g}, {aim} = {epsilon:g} at "
-        f"δ = {round_up(plan.delta, 3):g}{warned}"
+        f"δ = {shown_delta(plan.delta):g}{warned}"
     )
 
 
 def describe_sampling(run: Run) -> str:
+    """How the records of a step are chosen, in a few words."""
     plan = run.plan
     if plan.sampling == "poisson":
         return f"sampling probability {plan.sampling_probability:.4g}"
     if plan.sampling == "shuffled":
         return f"{plan.mechanism().epochs_begun} shuffled epochs"
-    return statement.SAMPLINGS[plan.sampling]
+    return SAMPLINGS[plan.sampling]
 
 
 def describe_clipping(run: Run) -> str:
+    """What is clipped to which norms, in a few words."""
     config = run.config.clipping
-    groups = run.plan.clipping.groups(run.state[0])
+    groups = run.plan.clipping.groups(run.state.params)
     text = f"clipping norm {config.norm:g}"
-    if config.bounds != "given":
-        bounds = run.state[1][0].clipping.clipping_bounds
-        text = f"clipping norms from {float(bounds.min()):.3g} to {float(bounds.max()):.3g}"
+    if config.norms_from != "given":
+        norms = run.state.privatize.clipping.clipping_norms
+        text = f"clipping norms from {float(norms.min()):.3g} to {float(norms.max()):.3g}"
     if config.kind != "individual":
         text = f"{config.kind} {text}"
     if len(groups.names) > 1:
         kind = "layers" if config.groups is None else "groups of layers"
-        text += f" for {'' if config.bounds != 'given' else 'each of '}{len(groups.names)} {kind}"
+        each = "each of " if config.norms_from == "given" else ""
+        text += f" for {each}{len(groups.names)} {kind}"
     if run.plan.num_units is not None:
         text += f" of the mean gradient of {run.plan.num_units} unit(s)"
     return text
 
 
 def describe_cost(run: Run) -> str:
-    """What --dry-run adds to the plan: memory, as the compiler sees it, and ε."""
+    """The lines that --dry-run adds to the plan: memory, as the compiler sees it, and ε."""
     batch, mask = next(run.batches())
     memory = run.train_step.lower(run.state, batch, mask).compile().memory_analysis()
     private = run.dataset.private
@@ -84,15 +89,16 @@ def describe_cost(run: Run) -> str:
     if memory is not None:
         total = memory.temp_size_in_bytes + memory.argument_size_in_bytes + records
         size = f"{total / 2**20:.1f} MiB, of which {records / 2**20:.1f} MiB are the data"
-    epsilons = statement.epsilons(run.plan, run.plan.steps)
+    spent = epsilons(run.plan, run.plan.steps)
     return (
         f"Memory on the device: {size}.\nε after {run.plan.steps} steps: "
-        + ", ".join(f"{value:g} by {name.upper()}" for name, value in epsilons.items())
+        + ", ".join(f"{value:g} by {name.upper()}" for name, value in spent.items())
         + ".\nDry run: nothing was trained, spent or written."
     )
 
 
-def result_table(run: Run, facts: dict[str, Any], results: dict[str, Any], folder: Path) -> Table:
+def result_table(run: Run, statement: Statement, results: dict[str, Any], folder: Path) -> Table:
+    """What the run has reached and spent, for its owner."""
     config, total = run.config, len(run.dataset.test)
     public = "declared public" if config.data.test_is_public else "PRIVATE: so is this number"
     table = Table(show_header=False, highlight=False)
@@ -102,19 +108,17 @@ def result_table(run: Run, facts: dict[str, Any], results: dict[str, Any], folde
     table.add_row("of the parameters", averages.describe(config.training.ema))
     if run.dataset.center is None:
         table.add_row("test perplexity", f"{math.exp(results['test_loss']):.3f} a character")
-    delta = round_up(facts["delta"], 3)
-    for label, value in statement.labelled(facts["epsilon"]):
+    delta = shown_delta(statement.delta)
+    for label, value in labelled_epsilons(statement):
         table.add_row(f"ε by {label}", f"{value:g} at δ = {delta:g}")
-    noise = run.plan.noise_multiplier
-    table.add_row(
-        "noise multiplier", f"{noise:g}, μ = {facts['gaussian_dp']['mu']:g} in Gaussian DP"
-    )
-    if next(iter(facts["epsilon"].values())) > guarantee.NO_PRIVACY:
-        table.add_row("privacy", statement.NO_PRIVACY)
-    if facts["reproducible"]:
+    noise, mu = run.plan.noise_multiplier, statement.gaussian_dp.mu
+    table.add_row("noise multiplier", f"{noise:g}, μ = {mu:g} in Gaussian DP")
+    if statement.claimed_epsilon > guarantee.NO_PRIVACY:
+        table.add_row("privacy", NO_PRIVACY)
+    if statement.reproducible:
         table.add_row("privacy", "NONE: noise and sampling are reproducible from the seed")
-    early = ", stopped early" if facts["steps"] < facts["steps_planned"] else ""
-    table.add_row("steps", f"{facts['steps']} of {facts['steps_planned']}{early}")
+    early = ", stopped early" if statement.steps < statement.steps_planned else ""
+    table.add_row("steps", f"{statement.steps} of {statement.steps_planned}{early}")
     first = results["seconds_of_first_step"]
     table.add_row("wall time", f"{results['seconds']:.1f} s, {first:.1f} s of it compiling")
     table.add_row("may be shared", f"{folder / 'release'}")
@@ -123,6 +127,7 @@ def result_table(run: Run, facts: dict[str, Any], results: dict[str, Any], folde
 
 
 def describe_resume(ledger: Ledger, begun: int) -> str:
+    """Where a run goes on, and what it has spent so far."""
     return (
         f"Resuming after step {begun}, in segment {len(ledger.segments)}: {ledger.steps} steps are "
         f"charged, ε = {round_up(ledger.epsilon()):g} of {ledger.budget.epsilon:g}."
@@ -130,10 +135,59 @@ def describe_resume(ledger: Ledger, begun: int) -> str:
 
 
 def tell_not_started() -> None:
-    """As `tell_stopping`, before there is anything to release."""
+    """Like `tell_stopping`, before there is anything to release."""
     os.write(2, b"\nStopping before the first step. Ctrl-C again to kill.\n")
 
 
 def tell_stopping() -> None:
     """Called from a signal handler, so it writes without any lock."""
     os.write(2, b"\nStopping after this step; the release is written next. Ctrl-C again to kill.\n")
+
+
+class StepDisplay:
+    """Shows the steps of a run and remembers how long the first took, which compiles."""
+
+    def __init__(self, console: Console, steps: int) -> None:
+        self.compile_seconds = 0.0
+        self._console = console
+        self._steps = steps
+        self._start = time.monotonic()
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
+            console=console,
+            auto_refresh=console.is_terminal,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=steps, facts="", visible=False)
+
+    def show(self, metrics: Metrics) -> None:
+        """Takes the metrics of one more step."""
+        facts = "empty batch"
+        if metrics.loss is not None:
+            facts = f"loss {metrics.loss:.3f}, clipped {metrics.clipped_fraction:.0%}"
+        if not self.compile_seconds:  # the first step of this process
+            self.compile_seconds = time.monotonic() - self._start
+        if self._console.is_terminal:
+            self._progress.update(self._task, completed=metrics.step, facts=facts, visible=True)
+            return
+        every = max(1, self._steps // PLAIN_LINES)
+        if metrics.step % every == 0 or metrics.step in (1, self._steps):
+            seconds = time.monotonic() - self._start
+            width = len(str(self._steps))
+            self._console.print(
+                f"step {metrics.step:{width}d}/{self._steps}  {facts}  {seconds:.1f} s"
+            )
+
+
+@contextmanager
+def step_display(console: Console, steps: int) -> Iterator[StepDisplay]:
+    """Announces the compilation, then shows the steps while the context is open."""
+    console.print("Compiling the train step, then training ...")
+    display = StepDisplay(console, steps)
+    with display._progress:
+        yield display

@@ -30,8 +30,8 @@ class Metrics(NamedTuple):
 
 
 def measure(step: int, facts: StepFacts) -> Metrics:
-    """Turns what a step says of its batch into numbers for people."""
-    d, strength, bounds = jax.device_get(facts)
+    """Turns the facts about a step's batch into numbers for people."""
+    d, strength, clipping_norms = jax.device_get(facts)
     signal, noise = float(strength.clipped_mean_norm), float(strength.noise_norm)
     finite = d.count - d.nonfinite
     cumulated = np.cumsum(d.norm_histogram)
@@ -55,7 +55,7 @@ def measure(step: int, facts: StepFacts) -> Metrics:
         norm_50=norm_quantile(0.5),
         norm_90=norm_quantile(0.9),
         norm_counts=(int(used[0]) if used.size else 0, counts.astype(int).tolist()),
-        clipping_norm=float(np.linalg.norm(bounds)),
+        clipping_norm=float(np.linalg.norm(clipping_norms)),
         clipped_mean_norm=signal,
         noise_norm=noise,
         signal_to_noise=signal / noise if noise else None,

@@ -98,7 +98,7 @@ def load_config(path: str) -> Config:
     if not isinstance(config, Config):
         raise ValueError(
             f"{path} sets config to {config!r}: it must set `config = Config(...)`, with Config "
-            "from jaxdp.config"
+            "from jaxdp.trainer"
         )
     check_types("", config)
     return config

@@ -1,20 +1,25 @@
-"""The command `python -m jaxdp.plan`: how much noise a privacy budget needs, by batch size."""
+"""The noise planner of `python -m jaxdp.plan`: options in, a table or a figure out."""
 
-import json
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import jax
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 from ..accounting.noise_table import NoiseTable, plan_noise
+from ..accounting.rounding import round_up, shown_delta
 from ..datasets import loading
 from ..models.build import init_params, make_model
 from ..types import Accountant, Adjacency, Sampling, Unit
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from .clipping_options import make_clipping
+from .parsing import load_config
+from .planner_figure import draw
 
 
 @dataclass(frozen=True)
@@ -65,36 +70,27 @@ class Options:
     """Print JSON instead of the table."""
 
 
-def main(args: Sequence[str]) -> int:
-    """Runs the command with the given arguments and returns the exit status."""
-    from rich.console import Console
+def solve(options: Options) -> NoiseTable:
+    """Solves the noise for every batch size."""
+    return plan_noise(
+        num_examples=options.num_examples,
+        num_parameters=options.num_parameters,
+        batch_sizes=options.batch_sizes,
+        epsilon=options.epsilon,
+        delta=options.delta,
+        epochs=options.epochs,
+        steps=options.steps,
+        clipping_norm=options.clipping_norm,
+        unit=options.unit,
+        num_units=options.units,
+        sampling=options.sampling,
+        adjacency=options.adjacency,
+        accountant=options.accountant,
+    )
 
-    console = Console(highlight=False, markup=False)
-    try:
-        options = parse(args)
-        table = plan_noise(
-            num_examples=options.num_examples,
-            num_parameters=options.num_parameters,
-            batch_sizes=options.batch_sizes,
-            epsilon=options.epsilon,
-            delta=options.delta,
-            epochs=options.epochs,
-            steps=options.steps,
-            clipping_norm=options.clipping_norm,
-            unit=options.unit,
-            num_units=options.units,
-            sampling=options.sampling,
-            adjacency=options.adjacency,
-            accountant=options.accountant,
-        )
-        if options.plot is not None:
-            save_plot(table, options.plot)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if options.json:
-        print(json.dumps(asdict(table), indent=2))
-        return 0
+
+def show(table: NoiseTable, console: Console) -> None:
+    """Prints a table with what it means, and what to beware of."""
     console.print(describe(table))
     console.print(as_table(table))
     console.print(
@@ -103,7 +99,6 @@ def main(args: Sequence[str]) -> int:
     )
     for warning in table.warnings:
         console.print(f"warning: {warning}.")
-    return 0
 
 
 def parse(args: Sequence[str]) -> Options:
@@ -113,8 +108,6 @@ def parse(args: Sequence[str]) -> Options:
       ValueError: for a config file that is missing or wrong.
       SystemExit: for wrong options, after saying which one was meant, and for --help.
     """
-    import tyro
-
     default = None
     if args and not args[0].startswith("-"):
         default, args = from_config(args[0]), args[1:]
@@ -133,11 +126,6 @@ def parse(args: Sequence[str]) -> Options:
 
 def from_config(path: str) -> Options:
     """What a training configuration says: its epochs, at its batch size and powers of 2 of it."""
-    import jax
-
-    from .clipping_options import make_clipping
-    from .parsing import load_config
-
     tell = lambda line: print(line, file=sys.stderr)
     config = load_config(path)
     dataset = loading.load(config.data, tell)
@@ -152,10 +140,11 @@ def from_config(path: str) -> Options:
             f"{path} gives its noise multiplier or a sampling of its own, and the planner solves "
             "for ε with Poisson sampling: give it numbers instead, as `python -m jaxdp.plan --help`"
         )
-    if config.clipping.bounds != "given":
+    if config.clipping.norms_from != "given":
         raise ValueError(
-            f"{path}: clipping.bounds is {config.clipping.bounds!r}, so that the clipping norms "
-            "are not known beforehand: `python -m jaxdp.train --dry-run` prints them and the noise"
+            f"{path}: clipping.norms-from is {config.clipping.norms_from!r}, so that the clipping "
+            "norms are not known beforehand: `python -m jaxdp.train --dry-run` prints them and the "
+            "noise"
         )
     if config.clipping.allocation == "dimension" and len(groups.names) > 1:
         raise ValueError(
@@ -188,8 +177,6 @@ def save_plot(table: NoiseTable, path: Path) -> None:
     Raises:
       ValueError: if the file can't be written, or its ending names no format.
     """
-    from .planner_figure import draw
-
     try:
         draw(table, path)
     except OSError as error:
@@ -203,17 +190,14 @@ def describe(table: NoiseTable) -> str:
     if table.unit == "batch":
         clipped = f"the mean gradient of {table.num_units} unit(s) a step"
     return (
-        f"Noise for ε = {table.epsilon:g} at δ = {round_up(table.delta, 3):g}, "
+        f"Noise for ε = {table.epsilon:g} at δ = {shown_delta(table.delta):g}, "
         f"by {table.accountant.upper()}: "
         f"{table.num_examples:,} records, {table.num_parameters:,} parameters, {clipped} clipped "
         f"to {table.clipping_norm:g}, {table.sampling} sampling, {table.adjacency}."
     )
 
 
-def as_table(table: NoiseTable) -> "Table":
-    from rich import box
-    from rich.table import Table
-
+def as_table(table: NoiseTable) -> Table:
     epsilon = lambda value: "-" if value is None else f"{round_up(value, 4):g}"
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, highlight=False)
     for heading in (
@@ -241,15 +225,3 @@ def as_table(table: NoiseTable) -> "Table":
             epsilon(row.epsilon_rdp),
         )
     return shown
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("jaxdp"):
-            raise
-        sys.exit(
-            f"python -m jaxdp.plan needs {error.name}, which is not installed: "
-            "pip install 'jaxdp[train]' (in a checkout: pip install -e '.[train]')"
-        )

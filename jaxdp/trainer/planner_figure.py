@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from ..accounting.noise_table import NoiseTable
-from ..accounting.rounding import round_up
+from ..accounting.rounding import shown_delta
 from ..accounting.tradeoffs import LEVELS, tradeoff
 
 
@@ -40,7 +40,7 @@ def draw(table: NoiseTable, path: Path) -> None:
     norms.xaxis.set_minor_formatter(NullFormatter())
     for axis in (norms.yaxis.set_major_formatter, norms.yaxis.set_minor_formatter):
         axis(lambda norm, _: f"{norm:g}" if f"{norm:e}"[0] in "125" else "")
-    norms.set_title(f"ε = {table.epsilon:g} at δ = {round_up(table.delta, 3):g}", fontsize="medium")
+    norms.set_title(f"ε = {table.epsilon:g} at δ = {shown_delta(table.delta):g}", fontsize="medium")
     norms.legend(frameon=False, fontsize="small")
 
     curve.plot(LEVELS, 1 - LEVELS, "--", color="0.5", label="perfect privacy")

@@ -1,7 +1,7 @@
 """Clipping norms of a run that change after every epoch: they decay, or follow public records.
 
-What the norms are is a function of public records, the weights at that moment (which the ledger has
-paid for) and the number of the epoch: so it costs no privacy, and a resumed run finds the same.
+The norms are a function of public records, the weights at that moment (which the ledger has paid
+for) and the number of the epoch. So they cost no privacy, and a resumed run finds the same.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,18 +17,15 @@ from ..datasets import augmentation, feeding
 from ..datasets.records import Records
 from ..dpsgd.clipping import Clipping
 from ..dpsgd.clippings import clip_layerwise
-from ..dpsgd.groups import SMALLEST_BOUND, group_alike, path_name
+from ..dpsgd.groups import SMALLEST_CLIPPING_NORM, group_alike, path_name
 from ..dpsgd.public_data import pretrained_copy, public_norms, scale_norms
-from ..types import Unit
+from .clipping_options import NormsOfLayers
 from .config import ClippingConfig, Config
-from .step import State
+from .step import TrainState
 
 Measure = Callable[[Any, int], np.ndarray]  # (parameters, epoch) -> norms of the layers
-
-Refresh = Callable[[int, State], State]  # (step, state before it) -> state
-
+Refresh = Callable[[int, TrainState], TrainState]  # (step, state before it) -> state
 LEAST_UNITS = 32  # of public records whose norms are averaged, with new ones drawn where needed
-
 PRETRAINING_BATCH = 64
 
 
@@ -43,7 +40,7 @@ def make_measure(
     loss: Callable[..., jax.Array],
     clipping: Clipping,
 ) -> Measure:
-    """Returns what measures the norms of every layer's gradient on public records.
+    """Returns a function that measures the norms of every layer's gradient on public records.
 
     Args:
       config: the settings; units get as many records as private ones have on average.
@@ -56,16 +53,16 @@ def make_measure(
     """
     if clipping.unit == "example":
         size = min(config.training.microbatch_size, len(public))
-        measure = public_norms(loss, clipping)
     else:
         size = max(1, round(config.plan.expected_batch_size / config.clipping.units))
-        measure = public_norms(loss, clipping)
         if size > len(public):
             raise ValueError(
-                f"clipping.bounds is {config.clipping.bounds}, and data.public has {len(public)} "
-                f"records where a unit has {size}: norms of smaller units are longer. Name more "
-                "public records, or take smaller batches or more units"
+                f"clipping.norms-from is {config.clipping.norms_from}, and data.public has "
+                f"{len(public)} records where a unit has {size}: norms of smaller units are "
+                "longer. Name more public records, or take smaller batches or more units"
             )
+
+    measure = public_norms(loss, clipping)
 
     def samples(epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         if clipping.unit == "example":
@@ -82,14 +79,14 @@ def make_measure(
     return layers
 
 
-def first_bounds(
+def first_norms(
     config: Config,
     public: Records,
     unit_loss: Callable[..., jax.Array],
     measure: Measure,
     clipping: Clipping,
     params: Any,
-) -> dict[tuple[str, ...], float]:
+) -> NormsOfLayers:
     """Measures the clipping norms at a copy of the first model that was trained on public records.
 
     Args:
@@ -115,7 +112,7 @@ def first_bounds(
     values = _scaled(config.clipping, measure(copy, 0), 0)
     paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     of_leaf = clipping.groups(params).of_leaf
-    bounds = {
+    norms = {
         # Rounded for those who read it in a plan.
         tuple(path for path, own in zip(paths, of_leaf, strict=True) if own == group): float(
             f"{value:.6g}"
@@ -123,21 +120,21 @@ def first_bounds(
         for group, value in enumerate(values)
     }
     if config.clipping.groups is None:
-        return bounds
-    return group_alike(bounds, config.clipping.groups)
+        return norms
+    return group_alike(norms, config.clipping.groups)
 
 
-def layers_apart(config: ClippingConfig, unit: Unit) -> Clipping:
-    """A clipping with the layers that are measured on public records, each a group."""
+def layers_apart(config: ClippingConfig) -> Clipping:
+    """A clipping whose groups are the layers that are measured on public records."""
     if config.layer == "model":
-        return clip_layerwise({"*": 1.0}, unit=unit)
-    return clip_layerwise(1.0, layer=config.layer, unit=unit)
+        return clip_layerwise({"*": 1.0}, unit=config.clipped_unit)
+    return clip_layerwise(1.0, layer=config.layer, unit=config.clipped_unit)
 
 
 def make_refresh(
     config: Config, num_examples: int, clipping: Clipping, measure: Measure | None
 ) -> Refresh | None:
-    """Returns what gives a state the clipping norms of its epoch; None if they stay as they are.
+    """Returns a function that gives a state the clipping norms of its epoch; None if they stay.
 
     Args:
       config: the settings.
@@ -149,24 +146,24 @@ def make_refresh(
     follows = measure is not None and settings.refresh
     if not follows and settings.decay == 1:
         return None
-    layers = layers_apart(settings, clipping.unit)
+    layers = layers_apart(settings)
 
-    def refresh(step: int, state: State) -> State:
+    def refresh(step: int, state: TrainState) -> TrainState:
         epoch = step // epoch_steps
-        params, (private, optimizer) = state
-        groups = clipping.groups(params)
+        groups = clipping.groups(state.params)
         if measure is None:
             values = np.full(len(groups.names), settings.norm * settings.decay**epoch, np.float32)
         else:
             try:
-                apart = _scaled(settings, measure(params, epoch), epoch)
+                apart = _scaled(settings, measure(state.params, epoch), epoch)
             except ValueError:  # no public gradient is finite, or all are 0: the last norms stay
                 return state
             values = np.zeros(len(groups.names), np.float32)
-            for group, layer in zip(groups.of_leaf, layers.groups(params).of_leaf, strict=True):
+            for group, layer in zip(
+                groups.of_leaf, layers.groups(state.params).of_leaf, strict=True
+            ):
                 values[group] = max(values[group], apart[layer])
-        clipped = private.clipping._replace(clipping_bounds=jnp.asarray(values))
-        return params, (private._replace(clipping=clipped), optimizer)
+        return state.with_clipping_norms(jnp.asarray(values))
 
     return refresh
 
@@ -177,10 +174,10 @@ def describe(config: Config, num_examples: int, num_public: int) -> str:
     if settings.kind == "quantile":
         return "follow a quantile of the norms, by noised counts that are part of the mechanism"
     epoch = f"after every epoch of {steps_per_epoch(config, num_examples)} steps"
-    if settings.bounds == "given":
+    if settings.norms_from == "given":
         decays = f", and times {settings.decay:g} {epoch}" if settings.decay < 1 else ""
         return f"given beforehand{decays}"
-    rule = "C·e/max e" if settings.bounds == "public" else "e"
+    rule = "C·e/max e" if settings.norms_from == "public" else "e"
     rule += f", at least {settings.floor:g} of the largest,"
     decays = f", with C times {settings.decay:g} each time" if settings.decay < 1 else ""
     again = f"; again {epoch}, at the weights then" if settings.refresh else ""
@@ -198,10 +195,10 @@ def describe(config: Config, num_examples: int, num_public: int) -> str:
 
 
 def _scaled(settings: ClippingConfig, norms: np.ndarray, epoch: int) -> np.ndarray:
-    master = None
-    if settings.bounds == "public":
-        master = max(settings.norm * settings.decay**epoch, SMALLEST_BOUND)
-    return scale_norms(norms, master, floor=settings.floor)
+    largest = None
+    if settings.norms_from == "public":
+        largest = max(settings.norm * settings.decay**epoch, SMALLEST_CLIPPING_NORM)
+    return scale_norms(norms, largest, floor=settings.floor)
 
 
 def _passes(

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..models.scores import Scores
-
-Tell = Callable[[str], None]
+from ..types import Tell
 
 
 class PeriodicScores:

@@ -16,7 +16,11 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals(tell: Callable[[], None]) -> Iterator[StopRequest]:
-    """Turns the first Ctrl-C or SIGTERM into a request to stop; a second one acts as usual."""
+    """Turns the first Ctrl-C or SIGTERM into a request to stop; a second one acts as usual.
+
+    A signal that this process was started to ignore, as Ctrl-C in the background of a shell script,
+    stays ignored.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request  # only the main thread may handle signals
@@ -31,7 +35,11 @@ def stop_on_signals(tell: Callable[[], None]) -> Iterator[StopRequest]:
         for signum, handler in before.items():
             signal.signal(signum, handler)
 
-    before = {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        signum: signal.signal(signum, handle)
+        for signum in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(signum) is not signal.SIG_IGN
+    }
     try:
         yield request
     finally:

@@ -1,4 +1,4 @@
-"""The pure step."""
+"""The pure step: gradients of a batch, the private mean of them, the optimizer's update."""
 
 import functools
 from collections.abc import Callable
@@ -7,25 +7,36 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from ..dpsgd.privatizer import Privatizer
+from ..dpsgd.privatizer import Privatizer, PrivatizeState
 from ..dpsgd.sums import Diagnostics, Strength
 from ..gradients.per_example import per_example_grads
-from ..types import Unit
+from ..types import PyTree, Unit
 
-PyTree = Any
-State = tuple[PyTree, tuple[PyTree, PyTree]]  # parameters, (privatize's state, the optimizer's)
+
+class TrainState(NamedTuple):
+    """What a step changes. The fields' names are those of a checkpoint's arrays."""
+
+    params: PyTree
+    privatize: PrivatizeState  # its key is a secret
+    optimizer: PyTree
+
+    def with_clipping_norms(self, clipping_norms: jax.Array) -> "TrainState":
+        """The same state with other clipping norms `[groups]`."""
+        clipping = self.privatize.clipping._replace(clipping_norms=clipping_norms)
+        return self._replace(privatize=self.privatize._replace(clipping=clipping))
 
 
 class StepFacts(NamedTuple):
-    """What a step says of its batch, as arrays on the device: private."""
+    """Facts about a step's batch, as arrays on the device: private."""
 
     diagnostics: Diagnostics
     strength: Strength
-    bounds: jax.Array  # [groups] clipping norms
+    clipping_norms: jax.Array  # [groups]
 
 
-def init_state(params: PyTree, privatizer: Privatizer, optimizer: Any) -> State:
-    return params, (privatizer.init(params), optimizer.init(params))
+def init_state(params: PyTree, privatizer: Privatizer, optimizer: Any) -> TrainState:
+    """The state before the first step."""
+    return TrainState(params, privatizer.init(params), optimizer.init(params))
 
 
 def make_train_step(
@@ -35,7 +46,7 @@ def make_train_step(
     microbatch_size: int,
     unit: Unit = "example",
 ) -> jax.stages.Wrapped:
-    """Returns the jitted `(state, batch, mask) -> (state, facts)`.
+    """Returns the jitted function `(state, batch, mask) -> (state, facts)`.
 
     `batch` is the tuple of the loss's arguments after the parameters, padded where `mask` says so.
     The state is donated: its memory is used again, and the old one can't be read any more.
@@ -50,17 +61,19 @@ def make_train_step(
     grads = per_example_grads(loss, unit=unit, microbatch_size=microbatch_size)
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def train_step(state: State, batch: PyTree, mask: jax.Array) -> tuple[State, StepFacts]:
-        params, (private_state, optimizer_state) = state
-        sums = privatizer.sums(grads(params, batch, mask), private_state)
+    def train_step(
+        state: TrainState, batch: PyTree, mask: jax.Array
+    ) -> tuple[TrainState, StepFacts]:
+        params, private, optimizer_state = state
+        sums = privatizer.sums(grads(params, batch, mask), private)
         facts = StepFacts(
             sums.diagnostics,
-            privatizer.strength(sums, private_state),
-            private_state.clipping.clipping_bounds,
+            privatizer.strength(sums, private),
+            private.clipping.clipping_norms,
         )
-        gradient, private_state = privatizer.release(sums, private_state, params)
+        gradient, private = privatizer.release(sums, private, params)
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
         params = optax.apply_updates(params, updates)
-        return (params, (private_state, optimizer_state)), facts
+        return TrainState(params, private, optimizer_state), facts
 
     return train_step

@@ -1,4 +1,4 @@
-"""The pictures of a report: private, and told apart in grey."""
+"""The figures of a report. They are private, and can be read in grey print."""
 
 import math
 import warnings
@@ -16,18 +16,18 @@ from matplotlib.ticker import MaxNLocator
 
 from ...accounting import composition
 from ...accounting.mechanism import Mechanism
-from ...accounting.rounding import round_up
+from ...accounting.rounding import round_up, shown_delta
 from ...dpsgd.sums import NORM_BIN_EDGES
 from .. import averages
-from ..run.record import Record
+from ..run.files import Record
 
-EPSILON_POINTS = 12  # of ε against steps
+EPSILON_POINTS = 12  # of a segment, in the curve of ε against steps
 
-NORM_COLUMNS = 100  # of the picture of norms, at most: each for as many steps
+NORM_COLUMNS = 100  # at most, in the figure of norms; all stand for as many steps
 
 BINS_PER_OCTAVE = 4
 
-RAREST = 1e-4  # of all norms: rarer octaves at the ends are left out
+RAREST = 1e-4  # share of all norms: octaves at the ends that have less are left out
 
 DELTAS = np.logspace(-12, -0.3, 40)
 
@@ -37,7 +37,7 @@ STYLES = ("-", "--", "-.", ":")
 
 
 def draw_run(record: Record) -> list[Path]:
-    """Writes the pictures of one run into its private folder."""
+    """Writes the figures of one run into its private folder."""
     return [
         _save(record.folder / "private" / name, draw, record)
         for name, draw in (
@@ -55,7 +55,7 @@ def draw_runs(records: Sequence[Record]) -> Path:
 
 
 def draw_training(figure: Figure, record: Record) -> None:
-    """Accuracy and loss against steps, and ε."""
+    """Draws accuracy and loss against steps, and ε."""
     upper, lower = figure.subplots(2, 1, sharex=True)
     scored, accuracies, losses = _scores(record)
     upper.plot(scored, accuracies, "o-", color="black", markersize=4, label="test accuracy")
@@ -73,19 +73,21 @@ def draw_training(figure: Figure, record: Record) -> None:
         right = axes.twinx()
         right.plot(*_epsilon_curve(record), "--", color="tab:blue", label="ε spent")
         right.axhline(record.budget.epsilon, color="tab:blue", linestyle=":", label="ε to spend")
-        right.set(ylabel=f"ε at δ = {round_up(record.budget.delta, 3):g}")
+        right.set(ylabel=f"ε at δ = {shown_delta(record.budget.delta):g}")
         right.set_ylim(0, 1.15 * record.budget.epsilon)
     _legend_below(figure, [*handles, *_handles(right)], columns=3)
 
 
 def draw_norms(figure: Figure, record: Record) -> None:
-    """The distribution of gradient norms: over the steps, and of all steps; with the bound."""
+    """Draws the distribution of gradient norms, by step and of all steps, and the clipping norm."""
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
     left.set(xlabel="step", ylabel="gradient norm", yscale="log")
     left.set_title(f"{record.name}\ndarker: more common in that step")
     right.set(xlabel="share of all")
     right.set_title("all steps")
-    steps, bounds = [[m[name] for m in record.metrics] for name in ("step", "clipping_norm")]
+    steps, clipping_norms = [
+        [m[name] for m in record.metrics] for name in ("step", "clipping_norm")
+    ]
     counts, edges = _norm_counts(record)
     if counts.any():
         used = np.flatnonzero(counts.sum(axis=0) >= RAREST * counts.sum())
@@ -97,15 +99,16 @@ def draw_norms(figure: Figure, record: Record) -> None:
         left.pcolormesh(places, edges, darkness.T, cmap="Greys", vmax=1.3, rasterized=True)
         total = counts.sum(axis=0)
         right.stairs(total / total.sum(), edges, orientation="horizontal", fill=True, color="0.6")
-    if bounds:
-        bound = {"color": "tab:blue", "linestyle": "--", "path_effects": [OUTLINED]}
-        left.plot(steps, bounds, label="clipping norm: longer ones are clipped", **bound)
+    if clipping_norms:
+        line = {"color": "tab:blue", "linestyle": "--", "path_effects": [OUTLINED]}
+        left.plot(steps, clipping_norms, label="clipping norm: longer ones are clipped", **line)
         left.xaxis.set_major_locator(MaxNLocator(integer=True))
-        right.axhline(bounds[-1], **bound)
+        right.axhline(clipping_norms[-1], **line)
     _legend_below(figure, _handles(left))
 
 
 def draw_epsilon(figure: Figure, record: Record) -> None:
+    """Draws ε of what was spent against δ."""
     axes = figure.subplots()
     axes.plot(DELTAS, _epsilons(record), "-", color="black", label="ε of what was spent")
     axes.plot([record.budget.delta], [epsilon(record)], "o", color="tab:blue", label="the claim")
@@ -115,6 +118,7 @@ def draw_epsilon(figure: Figure, record: Record) -> None:
 
 
 def draw_tradeoff(figure: Figure, record: Record) -> None:
+    """Draws the least type II error of an attacker at every type I error."""
     axes = figure.subplots()
     alphas = np.linspace(0, 1, 201)
     betas = np.zeros_like(alphas)
@@ -134,6 +138,7 @@ def draw_tradeoff(figure: Figure, record: Record) -> None:
 
 
 def draw_comparison(figure: Figure, records: Sequence[Record]) -> None:
+    """Draws the training losses of several runs."""
     axes = figure.subplots()
     for i, record in enumerate(records):
         steps, losses = _losses(record)
@@ -150,7 +155,7 @@ def draw_comparison(figure: Figure, records: Sequence[Record]) -> None:
 
 
 def epsilon(record: Record) -> float:
-    """ε of all that was charged."""
+    """ε of all steps that were charged."""
     return composition.epsilon(record.spent, record.budget.delta)
 
 
@@ -168,7 +173,7 @@ def _handles(axes: Axes) -> list[Any]:
 
 
 def _legend_below(figure: Figure, handles: Sequence[Any], columns: int = 4) -> None:
-    """Outside the axes, where it hides nothing."""
+    """Puts the legend outside the axes, where it hides nothing."""
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
 
@@ -184,7 +189,7 @@ def _losses(record: Record) -> tuple[list[int], np.ndarray]:
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
-    """Means over about a twentieth of the run; empty batches are left out."""
+    """Moving means over a twentieth of the run; empty batches are left out."""
     if not len(values):
         return values
     width = max(1, len(values) // 20)
@@ -196,12 +201,12 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
 
 
 def _norm_counts(record: Record) -> tuple[np.ndarray, np.ndarray]:
-    """How many norms `[steps, octaves]` every step has in every octave, and the octaves' edges."""
+    """Returns how many norms each step has in each octave, `[steps, octaves]`, and the edges."""
     counts = np.zeros((len(record.metrics), len(NORM_BIN_EDGES) + 1))
     for row, m in zip(counts, record.metrics, strict=True):
         first, found = m["norm_counts"]
         row[first : first + len(found)] = found
-    # The first and last bins are open: they are drawn as wide as the others.
+    # The first and last bins have no end: they are drawn as wide as the others.
     ratio = NORM_BIN_EDGES[1] / NORM_BIN_EDGES[0]
     edges = [NORM_BIN_EDGES[0] / ratio, *NORM_BIN_EDGES, NORM_BIN_EDGES[-1] * ratio]
     starts = np.arange(0, counts.shape[1], BINS_PER_OCTAVE)
@@ -209,13 +214,16 @@ def _norm_counts(record: Record) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _epsilons(record: Record) -> list[float]:
-    with warnings.catch_warnings():  # of δ above 1/N: they are points of a curve here, no claim
+    with warnings.catch_warnings():  # about δ above 1/N: here they are points of a curve, no claim
         warnings.simplefilter("ignore", UserWarning)
         return [composition.epsilon(record.spent, float(delta)) for delta in DELTAS]
 
 
 def _epsilon_curve(record: Record) -> tuple[list[int], list[float]]:
-    """ε against the steps of the run: where a segment ends, what was charged in vain is added."""
+    """ε against the steps of the run.
+
+    At the end of a segment, ε also counts the steps that were charged but whose results are lost.
+    """
     steps: list[int] = []
     spent: list[float] = []
     earlier: list[Mechanism] = []

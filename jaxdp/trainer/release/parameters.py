@@ -1,36 +1,64 @@
-"""The folder of a run: `release/` may be shared, `private/` may not, and neither is overwritten."""
+"""The folder `release/` of a run, the one that may be shared: written whole, never overwritten.
 
-import json
+params.safetensors       the parameters, as arrays named `Conv_0/kernel`
+batch_stats.safetensors  BatchNorm's statistics from public records, where there is a BatchNorm
+privacy.json             the privacy statement (`statement`)
+PRIVACY.md               the same for people (`markdown`)
+
+No byte of them tells a path, a host, a user or a time (privacy rule 20).
+"""
+
+import os
 import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ... import _distribution
+from .markdown import as_markdown
+from .statement import Statement, read_statement, to_text
+
+PARTIAL = "release.partial"  # until it is complete
+
+DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": jnp.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
 
 
-class _Pair(NamedTuple):
-    params: Any  # pytree of NumPy arrays
-    statement: dict[str, Any]  # the contents of privacy.json
-
-
-class Release(_Pair):
-    """What a run releases: the pair `(params, statement)`, and BatchNorm's statistics if any.
+@dataclass(frozen=True)
+class Release:
+    """What a run releases.
 
     Attributes:
-      params: pytree of NumPy arrays.
-      statement: the contents of privacy.json.
+      params: nested dicts of NumPy arrays.
+      statement: the privacy statement.
       batch_stats: the statistics of every BatchNorm at these parameters, from public records; None
         for a model without.
-      variables: what `model.apply` takes: {"params": ..., "batch_stats": ...}.
     """
 
-    batch_stats: Any
-
-    def __new__(cls, params: Any, statement: dict[str, Any], batch_stats: Any = None) -> "Release":
-        self = super().__new__(cls, params, statement)
-        self.batch_stats = batch_stats
-        return self
+    params: Any
+    statement: Statement
+    batch_stats: Any = None
 
     @property
     def variables(self) -> dict[str, Any]:
+        """The argument of `model.apply`: {"params": ..., "batch_stats": ...}."""
         if self.batch_stats is None:
             return {"params": self.params}
         return {"params": self.params, "batch_stats": self.batch_stats}
@@ -39,25 +67,45 @@ class Release(_Pair):
 def save_params(folder: Path, params: Any, batch_stats: Any = None) -> None:
     """Writes the parameters, and BatchNorm's statistics on public records if there are any.
 
-    Until the statement is there too, the folder is not a release.
-    """
-    import orbax.checkpoint as ocp
+    Until the statement is there too, they are no release.
 
-    partial = folder / "release.partial"
+    Args:
+      folder: of the run.
+      params: nested dicts of arrays.
+      batch_stats: likewise.
+
+    Raises:
+      ValueError: for other containers, names with "/", or arrays of a type the format lacks.
+    """
+    partial = folder / PARTIAL
     if partial.exists():  # of a run that was killed while it wrote
         shutil.rmtree(partial)
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save((partial / "params").absolute(), params)
-        if batch_stats is not None:
-            checkpointer.save((partial / "batch_stats").absolute(), batch_stats)
+    partial.mkdir(parents=True)
+    _write(partial / "params.safetensors", _to_bytes(params))
+    if batch_stats is not None:
+        _write(partial / "batch_stats.safetensors", _to_bytes(batch_stats))
 
 
-def save_statement(folder: Path, statement: dict[str, Any], markdown: str) -> Path:
-    """Writes privacy.json and PRIVACY.md beside the parameters, which completes the release."""
-    partial = folder / "release.partial"
-    (partial / "privacy.json").write_text(json.dumps(statement, indent=2) + "\n")
-    (partial / "PRIVACY.md").write_text(markdown, encoding="utf-8")
-    return partial.rename(folder / "release")
+def save_statement(folder: Path, statement: Statement) -> Path:
+    """Writes privacy.json and PRIVACY.md beside the parameters, which completes the release.
+
+    Args:
+      folder: of the run, after `save_params`.
+      statement: for these parameters.
+
+    Returns:
+      The folder of the release.
+
+    Raises:
+      OSError: if there is a release already: `set_aside` makes room.
+    """
+    partial = folder / PARTIAL
+    _write(partial / "privacy.json", to_text(statement).encode())
+    _write(partial / "PRIVACY.md", as_markdown(statement).encode())
+    _sync(partial)
+    released = partial.rename(folder / "release")
+    _sync(folder)
+    return released
 
 
 def set_aside(folder: Path) -> Path | None:
@@ -65,7 +113,7 @@ def set_aside(folder: Path) -> Path | None:
     old = folder / "release"
     if not old.is_dir():
         return None
-    steps = json.loads((old / "privacy.json").read_text())["steps"]
+    steps = read_statement(old / "privacy.json").steps
     stem = aside = folder / f"release-after-{steps}-steps"
     attempt = 1
     while aside.exists():  # from a resume for which the budget had no step left
@@ -81,49 +129,93 @@ def load_release(path: str | Path) -> Release:
       path: the folder of the run, or the `release/` folder in it.
 
     Returns:
-      `(params, statement)`: NumPy arrays in the model's structure, and the contents of
-      privacy.json. Its attribute `variables` is what `model.apply` takes, BatchNorm's statistics
-      included.
+      A `Release`: `params` are nested dicts of NumPy arrays, `statement` is the privacy statement,
+      and `variables` is the argument of `model.apply`, BatchNorm's statistics included.
+
+    Raises:
+      ValueError: if there is no release, or it is incomplete, damaged or of another version.
 
     Example:
-      >>> params, statement = jaxdp.load_release("runs/digits_cnn-...")  # doctest: +SKIP
-      >>> statement["epsilon"]["pld"]  # doctest: +SKIP
+      >>> release = jaxdp.load_release("runs/digits_cnn-...")  # doctest: +SKIP
+      >>> release.statement.epsilon["pld"]  # doctest: +SKIP
       3.0
     """
-    try:
-        import orbax.checkpoint as ocp
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            "load_release needs Orbax: pip install 'jaxdp[train]' (in a checkout: "
-            "pip install -e '.[train]')"
-        ) from None
+    with _distribution.needed_by("load_release", "train"):
+        import safetensors  # noqa: F401
     folder = Path(path)
     if (folder / "release").is_dir():
         folder = folder / "release"
-    if not (folder / "privacy.json").is_file() or not (folder / "params").is_dir():
+    needed = [folder / "privacy.json", folder / "params.safetensors"]
+    if not all(file.is_file() for file in needed):
         raise ValueError(
-            f"{path} holds no release (privacy.json and params/): pass the folder that "
+            f"{path} holds no release (privacy.json and params.safetensors): pass the folder that "
             "`python -m jaxdp.train` named at its end"
         )
-    statement = json.loads((folder / "privacy.json").read_text())
-    # As NumPy arrays, so that a release made on one kind of device loads on any other.
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        params = _restore(checkpointer, folder / "params")
-        batch_stats = folder / "batch_stats"
-        found = _restore(checkpointer, batch_stats) if batch_stats.is_dir() else None
-    return Release(params, statement, found)
+    statement = read_statement(folder / "privacy.json")
+    params = _from_file(folder / "params.safetensors")
+    if statement.batch_norm is None:
+        return Release(params, statement)
+    return Release(params, statement, _from_file(folder / "batch_stats.safetensors"))
 
 
-def _restore(checkpointer: Any, folder: Path) -> Any:
-    import jax
-    import numpy as np
-    import orbax.checkpoint as ocp
+def _to_bytes(tree: Any) -> bytes:
+    from safetensors.numpy import save
 
-    saved = folder.absolute()
-    structure = checkpointer.metadata(saved).item_metadata.tree
-    restore_args = jax.tree.map(
-        lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
-        structure,
-        is_leaf=lambda leaf: hasattr(leaf, "shape"),
-    )
-    return checkpointer.restore(saved, args=ocp.args.PyTreeRestore(restore_args=restore_args))
+    flat = {}
+    for name, leaf in _flatten(tree, ""):
+        array = np.asarray(leaf, order="C")
+        if array.dtype not in [np.dtype(dtype) for dtype in DTYPES.values()]:
+            raise ValueError(
+                f"{name} is of type {array.dtype}, which a release can't hold: use one of "
+                f"{', '.join(np.dtype(dtype).name for dtype in DTYPES.values())}"
+            )
+        flat[name] = array
+    return bytes(save(flat))
+
+
+def _flatten(tree: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if not isinstance(key, str) or "/" in key:
+            raise ValueError(f"a name in the parameters is {key!r}: use a string without '/'")
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}/")
+        elif hasattr(value, "dtype"):
+            yield f"{prefix}{key}", value
+        else:
+            raise ValueError(
+                f"{prefix}{key} is a {type(value).__name__}: use nested dicts of arrays"
+            )
+
+
+def _from_file(file: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError, deserialize
+
+    tree: dict[str, Any] = {}
+    try:
+        # Not by safetensors.numpy: it does not read bfloat16.
+        for name, fact in sorted(deserialize(file.read_bytes())):
+            inner = tree
+            *folders, last = name.split("/")
+            for key in folders:
+                inner = inner.setdefault(key, {})
+            dtype = np.dtype(DTYPES[fact["dtype"]])
+            inner[last] = np.ndarray(fact["shape"], dtype, buffer=fact["data"])
+    except (OSError, SafetensorError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{file} is missing or damaged ({error}): take an undamaged copy of the release"
+        ) from None
+    return tree
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Makes a file, or the names in a folder, outlast a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

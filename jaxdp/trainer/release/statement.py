@@ -1,297 +1,334 @@
-"""The privacy statement of a release: what is promised, on which assumptions, and what is not."""
+"""The privacy statement of a release as typed fields: the contents of `privacy.json`, format 2.
 
-import math
-import textwrap
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+The fields are an allow-list (privacy rule 20): nothing about the machine, and nothing taken from
+private records but the noised parameters. `privacy.schema.json` is their JSON schema: a test says
+how to write it again after a change.
+"""
 
-from ...accounting import composition, gdp, guarantee
-from ...accounting.mechanism import Mechanism, accountants
-from ...accounting.rounding import round_up
-from ...datasets.config import DataConfig
-from ...datasets.records import Dataset
-from ...dpsgd.plan import Plan
-from .. import public_norms
-from ..config import Config
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
-ADJACENCIES = {
-    "add_remove": "one record is added to the data or removed from it",
-    "zero_out": "one record is replaced by an empty one, which contributes nothing",
-    "replace_one": "one record is replaced by any other",
-}
+from ...models.config import ModelConfig
+from ...types import Accountant, Adjacency, Sampling, Unit
+from . import typed_json
+from .typed_json import UpperBound
 
-SAMPLINGS = {
-    "poisson": "poisson: every record on its own",
-    "shuffled": "shuffled epochs, without amplification",
-    "fixed_size": "batches of fixed size, without replacement",
-    "full_batch": "all records in every step",
-}
+FORMAT: Literal[2] = 2
 
-SEEDED = (
-    "A seed was given, so the noise and sampling are reproducible: NOT PRIVATE against anyone who "
-    "knows or guesses it. The figures below are what the same run would promise with secret keys."
-)
+Epsilons = dict[Accountant, UpperBound]
 
-ASSUMPTIONS = (
-    "The noise and sampling keys stay secret, with every file in private/ and the live output of "
-    "the run.",
-    "The noise and sampling come from JAX's and NumPy's counter-based generators (Threefry, "
-    "Philox), which are taken for random.",
-    "The number of private records N is public.",
-    "No record is in the data twice, also not in part: windows of a text do not overlap.",
-)
-
-RECORD_LOSS = "The loss of a record depends on that record and the parameters only."
-
-UNIT_LOSS = "The loss of a batch unit depends on the records in it and the parameters only."
-
-NO_PRIVACY = (
-    f"An ε above {guarantee.NO_PRIVACY:g} is no meaningful privacy: whether a record was there "
-    "can be told with near certainty."
-)
-
-NOT_COVERED = (
-    "Hyperparameters chosen by trying several on the same private records.",
-    "Other releases from the same records, such as runs with other seeds: their budgets add up.",
-    "Early stopping, or a choice among checkpoints, guided by private numbers.",
-    "The best accuracy over epochs or runs: that is a selection on the test records.",
-    "Preprocessing constants, vocabularies or architectures taken from private data.",
-    "Several records of one person: the guarantee is for one record; k records need group privacy.",
-    "Attacks on floating point: the noise is float32, which has about 2^23 values in a binade.",
-    "Attacks on timing, memory or power.",
-)
+ClippingKind = Literal["individual", "layerwise", "multiplied", "normalised", "quantile", "batch"]
 
 
-def labelled(epsilons: dict[str, float]) -> list[tuple[str, float]]:
+@dataclass(frozen=True)
+class Library:
+    """What trained the model.
+
+    Attributes:
+      name: of the distribution.
+      version: of it.
+    """
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True)
+class PrivacyUnit:
+    """What the guarantee protects.
+
+    Attributes:
+      kind: record: one row of the private data; user: all rows of one person.
+    """
+
+    kind: Literal["record", "user"]
+
+
+@dataclass(frozen=True)
+class EpsilonAtDelta:
+    """ε of all mechanisms together at another δ.
+
+    Attributes:
+      delta: δ.
+      epsilon: ε at it, by accountant; null: infinite.
+    """
+
+    delta: float
+    epsilon: Epsilons
+
+
+@dataclass(frozen=True)
+class GaussianDP:
+    """The one Gaussian mechanism that promises the same.
+
+    Attributes:
+      mu: sensitivity over standard deviation of its noise; null: infinite.
+      at_every_delta: whether it promises the same at every δ, or only at the statement's.
+    """
+
+    mu: UpperBound
+    at_every_delta: bool
+
+
+@dataclass(frozen=True)
+class NoiseStretch:
+    """A part of a noise schedule.
+
+    Attributes:
+      noise_multiplier: during these steps.
+      steps: how many.
+    """
+
+    noise_multiplier: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class SamplingFacts:
+    """How the records of a step were chosen.
+
+    Attributes:
+      kind: poisson: every record on its own; shuffled: epochs, without amplification; fixed_size:
+        so many records, without replacement; full_batch: all records.
+      probability: expected batch size over number of examples.
+      expected_batch_size: records in a step on average.
+      num_examples: N, the number of private records.
+    """
+
+    kind: Sampling
+    probability: float
+    expected_batch_size: float
+    num_examples: int
+
+
+@dataclass(frozen=True)
+class ClippingFacts:
+    """How the contribution of one record was bounded.
+
+    Attributes:
+      kind: which clipping.
+      call: the call that makes it, with its clipping norms; null: not recorded.
+      clipping_norms: where the clipping norms come from, in words; null: not recorded.
+      unit: whose gradient was clipped: an example's, or the mean of a batch unit's.
+      batch_units: into how many batch units the records of a step were sorted; null: examples were
+        clipped.
+      clipped_together: whether all layers have one factor, so that noise and sensitivity of every
+        layer are in proportion to its clipping norm; null: not recorded.
+      noise_allocation: how layers share the noise.
+      sensitivity_at_first_step: how far one record moves the clipped sum, in Euclidean norm; if
+        clipped together, that of the layer with the largest clipping norm; null: not recorded.
+    """
+
+    kind: ClippingKind
+    call: str | None
+    clipping_norms: str | None
+    unit: Unit
+    batch_units: int | None
+    clipped_together: bool | None
+    noise_allocation: Literal["proportional", "isotropic", "dimension"]
+    sensitivity_at_first_step: float | None
+
+
+@dataclass(frozen=True)
+class MechanismFacts:
+    """One segment of the run: steps with the same settings and secrets.
+
+    Attributes:
+      kind: dp_sgd: Gaussian noise on the sum of clipped gradients.
+      steps: how many were spent.
+      noise_multiplier: the noise's standard deviation over the sensitivity under the statement's
+        adjacency; where it changes with the step, a list.
+      sampling: how records were chosen.
+      clipping: how gradients were clipped.
+    """
+
+    kind: Literal["dp_sgd"]
+    steps: int
+    noise_multiplier: float | tuple[NoiseStretch, ...]
+    sampling: SamplingFacts
+    clipping: ClippingFacts
+
+
+@dataclass(frozen=True)
+class NoiseFacts:
+    """Where the noise comes from, and what its being no exact Gaussian costs.
+
+    Attributes:
+      distribution: of the noise, and the numbers it is drawn in.
+      generator: of the random bits.
+      key_bits: length of its secret key.
+      extra_epsilon: what was added to ε for it, and is part of the ε that is stated.
+      extra_delta: what was added to δ for it, and is part of the δ that is stated.
+    """
+
+    distribution: Literal["normal, float32"]
+    generator: Literal["threefry2x32"]
+    key_bits: int
+    extra_epsilon: float
+    extra_delta: float
+
+
+@dataclass(frozen=True)
+class DataUse:
+    """Which records were used, and for what: they are named by the rule that splits them.
+
+    Attributes:
+      name: of the data set.
+      private: the protected records that the model was trained on.
+      public: records without protection; null: none.
+      test: the records that are scored.
+      window: of a text, the characters that a record predicts; it is one longer. null: no text.
+    """
+
+    name: str
+    private: str
+    public: str | None
+    test: str
+    window: int | None
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What the model sees of an input: (input - center) / scale.
+
+    Attributes:
+      center: one number, or one for each channel; null: inputs are tokens.
+      scale: likewise.
+      description: where the two come from.
+    """
+
+    center: float | tuple[float, ...] | None
+    scale: float | tuple[float, ...] | None
+    description: str
+
+
+@dataclass(frozen=True)
+class BatchNormFacts:
+    """Where BatchNorm's released statistics come from.
+
+    Attributes:
+      public: the records without protection on which they were taken, at the released parameters.
+    """
+
+    public: str
+
+
+@dataclass(frozen=True)
+class Statement:
+    """The privacy statement of a release, written by jaxdp.
+
+    Attributes:
+      format: of this file.
+      library: what trained the model.
+      private: false: there is no guarantee, because the secrets are known.
+      reproducible: whether a seed was given, so that noise and sampling can be repeated.
+      privacy_unit: what the guarantee protects.
+      adjacency: which data sets are neighbours: add_remove: one privacy unit is added or removed;
+        replace_one: it is replaced by any other; zero_out: by an empty one.
+      num_examples: N, the number of private records of the last segment; it is public.
+      delta: δ of the guarantee.
+      accountant: whose ε is the claim, the tightest.
+      epsilon: ε of all mechanisms together at δ, by accountant; null: infinite.
+      epsilon_at_smaller_deltas: the same at other δ.
+      gaussian_dp: the Gaussian-DP equivalent.
+      target_epsilon: the ε that the noise was chosen for; null: the noise was given.
+      steps: how many were spent, by all mechanisms.
+      steps_planned: how many the last plan has.
+      mechanisms: one for every segment of the run, in order; together they have the ε above.
+      noise: where the noise comes from.
+      data: the records that the last segment used.
+      earlier_data: other records that earlier segments used.
+      test_is_public: whether the test records were declared public.
+      model: the options of the model.
+      preprocessing: what the model sees of an input.
+      batch_norm: null: the model has no BatchNorm.
+      assumptions: it holds if all of these do.
+      not_covered: what it does not promise.
+    """
+
+    format: Literal[2]
+    library: Library
+    private: bool
+    reproducible: bool
+    privacy_unit: PrivacyUnit
+    adjacency: Adjacency
+    num_examples: int
+    delta: float
+    accountant: Accountant
+    epsilon: Epsilons
+    epsilon_at_smaller_deltas: tuple[EpsilonAtDelta, ...]
+    gaussian_dp: GaussianDP
+    target_epsilon: float | None
+    steps: int
+    steps_planned: int
+    mechanisms: tuple[MechanismFacts, ...]
+    noise: NoiseFacts
+    data: DataUse
+    earlier_data: tuple[DataUse, ...]
+    test_is_public: bool
+    model: ModelConfig
+    preprocessing: Preprocessing
+    batch_norm: BatchNormFacts | None
+    assumptions: tuple[str, ...]
+    not_covered: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for epsilon in (self.epsilon, *(at.epsilon for at in self.epsilon_at_smaller_deltas)):
+            if self.accountant not in epsilon:
+                raise ValueError(
+                    f"accountant is {self.accountant!r}, and an epsilon has no value by it: "
+                    f"expected one of {', '.join(epsilon)}"
+                )
+
+    @property
+    def claimed_epsilon(self) -> float:
+        """ε by the tightest accountant."""
+        return self.epsilon[self.accountant]
+
+
+def labelled_epsilons(statement: Statement) -> list[tuple[str, float]]:
     """Every accountant's ε with its name and what it is: the first is the claim."""
-    roles = ["the claim", *["a looser bound"] * (len(epsilons) - 1)]
+    claim = statement.accountant
+    looser = [(name, value) for name, value in statement.epsilon.items() if name != claim]
     return [
-        (f"{name.upper()}, {role}", value)
-        for (name, value), role in zip(epsilons.items(), roles, strict=True)
+        (f"{claim.upper()}, the claim", statement.claimed_epsilon),
+        *((f"{name.upper()}, a looser bound", value) for name, value in looser),
     ]
 
 
-def epsilons(
-    plan: Plan, steps: int, delta: float | None = None, earlier: Sequence[Mechanism] = ()
-) -> dict[str, float]:
-    """ε after some steps by every accountant that is sound for the plan, the claim first.
+def to_text(statement: Statement) -> str:
+    """The contents of `privacy.json`."""
+    fact = typed_json.to_json(statement)
+    return json.dumps(fact, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def schema_text() -> str:
+    """The contents of `privacy.schema.json`."""
+    return json.dumps(typed_json.schema(Statement), indent=2, ensure_ascii=False) + "\n"
+
+
+def read_statement(path: str | Path) -> Statement:
+    """Reads a `privacy.json`.
 
     Args:
-      plan: the numbers of the run.
-      steps: how many were taken.
-      delta: None takes the plan's own.
-      earlier: what the run did before those steps, in other segments.
+      path: the file.
+
+    Raises:
+      OSError: if it can't be read.
+      ValueError: if it is damaged, of another format, or has a field or value that this version
+        does not know: half a statement would be misread.
     """
-    spent, delta = [*earlier, plan.mechanism(steps)], plan.delta if delta is None else delta
-    names = accountants(plan.sampling, plan.adjacency)
-    return {name: round_up(composition.epsilon(spent, delta, name)) for name in names}
-
-
-def smaller_deltas(
-    plan: Plan, steps: int, earlier: Sequence[Mechanism] = ()
-) -> list[dict[str, float]]:
-    """δ about 10, 100 and 1,000 times smaller than the plan's, and ε at each."""
-    deltas = [float(f"{plan.delta / ratio:.0e}") for ratio in (10, 100, 1000)]
-    return [{"delta": delta, **epsilons(plan, steps, delta, earlier)} for delta in deltas]
-
-
-def gaussian_dp(plan: Plan, steps: int, earlier: Sequence[Mechanism] = ()) -> dict[str, Any]:
-    """The Gaussian-DP equivalent: μ of the one Gaussian mechanism that says the same.
-
-    Where sampling does not amplify, the run is μ-GDP, at every δ. Otherwise μ is that of the
-    Gaussian with the same ε at the plan's δ; at other δ they differ.
-    """
-    spent = [*earlier, plan.mechanism(steps)]
-    exact = all(m.sampling_probability == 1 or m.sampling == "shuffled" for m in spent)
-    mu = math.hypot(*map(guarantee.gaussian_mu, spent))
-    if not exact and math.isfinite(mu):
-        mu = gdp.mu_from_epsilon(composition.epsilon(spent, plan.delta), plan.delta)
-    return {"mu": round_up(mu), "at_every_delta": exact}
-
-
-def make_statement(
-    plan: Plan,
-    config: Config,
-    dataset: Dataset,
-    steps: int,
-    sensitivity: float,
-    earlier: Sequence[Mechanism] = (),
-    batch_norm: bool = False,
-    earlier_data: Sequence[DataConfig] = (),
-) -> dict[str, Any]:
-    """What `privacy.json` holds: the mechanism and its ε after the steps that were spent.
-
-    Args:
-      plan: the numbers of the run, or of its last segment.
-      config: its settings.
-      dataset: what it was trained on.
-      steps: how many steps of the plan were spent.
-      sensitivity: of the sum at the first step.
-      earlier: what was spent in earlier segments, under other settings or secrets.
-      batch_norm: whether the model has BatchNorm.
-      earlier_data: what earlier segments used, and for what.
-    """
-    spent = [m for m in (*earlier, plan.mechanism(steps)) if m.steps]
-    clipped = "per-example" if plan.num_units is None else "batch-unit mean"
-    return {
-        "format": 1,
-        "private": config.seed is None,
-        "reproducible": config.seed is not None,
-        "unit": "one record",
-        "adjacency": plan.adjacency,
-        "num_examples": plan.num_examples,
-        "sampling": plan.sampling,
-        "sampling_probability": plan.sampling_probability,
-        "expected_batch_size": plan.expected_batch_size,
-        "mechanism": f"Gaussian noise on the sum of clipped {clipped} gradients (DP-SGD)",
-        "clipping": repr(plan.clipping),
-        "clipping_norms": public_norms.describe(
-            config, plan.num_examples, len(dataset.public or ())
-        ),
-        "clipped_together": plan.clipping.joint,
-        "noise_allocation": config.clipping.allocation,
-        "batch_units": plan.num_units,
-        "sensitivity_at_first_step": sensitivity,
-        "noise_multiplier": plan.noise_multiplier,
-        "steps": sum(m.steps for m in spent),
-        "steps_planned": plan.steps,
-        "segments": [
-            {
-                "steps": m.steps,
-                "noise_multiplier": m.noise_multiplier,
-                "sampling_probability": m.sampling_probability,
-                "num_examples": m.num_examples,
-            }
-            for m in spent
-        ],
-        "delta": plan.delta,
-        "epsilon": epsilons(plan, steps, None, earlier),
-        "epsilon_at_smaller_deltas": smaller_deltas(plan, steps, earlier),
-        "gaussian_dp": gaussian_dp(plan, steps, earlier),
-        "target_epsilon": plan.target_epsilon,
-        "data": _describe_data(config.data),
-        "data_before": sorted({*map(_describe_data, earlier_data)} - {_describe_data(config.data)}),
-        "test_is_public": config.data.test_is_public,
-        "preprocessing": dataset.scaling,
-        "model": {**asdict(config.model), "widths": list(config.model.widths)},
-        "batch_norm": _describe_batch_norm(config.data) if batch_norm else None,
-        "assumptions": [*ASSUMPTIONS, UNIT_LOSS if batch_norm else RECORD_LOSS],
-        "not_covered": list(NOT_COVERED),
-    }
-
-
-def _describe_data(config: DataConfig) -> str:
-    windows = f", in windows of {config.window + 1} characters" if config.name == "text" else ""
-    public = f", not protected: {config.public}" if config.public is not None else ""
-    return f"{config.name}{windows}; protected: {config.private}{public}; scored: {config.test}"
-
-
-def _describe_batch_norm(config: DataConfig) -> str:
-    return (
-        f"the statistics are those of {config.public}, which needs no protection, at the released "
-        "parameters; in training they were those of the unit, and none were kept"
-    )
-
-
-def as_markdown(statement: dict[str, Any]) -> str:
-    """What `PRIVACY.md` holds: the same for people."""
-    s = statement
-    claimed, delta = next(iter(s["epsilon"].values())), round_up(s["delta"], 3)
-    claim = (
-        f"This model was trained with ({claimed:g}, {delta:g})-differential "
-        f"privacy. The unit is {s['unit']} of the {s['num_examples']:,} in the private data: "
-        f"neighbouring data sets are those where {ADJACENCIES[s['adjacency']]}."
-    )
-    if s["steps"] < s["steps_planned"]:
-        claim += (
-            f" The run was stopped after {s['steps']} of {s['steps_planned']} steps; ε counts "
-            "those, and holds if the moment was not chosen by private numbers."
-        )
-    rows = [
-        *((f"ε at δ by {label}", f"{value:g}") for label, value in labelled(s["epsilon"])),
-        ("δ", f"{delta:g}"),
-        *((f"ε at δ = {row['delta']:g}", _by(row)) for row in s["epsilon_at_smaller_deltas"]),
-        ("Gaussian-DP equivalent", _gaussian(**s["gaussian_dp"])),
-        ("adjacency", s["adjacency"]),
-        ("sampling", _sampling(s["sampling"], s["sampling_probability"])),
-        ("expected batch size", f"{s['expected_batch_size']:g}"),
-        ("mechanism", s["mechanism"]),
-        ("clipping", s["clipping"]),
-        ("clipping norms", s["clipping_norms"]),
-        ("noise over groups", s["noise_allocation"]),
-        *([("batch units", f"{s['batch_units']}")] if s["batch_units"] is not None else []),
-        ("sensitivity of the sum at the first step", _sensitivity(s)),
-        ("noise multiplier", _noise(s["noise_multiplier"])),
-        ("steps", f"{s['steps']}"),
-        *_segments(s["segments"]),
-        ("data", s["data"]),
-        *(("data of earlier segments", used) for used in s.get("data_before", [])),
-        ("preprocessing", s["preprocessing"]),
-        *([("BatchNorm", s["batch_norm"])] if s.get("batch_norm") else []),
-        ("test records", "declared public" if s["test_is_public"] else "private"),
-    ]
-    parts = ["# Privacy statement", _wrap(claim)]
-    if s["reproducible"]:
-        parts.append(_wrap(f"**{SEEDED}**"))
-    if claimed > guarantee.NO_PRIVACY:
-        parts.append(_wrap(f"**{NO_PRIVACY}**"))
-    parts.append("\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows)]))
-    if not s["test_is_public"]:
-        parts.append(_wrap("Accuracy on the test records is a private number: it is not released."))
-    parts += ["## It holds if", _bullets(s["assumptions"])]
-    parts += ["## It does not cover", _bullets(s["not_covered"])]
-    return "\n\n".join(parts) + "\n"
-
-
-def _sampling(sampling: str, probability: float) -> str:
-    if sampling == "poisson":
-        return f"poisson, probability {probability:.6g}"
-    return SAMPLINGS[sampling]
-
-
-def _sensitivity(s: dict[str, Any]) -> str:
-    if not s["clipped_together"]:
-        return f"{s['sensitivity_at_first_step']:g}"
-    return (
-        f"{s['sensitivity_at_first_step']:g}, that of the layer with the largest clipping norm; "
-        "noise and sensitivity of every layer are in proportion to its norm"
-    )
-
-
-def _by(row: dict[str, float]) -> str:
-    return ", ".join(f"{row[name]:g} by {name.upper()}" for name in ("pld", "rdp") if name in row)
-
-
-def _gaussian(mu: float, at_every_delta: bool) -> str:
-    return f"μ = {mu:g}, " + ("at every δ" if at_every_delta else "which has the same ε at δ")
-
-
-def _noise(z: float | list | tuple) -> str:
-    if isinstance(z, list | tuple):
-        return ", then ".join(f"{value:g} for {count} steps" for value, count in z)
-    return f"{z:g}"
-
-
-def _segments(segments: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """A line for every segment, if there are several: ε is for all of them together."""
-    if len(segments) < 2:
-        return []
-    return [
-        (
-            f"segment {number}",
-            f"{part['steps']} steps, noise multiplier {_noise(part['noise_multiplier'])}, sampling "
-            f"probability {part['sampling_probability']:.6g} of {part['num_examples']:,} records",
-        )
-        for number, part in enumerate(segments, 1)
-    ]
-
-
-def _wrap(text: str, indent: str = "") -> str:
-    return textwrap.fill(
-        text, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
-
-
-def _bullets(items: list[str]) -> str:
-    return "\n".join(_wrap(f"- {item}", "  ") for item in items)
+    text = Path(path).read_text(encoding="utf-8")
+    try:
+        fact = json.loads(text)
+        found = fact.get("format") if isinstance(fact, dict) else None
+        if found is not None and found != FORMAT:
+            raise ValueError(f"format is {found!r}: expected {FORMAT}, the one of this version")
+        return typed_json.from_json(Statement, fact)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} can't be read ({error}): take an undamaged copy, or the version of jaxdp that "
+            "wrote it"
+        ) from None

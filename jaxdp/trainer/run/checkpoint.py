@@ -15,10 +15,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from ..step import TrainState
 from .ledger import Ledger, Position
 
 Arrays = dict[str, np.ndarray]
-
 FROZEN = "frozen"
 
 
@@ -140,9 +140,9 @@ class PeriodicSaver:
     def due(self, step: int) -> bool:
         return time.monotonic() - self._last >= self._every
 
-    def visit(self, step: int, state: Any) -> None:
+    def visit(self, step: int, state: TrainState) -> None:
         segment, position = len(self._ledger.segments), self._ledger.position
-        arrays = to_arrays(named(state)) | self._frozen
+        arrays = to_arrays(state) | self._frozen
         self._checkpoints.save(Checkpoint(step, segment, position, arrays))
         self._last = time.monotonic()
 
@@ -154,12 +154,6 @@ def split_frozen(arrays: Arrays) -> tuple[Arrays, Arrays]:
     """
     frozen = {name: x for name, x in arrays.items() if name.partition(".")[0] == FROZEN}
     return {name: x for name, x in arrays.items() if name not in frozen}, frozen
-
-
-def named(state: Any) -> dict[str, Any]:
-    """A run's state by the names that its parts have in a checkpoint."""
-    params, (private, optimizer) = state
-    return {"params": params, "clipping": private, "optimizer": optimizer}
 
 
 def to_arrays(state: Any) -> Arrays:
@@ -189,6 +183,11 @@ def from_arrays(arrays: Arrays, like: Any) -> Any:
         leaf if _is_key(leaf) else jax.numpy.array(arrays[name]) for name, leaf in _named(like)
     ]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def state_digest(state: TrainState) -> str:
+    """A checksum of a state, but for its secret key."""
+    return digest(to_arrays(state))
 
 
 def digest(arrays: Arrays) -> str:

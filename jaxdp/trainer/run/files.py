@@ -1,12 +1,31 @@
-"""The files of a run: its folder, its lock, and how private files are written."""
+"""The files of a run: its folder, its lock, how private files are written, and what they say.
+
+release/                 may be shared (`release.parameters`)
+private/ledger.txt       what was spent (`ledger`)
+private/segment-1.json   secrets, configuration and fingerprint of a segment (`segment`)
+private/config.json      the configuration of the newest segment
+private/checkpoints/     the state after some steps (`checkpoint`)
+private/metrics.jsonl    numbers about every step, without noise
+private/scores.jsonl     scores of the test records on the way
+private/results.json     scores and times at the end
+private/lock             held by the process that trains
+"""
 
 import datetime
 import fcntl
+import json
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from ...accounting.mechanism import Mechanism
+from .. import config as configs
+from .. import parsing
+from .ledger import Budget, Ledger
 
 
 def write_private(path: Path, text: str) -> None:
@@ -88,3 +107,53 @@ def make_run_folder(name: str, output: str | None, now: datetime.datetime) -> Pa
             "that you may write to, as --output FOLDER"
         ) from None
     return folder
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the files of a run say."""
+
+    name: str
+    folder: Path
+    config: configs.Config
+    budget: Budget
+    spent: list[Mechanism]  # by segment
+    starts: list[int]  # the first step of every segment
+    metrics: list[dict[str, Any]]  # of every step
+    scores: list[dict[str, Any]]  # of some steps, on the test records
+    results: dict[str, Any]  # empty until the run has ended
+
+
+def load_record(folder: Path) -> Record:
+    """Reads the files of a run.
+
+    Raises:
+      ValueError: if it is none, or they are damaged.
+    """
+    private = folder / "private"
+    if not (private / "ledger.txt").is_file():
+        raise ValueError(
+            f"{folder} holds no run (private/ledger.txt): name a folder that "
+            "`python -m jaxdp.train` made"
+        )
+    ledger = Ledger.read(private / "ledger.txt")
+    settings, results = private / "config.json", private / "results.json"
+    if not settings.is_file():
+        raise ValueError(f"{folder} stopped before its first step: there is nothing to report")
+    return Record(
+        name=folder.resolve().name,
+        folder=folder,
+        config=parsing.read_config(settings),
+        budget=ledger.budget,
+        spent=ledger.mechanisms(),
+        starts=[segment.start for segment in ledger.segments],
+        metrics=_lines(private / "metrics.jsonl"),
+        scores=_lines(private / "scores.jsonl"),
+        results=json.loads(results.read_text()) if results.is_file() else {},
+    )
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of JSON in a file; a crash may have left the last one half written."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]

@@ -6,9 +6,9 @@ in the fingerprint costs budget, no privacy.
 
 import hashlib
 import importlib.metadata
+import importlib.resources
 import json
 import os
-import platform
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ import jax
 from ...datasets.records import Dataset, Records, arrays_digest
 from ...dpsgd.plan import Plan
 from .. import config as configs
+from ..device import describe_device
 
 Fingerprint = dict[str, Any]
-
 COMPUTING_PACKAGES = ("jax", "jaxlib", "numpy", "optax", "flax", "scipy")
 
 JAX_SETTINGS = (
@@ -33,14 +33,8 @@ JAX_SETTINGS = (
 
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
-NOT_COMPUTED = (
-    "name",
-    "output",
-    "dry_run",
-    "resume",
-    "checkpoint",
-    "evaluations",
-)  # of the configuration
+# Parts of the configuration that change no step.
+NOT_COMPUTED = ("name", "output", "dry_run", "resume", "checkpoint", "evaluations")
 
 
 def make_fingerprint(config: configs.Config, dataset: Dataset, plan: Plan) -> Fingerprint:
@@ -95,24 +89,10 @@ def changes(before: Fingerprint, now: Fingerprint) -> str:
     return ", ".join(parts)
 
 
-def describe_device() -> str:
-    """Kind and number of the devices; for a CPU also its model, which decides the order of sums."""
-    device = jax.devices()[0]
-    text = f"{jax.device_count()} x {device.platform} {device.device_kind}"
-    if device.platform != "cpu":
-        return text
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    model = platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = info.read_text().splitlines()
-        model = next((ln.partition(":")[2] for ln in lines if ln.startswith("model name")), model)
-    return f"{text}, {platform.machine()} {model.strip()}, {cores} cores"
-
-
 def _code_digest() -> str:
     total = hashlib.sha256()
-    package = Path(__file__).parent
+    package = importlib.resources.files("jaxdp")  # all of it, wherever this file lies
+    assert isinstance(package, Path)
     for path in sorted(package.rglob("*.py")):
         total.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
     return total.hexdigest()

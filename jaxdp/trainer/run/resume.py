@@ -1,16 +1,10 @@
-"""The private files of a run, and how it goes on: the same computation, or a new segment.
-
-private/ledger.txt       what was spent (`ledger`)
-private/segment-1.json   secrets, configuration and fingerprint of a segment (`segments`)
-private/checkpoints/     the state after some steps (`checkpoints`)
-private/lock             held by the process that trains
-"""
+"""How a run goes on after a stop: as the same computation, or in a new segment."""
 
 import dataclasses
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -18,10 +12,11 @@ from ...accounting import composition
 from ...accounting.rounding import round_up
 from ...datasets import loading
 from ...dpsgd.plan import Plan
+from ...types import Tell
 from .. import config as configs
 from .. import parsing
-from ..step import State
-from .checkpoint import Checkpoint, Checkpoints, digest, from_arrays, named, split_frozen, to_arrays
+from ..step import TrainState
+from .checkpoint import FROZEN, Checkpoint, Checkpoints, from_arrays, split_frozen, state_digest
 from .files import write_private
 from .fingerprint import (
     DETERMINISTIC,
@@ -32,8 +27,6 @@ from .fingerprint import (
 )
 from .ledger import Budget, Ledger, Segment
 from .segment import SavedSegment, Secrets, draw_secrets, load_segment, save_segment
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -107,10 +100,17 @@ def open_history(folder: Path, keep: int, tell: Tell) -> History:
 
 def earlier_data(history: History) -> list[loading.Use]:
     """Which records every segment used, and for what."""
+    return [(one.config.data, one.fingerprint["splits"]) for one in _saved_segments(history)]
+
+
+def segment_configs(history: History) -> list[configs.Config]:
+    """The settings of every segment, the newest last."""
+    return [one.config for one in _saved_segments(history)]
+
+
+def _saved_segments(history: History) -> list[SavedSegment]:
     numbers = range(1, len(history.ledger.segments) + 1)
-    files = [_segment_file(history.folder, number) for number in numbers]
-    saved = [load_segment(file) for file in files]
-    return [(one.config.data, one.fingerprint.get("splits", {})) for one in saved]
+    return [load_segment(_segment_file(history.folder, number)) for number in numbers]
 
 
 def check_budget(history: History, config: configs.Config, plan: Plan) -> None:
@@ -127,6 +127,7 @@ def check_budget(history: History, config: configs.Config, plan: Plan) -> None:
 
 
 def make_budget(plan: Plan) -> Budget:
+    """What a run may spend: the plan's target, or what its given noise costs."""
     epsilon = plan.target_epsilon
     if epsilon is None:  # the noise was given: what it costs is what may be spent
         epsilon = round_up(plan.epsilon())
@@ -144,7 +145,9 @@ def make_budget(plan: Plan) -> Budget:
     )
 
 
-def begin(folder: Path, budget: Budget, plan: Plan, saved: SavedSegment, state: State) -> History:
+def begin(
+    folder: Path, budget: Budget, plan: Plan, saved: SavedSegment, state: TrainState
+) -> History:
     """Starts the private files of a new run, with its first segment."""
     ledger = Ledger.create(folder / "private" / "ledger.txt", budget)
     open_segment(folder, ledger, 0, plan, saved, state)
@@ -155,7 +158,7 @@ def begin(folder: Path, budget: Budget, plan: Plan, saved: SavedSegment, state: 
 
 
 def open_segment(
-    folder: Path, ledger: Ledger, start: int, plan: Plan, saved: SavedSegment, state: State
+    folder: Path, ledger: Ledger, start: int, plan: Plan, saved: SavedSegment, state: TrainState
 ) -> None:
     """Begins a segment: first its secrets are on disk, then the ledger knows of it."""
     save_segment(_segment_file(folder, len(ledger.segments) + 1), saved)
@@ -168,14 +171,14 @@ def open_segment(
             noise_multiplier=plan.noise_multiplier,
             sampling_probability=plan.sampling_probability,
             num_examples=plan.num_examples,
-            state=digest(to_arrays(named(state))),
+            state=state_digest(state),
             fingerprint=fingerprint_digest(saved.fingerprint),
         )
     )
 
 
-def why_not_free(history: History, fingerprint: Fingerprint, state: State) -> str | None:
-    """Why the steps from a state on have to be paid for; None: they repeat the newest segment.
+def why_not_free(history: History, fingerprint: Fingerprint, state: TrainState) -> str | None:
+    """Says why the steps from a state on must be paid for; None: they repeat the newest segment.
 
     They do if it is the same computation, the state that it goes on with is the segment's own, and
     this device gives the same bits again; the last does not matter if no charged step is repeated.
@@ -186,9 +189,7 @@ def why_not_free(history: History, fingerprint: Fingerprint, state: State) -> st
         changed = changes(history.last.fingerprint, fingerprint)
         return f"not the computation that was stopped: {changed}"
     own = newest is not None and newest.segment == len(ledger.segments)
-    if not own and (
-        history.step != current.start or digest(to_arrays(named(state))) != current.state
-    ):
+    if not own and (history.step != current.start or state_digest(state) != current.state):
         return "the checkpoint is of an earlier segment"
     stop = ledger.stop(len(ledger.segments))
     if history.step < stop and not steps_repeat_exactly():
@@ -227,18 +228,18 @@ def affordable_end(ledger: Ledger, plan: Plan) -> int:
     return start + composition.affordable_steps(spent, more, budget.epsilon, budget.delta)
 
 
-def restore(history: History, config: configs.Config, state: State, tell: Tell) -> State:
+def restore(history: History, config: configs.Config, state: TrainState, tell: Tell) -> TrainState:
     """Puts the newest checkpoint into a run's state, but for the noise key: that is the segment's.
 
-    What a changed configuration has no use for any more starts anew: only parameters must fit.
+    A part of the state that does not fit a changed configuration starts anew; parameters must fit.
     """
     if history.newest is None:
         return state
-    restored = named(state)
+    restored = state._asdict()
     arrays, _ = split_frozen(history.newest.arrays)
     before = load_segment(_segment_file(history.folder, history.newest.segment)).config
     for name, like in restored.items():
-        if name == "clipping" and config.clipping != before.clipping:
+        if name == "privatize" and config.clipping != before.clipping:
             continue  # its state has the clipping norms, which would overrule the new ones
         own = {key: value for key, value in arrays.items() if key.partition(".")[0] == name}
         try:
@@ -247,8 +248,16 @@ def restore(history: History, config: configs.Config, state: State, tell: Tell) 
             if name == "params":
                 raise
             tell(f"The state of the {name} does not fit any more: it starts anew.")
-    private = restored["clipping"]._replace(privatize_step=jax.numpy.int32(history.step))
-    return restored["params"], (private, restored["optimizer"])
+    private = restored["privatize"]._replace(privatize_step=jax.numpy.int32(history.step))
+    return TrainState(**(restored | {"privatize": private}))
+
+
+def restore_frozen(history: History, like: Any) -> Any | None:
+    """The frozen parameters of the newest checkpoint, or None if there is no checkpoint."""
+    if history.newest is None:
+        return None
+    _, arrays = split_frozen(history.newest.arrays)
+    return from_arrays(arrays, {FROZEN: like})[FROZEN]
 
 
 def drop_metrics_after(path: Path, step: int) -> None:

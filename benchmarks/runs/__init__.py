@@ -1,0 +1,8 @@
+"""What do whole programs give and cost?
+
+Commands:
+    python -m benchmarks.runs.backpack                      docs/studies/backpack.md
+    python -m benchmarks.runs.forum                         docs/studies/forum.md
+    python -m benchmarks.runs.overhead CONFIG.py            time of the trainer besides the steps
+    python -m benchmarks.runs.without_privacy CONFIG.py     accuracy of a config without privacy
+"""

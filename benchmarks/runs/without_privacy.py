@@ -1,0 +1,60 @@
+"""Trains a config without privacy.
+
+python -m benchmarks.runs.without_privacy CONFIG.py [OPTIONS]
+
+Plain training by the mean gradient, neither clipped nor noised, with the model, sampling, number of
+steps, optimizer and test records of `python -m jaxdp.train CONFIG.py [OPTIONS]`. The learning rate
+that suits clipped gradients may not suit these: --training.learning-rate.
+"""
+
+import functools
+import math
+import sys
+import time
+from typing import Any
+
+import jax
+import optax
+
+from jaxdp.models import make_scorer, make_unit_loss
+from jaxdp.trainer import averages, parsing
+from jaxdp.trainer.optimizer import make_optimizer
+from jaxdp.trainer.setup import start_run
+
+from ..hardware import hardware
+
+
+def main(args: list[str]) -> None:
+    config = parsing.parse(args)
+    run = start_run(config)
+    if run.frozen or run.plan.clipping.unit != "example":
+        sys.exit(
+            "error: this program trains all parameters by the gradients of examples: leave out "
+            "training.frozen and the batch units of the clipping"
+        )
+    gradient = jax.grad(make_unit_loss(run.model, run.dataset, config.training.microbatch_size))
+    optimizer = make_optimizer(config.training, run.plan.steps)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(state: Any, batch: Any, mask: jax.Array) -> Any:
+        params, optimizer_state = state
+        updates, optimizer_state = optimizer.update(
+            gradient(params, *batch, mask), optimizer_state, params
+        )
+        return optax.apply_updates(params, updates), optimizer_state
+
+    params = run.state.params
+    state, start = (params, optimizer.init(params)), time.perf_counter()
+    for batch, mask in run.batches():
+        state = step(state, batch, mask)
+    params, optimizer_state = jax.block_until_ready(state)
+    seconds = time.perf_counter() - start
+    average = averages.averaged(optimizer_state)
+    scores = make_scorer(run.model, run.dataset)(params if average is None else average, None)
+    print(f"{config.name} without privacy: {run.plan.steps} steps in {seconds:.0f} s, {hardware()}")
+    print(f"test accuracy {scores.accuracy:.4f}, loss {scores.loss:.4f}", end="")
+    print("" if run.dataset.center is not None else f", perplexity {math.exp(scores.loss):.3f}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

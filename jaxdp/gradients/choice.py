@@ -1,0 +1,67 @@
+"""Chooses the form in which the gradients of each leaf are held."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .convolution import ConvShape, conv_shape
+from .lookup import LookupShape, lookup_shape
+from .matmul import MatmulShape, matmul_shape
+from .program import Program
+from .uses import Use
+
+Form = Literal["gram", "direct", "product", "lookup", "dense", "zero"]
+
+Shape = MatmulShape | ConvShape | LookupShape
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the gradients of one leaf are held, and why."""
+
+    form: Form
+    reason: str
+    use: Use | None = None
+    shape: Shape | None = None
+
+
+def choose(program: Program, thrifty: bool) -> list[Choice]:
+    """Chooses a form for every leaf's gradients.
+
+    Args:
+      program: the loss.
+      thrifty: whether a product may be stored where that is cheaper than its factors.
+    """
+    return [_choose(uses, thrifty) for uses in program.uses]
+
+
+def _choose(uses: list[Use], thrifty: bool) -> Choice:
+    if not uses:
+        return Choice("zero", "the loss does not use it")
+    if len(uses) > 1:
+        return Choice("dense", "used " + " and ".join(sorted(use.what for use in uses)))
+    (use,) = uses
+    if (lookup := lookup_shape(use)) is not None:
+        return Choice("lookup", "look-up", use, lookup)
+    shape = matmul_shape(use) or conv_shape(use)
+    if shape is None:
+        return Choice("dense", f"no rule for {use.what}", use)
+    form, reason = _cheapest(shape, thrifty)
+    return Choice(form, reason, use, shape)
+
+
+# Writing a number of a stored product and reading it twice costs about as much time as this many
+# floating point operations of a matrix product. Measured on CPUs; the choice is not sensitive.
+OPERATIONS_PER_NUMBER = 100
+
+
+def _cheapest(shape: MatmulShape | ConvShape, thrifty: bool) -> tuple[Form, str]:
+    _, t, d, p = shape.sizes
+    if t == 1:
+        return "gram", "one position: norms are products of norms"
+    gram, direct = 2 * t * t * (d + p), 2 * t * d * p
+    stored = OPERATIONS_PER_NUMBER * d * p
+    if thrifty and d * p <= t * (d + p) and stored < gram:
+        return "product", "smaller than its factors"
+    if gram <= direct:
+        return "gram", "few positions"
+    return "direct", "many positions"

@@ -1,0 +1,26 @@
+"""The device of a run, in words: for people, and for the fingerprint of a computation."""
+
+import os
+import platform
+from pathlib import Path
+
+import jax
+
+
+def describe_device() -> str:
+    """Kind and number of the devices; of a CPU also the model, which decides the order of sums."""
+    device, count = jax.devices()[0], jax.device_count()
+    if device.platform != "cpu":
+        return f"{count} x {device.device_kind}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    divided = f", as {count} devices" if count > 1 else ""
+    return f"CPU with {cores} cores ({platform.machine()} {_processor()}){divided}"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

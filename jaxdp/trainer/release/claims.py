@@ -1,0 +1,250 @@
+"""What a run claims: the privacy statement of its mechanisms, and on what it rests."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ... import _distribution
+from ...accounting import composition, gdp, guarantee
+from ...accounting.mechanism import Mechanism, accountants
+from ...accounting.rounding import round_up
+from ...datasets.config import DataConfig
+from ...datasets.records import Dataset
+from ...dpsgd.plan import Plan
+from .. import public_norms
+from ..config import Config
+from .statement import (
+    FORMAT,
+    BatchNormFacts,
+    ClippingFacts,
+    DataUse,
+    EpsilonAtDelta,
+    Epsilons,
+    GaussianDP,
+    Library,
+    MechanismFacts,
+    NoiseFacts,
+    NoiseStretch,
+    Preprocessing,
+    PrivacyUnit,
+    SamplingFacts,
+    Statement,
+)
+
+ASSUMPTIONS = (
+    "The noise and sampling keys stay secret, with every file in private/ and the live output of "
+    "the run.",
+    "The noise and sampling come from JAX's and NumPy's counter-based generators (Threefry, "
+    "Philox), which are taken for random.",
+    "The number of private records N is public.",
+    "No record is in the data twice, also not in part: windows of a text do not overlap.",
+)
+
+RECORD_LOSS = "The loss of a record depends on that record and the parameters only."
+
+UNIT_LOSS = "The loss of a batch unit depends on the records in it and the parameters only."
+
+NOT_COVERED = (
+    "Hyperparameters chosen by trying several on the same private records.",
+    "Other releases from the same records, such as runs with other seeds: their budgets add up.",
+    "Early stopping, or a choice among checkpoints, guided by private numbers.",
+    "The best accuracy over epochs or runs: that is a selection on the test records.",
+    "Preprocessing constants, vocabularies or architectures taken from private data.",
+    "Several records of one person: the guarantee is for one record; k records need group privacy.",
+    "Attacks on floating point: the noise is float32, which has about 2^23 values in a binade.",
+    "Attacks on timing, memory or power.",
+)
+
+NOISE = NoiseFacts(
+    distribution="normal, float32",
+    generator="threefry2x32",
+    key_bits=64,
+    extra_epsilon=0.0,
+    extra_delta=0.0,
+)
+
+
+@dataclass(frozen=True)
+class EarlierSegment:
+    """A segment of the run before the last one: what it spent, and its settings."""
+
+    mechanism: Mechanism
+    config: Config
+
+
+def epsilons(
+    plan: Plan, steps: int, delta: float | None = None, earlier: Sequence[Mechanism] = ()
+) -> Epsilons:
+    """ε after some steps by every accountant that is sound for the plan, the claim first.
+
+    Args:
+      plan: the numbers of the run.
+      steps: how many were taken.
+      delta: None takes the plan's own.
+      earlier: what the run did before those steps, in other segments.
+    """
+    spent, delta = [*earlier, plan.mechanism(steps)], plan.delta if delta is None else delta
+    names = accountants(plan.sampling, plan.adjacency)
+    return {name: round_up(composition.epsilon(spent, delta, name)) for name in names}
+
+
+def smaller_deltas(
+    plan: Plan, steps: int, earlier: Sequence[Mechanism] = ()
+) -> tuple[EpsilonAtDelta, ...]:
+    """δ about 10, 100 and 1,000 times smaller than the plan's, and ε at each."""
+    deltas = [float(f"{plan.delta / ratio:.0e}") for ratio in (10, 100, 1000)]
+    return tuple(EpsilonAtDelta(delta, epsilons(plan, steps, delta, earlier)) for delta in deltas)
+
+
+def gaussian_dp(plan: Plan, steps: int, earlier: Sequence[Mechanism] = ()) -> GaussianDP:
+    """The Gaussian-DP equivalent: μ of the one Gaussian mechanism that says the same.
+
+    Where sampling does not amplify, the run is μ-GDP, at every δ. Otherwise μ is that of the
+    Gaussian with the same ε at the plan's δ; at other δ they differ.
+    """
+    spent = [*earlier, plan.mechanism(steps)]
+    exact = all(m.sampling_probability == 1 or m.sampling == "shuffled" for m in spent)
+    mu = math.hypot(*map(guarantee.gaussian_mu, spent))
+    if not exact and math.isfinite(mu):
+        mu = gdp.mu_from_epsilon(composition.epsilon(spent, plan.delta), plan.delta)
+    return GaussianDP(round_up(mu), exact)
+
+
+def make_statement(
+    plan: Plan,
+    config: Config,
+    dataset: Dataset,
+    steps: int,
+    sensitivity: float,
+    earlier: Sequence[EarlierSegment] = (),
+    batch_norm: bool = False,
+) -> Statement:
+    """Makes the statement of a release: the mechanisms, and their ε after the steps spent.
+
+    Args:
+      plan: the numbers of the run, or of its last segment.
+      config: its settings.
+      dataset: what it was trained on.
+      steps: how many steps of the plan were spent.
+      sensitivity: how far one record moves the clipped sum of the plan's first step, in Euclidean
+        norm: `plan.clipping.sensitivity(plan.adjacency, clipping_norms)`.
+      earlier: the segments before, under other settings or secrets.
+      batch_norm: whether the model has BatchNorm.
+    """
+    before = [segment.mechanism for segment in earlier]
+    mechanisms = [_earlier_facts(segment, config, dataset) for segment in earlier]
+    mechanisms.append(_mechanism_facts(plan, config, dataset, steps, sensitivity))
+    spent = tuple(facts for facts in mechanisms if facts.steps)
+    used = _data_use(config.data)
+    return Statement(
+        format=FORMAT,
+        library=Library(_distribution.DISTRIBUTION, _distribution.__version__),
+        private=config.seed is None,
+        reproducible=config.seed is not None,
+        privacy_unit=PrivacyUnit("record"),
+        adjacency=plan.adjacency,
+        num_examples=plan.num_examples,
+        delta=plan.delta,
+        accountant=plan.accountant,
+        epsilon=epsilons(plan, steps, None, before),
+        epsilon_at_smaller_deltas=smaller_deltas(plan, steps, before),
+        gaussian_dp=gaussian_dp(plan, steps, before),
+        target_epsilon=plan.target_epsilon,
+        steps=sum(facts.steps for facts in spent),
+        steps_planned=plan.steps,
+        mechanisms=spent,
+        noise=NOISE,
+        data=used,
+        earlier_data=_other_data(used, earlier),
+        test_is_public=config.data.test_is_public,
+        model=config.model,
+        preprocessing=Preprocessing(
+            _numbers(dataset.center), _numbers(dataset.scale), dataset.scaling
+        ),
+        batch_norm=BatchNormFacts(config.data.public or "") if batch_norm else None,
+        assumptions=(*ASSUMPTIONS, UNIT_LOSS if batch_norm else RECORD_LOSS),
+        not_covered=NOT_COVERED,
+    )
+
+
+def _mechanism_facts(
+    plan: Plan, config: Config, dataset: Dataset, steps: int, sensitivity: float
+) -> MechanismFacts:
+    mechanism = plan.mechanism(steps)
+    return MechanismFacts(
+        kind="dp_sgd",
+        steps=mechanism.steps,
+        noise_multiplier=_noise_multiplier(mechanism),
+        sampling=_sampling_facts(mechanism, plan.expected_batch_size),
+        clipping=ClippingFacts(
+            kind=config.clipping.kind,
+            call=repr(plan.clipping),
+            clipping_norms=public_norms.describe(
+                config, plan.num_examples, len(dataset.public or ())
+            ),
+            unit=plan.clipping.unit,
+            batch_units=plan.num_units,
+            clipped_together=plan.clipping.joint,
+            noise_allocation=config.clipping.allocation,
+            sensitivity_at_first_step=float(sensitivity),
+        ),
+    )
+
+
+def _earlier_facts(segment: EarlierSegment, config: Config, dataset: Dataset) -> MechanismFacts:
+    """The same of a segment whose plan and public records are no longer at hand."""
+    mechanism, clipping = segment.mechanism, segment.config.clipping
+    sampling = _sampling_facts(mechanism, segment.config.plan.expected_batch_size)
+    norms = None
+    if clipping.norms_from == "given" or segment.config.data.public == config.data.public:
+        norms = public_norms.describe(
+            segment.config, sampling.num_examples, len(dataset.public or ())
+        )
+    return MechanismFacts(
+        kind="dp_sgd",
+        steps=mechanism.steps,
+        noise_multiplier=_noise_multiplier(mechanism),
+        sampling=sampling,
+        clipping=ClippingFacts(
+            kind=clipping.kind,
+            call=None,
+            clipping_norms=norms,
+            unit=mechanism.unit,
+            batch_units=clipping.units if mechanism.unit == "batch" else None,
+            clipped_together=None,
+            noise_allocation=clipping.allocation,
+            sensitivity_at_first_step=None,
+        ),
+    )
+
+
+def _noise_multiplier(mechanism: Mechanism) -> float | tuple[NoiseStretch, ...]:
+    if isinstance(mechanism.noise_multiplier, tuple):
+        return tuple(NoiseStretch(z, count) for z, count in mechanism.noise_multiplier)
+    return mechanism.noise_multiplier
+
+
+def _sampling_facts(mechanism: Mechanism, expected_batch_size: float) -> SamplingFacts:
+    assert mechanism.num_examples is not None  # plans and the ledger know it
+    return SamplingFacts(
+        kind=mechanism.sampling,
+        probability=float(mechanism.sampling_probability),
+        expected_batch_size=float(expected_batch_size),
+        num_examples=mechanism.num_examples,
+    )
+
+
+def _data_use(config: DataConfig) -> DataUse:
+    window = config.window if config.name == "text" else None
+    return DataUse(config.name, config.private, config.public, config.test, window)
+
+
+def _other_data(used: DataUse, earlier: Sequence[EarlierSegment]) -> tuple[DataUse, ...]:
+    uses = dict.fromkeys(_data_use(segment.config.data) for segment in earlier)
+    return tuple(use for use in uses if use != used)
+
+
+def _numbers(values: float | Sequence[float] | None) -> float | tuple[float, ...] | None:
+    if isinstance(values, Sequence):
+        return tuple(map(float, values))
+    return None if values is None else float(values)

@@ -1,0 +1,74 @@
+"""Scores of a release: on the test records of its run, or on others of the same data set."""
+
+import math
+from pathlib import Path
+
+import safetensors  # noqa: F401  # for `load_release`: without it the command says so at once
+
+from ...accounting.rounding import shown_delta
+from ...datasets import loading
+from ...datasets.config import DataConfig
+from ...models.build import make_model
+from ...models.scores import evaluate
+from .. import parsing
+from .parameters import Release
+from .statement import Statement, labelled_epsilons
+
+
+def data_options(path: str | Path, statement: Statement) -> DataConfig:
+    """The options of a run's data; a release without its run says all but the file and folder.
+
+    Args:
+      path: the folder of the run, or the `release/` folder in it.
+      statement: of the release.
+
+    Raises:
+      ValueError: if the settings of the run are damaged.
+    """
+    for folder in (Path(path), Path(path).parent):
+        file = folder / "private" / "config.json"
+        if file.is_file():
+            return parsing.read_config(file).data
+    used = statement.data
+    return DataConfig(
+        name=used.name,
+        private=used.private,
+        public=used.public,
+        test=used.test,
+        window=DataConfig.window if used.window is None else used.window,
+        test_is_public=statement.test_is_public,
+    )
+
+
+def score_release(release: Release, data: DataConfig) -> str:
+    """Scores a release on the test records of some data, and says what the numbers are worth.
+
+    Args:
+      release: from `load_release`.
+      data: which records; `data.test` are scored.
+
+    Raises:
+      ValueError: if the data can't be loaded, or the model is not for them.
+    """
+    statement = release.statement
+    if data.name == "text" and data.file is None:
+        raise ValueError(
+            "the data are a text, and a release does not have it: give --file TEXT.txt"
+        )
+    dataset = loading.load(data, print)
+    model = make_model(statement.model, dataset)
+    scores = evaluate(model, dataset, release.params, release.batch_stats)
+    public = "declared public" if statement.test_is_public else "PRIVATE: so are these numbers"
+    if data.test != statement.data.test:
+        public = "not the run's test records: if they are private, so are these numbers"
+    label, epsilon = labelled_epsilons(statement)[0]
+    private = "" if statement.private else ", but NOT PRIVATE: it was made with a seed"
+    lines = [
+        f"{data.name}, {data.test}: {len(dataset.test)} records, {public}",
+        f"accuracy {scores.accuracy:.4f}",
+        f"loss {scores.loss:.4f}",
+    ]
+    if dataset.center is None:
+        lines.append(f"perplexity {math.exp(scores.loss):.3f} a character")
+    lines.append(f"ε = {epsilon:g} by {label}, at δ = {shown_delta(statement.delta):g}{private}")
+    return "\n".join(lines)

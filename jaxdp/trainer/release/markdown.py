@@ -1,0 +1,185 @@
+"""The privacy statement for people: the contents of `PRIVACY.md`."""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from ...accounting import guarantee
+from ...accounting.rounding import shown_delta
+from .statement import (
+    ClippingFacts,
+    DataUse,
+    Epsilons,
+    GaussianDP,
+    MechanismFacts,
+    NoiseStretch,
+    SamplingFacts,
+    Statement,
+    labelled_epsilons,
+)
+
+ADJACENCIES = {
+    "add_remove": "one {unit} is added to the data or removed from it",
+    "zero_out": "one {unit} is replaced by an empty one, which contributes nothing",
+    "replace_one": "one {unit} is replaced by any other",
+}
+
+SAMPLINGS = {
+    "poisson": "poisson: every record on its own",
+    "shuffled": "shuffled epochs, without amplification",
+    "fixed_size": "batches of fixed size, without replacement",
+    "full_batch": "all records in every step",
+}
+
+SEEDED = (
+    "A seed was given, so the noise and sampling are reproducible: NOT PRIVATE against anyone who "
+    "knows or guesses it. The figures below are what the same run would promise with secret keys."
+)
+
+NO_PRIVACY = (
+    f"An ε above {guarantee.NO_PRIVACY:g} is no meaningful privacy: whether a record was there "
+    "can be told with near certainty."
+)
+
+
+def as_markdown(statement: Statement) -> str:
+    """The statement as a page: the claim, a table, and the conditions."""
+    s = statement
+    parts = ["# Privacy statement", _wrap(_claim(s))]
+    if s.reproducible:
+        parts.append(_wrap(f"**{SEEDED}**"))
+    if s.claimed_epsilon > guarantee.NO_PRIVACY:
+        parts.append(_wrap(f"**{NO_PRIVACY}**"))
+    parts.append("\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in _rows(s))]))
+    if not s.test_is_public:
+        parts.append(_wrap("Accuracy on the test records is a private number: it is not released."))
+    parts += ["## It holds if", _bullets(s.assumptions)]
+    parts += ["## It does not cover", _bullets(s.not_covered)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _claim(s: Statement) -> str:
+    unit = s.privacy_unit.kind
+    claim = (
+        f"This model was trained with ({s.claimed_epsilon:g}, {shown_delta(s.delta):g})-"
+        f"differential privacy. The privacy unit is one {unit} of the {s.num_examples:,} in the "
+        f"private data: neighbouring data sets are those where "
+        f"{ADJACENCIES[s.adjacency].format(unit=unit)}."
+    )
+    if s.steps < s.steps_planned:
+        claim += (
+            f" The run was stopped after {s.steps} of {s.steps_planned} steps; ε counts those, and "
+            "holds if the moment was not chosen by private numbers."
+        )
+    return claim
+
+
+def _rows(s: Statement) -> Iterator[tuple[str, str]]:
+    for label, value in labelled_epsilons(s):
+        yield f"ε at δ by {label}", f"{value:g}"
+    yield "δ", f"{shown_delta(s.delta):g}"
+    for at in s.epsilon_at_smaller_deltas:
+        yield f"ε at δ = {shown_delta(at.delta):g}", _by_accountant(at.epsilon)
+    yield "Gaussian-DP equivalent", _gaussian(s.gaussian_dp)
+    yield "adjacency", s.adjacency
+    if s.mechanisms:
+        yield from _mechanism_rows(s.mechanisms[-1])
+    yield "steps", f"{s.steps}"
+    yield from _segment_rows(s.mechanisms)
+    yield "noise", _noise(s)
+    yield "data", _data(s.data)
+    for used in s.earlier_data:
+        yield "data of earlier segments", _data(used)
+    yield "preprocessing", s.preprocessing.description
+    if s.batch_norm is not None:
+        yield (
+            "BatchNorm",
+            f"the statistics are those of {s.batch_norm.public}, which needs no protection, at the "
+            "released parameters; in training they were those of the unit, and none were kept",
+        )
+    yield "test records", "declared public" if s.test_is_public else "private"
+    yield "trained by", f"{s.library.name} {s.library.version}"
+
+
+def _mechanism_rows(mechanism: MechanismFacts) -> Iterator[tuple[str, str]]:
+    clipping = mechanism.clipping
+    clipped = "per-example" if clipping.unit == "example" else "batch-unit mean"
+    yield "sampling", _sampling(mechanism.sampling)
+    yield "expected batch size", f"{mechanism.sampling.expected_batch_size:g}"
+    yield "mechanism", f"Gaussian noise on the sum of clipped {clipped} gradients (DP-SGD)"
+    yield "clipping", clipping.call or clipping.kind
+    if clipping.clipping_norms is not None:
+        yield "clipping norms", clipping.clipping_norms
+    yield "noise over groups", clipping.noise_allocation
+    if clipping.batch_units is not None:
+        yield "batch units", f"{clipping.batch_units}"
+    if clipping.sensitivity_at_first_step is not None:
+        yield "sensitivity of the sum at the first step", _sensitivity(clipping)
+    yield "noise multiplier", _noise_multiplier(mechanism.noise_multiplier)
+
+
+def _segment_rows(mechanisms: Sequence[MechanismFacts]) -> Iterator[tuple[str, str]]:
+    """A line for every segment, if there are several: ε is for all of them together."""
+    if len(mechanisms) < 2:
+        return
+    for number, part in enumerate(mechanisms, 1):
+        clipping = part.clipping.call or f"{part.clipping.kind} clipping"
+        yield (
+            f"segment {number}",
+            f"{part.steps} steps, noise multiplier {_noise_multiplier(part.noise_multiplier)}, "
+            f"sampling probability {part.sampling.probability:.6g} of "
+            f"{part.sampling.num_examples:,} records, {clipping}",
+        )
+
+
+def _sampling(sampling: SamplingFacts) -> str:
+    if sampling.kind == "poisson":
+        return f"poisson, probability {sampling.probability:.6g}"
+    return SAMPLINGS[sampling.kind]
+
+
+def _sensitivity(clipping: ClippingFacts) -> str:
+    if not clipping.clipped_together:
+        return f"{clipping.sensitivity_at_first_step:g}"
+    return (
+        f"{clipping.sensitivity_at_first_step:g}, that of the layer with the largest clipping "
+        "norm; noise and sensitivity of every layer are in proportion to its norm"
+    )
+
+
+def _by_accountant(epsilons: Epsilons) -> str:
+    return ", ".join(f"{value:g} by {name.upper()}" for name, value in epsilons.items())
+
+
+def _gaussian(equivalent: GaussianDP) -> str:
+    holds = "at every δ" if equivalent.at_every_delta else "which has the same ε at δ"
+    return f"μ = {equivalent.mu:g}, {holds}"
+
+
+def _noise_multiplier(z: float | tuple[NoiseStretch, ...]) -> str:
+    if isinstance(z, tuple):
+        return ", then ".join(f"{part.noise_multiplier:g} for {part.steps} steps" for part in z)
+    return f"{z:g}"
+
+
+def _noise(s: Statement) -> str:
+    noise = s.noise
+    text = f"{noise.distribution}, from {noise.generator} with a key of {noise.key_bits} bits"
+    if noise.extra_epsilon or noise.extra_delta:
+        text += f"; ε and δ have {noise.extra_epsilon:g} and {noise.extra_delta:g} for it in them"
+    return text
+
+
+def _data(used: DataUse) -> str:
+    windows = f", in windows of {used.window + 1} characters" if used.window is not None else ""
+    public = f", not protected: {used.public}" if used.public is not None else ""
+    return f"{used.name}{windows}; protected: {used.private}{public}; scored: {used.test}"
+
+
+def _wrap(text: str, indent: str = "") -> str:
+    return textwrap.fill(
+        text, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _bullets(items: Sequence[str]) -> str:
+    return "\n".join(_wrap(f"- {item}", "  ") for item in items)

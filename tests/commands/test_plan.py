@@ -1,0 +1,178 @@
+"""The command `python -m jaxdp.plan`."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+for module in ("tyro", "rich", "matplotlib", "flax"):
+    pytest.importorskip(module)
+import jaxdp  # noqa: E402
+from jaxdp import plan  # noqa: E402
+from jaxdp.trainer import planner  # noqa: E402
+
+NUMBERS = dict(
+    num_examples=1437,
+    num_parameters=650,
+    batch_sizes=[64, 719],
+    epochs=2,
+    sampling="shuffled",  # quick: closed forms
+    adjacency="zero_out",
+)
+RUN = [
+    *("--num-examples", "1437", "--num-parameters", "650", "--batch-sizes", "64", "719"),
+    *("--epochs", "2", "--sampling", "shuffled", "--adjacency", "zero_out"),
+]
+CONFIG = """
+from jaxdp.trainer import ClippingConfig, Config, ModelConfig, PlanConfig
+config = Config(
+    model=ModelConfig(name="linear"),
+    clipping=ClippingConfig(kind="layerwise", norm=0.5{allocation}),
+    plan=PlanConfig(epsilon=2.0, expected_batch_size=700.0, steps=30),
+)
+"""
+
+
+@pytest.fixture
+def said(capsys, monkeypatch):
+    """Runs the command, expects success, returns what it printed."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(*args: str) -> str:
+        assert plan.main(args) == 0
+        return capsys.readouterr().out
+
+    return run
+
+
+def config_file(folder, allocation: str = "") -> str:
+    path = folder / "config.py"
+    path.write_text(CONFIG.format(allocation=allocation))
+    return str(path)
+
+
+def test_the_table(said):
+    printed = said(*RUN)
+    assert max(map(len, printed.splitlines())) <= 80
+    words = " ".join(printed.split())
+    assert "Noise for ε = 3 at δ = 0.000337, by PLD: 1,437 records, 650 parameters" in words
+    rows = jaxdp.plan_noise(**NUMBERS, epsilon=3.0).rows
+    for row, mark in zip(rows, ("", "*"), strict=True):
+        shown = (
+            f"{row.batch_size:g} {row.steps} {row.noise_multiplier:g} {row.noise_std:.3g} "
+            f"{row.noise_norm:.3g} 1 {mark}{row.signal_to_noise:.3g} 3 {row.epsilon_rdp:.4g}"
+        )
+        assert shown[:-2] in words  # the last digit is rounded up
+    assert "warning" not in words
+
+
+def test_wide_numbers_stay_within_80_columns(said):
+    printed = said(
+        *("--num-examples", "50000000", "--num-parameters", "1234567890", "--steps", "123456"),
+        *("--batch-sizes", "12345.5", "--epsilon", "0.0123", "--delta", "1e-12"),
+    )
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "12345.5 123456 " in " ".join(printed.split())
+
+
+def test_warnings_are_printed(said):
+    words = " ".join(said(*RUN, "--delta", "0.01", "--unit", "batch").split())
+    assert "warning: delta is 0.01, not below 1/N" in words
+    assert "warning: the noise dwarfs the gradient at batch size 64, 719" in words
+
+
+def test_json_is_the_librarys_answer(said):
+    printed = said(*RUN, "--json", "--unit", "batch", "--units", "4", "--clipping-norm", "0.5")
+    table = jaxdp.plan_noise(**NUMBERS, epsilon=3.0, unit="batch", num_units=4, clipping_norm=0.5)
+    assert json.loads(printed) == json.loads(json.dumps(dataclasses.asdict(table)))
+
+
+def test_a_config_file_sets_what_is_not_given(said, tmp_path):
+    pytest.importorskip("sklearn")
+    path = config_file(tmp_path)
+    assert planner.parse([path]).batch_sizes == (44, 88, 175, 350, 700, 1400, 1437)
+    found = json.loads(said(path, "--json", "--batch-sizes", "700"))
+    assert (found["num_examples"], found["num_parameters"]) == (1437, 650)
+    assert (found["epsilon"], found["unit"]) == (2.0, "example")
+    assert found["clipping_norm"] == pytest.approx(0.5 * 2**0.5)  # kernel and bias
+    (row,) = found["rows"]
+    assert row["steps"] == 30
+    solved = jaxdp.Plan(
+        num_examples=1437,
+        expected_batch_size=700,
+        steps=30,
+        epsilon=2.0,
+        clipping=jaxdp.clip_layerwise(0.5),
+    )
+    assert row["noise_multiplier"] == solved.noise_multiplier
+    changed = planner.parse([path, "--steps", "9", "--epsilon", "1"])
+    assert (changed.epsilon, changed.steps, changed.epochs) == (1.0, 9, None)
+
+
+def test_what_is_assumed_of_a_moving_norm_is_said(tmp_path, capsys):
+    pytest.importorskip("sklearn")
+    path = tmp_path / "config.py"
+    path.write_text(CONFIG.format(allocation="").replace("layerwise", "quantile"))
+    planner.from_config(str(path))
+    assert "clipping norm of the first step" in capsys.readouterr().err
+
+
+def test_an_allocation_that_the_planner_does_not_know_is_refused(tmp_path, capsys):
+    pytest.importorskip("sklearn")
+    assert plan.main([config_file(tmp_path, ', allocation="dimension"')]) == 2
+    assert "clipping.allocation is 'dimension'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_the_plot(said, tmp_path, ending):
+    path = tmp_path / f"noise.{ending}"
+    said(*RUN, "--plot", str(path))
+    start = path.read_bytes()[:100]
+    assert start.startswith(b"\x89PNG" if ending == "png" else b"<?xml")
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--epsilon", "-1"], "epsilon is -1.0"),
+        (["--batch-sizes", "0"], "batch size 0.0"),
+        (["--plot", "nowhere/at/all.png"], "can't be written"),
+        (["--plot", "noise.abc"], "not supported"),
+    ],
+)
+def test_errors_are_one_line(capsys, args, says):
+    assert plan.main([*RUN, *args]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert says in line
+
+
+def test_a_missing_config_file_is_named(capsys):
+    assert plan.main(["configs/digits_cn.py"]) == 2
+    assert "there is no config file configs/digits_cn.py" in capsys.readouterr().err
+
+
+def test_it_runs_as_a_module_and_says_what_is_missing():
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxdp.plan"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "--num-examples" in done.stdout + done.stderr
+    assert "RuntimeWarning" not in done.stderr
+
+
+@pytest.mark.parametrize("missing", ["tyro", "rich", "matplotlib"])
+def test_a_missing_extra_is_one_line_that_names_the_command(missing, tmp_path):
+    code = (
+        f"import sys, runpy; sys.modules[{missing!r}] = None; "
+        "runpy.run_module('jaxdp.plan', run_name='__main__')"
+    )
+    args = [*RUN, "--plot", str(tmp_path / "noise.png")]
+    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert missing in done.stderr
+    assert "pip install 'jaxdp-privacy[train]'" in done.stderr
+    assert "pip install -e '.[train]'" in done.stderr

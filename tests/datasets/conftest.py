@@ -1,0 +1,17 @@
+"""Folders of the test itself, and a small set that is prepared there."""
+
+import pytest
+from helpers.image_archives import prepare_small_mnist
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """Tests use neither the user's cache nor the user's prepared sets."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+
+
+@pytest.fixture
+def small_mnist(tmp_path, monkeypatch):
+    """The folder where a small MNIST is prepared."""
+    return prepare_small_mnist(monkeypatch, tmp_path)

@@ -1,0 +1,66 @@
+"""Data sets are taken apart as asked, and a record keeps its use in all segments of a run."""
+
+from dataclasses import replace
+
+import pytest
+
+from jaxdp.datasets import loading
+from jaxdp.datasets.config import DataConfig
+
+pytest.importorskip("sklearn")
+
+
+SPLIT = DataConfig(private="train[:1200]", public="train[1200:]", test="test[:100]")
+
+
+@pytest.mark.parametrize(
+    ("now", "says"),
+    [
+        (
+            DataConfig(private="train"),
+            r"data.public = 'train\[1200:\]' in an earlier segment of the run and "
+            r"data.private = 'train': 237 records of 'train'",
+        ),
+        (DataConfig(private="train[:1200]+test[:1]", test="test[100:]"), "1 records of 'test'"),
+        (DataConfig(private="train[:1000]", public="train[1000:]"), "200 records of 'train'"),
+        (DataConfig(private="train[:1000]", test="train[1199:]"), "1 records of 'train'"),
+    ],
+    ids=["public to private", "test to private", "private to public", "private to test"],
+)
+def test_a_run_protects_the_same_records_from_first_to_last(now, says):
+    loading.load(now)
+    with pytest.raises(ValueError, match=says):
+        loading.load(now, earlier=[(SPLIT, {})])
+
+
+def test_a_run_may_leave_records_out_or_take_new_ones():
+    now = DataConfig(private="train[10:1190]+test[100:]", public="train[1201:]", test="test[:50]")
+    assert len(loading.load(now, earlier=[(SPLIT, {}), (now, {})]).private) == 1180 + 260
+
+
+def test_a_run_keeps_its_records(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("to be or not to be, that is the question. " * 40)
+    first = DataConfig(name="text", file=str(path), window=15, private="train[:50%]")
+    run = [(first, loading.load(first).digests)]
+
+    # The same file by another name is the same records: what was protected stays so.
+    copy = tmp_path / "b.txt"
+    copy.write_bytes(path.read_bytes())
+    other = replace(first, file=str(copy), private="train[50%:]", public="train[:50%]")
+    with pytest.raises(ValueError, match="in an earlier segment of the run"):
+        loading.load(other, earlier=run)
+    assert len(loading.load(replace(first, file=str(copy)), earlier=run).private)
+
+    # Half of it is other records under the same numbers.
+    path.write_text(path.read_text()[: path.stat().st_size // 2])
+    shifted = replace(first, private="train[:50%]", public="train[50%:]")
+    with pytest.raises(ValueError, match="are not those that the run began with"):
+        loading.load(shifted, earlier=run)
+    with pytest.raises(ValueError, match=r"data\.name is 'digits', and the run began with 'text'"):
+        loading.load(SPLIT, earlier=run)
+
+
+def test_a_missing_file_name_is_asked_for():
+    with pytest.raises(ValueError, match=r"give --data.file TEXT.txt"):
+        loading.load(DataConfig(name="text"))

@@ -1,0 +1,53 @@
+"""Sources of records: nothing is lost, and no constant is taken from private records."""
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from jaxdp._distribution import DISTRIBUTION
+from jaxdp.datasets import loading
+from jaxdp.datasets.config import DataConfig
+
+
+def test_digits_are_split_by_class_and_nothing_is_lost():
+    pytest.importorskip("sklearn")
+    from sklearn.datasets import load_digits
+
+    dataset = loading.load(DataConfig())
+    assert (len(dataset.private), len(dataset.test)) == (1437, 360)
+    everything = np.concatenate([dataset.private.inputs, dataset.test.inputs])
+    key = lambda images: sorted(image.tobytes() for image in images.astype(np.uint8))
+    assert key(everything[..., 0]) == key(load_digits().images)
+    classes = [np.bincount(part.labels) / len(part) for part in (dataset.private, dataset.test)]
+    np.testing.assert_allclose(*classes, atol=2e-3)
+
+
+def test_a_missing_extra_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    cure = rf"digits needs sklearn\.datasets.*pip install '{DISTRIBUTION}\[train\]'"
+    with pytest.raises(ValueError, match=cure):
+        loading.load(DataConfig())
+
+
+def test_the_split_of_digits_is_the_same_every_time():
+    pytest.importorskip("sklearn")
+    first, second = loading.load(DataConfig()), loading.load(DataConfig())
+    np.testing.assert_array_equal(first.private.inputs, second.private.inputs)
+
+
+def test_the_data_set_has_the_last_windows_for_its_test(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("".join(chr(32 + i % 90) for i in range(1000)))
+    config = DataConfig(
+        name="text", file=str(file), window=9, private="train[:80]", public="train[80:]"
+    )
+    dataset = loading.load(config)
+    assert (len(dataset.private), len(dataset.public), len(dataset.test)) == (80, 10, 10)
+    np.testing.assert_array_equal(
+        np.concatenate([dataset.private.ids, dataset.public.ids, dataset.test.ids]), np.arange(100)
+    )
+    assert dataset.center is None
+    with pytest.raises(ValueError, match="window is 4, and the run began with 9"):
+        loading.load(replace(config, window=4), earlier=[(config, {})])

@@ -1,0 +1,45 @@
+"""What a batch adds up to before the noise, and the private facts about it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.problems import flat64, loss, random_problem
+from helpers.releases import PARAMS, make_plan, zero_gradients
+
+import jaxdp
+
+
+def test_sums_of_parts_add_up_to_the_batch():
+    p = random_problem(1, size=10)
+    tx = jaxdp.privatize(make_plan(jaxdp.clip_individual(0.5)), key=jax.random.key(0))
+    state = tx.init(p.params)
+    transform = jaxdp.per_example_grads(loss)
+    whole = tx.sums(transform(p.params, p.batch, p.mask), state)
+    part = lambda rows: tx.sums(
+        transform(p.params, jax.tree.map(lambda leaf: leaf[rows], p.batch), p.mask[rows]), state
+    )
+    parts = part(slice(0, 4)) + part(slice(4, 10))
+    facts = lambda sums: flat64((sums.gradient, sums.counts, sums.diagnostics))
+    np.testing.assert_allclose(facts(parts), facts(whole), rtol=1e-4, atol=1e-5)
+    released, _ = tx.release(parts, state, p.params)
+    updated, _ = tx.update(transform(p.params, p.batch, p.mask), state, p.params)
+    np.testing.assert_allclose(flat64(released), flat64(updated), rtol=1e-4, atol=1e-5)
+
+
+def test_diagnostics_describe_the_batch():
+    grads = jnp.array([[3.0, 4.0], [0.3, 0.4], [jnp.inf, 0.0], [30.0, 40.0]])
+    mask = np.array([True, True, True, False])
+    tx = jaxdp.privatize(make_plan(jaxdp.clip_individual(1.0)))
+    found = tx.sums(jaxdp.from_dense(grads, mask), tx.init(grads[0])).diagnostics
+    assert (found.count, found.clipped, found.nonfinite) == (3, 1, 1)
+    edges = jaxdp.NORM_BIN_EDGES
+    occupied = np.flatnonzero(found.norm_histogram)
+    assert [edges[i - 1] < want <= edges[i] for i, want in zip(occupied, (0.5, 5.0), strict=True)]
+
+
+def test_sums_are_added_to_sums_only():
+    tx = jaxdp.privatize(make_plan())
+    sums = tx.sums(zero_gradients(), tx.init(PARAMS))
+    with pytest.raises(TypeError, match="added to Sums only, not to int"):
+        sums + 1

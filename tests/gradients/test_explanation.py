@@ -1,0 +1,75 @@
+"""The table tells what the engine does."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jaxdp
+from jaxdp.gradients.engine import auto_engine
+from jaxdp.gradients.matmul import Matmul
+from jaxdp.gradients.representations import Dense
+
+PARAMS = {
+    "bias": jnp.ones(5),
+    "conv": jnp.ones((3, 4, 5)),
+    "few": jnp.ones((5, 200)),
+    "many": jnp.ones((4, 4)),
+    "table": jnp.ones((9, 4)),
+    "tied": jnp.ones((200, 200)),
+    "unused": jnp.ones(3),
+}
+
+
+def loss(q, tokens):
+    x = jnp.take(q["table"], tokens, axis=0) @ q["many"]
+    layout = ("NWC", "WIO", "NWC")
+    x = jax.lax.conv_general_dilated(x[None], q["conv"], (1,), "SAME", dimension_numbers=layout)
+    x = (jnp.sin(x[0]) + q["bias"]).mean(0) @ q["few"]
+    return jnp.sum(jnp.sin(x @ q["tied"]) @ q["tied"])
+
+
+TOKENS = jnp.arange(64) % 9
+
+
+def test_forms_and_reasons():
+    plans = {plan.leaf: plan for plan in jaxdp.explain(loss, PARAMS, (TOKENS,)).leaves}
+    assert plans["['bias']"].form == "dense"
+    assert plans["['few']"].form == "gram"
+    assert plans["['many']"].form == "product"
+    assert plans["['table']"].form == "lookup"
+    assert plans["['unused']"].form == "zero"
+    assert plans["['tied']"].reason == "used dot_general and dot_general"
+    assert "conv_general_dilated at" in plans["['conv']"].site
+    assert "test_explanation.py" in plans["['conv']"].site
+    assert plans["['few']"].numbers == 205
+    assert plans["['few']"].dense_numbers == 1000
+
+
+def test_the_table_reads_well():
+    text = str(jaxdp.explain(loss, PARAMS, (TOKENS,)))
+    assert "['tied']" in text.splitlines()[6]
+    assert "Most time: ['tied']; most memory: ['tied']." in text
+
+
+def test_what_is_told_is_what_is_done():
+    _, leaves = auto_engine(loss, PARAMS, (jnp.stack([TOKENS, TOKENS]),))
+    plans = jaxdp.explain(loss, PARAMS, (TOKENS,)).leaves
+    kinds = {"dense": Dense, "product": Dense, "gram": Matmul}
+    for plan, leaf in zip(plans, leaves, strict=True):
+        assert isinstance(leaf, kinds.get(plan.form, object))
+
+
+def test_factored_stores_no_products():
+    forms = [p.form for p in jaxdp.explain(loss, PARAMS, (TOKENS,), method="factored").leaves]
+    assert "product" not in forms
+
+
+def test_abstract_examples_do():
+    spec = jax.ShapeDtypeStruct((64,), jnp.int32)
+    shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), PARAMS)
+    assert len(jaxdp.explain(loss, shapes, (spec,)).leaves) == 7
+
+
+def test_vmap_has_nothing_to_explain():
+    with pytest.raises(ValueError, match="holds every leaf as dense"):
+        jaxdp.explain(loss, PARAMS, (TOKENS,), method="vmap")

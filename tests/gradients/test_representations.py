@@ -1,0 +1,192 @@
+"""Every representation's norms are upper bounds, whatever rounding does; its rows can be dropped.
+
+With the losses below the activations and cotangents of a parameter are the batch itself.
+"""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxdp.gradients.convolution import Conv
+from jaxdp.gradients.engine import auto_engine, factored_engine
+from jaxdp.gradients.lookup import Lookup
+from jaxdp.gradients.matmul import Matmul
+
+BOUND_SLACK = 1e-5  # how far above C a contribution may be (privacy rule 9)
+ORDINARY_INFLATION = 1e-4
+
+
+def matmul_loss(w, a, c):
+    return jnp.sum((a @ w.astype(a.dtype)) * c)
+
+
+def conv_loss(w, a, c):
+    layout = ("NWC", "WIO", "NWC")
+    y = jax.lax.conv_general_dilated(a[None], w.astype(a.dtype), (1,), "SAME", None, None, layout)
+    return jnp.sum(y[0] * c)
+
+
+def lookup_loss(w, a, c):
+    rows = jnp.clip(jnp.abs(a[:, 0]) * 3, 0, w.shape[0] - 1).astype(int)
+    return jnp.sum(jnp.take(w.astype(c.dtype), rows, axis=0) * c)
+
+
+def exact(kind, a, c, d):
+    """The gradients in float64."""
+    a, c = np.asarray(a, np.float64), np.asarray(c, np.float64)
+    if kind == "matmul":
+        return np.einsum("btd,btp->bdp", a, c)
+    if kind == "conv":
+        padded = np.pad(a, ((0, 0), (1, 1), (0, 0)))
+        windows = [padded[:, k : k + a.shape[1]] for k in range(3)]
+        return np.stack([np.einsum("btd,btp->bdp", w, c) for w in windows], 1)
+    rows = np.clip(np.abs(a[:, :, 0].astype(np.float32)) * 3, 0, d - 1).astype(int)
+    table = np.zeros((a.shape[0], d, c.shape[-1]))
+    for b in range(a.shape[0]):
+        np.add.at(table[b], rows[b], c[b])
+    return table
+
+
+def represented(kind, a, c):
+    d, p = a.shape[-1], c.shape[-1]
+    w = jnp.zeros({"matmul": (d, p), "conv": (3, d, p), "lookup": (d, p)}[kind])
+    loss = {"matmul": matmul_loss, "conv": conv_loss, "lookup": lookup_loss}[kind]
+    return factored_engine(loss, w, (a, c))[1][0]
+
+
+KINDS = [("matmul", "gram"), ("matmul", "direct"), ("conv", "gram"), ("conv", "direct")]
+KINDS += [("lookup", None)]
+
+
+def norms_of(kind, norms, a, c):
+    leaf = represented(kind, a, c)
+    if norms is not None:
+        leaf = replace(leaf, norms=norms)
+    return np.sqrt(np.asarray(leaf.squared_norms(), np.float64))
+
+
+def never_above_the_bound(kind, norms, a, c):
+    g = exact(kind, a, c, a.shape[-1])
+    true = np.sqrt((g.reshape(len(g), -1) ** 2).sum(1))
+    got = norms_of(kind, norms, a, c)
+    # min(1, C / got) · true ≤ C (1 + slack) for every C. Below 1e-12 no clipping norm is allowed;
+    # squares of huge ones overflow, and then the row contributes nothing.
+    sound = true <= got * (1 + BOUND_SLACK)
+    assert np.all(sound | (true < 1e-12) | (~np.isfinite(got) & (true > 1e15))), true / got
+
+
+def near_cancelling(t, d, p, scale, seed=0):
+    """Equal activations, cotangents that add up to nearly nothing."""
+    rng = np.random.default_rng(seed)
+    a = np.broadcast_to(rng.normal(size=(8, 1, d)) * scale, (8, t, d))
+    c = rng.normal(size=(8, t, p))
+    c = c - c.mean(1, keepdims=True) + 1e-6 * rng.normal(size=(8, 1, p))
+    return a, c
+
+
+def near_constant(t, d, p, noise, seed=0):
+    rng = np.random.default_rng(seed)
+    a = 1 + noise * rng.normal(size=(8, t, d))
+    c = np.sign(np.arange(t) % 2 - 0.5)[:, None] * (1 + noise * rng.normal(size=(8, t, p)))
+    return a, c
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("kind", "norms"), KINDS)
+def test_norms_are_upper_bounds_where_terms_cancel(kind, norms, dtype):
+    cases = [near_cancelling(16, 64, 64, 100.0), near_cancelling(64, 32, 16, 1e4)]
+    cases += [near_constant(64, 64, 64, 10.0**-k) for k in (3, 6, 9)]
+    cases += [near_constant(16, 8, 8, 0.0)]
+    for a, c in cases:
+        a, c = jnp.asarray(a, dtype), jnp.asarray(c, dtype)
+        never_above_the_bound(kind, norms, a, c)
+
+
+@pytest.mark.parametrize(("kind", "norms"), KINDS)
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    t=st.sampled_from([1, 2, 16, 65]),
+    scales=st.tuples(*[st.sampled_from([1e-30, 1e-18, 1e-8, 1.0, 1e4, 1e9])] * 2),
+    like=st.sampled_from([0.0, 0.5, 1.0 - 1e-3, 1.0 - 1e-6, 1.0]),
+    cancel=st.sampled_from([0.0, 0.9, 1.0 - 1e-4, 1.0]),
+    half=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_norms_are_upper_bounds_whatever_the_numbers(
+    kind, norms, t, scales, like, cancel, half, seed
+):
+    rng = np.random.default_rng(seed)
+    a = like * rng.normal(size=(4, 1, 24)) + (1 - like) * rng.normal(size=(4, t, 24))
+    c = rng.normal(size=(4, t, 8))
+    c = (c - cancel * c.mean(1, keepdims=True)) * scales[1]
+    dtype = jnp.bfloat16 if half else jnp.float32
+    a, c = jnp.asarray(a * scales[0], dtype), jnp.asarray(c, dtype)
+    never_above_the_bound(kind, norms, a, c)
+
+
+@pytest.mark.parametrize(("kind", "norms"), KINDS)
+@pytest.mark.parametrize("t", [1, 16, 64])
+def test_ordinary_norms_are_hardly_inflated(kind, norms, t):
+    rng = np.random.default_rng(1)
+    a = jnp.asarray(rng.normal(size=(8, t, 64)), jnp.float32)
+    c = jnp.asarray(rng.normal(size=(8, t, 32)), jnp.float32)
+    g = exact(kind, a, c, 64)
+    true = np.sqrt((g.reshape(8, -1) ** 2).sum(1))
+    np.testing.assert_allclose(norms_of(kind, norms, a, c), true, rtol=ORDINARY_INFLATION)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", ["activation", "cotangent"])
+@pytest.mark.parametrize(("kind", "norms"), KINDS)
+def test_rows_that_are_not_finite_show_and_can_be_dropped(kind, norms, where, bad):
+    if kind == "lookup" and where == "activation":
+        pytest.skip("indices are always finite")
+    rng = np.random.default_rng(2)
+    a, c = rng.normal(size=(4, 6, 5)), rng.normal(size=(4, 6, 3))
+    (a if where == "activation" else c)[2, 3, 1] = bad
+    a, c = jnp.asarray(a, jnp.float32), jnp.asarray(c, jnp.float32)
+    leaf = represented(kind, a, c)
+    leaf = leaf if norms is None else replace(leaf, norms=norms)
+    assert np.isfinite(leaf.squared_norms()).tolist() == [True, True, False, True]
+    kept = leaf.keep(jnp.asarray([True, False, False, True]))
+    g = exact(kind, a, c, 5)[[0, 3]]
+    np.testing.assert_array_equal(kept.materialize()[1:3], 0)
+    np.testing.assert_allclose(kept.materialize()[jnp.array([0, 3])], g, rtol=1e-5, atol=1e-6)
+    total = kept.weighted_sum(jnp.array([2.0, 7.0, 7.0, 0.5]))
+    np.testing.assert_allclose(total, 2 * g[0] + 0.5 * g[1], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(kept.squared_norms()[1:3] < 1e-30, True)
+
+
+def test_every_representation_is_met():
+    a, c = jnp.ones((2, 3, 4)), jnp.ones((2, 3, 5))
+    kinds = {"matmul": Matmul, "conv": Conv, "lookup": Lookup}
+    for kind, expected in kinds.items():
+        assert type(represented(kind, a, c)) is expected
+
+
+@pytest.mark.parametrize("engine", [factored_engine, auto_engine])
+def test_bfloat16_products_are_float32(engine):
+    """Against the exact product of the bfloat16 factors, not a bfloat16 one."""
+    rng = np.random.default_rng(3)
+    a = jnp.asarray(rng.normal(size=(4, 300, 6)), jnp.bfloat16)
+    c = jnp.asarray(rng.normal(size=(4, 300, 5)), jnp.bfloat16)
+    leaf = engine(matmul_loss, jnp.zeros((6, 5)), (a, c))[1][0]
+    assert leaf.squared_norms().dtype == leaf.weighted_sum(jnp.ones(4)).dtype == jnp.float32
+    np.testing.assert_allclose(leaf.materialize(), exact("matmul", a, c, 6), rtol=1e-4, atol=1e-4)
+
+
+def test_lookups_of_many_rows_are_added_up_without_a_square_product(monkeypatch):
+    monkeypatch.setattr("jaxdp.gradients.lookup.MATMUL_LOOKUPS", 4)
+    rng = np.random.default_rng(4)
+    a = jnp.asarray(rng.normal(size=(4, 40, 5)), jnp.float32)
+    c = jnp.asarray(rng.normal(size=(4, 40, 3)), jnp.float32)
+    never_above_the_bound("lookup", None, a, c)
+    g = exact("lookup", a, c, 5).reshape(4, -1)
+    np.testing.assert_allclose(
+        norms_of("lookup", None, a, c), np.linalg.norm(g, axis=1), rtol=ORDINARY_INFLATION
+    )

@@ -1,0 +1,24 @@
+"""Views of parameters are followed to their use."""
+
+import jax
+import jax.numpy as jnp
+from helpers.engines import B, agree, factored, normal
+
+from jaxdp.gradients.program import trace
+
+W, X = jnp.ones((3, 3)), jnp.ones((4, 3))
+
+
+def test_views_are_followed():
+    def loss(q, x):
+        w = jnp.flip(q.T.reshape(2, 2, 6).astype(jnp.float32), 1).reshape(4, 6)[None].squeeze(0)
+        return jnp.sum(jnp.sin(jax.jit(lambda x, w: x @ w)(x, w)))
+
+    agree(loss, normal(0, 6, 4), (normal(1, B, 3, 4),))
+    assert factored(loss, normal(0, 6, 4), (normal(1, B, 3, 4),)) == [True]
+
+
+def test_the_line_of_a_use_is_known():
+    (use,) = trace(lambda w, x: jnp.sum(x @ w), W, (X[0],)).uses[0]
+    assert "test_uses.py" in use.where
+    assert use.what == "dot_general"

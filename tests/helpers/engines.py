@@ -1,0 +1,58 @@
+"""Holds the factored engines to vmap(grad)."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdp.gradients.choice import choose
+from jaxdp.gradients.engine import auto_engine, factored_engine
+from jaxdp.gradients.jax_internals import one_example
+from jaxdp.gradients.program import trace
+
+B = 5
+
+quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def normal(seed, *shape, dtype=jnp.float32):
+    return jax.random.normal(jax.random.key(seed), shape, dtype)
+
+
+def reference(loss_fn, params, batch):
+    axes = (None, *[0] * len(batch))
+    values, grads = quick_jit(jax.vmap(jax.value_and_grad(loss_fn), axes))(params, *batch)
+    return np.asarray(values), [np.asarray(g) for g in jax.tree.leaves(grads)]
+
+
+def agree(loss_fn, params, batch, tolerance=1e-5, engines=(factored_engine, auto_engine)):
+    """Values, gradients, norms and weighted sums are those of vmap(grad), leaf by leaf."""
+    values, grads = reference(loss_fn, params, batch)
+    weights = np.linspace(0.5, 1.5, len(values)).astype(values.dtype)
+    for engine in engines:
+
+        @quick_jit
+        def run(params, batch, weights):
+            values, leaves = engine(loss_fn, params, batch)
+            return values, [
+                (r.materialize(), r.squared_norms(), r.weighted_sum(weights)) for r in leaves
+            ]
+
+        got_values, got = run(params, batch, weights)
+        np.testing.assert_allclose(got_values, values, rtol=tolerance)
+        assert len(got) == len(grads)
+        for (each, squared, total), g in zip(got, grads, strict=True):
+            assert each.shape == g.shape
+            scale = np.linalg.norm(g.astype(np.float64)) + 1e-12
+            assert np.linalg.norm(each - g) <= tolerance * scale
+            norms = np.linalg.norm(g.reshape(len(values), -1).astype(np.float64), axis=1)
+            np.testing.assert_allclose(np.sqrt(squared), norms, rtol=2e-4, atol=tolerance * scale)
+            expected = np.einsum("b,b...->...", weights, g)
+            assert np.linalg.norm(total - expected) <= 2 * tolerance * scale
+
+
+def factored(loss_fn, params, batch):
+    """Which leaves are held in factors."""
+    choices = choose(trace(loss_fn, params, one_example(batch)), thrifty=False)
+    return [choice.form not in ("dense", "zero") for choice in choices]

@@ -1,0 +1,171 @@
+"""What a statement claims: complete, rounded to the safe side, honest about seeds and limits."""
+
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("sklearn")
+from helpers.statements import make_plan, statement_of
+
+import jaxdp
+from jaxdp import clip_batch
+from jaxdp.accounting import gdp, guarantee
+from jaxdp.accounting.rounding import round_up, shown_delta
+from jaxdp.datasets.config import DataConfig
+from jaxdp.trainer.config import ClippingConfig, Config, PlanConfig
+from jaxdp.trainer.release import claims
+from jaxdp.trainer.release.claims import EarlierSegment
+from jaxdp.trainer.release.statement import DataUse
+
+
+def earlier(config=None, **changes):
+    return EarlierSegment(make_plan(**changes).mechanism(5), config or Config())
+
+
+def test_records_that_earlier_segments_used_unprotected_are_named():
+    before = Config(data=DataConfig(private="train[:80%]", public="train[80%:]"))
+    s = statement_of(earlier=[earlier(before), earlier(before), earlier()])
+    assert s.earlier_data == (DataUse("digits", "train[:80%]", "train[80%:]", "test", None),)
+    assert statement_of().earlier_data == ()
+
+
+def test_the_window_is_told_of_a_text_only():
+    text = Config(data=DataConfig(name="text", window=16))
+    assert statement_of(config=text).data.window == 16
+    assert statement_of().data.window is None
+
+
+def test_the_statement_holds_the_mechanism():
+    p = make_plan()
+    s = statement_of(p)
+    (mechanism,) = s.mechanisms
+    assert s.privacy_unit.kind == "record"
+    assert s.adjacency == "add_remove"
+    assert mechanism.sampling.kind == "poisson"
+    assert mechanism.sampling.probability == 100 / 1437
+    assert mechanism.sampling.expected_batch_size == 100
+    assert (s.num_examples, s.steps, s.steps_planned) == (1437, 20, 20)
+    assert (mechanism.steps, mechanism.sampling.num_examples) == (20, 1437)
+    assert mechanism.noise_multiplier == 1.5
+    assert mechanism.clipping.sensitivity_at_first_step == 0.5
+    assert mechanism.clipping.call == "clip_individual(0.5)"
+    assert (mechanism.clipping.unit, mechanism.clipping.batch_units) == ("example", None)
+    assert s.delta == p.delta
+    assert p.epsilon() <= s.epsilon["pld"] <= p.epsilon() * (1 + 1e-4)
+    assert s.claimed_epsilon == s.epsilon["pld"] < s.epsilon["rdp"]
+    assert (s.library.name, s.library.version) == ("jaxdp-privacy", jaxdp.__version__)
+    assert (s.noise.extra_epsilon, s.noise.extra_delta) == (0, 0)
+
+
+def test_epsilon_counts_the_steps_that_were_spent():
+    assert statement_of(steps=5).epsilon["pld"] == pytest.approx(make_plan().epsilon(5), rel=1e-4)
+
+
+def test_every_segment_with_steps_is_a_mechanism_of_its_own():
+    settings = Config(
+        clipping=ClippingConfig(kind="batch", units=3, allocation="isotropic"),
+        plan=PlanConfig(expected_batch_size=50.0),
+    )
+    batch = dict(clipping=clip_batch(0.1), expected_batch_size=50)
+    none = EarlierSegment(make_plan().mechanism(0), Config())
+    s = statement_of(earlier=[earlier(settings, **batch), none])
+    first, last = s.mechanisms
+    assert (first.steps, last.steps, s.steps) == (5, 20, 25)
+    assert (first.sampling.expected_batch_size, first.sampling.probability) == (50, 50 / 1437)
+    assert (first.clipping.kind, first.clipping.unit) == ("batch", "batch")
+    assert (first.clipping.batch_units, first.clipping.noise_allocation) == (3, "isotropic")
+    assert first.clipping.clipping_norms == "given beforehand"
+    assert first.clipping.call is None
+    assert first.clipping.sensitivity_at_first_step is None
+    assert s.claimed_epsilon > statement_of().claimed_epsilon
+
+
+def test_where_earlier_norms_come_from_is_told_where_it_is_known():
+    clipping = ClippingConfig(kind="layerwise", norms_from="public")
+    public = DataConfig(private="train[:80%]", public="train[80%:]")
+    other = DataConfig(private="train[:90%]", public="train[90%:]")
+    told = lambda data: (
+        statement_of(
+            config=Config(data=public), earlier=[earlier(Config(data=data, clipping=clipping))]
+        )
+        .mechanisms[0]
+        .clipping.clipping_norms
+    )
+    assert "public records" in told(public)
+    assert told(other) is None  # how many records it had is not known any more
+
+
+@pytest.mark.parametrize(
+    ("value", "rounded"),
+    [(1.00001, 1.0001), (3.0, 3.0), (2.99999999, 3.0), (1e-7, 1e-7), (float("inf"), float("inf"))],
+)
+def test_rounding_is_up(value, rounded):
+    assert round_up(value) == rounded
+
+
+@pytest.mark.parametrize("delta", [1e-5 / 3, 1437**-1.1, 0.1 + 2e-17, 1.0000000000000002e-5])
+def test_no_delta_is_rounded_down(delta):
+    assert delta <= shown_delta(delta) <= 1.01 * delta
+
+
+def test_what_is_not_covered_names_every_limit():
+    listed = " ".join(claims.NOT_COVERED).lower()
+    for limit in (
+        "hyperparameters",
+        "other seeds",
+        "early stopping",
+        "checkpoints",
+        "preprocessing constants",
+        "vocabularies",
+        "group privacy",
+        "floating point",
+        "timing",
+        "best accuracy over epochs",
+    ):
+        assert limit in listed
+
+
+def test_a_seeded_run_is_not_private():
+    secret, seeded = statement_of(), statement_of(config=replace(Config(), seed=0))
+    assert (secret.private, seeded.private) == (True, False)
+    assert seeded.reproducible
+    assert not secret.reproducible
+
+
+def test_only_sound_accountants_are_asked():
+    assert list(statement_of(make_plan(adjacency="replace_one")).epsilon) == ["pld"]
+
+
+@pytest.mark.parametrize("steps", [20, 7])
+def test_epsilon_at_smaller_deltas_is_the_accountants(steps):
+    p = make_plan()
+    rows = statement_of(p, steps).epsilon_at_smaller_deltas
+    assert len(rows) == 3
+    for row, ratio in zip(rows, (10, 100, 1000), strict=True):
+        assert row.delta == pytest.approx(p.delta / ratio, rel=0.5)
+        assert float(f"{row.delta:g}") == row.delta  # what is printed is what was accounted
+        for name in ("pld", "rdp"):
+            exact = guarantee.epsilon(p.mechanism(steps), row.delta, name)
+            assert exact <= row.epsilon[name] <= exact * (1 + 1e-4)
+
+
+def test_the_gaussian_equivalent_has_the_same_epsilon_at_delta():
+    p = make_plan()
+    found = statement_of(p).gaussian_dp
+    assert not found.at_every_delta
+    same = gdp.epsilon_from_mu(found.mu, p.delta)
+    assert p.epsilon(20) <= same <= p.epsilon(20) * (1 + 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "mu"),
+    [
+        (dict(sampling="shuffled", adjacency="zero_out"), (2 / 1.5**2) ** 0.5),  # two epochs begun
+        (dict(expected_batch_size=1437), (20 / 1.5**2) ** 0.5),
+    ],
+    ids=["shuffled", "everybody"],
+)
+def test_without_amplification_the_run_is_gaussian_dp_at_every_delta(changes, mu):
+    found = statement_of(make_plan(**changes)).gaussian_dp
+    assert found.at_every_delta
+    assert mu <= found.mu <= mu * (1 + 1e-4)

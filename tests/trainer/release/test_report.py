@@ -1,0 +1,85 @@
+"""`python -m jaxdp.report`: the table of runs, and the figures it names."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+for module in ("tyro", "sklearn", "matplotlib", "rich"):
+    pytest.importorskip(module)
+from jaxdp import report  # noqa: E402
+from jaxdp.trainer.config import ClippingConfig  # noqa: E402
+from jaxdp.trainer.release import figures  # noqa: E402
+from jaxdp.trainer.release import report as run_report  # noqa: E402
+
+
+def few_points(monkeypatch):
+    monkeypatch.setattr(figures, "DELTAS", np.array([1e-6, 1e-4]))
+    monkeypatch.setattr(figures, "EPSILON_POINTS", 2)
+
+
+def test_report_draws_a_run(finished, capsys):
+    assert report.main([str(finished)]) == 0
+    said = capsys.readouterr().out
+    for name in ("training", "norms", "epsilon", "tradeoff"):
+        assert f"{name}.png" in said
+        picture = (finished / "private" / f"{name}.png").read_bytes()
+        assert picture.startswith(b"\x89PNG")
+    assert "adamw 0.1" in said
+
+
+def test_a_clipping_norm_is_told_where_it_means_something():
+    told = lambda **changes: run_report._clipping(ClippingConfig(**changes))
+    assert told() == "individual 0.3"
+    public = "layerwise, norms from public records"
+    assert told(kind="layerwise", norms_from="public") == f"{public}, the largest 0.3"
+    assert told(kind="layerwise", norms_from="public_norms") == public
+
+
+def test_report_draws_what_there_is_of_a_run_that_was_killed(
+    finished, tmp_path, capsys, monkeypatch
+):
+    few_points(monkeypatch)
+    for n, names in enumerate((("results.json", "scores.jsonl"), ("metrics.jsonl",))):
+        folder = shutil.copytree(finished, tmp_path / str(n))
+        for name in names:
+            (folder / "private" / name).unlink()
+        assert report.main([str(folder)]) == 0
+        assert ("not known yet" in capsys.readouterr().out) == (n == 0)
+
+
+def test_a_report_that_cannot_be_written_is_one_line(finished, capsys, monkeypatch):
+    def refuse(figure, path, **kwargs):
+        raise OSError(30, "Read-only file system", str(path))
+
+    few_points(monkeypatch)
+    monkeypatch.setattr(figures.Figure, "savefig", refuse)
+    assert report.main([str(finished)]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_report_compares_runs(finished, capsys):
+    assert report.main([str(finished), str(finished)]) == 0
+    assert "compared.png" in capsys.readouterr().out
+    assert (finished / "private" / "compared.png").exists()
+
+
+def test_report_refuses_what_is_no_run(tmp_path, capsys):
+    assert report.main([str(tmp_path)]) == 2
+    assert "holds no run" in capsys.readouterr().err
+
+
+def test_report_says_how_it_is_used(capsys):
+    assert report.main([]) == 2
+    assert report.main(["--what"]) == 2
+    assert report.main(["--help"]) == 0
+    assert capsys.readouterr().out.count("usage: python -m jaxdp.report RUN") == 3
+
+
+@pytest.mark.parametrize("missing", ["rich", "matplotlib"])
+def test_a_missing_extra_ends_the_command_in_one_line(missing, run_without):
+    status, said = run_without(missing, "jaxdp.report")
+    assert status == 1
+    (line,) = said.splitlines()
+    assert line.startswith(f"python -m jaxdp.report needs {missing}")
+    assert "pip install 'jaxdp-privacy[train]'" in line

@@ -1,0 +1,159 @@
+"""The fingerprint of a computation: all that may change a bit of a step changes it."""
+
+import importlib.resources
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+for module in ("tyro", "sklearn", "safetensors"):
+    pytest.importorskip(module)
+from helpers.trainer import SHORT, STEPS, prepare_resume  # noqa: E402
+
+import jaxdp  # noqa: E402
+from jaxdp.datasets import loading  # noqa: E402
+from jaxdp.trainer import parsing  # noqa: E402
+from jaxdp.trainer.run import fingerprint  # noqa: E402
+from jaxdp.trainer.run.fingerprint import (  # noqa: E402
+    changes,
+    make_fingerprint,
+    steps_repeat_exactly,
+)
+
+
+def fingerprint_of(args):
+    config = parsing.parse([*SHORT, *args])
+    dataset = loading.load(config.data)
+    plan = jaxdp.Plan(
+        num_examples=len(dataset.private),
+        expected_batch_size=config.plan.expected_batch_size,
+        steps=STEPS,
+        clipping=jaxdp.clip_individual(1.0),
+        noise_multiplier=1.0,
+        delta=1e-5,
+    )
+    return make_fingerprint(config, dataset, plan)
+
+
+def change_option(patch):
+    return ["--training.learning-rate", "1.5"]
+
+
+def change_jax(patch):
+    version = fingerprint._version
+    patch.setattr(fingerprint, "_version", lambda name: "0.99" if name == "jax" else version(name))
+    return []
+
+
+def change_device(patch):
+    patch.setattr(fingerprint, "describe_device", lambda: "1 x tpu v9")
+    return []
+
+
+def change_code(patch):
+    patch.setattr(fingerprint, "_code_digest", lambda: "other")
+    return []
+
+
+def change_data(patch):
+    return ["--data.private", "train[:1436]"]
+
+
+def change_batch(patch):
+    return ["--plan.expected-batch-size", "80"]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (change_option, "config.training.learning_rate"),
+        (change_jax, "versions.jax"),
+        (change_device, "device"),
+        (change_code, "code"),
+        (change_data, "config.data.private, data, sampler, shapes"),
+        (change_batch, "config.plan.expected_batch_size, sampler, shapes"),
+    ],
+)
+def test_the_fingerprint_tells_computations_apart(monkeypatch, change, named):
+    before = fingerprint_of([])
+    assert changes(before, fingerprint_of([])) == ""
+    assert changes(before, fingerprint_of(change(monkeypatch))) == named
+
+
+@pytest.mark.parametrize(
+    ("platform", "flags", "exactly"),
+    [
+        ("cpu", "", True),
+        ("gpu", "", False),
+        ("gpu", "--xla_gpu_autotune_level=0", False),
+        ("gpu", "--xla_a=1 --xla_gpu_deterministic_ops=true", True),
+        ("gpu", "--xla_gpu_deterministic_ops=false", False),
+        ("tpu", "", False),
+    ],
+)
+def test_only_some_devices_give_the_same_bits_again(monkeypatch, platform, flags, exactly):
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(platform=platform)])
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    assert steps_repeat_exactly() == exactly
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A copy of the package, which a test may change."""
+    here = Path(jaxdp.__file__).parent
+    return shutil.copytree(
+        here, tmp_path / "copy" / "jaxdp", ignore=shutil.ignore_patterns("__pycache__")
+    )
+
+
+def change_one_byte(path):
+    path.write_bytes(path.read_bytes().replace(b"a", b"b", 1))
+
+
+def test_a_changed_engine_file_is_another_computation(secret, package, monkeypatch):
+    files = importlib.resources.files
+    monkeypatch.setattr(
+        importlib.resources, "files", lambda name: package if name == "jaxdp" else files(name)
+    )
+    assert prepare_resume(secret)[0].repeats  # the same code in another folder is the same code
+    change_one_byte(package / "gradients" / "engine.py")
+    run, _, said = prepare_resume(secret)
+    assert not run.repeats
+    assert "a new segment begins, with new secrets: not the computation that was stopped: code" in (
+        said
+    )
+
+
+DIGESTS = """
+from pathlib import Path
+
+import jaxdp
+from jaxdp.trainer.run.fingerprint import _code_digest
+
+print(_code_digest())
+engine = Path(jaxdp.__file__).parent / "gradients" / "engine.py"
+source = engine.read_bytes()
+for changed in (source.replace(b"a", b"b", 1), source):
+    engine.write_bytes(changed)
+    print(_code_digest())
+"""
+
+
+def test_the_digest_is_of_the_package_that_was_imported(package):
+    """In a process of its own, so wherever the function lies in the package."""
+    done = subprocess.run(
+        [sys.executable, "-c", DIGESTS],
+        cwd=package.parent,
+        env={**os.environ, "PYTHONPATH": str(package.parent)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    before, changed, after = done.stdout.split()
+    assert before == after == fingerprint._code_digest()
+    assert changed != before

@@ -1,0 +1,134 @@
+"""Files that are damaged, in use or can't be written: one line, and nothing is lost."""
+
+import errno
+import os
+import re
+import resource
+
+import pytest
+
+for module in ("tyro", "sklearn", "safetensors"):
+    pytest.importorskip(module)
+from helpers.trainer import assert_same_run, go_on, ledger_of  # noqa: E402
+
+from jaxdp.trainer.run.files import locked  # noqa: E402
+from jaxdp.trainer.run.ledger import Ledger  # noqa: E402
+
+# Orbax's threads may still call back when a file was missing or the disk full: that is its affair.
+orbax_fails = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+def test_a_checkpoint_ahead_of_its_ledger_is_refused(secret, capsys):
+    path = secret / "private" / "ledger.txt"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:3]))
+    assert go_on(secret) == 2
+    said = capsys.readouterr().err
+    assert "the checkpoint of step 4 is ahead of its ledger" in said
+    assert "has 3 lines" in said
+    assert path.read_bytes() == b"".join(lines[:3])
+
+
+def test_a_ledger_begun_anew_is_refused(secret, capsys):
+    path = secret / "private" / "ledger.txt"
+    old = Ledger.read(path)
+    path.unlink()
+    new = Ledger.create(path, old.budget)
+    new.open_segment(old.segments[0])
+    for step in range(9):
+        new.charge(step, step)
+    new.close()
+    assert go_on(secret) == 2
+    assert "is ahead of its ledger" in capsys.readouterr().err
+
+
+def test_a_damaged_ledger_is_refused_by_line(secret, capsys):
+    path = secret / "private" / "ledger.txt"
+    path.write_text(path.read_text().replace('"first": 0', '"first": 1'))
+    assert go_on(secret) == 2
+    assert "ledger.txt, line 3 is damaged" in capsys.readouterr().err
+
+
+@orbax_fails
+def test_a_full_disk_stops_the_run_and_nothing_is_lost(reference, seeded, capsys):
+    """No file may grow beyond the ledger's size now, which is what a full disk does to it."""
+    path = seeded / "private" / "ledger.txt"
+    text = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(text), hard))
+    try:
+        assert go_on(seeded) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert len(said.splitlines()) == 1
+    assert f"--resume {seeded}" in said
+    assert not (seeded / "release").exists()
+    assert go_on(seeded) == 0
+    assert_same_run(reference, seeded)
+
+
+def read_only(patch, folder):
+    """Root may write where permissions forbid it, so the file system is what refuses here."""
+    really_open = os.open
+
+    def refuse(path, flags, *args, **kwargs):
+        if flags & (os.O_WRONLY | os.O_RDWR) and str(path).startswith(str(folder)):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return really_open(path, flags, *args, **kwargs)
+
+    patch.setattr(os, "open", refuse)
+
+
+def test_a_read_only_folder_is_refused_in_one_line(secret, capsys, monkeypatch):
+    read_only(monkeypatch, secret)
+    assert go_on(secret) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert "can't be resumed (Read-only file system:" in said
+    assert "in a place that you may write to" in said
+
+
+def test_a_read_only_ledger_is_refused_in_one_line(secret, capsys, monkeypatch):
+    read_only(monkeypatch, secret / "private" / "ledger.txt")
+    assert go_on(secret) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert "ledger.txt can't be written to (Read-only file system): make the folder" in said
+
+
+def test_a_folder_that_becomes_read_only_stops_the_run_in_one_line(secret, capsys, monkeypatch):
+    charged, write = ledger_of(secret).steps, os.write
+    path = secret / "private" / "ledger.txt"
+
+    def refuse(descriptor, data):
+        if os.path.samestat(os.fstat(descriptor), path.stat()):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", refuse)
+    assert go_on(secret) == 1
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert "Read-only file system: stopped, what was spent stays charged. Make the folder" in said
+    assert ledger_of(secret).steps == charged
+    assert not (secret / "release").exists()
+
+
+def test_a_folder_in_use_is_refused(secret, capsys):
+    with locked(secret):
+        assert go_on(secret) == 2
+    said = capsys.readouterr().err
+    assert f"is being trained in by process {os.getpid()}" in said
+
+
+@pytest.mark.parametrize("name", ["", "nowhere"])
+def test_what_is_no_run_cannot_be_resumed(tmp_path, capsys, name):
+    assert go_on(tmp_path / name) == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch(
+        r"error: \S+ can't be resumed, \S+: no such file or directory. Name the folder that "
+        r"`python -m jaxdp.train` made\n",
+        said,
+    )

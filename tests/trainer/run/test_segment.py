@@ -1,0 +1,51 @@
+"""Segments: their secrets are their own, in one file that only the owner reads."""
+
+import jax
+import pytest
+
+from jaxdp.dpsgd import keys
+
+for module in ("orbax.checkpoint", "tyro"):
+    pytest.importorskip(module)
+from jaxdp.trainer.run.checkpoint import Checkpoints  # noqa: E402
+from jaxdp.trainer.run.segment import draw_secrets, load_segment  # noqa: E402
+
+
+def words_of(secrets):
+    return {name: jax.random.key_data(key).tobytes() for name, key in vars(secrets).items()}
+
+
+def test_secrets_are_in_one_file_that_only_the_owner_reads(secret):
+    path = secret / "private" / "segment-1.json"
+    assert path.stat().st_mode & 0o777 == 0o600
+    secrets = load_segment(path).secrets
+    words = words_of(secrets)
+    assert len(set(words.values())) == 4
+    assert len(words["sampling"]) == 16  # as many bits as the sampler takes
+    checkpoints = Checkpoints(secret / "private" / "checkpoints", 3)
+    names = checkpoints.newest(print).arrays.keys()
+    checkpoints.close()
+    assert "privatize.privatize_step" in names
+    assert not any("key" in name for name in names)
+    noise = jax.random.key_data(keys.stream(secrets.noise, "noise")).tobytes()
+    for file in secret.rglob("*"):
+        assert not file.is_file() or noise not in file.read_bytes()
+
+
+def test_a_seed_repeats_the_secrets_of_a_segment_and_no_other():
+    first, again = draw_secrets(3), draw_secrets(3)
+    assert words_of(first) == words_of(again)
+    second, third = (draw_secrets(3, segment, first.init) for segment in (2, 3))
+    for one, other in ((first, second), (second, third), (first, draw_secrets(4))):
+        for name in ("noise", "sampling", "augmentation"):
+            assert words_of(one)[name] != words_of(other)[name], name
+    assert words_of(second)["init"] == words_of(first)["init"]  # what is frozen stays
+
+
+@pytest.mark.parametrize("damage", ["", "{}", '{"config": {}, "fingerprint": {}, "secrets": {}}'])
+def test_a_damaged_file_is_refused(tmp_path, damage):
+    path = tmp_path / "segment-1.json"
+    for says in ("No such file", ""):
+        with pytest.raises(ValueError, match=rf"{path} can't be read \(.*{says}.*undamaged copy"):
+            load_segment(path)
+        path.write_text(damage)

@@ -1,0 +1,52 @@
+"""Scores on the way: at evenly spread steps, without any effect on the run."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from helpers.regression import Problem
+
+from jaxdp.models.scores import Scores
+from jaxdp.trainer.scoring import PeriodicScores
+
+
+def test_scores_on_the_way_change_nothing(tmp_path):
+    seen = []
+
+    def score(state):
+        seen.append(float(state.params["b"]))
+        return Scores(0.5, seen[-1])
+
+    def run(visitors):
+        problem = Problem(key=jax.random.key(1), sampling_key=jax.random.key(1))
+        return problem.run(visitors=visitors)
+
+    path = tmp_path / "scores.jsonl"
+    scored = run([PeriodicScores(score, path, 12, 5, print)])
+    jax.tree.map(np.testing.assert_array_equal, scored, run([]))
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 5, 7, 10]  # and after the last, by the command
+    assert [line["loss"] for line in lines] == seen
+    assert len(set(seen)) == 4
+
+
+def test_scores_that_fail_do_not_stop_the_run(tmp_path):
+    def fails(state):
+        raise RuntimeError("RESOURCE_EXHAUSTED: no memory\nmore")
+
+    told = []
+    scores = PeriodicScores(fails, tmp_path / "scores.jsonl", 12, 5, told.append)
+    problem = Problem()
+    problem.run(visitors=[scores])
+    assert problem.payment.count == 12
+    assert told == [
+        "The test records can't be scored while the run trains: RESOURCE_EXHAUSTED: no memory"
+    ]
+
+
+@pytest.mark.parametrize("times", [0, 1, 12, 50])
+def test_scores_are_at_most_one_a_step_and_not_the_last(tmp_path, times):
+    scores = PeriodicScores(print, tmp_path, 12, times, print)
+    due = [step for step in range(14) if scores.due(step)]
+    assert due == (list(range(1, 12)) if times >= 12 else [])
