@@ -14,6 +14,7 @@ def hardware() -> str:
     info = pathlib.Path("/proc/cpuinfo")
     names = []
     if info.exists():
-        names = [line.split(":")[1] for line in info.open() if line.startswith("model name")]
+        lines = info.read_text().splitlines()
+        names = [line.split(":")[1] for line in lines if line.startswith("model name")]
     name = names[0].strip() if names else platform.processor() or platform.machine()
     return f"{name} {len(names)} cores" if names else name

@@ -1,6 +1,6 @@
 """The command `python -m jaxdp.report RUN [RUN2 ...]`: figures of a run, or several compared.
 
-All numbers come from the private files of the runs, and are private, but for ε and δ.
+All numbers come from the private files of the runs. They are private, except ε and δ.
 """
 
 import sys

@@ -71,6 +71,8 @@ class Clipping:
     def __post_init__(self) -> None:
         if self.unit not in ("example", "batch"):
             raise ValueError(f"unit is {self.unit!r}: give 'example' or 'batch'")
+        if (self.kind, self.unit) in (("individual", "batch"), ("batch", "example")):
+            raise ValueError(f"unit is {self.unit!r}, and clip_{self.kind} clips the other one")
         if self.layer not in (None, "tensor", "module"):
             raise ValueError(f"layer is {self.layer!r}: give 'tensor' or 'module'")
         if self.layer is not None and not is_clipping_norm(self.clipping_norm):
@@ -84,6 +86,8 @@ class Clipping:
                 f"stability is {self.stability}: give a number of at least "
                 f"{SMALLEST_CLIPPING_NORM} (0.01 is usual)"
             )
+        if isinstance(self.clipping_norm, dict):  # a copy: the caller may change it later
+            object.__setattr__(self, "clipping_norm", dict(self.clipping_norm))
 
     def init(self, params: Any) -> ClippingState:
         """The state before the first step."""

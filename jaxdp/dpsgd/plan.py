@@ -143,7 +143,7 @@ class Plan:
 
     @property
     def capacity(self) -> int:
-        """Rows of a padded batch (or unit): more are sampled in one of 1e9 runs."""
+        """Rows of a padded batch (or unit). In one of 1e9 runs some batch has more."""
         return sampling.capacity(
             self.sampling,
             self.num_examples,
@@ -185,7 +185,7 @@ class Plan:
 
     @property
     def accountant(self) -> Accountant:
-        """The tightest sound one: PLD, but for fixed-size batches, which RDP alone can account."""
+        """The tightest sound one: PLD; for batches of fixed size RDP, the only sound one."""
         return accountants(self.sampling, self.adjacency)[0]
 
     def epsilon(self, steps: int | None = None, accountant: Accountant | None = None) -> float:

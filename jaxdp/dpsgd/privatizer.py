@@ -82,7 +82,7 @@ class Privatizer:
         return self.release(self.sums(updates, state), state, params)
 
     def sums(self, grads: PerExampleGrads, state: PrivatizeState) -> Sums:
-        """The first half of `update`: the un-noised clipped sum of one part of a batch.
+        """The first half of `update`: the clipped sum without noise of one part of a batch.
 
         Parts (microbatches, devices, hosts) are added.
         """

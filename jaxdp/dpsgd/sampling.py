@@ -1,4 +1,4 @@
-"""Who takes part in a step, by every sampling that can be accounted, padded to one fixed shape."""
+"""Draws who takes part in a step, for every sampling that can be accounted; pads to one shape."""
 
 import numpy as np
 from scipy.stats import binom
@@ -41,7 +41,7 @@ def sample(
 def capacity(
     sampling: Sampling, num_examples: int, expected_batch_size: float, num_units: int, steps: int
 ) -> int:
-    """Returns a size that a run's batches (units) stay within, but for chance 1e-9."""
+    """Returns a size that no batch (or unit) of a run exceeds, except with probability 1e-9."""
     if sampling == "poisson":
         trials, probability = num_examples, expected_batch_size / num_examples / num_units
     else:

@@ -1,4 +1,4 @@
-"""What a batch adds up to before the noise, and private facts about it."""
+"""What a batch adds up to before the noise, and private facts about the batch."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ NORM_BIN_EDGES = np.exp2(np.arange(-80, 81) / 4).astype(np.float32)
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Diagnostics:
-    """Private facts about a batch, un-noised: for the owner of the data, never to be released."""
+    """Private facts about a batch, without noise: for the owner of the data, not for release."""
 
     count: jax.Array  # units (examples) that were not padding
     loss_sum: jax.Array  # over the finite ones
@@ -30,8 +30,8 @@ class Diagnostics:
 class Sums:
     """What a batch adds up to before the noise. Sums of disjoint parts of a batch add with `+`."""
 
-    gradient: Any  # pytree like the parameters, float32 or wider: the clipped sum, un-noised
-    counts: jax.Array  # [groups] units within C minus units above it, halved, un-noised
+    gradient: Any  # pytree like the parameters, float32 or wider: the clipped sum, without noise
+    counts: jax.Array  # [groups] units within C minus units above it, halved, without noise
     diagnostics: Diagnostics
     # How many parts were added, and the sum of their clipping norms `[groups]`: a sum that was
     # clipped to other norms than those of the release must not pass for private.
@@ -45,7 +45,7 @@ class Sums:
 
 
 class Strength(NamedTuple):
-    """The clipped mean gradient beside its noise. Private: the first is un-noised."""
+    """The clipped mean gradient beside its noise. Private: the first has no noise."""
 
     clipped_mean_norm: jax.Array  # norm of the clipped sum over the divisor, before the noise
     noise_norm: jax.Array  # root mean square norm of the noise on it

@@ -32,7 +32,7 @@ def average_parameters(decay: float) -> optax.GradientTransformation:
 
     def update(updates: Any, state: AverageState, params: Any = None) -> tuple[Any, AverageState]:
         if params is None:
-            raise ValueError("params is None: pass the parameters, which are what is averaged")
+            raise ValueError("params is None: pass the parameters, they are what is averaged")
         step = state.average_step + 1
         share = jnp.minimum(decay, (1 + step) / (10 + step))
         average = jax.tree.map(
@@ -46,7 +46,7 @@ def average_parameters(decay: float) -> optax.GradientTransformation:
 
 
 def averaged(optimizer_state: Any) -> Any | None:
-    """The averaged parameters that an optimizer's state holds, if it does."""
+    """The averaged parameters in an optimizer's state, or None if it keeps no average."""
     is_average = lambda x: isinstance(x, AverageState)
     for part in jax.tree.leaves(optimizer_state, is_leaf=is_average):
         if is_average(part):

@@ -59,7 +59,7 @@ class ClippingConfig:
     """Learning rate of that training, by Adam."""
 
     unit: Unit = "example"
-    """Whose gradient is clipped: every example's, or the mean of a batch unit's.
+    """What is clipped: every example's gradient, or the mean gradient of a batch unit.
     Kind batch always clips batch units."""
 
     units: int = 1
@@ -168,7 +168,10 @@ class PlanConfig:
     """Number of updates."""
 
     adjacency: Adjacency = "add_remove"
-    """Which neighbouring data sets the guarantee compares: one record added or removed, ..."""
+    """Which neighbouring data sets the guarantee compares.
+    add_remove: one record is added or removed.
+    zero_out: it is replaced by an empty one.
+    replace_one: it is replaced by any other."""
 
     def __post_init__(self) -> None:
         require(
@@ -208,7 +211,7 @@ class TrainingConfig:
     ema: float = 0.9999
     """Share that a moving average of the parameters keeps at step t; (1 + t)/(10 + t) if less.
     The average is what is scored and released, for no ε.
-    0: the last parameters are."""
+    0: the last parameters are scored and released."""
 
     frozen: tuple[str, ...] = ()
     """Parameters to leave as they were drawn: patterns over paths, as Conv_0 or */bias."""

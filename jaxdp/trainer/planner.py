@@ -94,8 +94,8 @@ def show(table: NoiseTable, console: Console) -> None:
     console.print(describe(table))
     console.print(as_table(table))
     console.print(
-        "Of the update, the mean gradient. Longest mean: of clipped gradients that all point one "
-        "way; ratio: that over the noise norm, at best, * where it is largest."
+        "Noise std and norm: on the mean gradient. Longest mean: its norm if all clipped gradients "
+        "point one way. Ratio: longest mean over noise norm, * the largest."
     )
     for warning in table.warnings:
         console.print(f"warning: {warning}.")
@@ -125,7 +125,11 @@ def parse(args: Sequence[str]) -> Options:
 
 
 def from_config(path: str) -> Options:
-    """What a training configuration says: its epochs, at its batch size and powers of 2 of it."""
+    """The options that a config file stands for: its epochs, at its batch size times powers of 2.
+
+    Raises:
+      ValueError: for a file that is missing or wrong, or settings that the planner does not know.
+    """
     tell = lambda line: print(line, file=sys.stderr)
     config = load_config(path)
     dataset = loading.load(config.data, tell)
@@ -186,6 +190,7 @@ def save_plot(table: NoiseTable, path: Path) -> None:
 
 
 def describe(table: NoiseTable) -> str:
+    """What the table is of, in a sentence."""
     clipped = "every example's gradient"
     if table.unit == "batch":
         clipped = f"the mean gradient of {table.num_units} unit(s) a step"
@@ -198,6 +203,7 @@ def describe(table: NoiseTable) -> str:
 
 
 def as_table(table: NoiseTable) -> Table:
+    """The table for a terminal of 80 columns."""
     epsilon = lambda value: "-" if value is None else f"{round_up(value, 4):g}"
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, highlight=False)
     for heading in (

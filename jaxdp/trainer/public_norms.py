@@ -220,7 +220,7 @@ def _passes(
 
 
 def _feed(config: Config, public: Records, samples: Any, epoch: int) -> Iterator[Any]:
-    """Brings public records to the device, changed as the private ones are."""
+    """Brings public records to the device, augmented as the private ones are."""
     return feeding.feed(
         public,
         samples,

@@ -1,4 +1,4 @@
-"""Scores of the test records on the way, for the owner of the run: private, but if declared public.
+"""Scores of the test records on the way, for the owner of the run: private, unless declared public.
 
 They steer nothing. To choose among steps by them is a selection, which ε does not cover.
 """

@@ -98,7 +98,7 @@ def train(config: Config) -> int:
             with stop_on_signals(tell=shown.tell_stopping) as stop:
                 trained = _train(opened, stop, console)
                 released = _release(opened, trained, console)
-            _report(opened, trained, released, time.monotonic() - start, console)
+            _report(opened, trained, released, start, console)
         except loop.NotFinite as error:
             cure = "Try a lower training.learning-rate: --resume goes on from the last checkpoint"
             print(f"error: {error}: nothing is released. {cure}", file=sys.stderr)
@@ -263,7 +263,7 @@ def _release(opened: Opened, trained: Trained, console: Console) -> Released:
 
 
 def _report(
-    opened: Opened, trained: Trained, released: Released, seconds: float, console: Console
+    opened: Opened, trained: Trained, released: Released, start: float, console: Console
 ) -> None:
     """Scores the release, and shows what was reached and spent."""
     run = opened.run
@@ -273,7 +273,7 @@ def _report(
         "test_accuracy": scores.accuracy,
         "test_loss": scores.loss,
         "steps": trained.steps,
-        "seconds": round(seconds, 2),
+        "seconds": round(time.monotonic() - start, 2),
         "seconds_of_first_step": round(trained.compile_seconds, 2),
         "seconds_waiting_for_data": round(trained.waiting_seconds, 2),
     }

@@ -11,7 +11,6 @@ for module in ("tyro", "rich", "matplotlib", "flax"):
     pytest.importorskip(module)
 import jaxdp  # noqa: E402
 from jaxdp import plan  # noqa: E402
-from jaxdp.trainer import planner  # noqa: E402
 
 NUMBERS = dict(
     num_examples=1437,
@@ -25,14 +24,6 @@ RUN = [
     *("--num-examples", "1437", "--num-parameters", "650", "--batch-sizes", "64", "719"),
     *("--epochs", "2", "--sampling", "shuffled", "--adjacency", "zero_out"),
 ]
-CONFIG = """
-from jaxdp.trainer import ClippingConfig, Config, ModelConfig, PlanConfig
-config = Config(
-    model=ModelConfig(name="linear"),
-    clipping=ClippingConfig(kind="layerwise", norm=0.5{allocation}),
-    plan=PlanConfig(epsilon=2.0, expected_batch_size=700.0, steps=30),
-)
-"""
 
 
 @pytest.fixture
@@ -45,12 +36,6 @@ def said(capsys, monkeypatch):
         return capsys.readouterr().out
 
     return run
-
-
-def config_file(folder, allocation: str = "") -> str:
-    path = folder / "config.py"
-    path.write_text(CONFIG.format(allocation=allocation))
-    return str(path)
 
 
 def test_the_table(said):
@@ -87,42 +72,6 @@ def test_json_is_the_librarys_answer(said):
     printed = said(*RUN, "--json", "--unit", "batch", "--units", "4", "--clipping-norm", "0.5")
     table = jaxdp.plan_noise(**NUMBERS, epsilon=3.0, unit="batch", num_units=4, clipping_norm=0.5)
     assert json.loads(printed) == json.loads(json.dumps(dataclasses.asdict(table)))
-
-
-def test_a_config_file_sets_what_is_not_given(said, tmp_path):
-    pytest.importorskip("sklearn")
-    path = config_file(tmp_path)
-    assert planner.parse([path]).batch_sizes == (44, 88, 175, 350, 700, 1400, 1437)
-    found = json.loads(said(path, "--json", "--batch-sizes", "700"))
-    assert (found["num_examples"], found["num_parameters"]) == (1437, 650)
-    assert (found["epsilon"], found["unit"]) == (2.0, "example")
-    assert found["clipping_norm"] == pytest.approx(0.5 * 2**0.5)  # kernel and bias
-    (row,) = found["rows"]
-    assert row["steps"] == 30
-    solved = jaxdp.Plan(
-        num_examples=1437,
-        expected_batch_size=700,
-        steps=30,
-        epsilon=2.0,
-        clipping=jaxdp.clip_layerwise(0.5),
-    )
-    assert row["noise_multiplier"] == solved.noise_multiplier
-    changed = planner.parse([path, "--steps", "9", "--epsilon", "1"])
-    assert (changed.epsilon, changed.steps, changed.epochs) == (1.0, 9, None)
-
-
-def test_what_is_assumed_of_a_moving_norm_is_said(tmp_path, capsys):
-    pytest.importorskip("sklearn")
-    path = tmp_path / "config.py"
-    path.write_text(CONFIG.format(allocation="").replace("layerwise", "quantile"))
-    planner.from_config(str(path))
-    assert "clipping norm of the first step" in capsys.readouterr().err
-
-
-def test_an_allocation_that_the_planner_does_not_know_is_refused(tmp_path, capsys):
-    pytest.importorskip("sklearn")
-    assert plan.main([config_file(tmp_path, ', allocation="dimension"')]) == 2
-    assert "clipping.allocation is 'dimension'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])

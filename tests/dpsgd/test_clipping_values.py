@@ -125,6 +125,15 @@ def test_a_clipping_is_frozen_and_refuses_bad_settings():
         dataclasses.replace(clip, stability=-0.5)
     with pytest.raises(ValueError, match="unit is 'unit'"):
         dataclasses.replace(clip, unit="unit")
+    with pytest.raises(ValueError, match="unit is 'batch', and clip_individual"):
+        dataclasses.replace(jaxdp.clip_individual(1.0), unit="batch")
+
+
+def test_a_clipping_keeps_its_norms_when_the_caller_changes_the_dict():
+    norms = {"a": 1.0, "b": 2.0}
+    clip = jaxdp.clip_layerwise(norms)
+    norms["a"] = 100.0
+    assert clip == jaxdp.clip_layerwise({"a": 1.0, "b": 2.0})
 
 
 def test_equal_clippings_are_one_static_argument():

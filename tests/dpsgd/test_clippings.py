@@ -66,8 +66,8 @@ def test_quantile_sequences():
 def test_quantile_counts_leave_out_padding_and_are_noised():
     clip = jaxdp.clip_quantile(1.0, learning_rate=1.0, count_std=10.0)
     plan = make_plan(clip)
-    grads = np.array([[0.1], [0.1], [5.0], [np.nan]], np.float32)
-    mask = np.array([True, False, True, True])
+    grads = np.array([[0.1], [0.1], [0.1], [5.0], [np.nan]], np.float32)
+    mask = np.array([True, False, False, True, True])
     tx = jaxdp.privatize(plan, key=jax.random.key(0))
     state = tx.init(grads[0])
     assert tx.sums(jaxdp.from_dense(grads, mask), state).counts[0] == 0.5 - 0.5

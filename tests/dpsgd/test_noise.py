@@ -62,6 +62,19 @@ def test_the_rounding_slack_is_added_to_the_noise():
     np.testing.assert_allclose(std, 1 + plan.rounding_slack, rtol=1e-6)
 
 
+@pytest.mark.parametrize("allocation", ["proportional", "isotropic", "dimension"])
+@pytest.mark.parametrize("bad", [-1.0, 0.0, 1e-25])
+def test_noise_is_never_for_less_than_the_smallest_clipping_norm(bad, allocation):
+    plan = make_plan(jaxdp.clip_layerwise(1.0))
+    groups = plan.clipping.groups(PARAMS)
+    for norms in ([bad, bad], [bad, 1.0]):
+        norms = np.array(norms, np.float32)
+        got = noise_stds(plan, groups, norms, allocation)
+        want = noise_stds(plan, groups, np.maximum(norms, np.float32(1e-12)), allocation)
+        np.testing.assert_array_equal(got, want)
+        assert np.all(got >= 1.5e-12)
+
+
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
 def test_keys_of_every_kind_draw_noise(impl):
     runs = [releases(make_plan(), jax.random.key(3, impl=impl), 2) for _ in range(2)]

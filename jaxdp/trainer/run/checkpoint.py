@@ -23,7 +23,7 @@ FROZEN = "frozen"
 
 
 class Checkpoint(NamedTuple):
-    """What a run needs to go on, but for its secrets."""
+    """What a run needs to go on, without its secrets."""
 
     step: int  # steps taken
     segment: int  # that took the last of them
@@ -79,13 +79,13 @@ class Checkpoints:
         return None
 
     def drop_after(self, step: int) -> None:
-        """Removes newer checkpoints than that of a step, damaged ones above all."""
+        """Removes the checkpoints after a step, damaged ones too."""
         for newer in self._manager.all_steps():
             if newer > step:
                 self._manager.delete(newer)
 
     def close(self) -> None:
-        """Finishes what is being written. Failures are left out: `wait` is who tells of them."""
+        """Finishes what is being written; an error is not raised here, but by `wait`."""
         with contextlib.suppress(Exception):
             self._manager.close()
 
@@ -186,7 +186,7 @@ def from_arrays(arrays: Arrays, like: Any) -> Any:
 
 
 def state_digest(state: TrainState) -> str:
-    """A checksum of a state, but for its secret key."""
+    """A checksum of a state without its secret key."""
     return digest(to_arrays(state))
 
 

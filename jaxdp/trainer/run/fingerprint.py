@@ -74,6 +74,7 @@ def steps_repeat_exactly() -> bool:
 
 
 def fingerprint_digest(fingerprint: Fingerprint) -> str:
+    """A checksum of a fingerprint, for the ledger."""
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
 
 

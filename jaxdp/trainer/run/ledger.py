@@ -129,6 +129,7 @@ class Ledger:
         return cls(path, _text_of(path), None)
 
     def close(self) -> None:
+        """Closes the file, after which nothing can be charged."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -182,6 +183,7 @@ class Ledger:
 
     @property
     def position(self) -> Position:
+        """How far the ledger goes now, for `holds`."""
         return Position(len(self._checks), self._checks[-1])
 
     def holds(self, position: Position) -> bool:

@@ -50,7 +50,7 @@ class History:
 
 
 def saved_config(folder: str) -> configs.Config:
-    """The settings of a run, but for where it was written."""
+    """The settings of a run, without where it was written."""
     path = Path(folder) / "private" / "config.json"
     try:
         config = parsing.read_config(path)
@@ -180,8 +180,8 @@ def open_segment(
 def why_not_free(history: History, fingerprint: Fingerprint, state: TrainState) -> str | None:
     """Says why the steps from a state on must be paid for; None: they repeat the newest segment.
 
-    They do if it is the same computation, the state that it goes on with is the segment's own, and
-    this device gives the same bits again; the last does not matter if no charged step is repeated.
+    They repeat it if the computation is the same, if the state is one of that segment, and if this
+    device gives the same bits again; the last does not matter if no charged step is repeated.
     """
     ledger, newest = history.ledger, history.newest
     current = ledger.segments[-1]
@@ -195,13 +195,13 @@ def why_not_free(history: History, fingerprint: Fingerprint, state: TrainState) 
     if history.step < stop and not steps_repeat_exactly():
         return (
             f"steps {history.step + 1} to {stop} would be repeated, and this device may give other "
-            f"bits, but for a GPU under XLA_FLAGS={DETERMINISTIC}"
+            f"bits (a GPU gives the same with XLA_FLAGS={DETERMINISTIC})"
         )
     return None
 
 
 def check_a_step_is_left(history: History, plan: Plan) -> None:
-    """Refuses records or sampling of which no step would be taken, but the release would speak."""
+    """Refuses other records or sampling if no step can be taken: the release would name them."""
     spent = [m for m in history.ledger.mechanisms() if m.steps]
     more = plan.mechanism(max(0, plan.steps - history.step))
     taken = lambda m: (m.num_examples, m.sampling_probability)
@@ -229,7 +229,7 @@ def affordable_end(ledger: Ledger, plan: Plan) -> int:
 
 
 def restore(history: History, config: configs.Config, state: TrainState, tell: Tell) -> TrainState:
-    """Puts the newest checkpoint into a run's state, but for the noise key: that is the segment's.
+    """Puts the newest checkpoint into a run's state; the noise key stays the segment's.
 
     A part of the state that does not fit a changed configuration starts anew; parameters must fit.
     """

@@ -33,6 +33,13 @@ def test_a_resumed_run_is_the_uninterrupted_one(reference, seeded, capsys):
     assert results["seconds_of_first_step"] > 0  # of this process: it compiled
 
 
+def test_steps_that_were_logged_and_taken_again_are_logged_once(reference, seeded):
+    shutil.rmtree(seeded / "private" / "checkpoints" / "4")
+    assert len((seeded / "private" / "metrics.jsonl").read_text().splitlines()) == 4
+    assert go_on(seeded) == 0
+    assert_same_run(reference, seeded)
+
+
 def test_without_checkpoints_it_begins_again_for_free(secret):
     shutil.rmtree(secret / "private" / "checkpoints")
     run, history, said = prepare_resume(secret)

@@ -1,5 +1,6 @@
 """What a resume may change, what that costs, and what is promised for good."""
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -123,6 +124,17 @@ def test_what_was_protected_stays_so(secret):
     split = ("--data.private", "train[:1200]", "--data.public", "train[1200:]")
     with pytest.raises(ValueError, match=r"data\.private = 'train' in an earlier segment"):
         prepare_resume(secret, *split)
+
+
+def test_other_records_are_refused(secret):
+    """The run knows its records by their content, whatever they are called."""
+    path = secret / "private" / "segment-1.json"
+    fact = json.loads(path.read_text())
+    splits = fact["fingerprint"]["splits"]
+    splits["train"] = splits["train"][::-1]
+    path.write_text(json.dumps(fact))
+    with pytest.raises(ValueError, match="records of 'train' are not those that the run began"):
+        prepare_resume(secret)
 
 
 @pytest.mark.parametrize(
