@@ -1,6 +1,6 @@
 """Differentially private deep learning for JAX: exact, fast and hard to misuse.
 
-`Plan` holds a run's privacy numbers, `per_example_grads` gives lazy per-example gradients,
+`Plan` holds a run's privacy numbers, `per_example_grads` gives lazy per-example gradients, and
 `privatize(plan)` turns them into a private mean gradient for any Optax chain.
 """
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Loads what belongs to the application only when it is asked for."""
+    """Loads `load_release`, a part of the trainer, only when somebody uses it."""
     if name != "load_release":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     with needed_by("jaxdp.load_release", "train"):

@@ -1,4 +1,4 @@
-"""The distribution: its name, its version, and the message about a missing optional part."""
+"""The distribution: its name, its version, and the message about a missing extra."""
 
 import sys
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ DISTRIBUTION = "jaxdp-privacy"  # on the package index, where `jaxdp` is another
 
 
 def missing(what: str, module: str, extra: str) -> str:
-    """Says that a module of an extra is not installed, and how to install it."""
+    """Returns the message that a module of an extra is missing, with how to install it."""
     return (
         f"{what} needs {module}, which is not installed: pip install '{DISTRIBUTION}[{extra}]' (in "
         f"a checkout: pip install -e '.[{extra}]')"
@@ -22,11 +22,11 @@ def needed_by(what: str, extra: str) -> Iterator[None]:
 
     Args:
       what: the command or function that needs the import.
-      extra: the extra of the distribution that has it.
+      extra: the extra that installs it.
 
     Raises:
-      ModuleNotFoundError: with that line. Modules of jaxdp itself are no part of an extra: their
-        error passes as it is.
+      ModuleNotFoundError: with that line. If a module of jaxdp itself is missing, the error stays
+        as it is.
     """
     try:
         yield
@@ -38,7 +38,7 @@ def needed_by(what: str, extra: str) -> Iterator[None]:
 
 @contextmanager
 def exit_without(command: str, extra: str) -> Iterator[None]:
-    """Ends a command whose imports fail, with the line of `needed_by` and exit status 1."""
+    """Ends a command whose imports fail: prints the line of `needed_by`, with exit status 1."""
     try:
         with needed_by(command, extra):
             yield

@@ -1,4 +1,4 @@
-"""The command `python -m jaxdp.data prepare NAME`: prepares an image set without TensorFlow."""
+"""The command `python -m jaxdp.data prepare NAME`: prepares images without TensorFlow."""
 
 import argparse
 import sys
@@ -11,10 +11,10 @@ def main(args: Sequence[str]) -> int:
     """Runs the command with the given arguments and returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m jaxdp.data",
-        description="Prepares an image-classification set for TFDS without TensorFlow.",
+        description="Prepares an image-classification data set for TFDS, without TensorFlow.",
     )
     commands = parser.add_subparsers(required=True, metavar="prepare")
-    command = commands.add_parser("prepare", help="download a set and write it as TFDS does")
+    command = commands.add_parser("prepare", help="download a data set and write it as TFDS does")
     command.add_argument("name", metavar="NAME", help=", ".join(tfds_prepare.NAMES))
     command.add_argument("--dir", help="where TFDS keeps prepared sets; default: TFDS_DATA_DIR")
     command.add_argument("--archives", help="a folder with the original archives of this set")

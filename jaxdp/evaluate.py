@@ -14,8 +14,9 @@ with _distribution.exit_without("python -m jaxdp.evaluate", "train"):
 
 USAGE = """usage: python -m jaxdp.evaluate RUN [--test TEST] [OPTIONS]
 
-Scores the release of a run (its folder, or the release/ in it) on its test records, or others of
-the same data. The options are those of the data: `python -m jaxdp.evaluate RUN --help`."""
+Scores the release of a run. RUN is the run's folder, or the release/ in it. The test records are
+those of the run, or others of the same data. `python -m jaxdp.evaluate RUN --help` shows the
+options: they describe the data."""
 
 
 def main(args: Sequence[str]) -> int:

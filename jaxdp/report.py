@@ -1,4 +1,4 @@
-"""The command `python -m jaxdp.report RUN [RUN2 ...]`: figures of a run, or several compared.
+"""The command `python -m jaxdp.report RUN [RUN2 ...]`: shows one run, or compares several.
 
 All numbers come from the private files of the runs. They are private, except ε and δ.
 """
@@ -18,8 +18,8 @@ with _distribution.exit_without("python -m jaxdp.report", "train"):
 
 USAGE = """usage: python -m jaxdp.report RUN [RUN2 ...]
 
-Prints a table of runs (their folders), and draws into private/: of one run its
-training, gradient norms, ε(δ) and trade-off curve; of several, their losses."""
+Prints a table of runs (give their folders) and draws figures into private/: for one
+run its training, gradient norms, ε(δ) and trade-off curve; for several, their losses."""
 
 
 def main(args: Sequence[str]) -> int:

@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from . import _distribution
 
 with _distribution.exit_without("python -m jaxdp.train", "train"):
+    # Needed later: after the last step it would be too late to say that they are missing.
+    import safetensors  # noqa: F401
+    import tyro  # noqa: F401
+
     from .trainer import parsing, session
     from .trainer.run.resume import saved_config
 
@@ -26,7 +30,7 @@ if __name__ == "__main__":
     sys.stdout.flush()
     sys.stderr.flush()
     if status != 0:
-        # All is written. What was cut short (a compilation, a checkpoint) has threads that would
-        # crash or print tracebacks while Python takes itself down.
+        # All is written. A compilation or a checkpoint that was cut short may still have threads.
+        # They would crash or print tracebacks while Python shuts down.
         os._exit(status)
     sys.exit(0)

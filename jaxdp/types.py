@@ -1,4 +1,4 @@
-"""The words that all parts of jaxdp share, and what their values mean."""
+"""The types that all parts of jaxdp share, and what their values mean."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -7,8 +7,8 @@ Unit = Literal["example", "batch"]
 """Which gradient is clipped.
 
 - `"example"`: the gradient of every example ("individual clipping").
-- `"batch"`: the mean gradient of every batch unit ("batch clipping"): the records of a step are
-  sorted into m units, every record into one.
+- `"batch"`: the mean gradient of every batch unit ("batch clipping"). Each record of a step is in
+  one of m units.
 """
 
 Sampling = Literal["poisson", "shuffled", "fixed_size", "full_batch"]
@@ -21,9 +21,9 @@ Sampling = Literal["poisson", "shuffled", "fixed_size", "full_batch"]
 """
 
 Adjacency = Literal["add_remove", "replace_one", "zero_out"]
-"""Which two data sets are neighbours: the guarantee says that they are hard to tell apart.
+"""Which two data sets are neighbours. The guarantee says that they are hard to tell apart.
 
-- `"add_remove"`: one of them has one record more.
+- `"add_remove"`: one of them has one more record.
 - `"replace_one"`: they are of the same size, and one record differs.
 - `"zero_out"`: in one of them, one record is replaced by an empty one, whose gradient is zero.
 """
@@ -39,7 +39,7 @@ Schedule = tuple[tuple[float, int], ...]
 """Noise multipliers over time: `((z, count), ...)` is z for `count` steps, then the next pair's."""
 
 PyTree = Any
-"""A nested container of arrays: dicts, lists, tuples, and whatever else `jax.tree` knows."""
+"""A nested container of arrays: dicts, lists, tuples, or any other that `jax.tree` knows."""
 
 Tell = Callable[[str], None]
-"""Gets a line for the user about what takes long, or is not as expected."""
+"""A function that gets a line for the user: something takes long, or is not as expected."""

@@ -40,7 +40,7 @@ class Quantile:
 
     target: float
     learning_rate: float
-    count_std: float | None  # of the noise on each count; None: a twentieth of the divisor
+    count_std: float | None  # std of the noise on each count; None: a twentieth of the divisor
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,17 +48,18 @@ class Clipping:
     """An Optax transformation from `PerExampleGrads` to their clipped sum, without noise.
 
     Made by `clip_individual`, `clip_batch`, `clip_layerwise`, `clip_multiplied`, `clip_normalised`
-    and `clip_quantile`. Clippings with equal settings are equal. Beside `init` and `update` it
-    answers the questions of `privatize`.
+    and `clip_quantile`. Clippings with equal settings are equal. `init` and `update` are for Optax;
+    `privatize` calls the other methods.
 
     Attributes:
-      kind: which of these functions made it.
+      kind: the function that made it, without `clip_`.
       clipping_norm: C: a number or schedule; with several groups also `{pattern: number}` or a
         prefix pytree of the parameters.
-      unit: "example" if every example's gradient is clipped, "batch" if a unit's mean gradient is.
-      layer: the layers that have one number as their clipping norm; None: all parameters as one.
+      unit: "example": every example's gradient is clipped; "batch": every unit's mean gradient.
+      layer: where C is one number, what gets this number: every "tensor", every "module", or with
+        None all parameters as one.
       stability: γ of `clip_normalised`.
-      quantile: of `clip_quantile`.
+      quantile: the settings of `clip_quantile`.
     """
 
     kind: Kind
@@ -72,14 +73,14 @@ class Clipping:
         if self.unit not in ("example", "batch"):
             raise ValueError(f"unit is {self.unit!r}: give 'example' or 'batch'")
         if (self.kind, self.unit) in (("individual", "batch"), ("batch", "example")):
-            raise ValueError(f"unit is {self.unit!r}, and clip_{self.kind} clips the other one")
+            raise ValueError(f"unit is {self.unit!r}, but clip_{self.kind} clips the other unit")
         if self.layer not in (None, "tensor", "module"):
             raise ValueError(f"layer is {self.layer!r}: give 'tensor' or 'module'")
         if self.layer is not None and not is_clipping_norm(self.clipping_norm):
             raise ValueError(
-                f"layer is {self.layer!r}, and the clipping norms {self.clipping_norm!r} say "
-                "themselves what is clipped apart: leave layer out, or give one number for every "
-                "layer"
+                f"layer is {self.layer!r}, but the clipping norms {self.clipping_norm!r} already "
+                "say which layers are clipped together: leave layer out, or give one number for "
+                "every layer"
             )
         if self.stability is not None and not SMALLEST_CLIPPING_NORM <= self.stability < math.inf:
             raise ValueError(
@@ -117,7 +118,7 @@ class Clipping:
 
     @property
     def bounded(self) -> bool:
-        """Whether all clipping norms are finite, so that noise can hide what they let through."""
+        """Whether all clipping norms are finite. Noise hides nothing if one is infinite."""
         return all(math.isfinite(norm) for norm in self._first_norms())
 
     def groups(self, params: Any) -> Groups:
@@ -129,8 +130,8 @@ class Clipping:
     ) -> tuple[list[Array], Array]:
         """Weighs the gradients of a microbatch.
 
-        A coefficient times its gradient is never longer than the clipping norm: norms are upper
-        bounds. With `joint` it is the whole gradient that is within or not.
+        A gradient times its coefficient is never longer than the clipping norm, because norms are
+        upper bounds. With `joint` the whole gradient is within or not.
 
         Returns:
           Coefficients `[b]` per leaf, and per group whether the norm is within C `[groups, b]`.
@@ -151,19 +152,19 @@ class Clipping:
         return per_leaf, norms <= clipping_norms
 
     def record_factor(self, adjacency: Adjacency) -> int:
-        """How many clipping norms a group's clipped sum moves when one record changes: 1 or 2."""
+        """How many times C a group's clipped sum may move when one record changes: 1 or 2."""
         return sensitivity_factor(self.unit, adjacency)
 
     def sensitivity(self, adjacency: Adjacency, clipping_norms: Array | None = None) -> Any:
-        """Δ: how far the clipped sum moves, in Euclidean norm, when one record changes.
+        """Δ: how far the clipped sum can move, in Euclidean norm, when one record changes.
 
-        With `joint` it is that of the group with the largest clipping norm, which also has the
-        most noise; measured in clipping norms, as the noise is, it is `record_factor`.
+        With `joint` it is the Δ of the group with the largest clipping norm, which also has the
+        most noise. Measured in clipping norms, as the noise is, it is `record_factor`.
 
         Args:
           adjacency: what it means that one record changes.
-          clipping_norms: `[groups]` at this step. None: those that the clipping was made with,
-            where they say how many groups there are.
+          clipping_norms: `[groups]` at this step. None: the first ones. A clipping with `layer`
+            doesn't know how many groups there are: it needs them.
         """
         if clipping_norms is not None:
             norm = jnp.max if self.joint else lambda c: jnp.sqrt(jnp.sum(jnp.square(c)))
@@ -182,10 +183,10 @@ class Clipping:
         """The clipping norms for the step after `step`.
 
         Args:
-          groups: of the parameters.
-          state: at `step`.
-          step: number of the step.
-          fractions: `[groups]` noised fractions of the gradients that were within C.
+          groups: the groups of the parameters.
+          state: the state at `step`.
+          step: the number of the step.
+          fractions: `[groups]` the fraction of the gradients within C, with noise.
         """
         if self.quantile is None:
             if not any(callable(norm) for norm in groups.clipping_norms):
@@ -197,11 +198,11 @@ class Clipping:
         return ClippingState(adapted)
 
     def count_sensitivity(self, adjacency: Adjacency) -> float:
-        """How far one group's count (within C: +½, above: −½) moves with one record."""
+        """How far one record can move a group's count: +½ if it is within C, −½ if above."""
         return self.record_factor(adjacency) / 2
 
     def check(self, grads: object) -> None:
-        """Refuses anything but gradients of this clipping's units."""
+        """Refuses everything except per-example gradients of this clipping's unit."""
         if not isinstance(grads, PerExampleGrads):
             raise TypeError(
                 f"expected PerExampleGrads, got {type(grads).__name__}: clipping needs every "
@@ -243,9 +244,9 @@ class Clipping:
 
 
 def safe_clipping_norms(groups: Groups, clipping_norms: Array) -> Array:
-    """Clipping norms `[groups]` from a state, where nobody checked them.
+    """The clipping norms `[groups]` of a state, which nobody has checked yet.
 
-    They are raised to the least that norms can resolve.
+    They are raised to the smallest clipping norm that float32 can resolve.
     """
     if clipping_norms.shape != (len(groups.names),):
         raise ValueError(
@@ -272,13 +273,13 @@ def _norms_at(groups: Groups, step: Any) -> Array:
 
 
 def _measured_in(clipping_norms: Array, norms: Array) -> Array:
-    """√Σ (norm/C)² over the groups, as an upper bound: `[groups, b]`, for every group the same."""
+    """An upper bound on √Σ (norm/C)² over the groups: `[groups, b]`, the same for every group."""
     ratios = norms / clipping_norms
     largest = jnp.max(ratios, axis=0)
-    # Divided by the largest, so that no square overflows; adding up may round down.
+    # They are divided by the largest: no square overflows then. Adding up may round down.
     squares = jnp.square(ratios / jnp.maximum(largest, SMALLEST_CLIPPING_NORM))
     joint = largest * jnp.sqrt(jnp.sum(squares, axis=0) * (1 + (len(ratios) + 8) * 2.0**-23))
-    # Rounding up can make the norm of a finite gradient infinite: it contributes nothing then.
+    # Rounding up can make the norm of a finite gradient infinite: it then contributes nothing.
     joint = jnp.where(jnp.isfinite(largest), joint, jnp.inf)
     return jnp.broadcast_to(joint, norms.shape)
 

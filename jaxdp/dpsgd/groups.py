@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 ClippingNorm = float | Callable[[Any], Any]  # a number, or a schedule `step -> C`
-Patterns = str | tuple[str, ...]  # over parameter paths; what any of them takes is one group
+Patterns = str | tuple[str, ...]  # over parameter paths; all that they match is one group
 Layer = Literal["tensor", "module"]
 
-# The squares of the entries of a shorter gradient underflow float32.
+# Below this norm, the squares of a gradient's entries underflow float32.
 SMALLEST_CLIPPING_NORM = 1e-12
 
 
@@ -23,7 +23,7 @@ class Groups(NamedTuple):
 
     Attributes:
       of_leaf: the group of every leaf, in `jax.tree.leaves` order; None where it is frozen.
-      names: of the groups, as paths or patterns.
+      names: the names of the groups: paths or patterns.
       clipping_norms: C of every group, or a schedule `step -> C`.
       sizes: number of parameters in every group.
     """
@@ -34,7 +34,7 @@ class Groups(NamedTuple):
     sizes: tuple[int, ...]
 
     def add_up(self, of_leaves: Iterable[jax.Array]) -> jax.Array:
-        """Adds up an array `[...]` of every leaf to one of every group, `[groups, ...]`."""
+        """Adds up one array `[...]` per leaf to one per group: `[groups, ...]`."""
         totals: list[Any] = [0.0] * len(self.names)
         for group, value in zip(self.of_leaf, of_leaves, strict=True):
             if group is not None:
@@ -46,17 +46,17 @@ def group_leaves(params: Any, clipping_norms: Any, layer: Layer | None) -> Group
     """Sorts the leaves of `params` into groups.
 
     Args:
-      params: pytree of anything with a shape.
+      params: pytree of anything that has a shape.
       clipping_norms: a number (or schedule) for every layer; or `{pattern: C}` over parameter paths
-        such as "Conv_0/kernel", where `*` stands for any text and a pattern also takes all that
-        lies below it; or a prefix pytree of `params`. A pattern, a tuple of patterns or a prefix
-        leaf is one group. 0 freezes its group.
-      layer: what a layer is where there is one number: every "tensor", every "module" (tensors
-        with the same parent), or None for all parameters as one.
+        such as "Conv_0/kernel", where `*` stands for any text and a pattern also takes everything
+        below it; or a prefix pytree of `params`. A pattern, a tuple of patterns or a prefix leaf
+        is one group. 0 freezes its group.
+      layer: what a layer is, if there is one number: every "tensor", every "module" (tensors with
+        the same parent), or None for all parameters as one.
 
     Raises:
-      ValueError: naming the parameters that no group or several groups take, and the patterns
-        that take none.
+      ValueError: if no group, or more than one, takes a parameter, or if a pattern takes none. The
+        message names them.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     paths = [path_name(path) for path, _ in leaves]
@@ -94,24 +94,25 @@ def group_leaves(params: Any, clipping_norms: Any, layer: Layer | None) -> Group
 def group_alike(
     clipping_norms: Mapping[Any, float], num_groups: int
 ) -> dict[tuple[str, ...], float]:
-    """Sorts layers into groups with like clipping norms.
+    """Sorts layers into groups with similar clipping norms.
 
     For `clip_layerwise` and `clip_multiplied`. Each group is clipped as one, to the largest of its
-    clipping norms. So the noise on a layer is about √num_groups times its own clipping norm, where
-    layers that are clipped apart have √layers times it. (The root of the sum of a group's squared
-    clipping norms would never clip more than the layers' own, but it would give back all that
-    grouping gains.)
+    clipping norms. So with `clip_layerwise` the noise on a layer is about √num_groups times its own
+    clipping norm. Without groups it is √layers times that. (With the root of the sum of squares in
+    place of the largest, no group would be clipped more than its layers were, but all that grouping
+    gains would be lost.)
 
     Args:
-      clipping_norms: `{pattern: C}`, as for `clip_layerwise`. What a C of 0 freezes stays apart.
+      clipping_norms: `{pattern: C}`, as for `clip_layerwise`. Layers with C = 0 stay frozen, each
+        on its own.
       num_groups: K, at most the number of clipping norms above 0.
 
     Returns:
-      `{(pattern, ...): largest C}`: the partition with the least sum, over the layers, of the
-      squared log(group's C / layer's C).
+      `{(pattern, ...): largest C}`: the partition for which the sum over the layers of
+      log(group's C / layer's C)² is least.
 
     References:
-      Nguyen et al. 2023 (arXiv 2307.11939): √K for √L.
+      Nguyen et al. 2023 (arXiv 2307.11939): √K in place of √L.
 
     Example:
       >>> group_alike({"a": 0.9, "b": 0.01, "c": 1.0}, 2)
@@ -120,7 +121,7 @@ def group_alike(
     for norm in clipping_norms.values():
         check_clipping_norm(norm, zero_freezes=True)
         if callable(norm) or math.isinf(norm):
-            raise ValueError(f"the clipping norm is {norm!r}: only finite numbers can be alike")
+            raise ValueError(f"the clipping norm is {norm!r}: only finite numbers can be grouped")
     frozen = {_as_tuple(patterns): 0.0 for patterns, norm in clipping_norms.items() if norm == 0}
     layers = sorted(
         (p for p in clipping_norms if clipping_norms[p] != 0), key=lambda p: clipping_norms[p]
@@ -132,12 +133,13 @@ def group_alike(
             "clipping norms above 0"
         )
     logs = np.log([clipping_norms[layer] for layer in layers])
-    # cost[k, j]: of the first j layers in k groups; the last of these begins at begins[k, j].
+    # cost[k, j]: the cost of the first j layers in k groups. The last group begins at begins[k, j].
     cost = np.full((num_groups + 1, n + 1), math.inf)
     begins = np.zeros((num_groups + 1, n + 1), int)
     cost[0, 0] = 0
     for j in range(1, n + 1):
-        apart = np.cumsum(np.square(logs[j - 1] - logs[:j])[::-1])[::-1]  # of the layers i to j - 1
+        # apart[i]: the cost of the layers i to j - 1 as one group.
+        apart = np.cumsum(np.square(logs[j - 1] - logs[:j])[::-1])[::-1]
         for k in range(1, num_groups + 1):
             totals = cost[k - 1, :j] + apart
             begins[k, j] = np.argmin(totals)
@@ -159,7 +161,7 @@ def path_name(path: tuple) -> str:
 
 
 def takes(pattern: str, path: str) -> bool:
-    """Whether a pattern, in which `*` stands for any text, names a path or what it lies below."""
+    """Whether a pattern takes a path: it matches the path or a parent; `*` stands for any text."""
     return fnmatchcase(path, pattern) or fnmatchcase(path, f"{pattern}/*")
 
 
@@ -168,18 +170,18 @@ def is_clipping_norm(norm: object) -> bool:
 
 
 def all_clipping_norms(clipping_norms: Any) -> list[Any]:
-    """Every clipping norm, however they are given. (JAX could not sort keys of different types.)"""
-    if isinstance(clipping_norms, Mapping):
+    """Every clipping norm, in whichever form they are given."""
+    if isinstance(clipping_norms, Mapping):  # JAX can't sort keys that are text and tuples
         return [leaf for value in clipping_norms.values() for leaf in jax.tree.leaves(value)]
     return jax.tree.leaves(clipping_norms)
 
 
 def check_clipping_norm(norm: Any, *, zero_freezes: bool = False) -> None:
-    """Refuses what is no clipping norm: a Python number of at least 1e-12, or a schedule."""
+    """Refuses everything except a Python number of at least 1e-12 and a schedule."""
     if not is_clipping_norm(norm):
         raise TypeError(
             f"the clipping norm is {norm!r}, a {type(norm).__name__}: give a Python number. It "
-            "can't be injected as a hyperparameter, because noise and accounting rest on it"
+            "can't be injected as a hyperparameter, because noise and accounting depend on it"
         )
     if callable(norm) or (zero_freezes and norm == 0):
         return
@@ -195,11 +197,11 @@ def _as_tuple(patterns: Patterns) -> tuple[str, ...]:
 
 
 def _label(patterns: Any) -> str:
-    """The name of the group that some patterns take."""
+    """The name of the group that these patterns make."""
     if not all(isinstance(pattern, str) for pattern in _as_tuple(patterns)) or patterns == ():
         raise TypeError(
-            f"the group {patterns!r} is no pattern over parameter paths: give text, or a tuple of "
-            "texts for one group"
+            f"the group {patterns!r} is not a pattern over parameter paths: give a text, or a "
+            "tuple of texts for one group"
         )
     return " + ".join(_as_tuple(patterns))
 
@@ -247,7 +249,7 @@ def _prefix(params: Any, clipping_norms: Any) -> tuple[list[str], dict[str, Any]
         )
     except ValueError as error:
         raise ValueError(
-            f"the clipping norms {clipping_norms!r} are no prefix of the parameters: {error}"
+            f"the clipping norms {clipping_norms!r} are not a prefix of the parameters: {error}"
         ) from None
     labels = []
     for (path, _), count in zip(entries, jax.tree.leaves(counts), strict=True):

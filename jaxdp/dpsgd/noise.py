@@ -1,4 +1,4 @@
-"""The noise: its standard deviation for every group, and its draw."""
+"""The noise: its standard deviation for every group, and how it is drawn."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -28,7 +28,7 @@ def noise_stds(
       groups: `plan.clipping.groups(params)`.
       clipping_norms: `[groups]` the clipping norms at this step.
       allocation: as in `privatize`.
-      step: which step, for plans whose noise multiplier is a schedule.
+      step: the step, for plans whose noise multiplier is a schedule.
     """
     z = jnp.asarray(gradient_noise_multipliers(plan, len(groups.names)), jnp.float32)
     deltas = plan.clipping.record_factor(plan.adjacency) * safe_clipping_norms(
@@ -49,7 +49,7 @@ def noise_norm(
     allocation: Allocation = "proportional",
     step: jax.Array | int = 0,
 ) -> jax.Array:
-    """Root mean square norm of the noise on the mean gradient; the arguments are `noise_stds`'s."""
+    """Root mean square norm of the noise on the mean gradient. Arguments as in `noise_stds`."""
     if plan.noise_multiplier == 0:
         return jnp.zeros([])
     stds = noise_stds(plan, groups, clipping_norms, allocation, step)
@@ -66,7 +66,7 @@ ALLOCATIONS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 
 
 def count_std(plan: Plan) -> float:
-    """Standard deviation of the noise on the counts of the quantile clipping; 0 for the others."""
+    """Standard deviation of the noise on the counts of `clip_quantile`; 0 for other clippings."""
     quantile = plan.clipping.quantile
     if quantile is None:
         return 0.0
@@ -74,7 +74,7 @@ def count_std(plan: Plan) -> float:
 
 
 def gradient_noise_multipliers(plan: Plan, num_groups: int) -> np.ndarray:
-    """z of the gradient at every step, so that with the adaptive counts it is the plan's z.
+    """z of the gradient at every step: together with the noisy counts it makes the plan's z.
 
     Sums and counts are one Gaussian release: their (Δ/std)² add up to 1/z² (privacy rule 2).
     """
@@ -101,7 +101,7 @@ SHARED_NOISE = (
 
 @jax.custom_batching.custom_vmap
 def copy_key(data: jax.Array, leaf: jax.Array) -> jax.Array:
-    """Copies key data. Under a vmap of `leaf`, every member must have data of its own."""
+    """Copies key data. Under a vmap of `leaf`, every member must have its own data."""
     del leaf
     return jnp.array(data, copy=True)
 
@@ -137,6 +137,6 @@ def _add_noise_to_members(
         raise ValueError(SHARED_NOISE)
     spread = lambda x, batched: x if batched else jnp.repeat(x[None], axis_size, axis=0)
     others = jax.tree.map(spread, [stds, leaves], others_batched)
-    # lax.map, not vmap: a vmap here would ask for this very rule again.
+    # lax.map, not vmap: a vmap here would call this rule again, without end.
     noised = jax.lax.map(lambda args: add_noise(*args), (step_key, *others))
     return noised, [True] * len(leaves)

@@ -31,24 +31,25 @@ class Plan:
 
     Attributes:
       num_examples: N, the number of private records. It is published.
-      expected_batch_size: mean number of records in a step; also the divisor of the update.
+      expected_batch_size: mean number of records in a step; also the divisor of the update, unless
+        there are batch units.
       steps: number of updates, whole.
-      clipping: a jaxdp clipping, as `clip_individual(1.0)`.
-      num_units: m, for clippings with unit="batch": into how many units each step's records are
-        sorted, every record on its own. Also the divisor of the update.
-      target_epsilon: the ε asked for, or None where the noise multiplier was given.
-      noise_multiplier: z = noise standard deviation / sensitivity under `adjacency`; for a schedule
-        `((z, count), ...)`, which a function `step -> z` is turned into.
+      clipping: a jaxdp clipping, such as `clip_individual(1.0)`.
+      num_units: m, for clippings with unit="batch": the number of units into which a step's records
+        are sorted, each record on its own. It is then the divisor of the update.
+      target_epsilon: the ε that was given, or None if the noise multiplier was given.
+      noise_multiplier: z = noise standard deviation / sensitivity under `adjacency`. A function
+        `step -> z` is turned into a schedule `((z, count), ...)`.
       delta: δ, N^-1.1 unless given; less than 1/N.
       sampling: "poisson" (every record is in every step with probability expected_batch_size / N),
         "shuffled" (epochs, without amplification), "fixed_size" (without replacement) or
         "full_batch".
-      adjacency: what is meant by data that differ in one record: it is there or not ("add_remove"),
-        is another ("replace_one"), or contributes nothing ("zero_out").
+      adjacency: how two data sets differ in one record: one of them lacks it ("add_remove"), has
+        another one in its place ("replace_one"), or an empty one ("zero_out").
 
     Raises:
       ValueError, TypeError: for numbers that make no sense, a combination of sampling, adjacency
-        and clipping that has no sound accounting, or a target that no noise within reason meets.
+        and clipping without sound accounting, or a target ε that no reasonable noise meets.
 
     Example:
       >>> plan = Plan(num_examples=1437, expected_batch_size=256, steps=150, epsilon=3.0,
@@ -138,12 +139,12 @@ class Plan:
 
     @property
     def divisor(self) -> float:
-        """What the noised sum is divided by: a constant, never a sampled number."""
+        """The constant by which the noisy sum is divided: never a sampled number."""
         return self.expected_batch_size if self.num_units is None else self.num_units
 
     @property
     def capacity(self) -> int:
-        """Rows of a padded batch (or unit). In one of 1e9 runs some batch has more."""
+        """Rows of a padded batch (or unit). In one of 1e9 runs, some batch needs more."""
         return sampling.capacity(
             self.sampling,
             self.num_examples,
@@ -154,11 +155,11 @@ class Plan:
 
     @property
     def rounding_slack(self) -> float:
-        """By how much float32 rounding may raise the sensitivity of a clipped sum, as a fraction.
+        """The fraction by which float32 rounding may raise the sensitivity of a clipped sum.
 
-        A sum of B aligned clipped gradients has norm up to B·C; adding one record moves each of
-        the few rounding errors made at that size by up to 2^-24·B·C. The noise's standard
-        deviation is raised by this fraction; the noise multiplier that is accounted is not.
+        A sum of B aligned clipped gradients has norm up to B·C. Adding one record moves each of
+        the few rounding errors at that size by up to 2^-24·B·C. The noise's standard deviation is
+        raised by this fraction. The noise multiplier that is accounted stays.
         """
         summands = self.num_units or self.capacity
         return 1e-5 + 4 * summands * 2.0**-24
@@ -169,7 +170,7 @@ class Plan:
         return np.repeat([z for z, _ in pairs], [count for _, count in pairs])
 
     def mechanism(self, steps: int | None = None) -> Mechanism:
-        """The run, or its first steps, as plain data for the accountants."""
+        """The run, or its first `steps` steps, as plain data for the accountants."""
         z = self.noise_multiplier
         if isinstance(z, tuple) and steps is not None:
             z = _first_steps(z, steps)
@@ -185,14 +186,14 @@ class Plan:
 
     @property
     def accountant(self) -> Accountant:
-        """The tightest sound one: PLD; for batches of fixed size RDP, the only sound one."""
+        """The tightest sound accountant: PLD, or RDP for batches of fixed size."""
         return accountants(self.sampling, self.adjacency)[0]
 
     def epsilon(self, steps: int | None = None, accountant: Accountant | None = None) -> float:
         """ε at the plan's δ.
 
         Args:
-          steps: after how many steps; None: all of them.
+          steps: the number of steps; None: all of them.
           accountant: "pld", or "rdp" for a looser bound; None: the plan's own `accountant`.
         """
         return guarantee.epsilon(self.mechanism(steps), self.delta, accountant or self.accountant)
@@ -203,18 +204,18 @@ class Plan:
         """The trade-off curve: how well any attacker can tell whether a record was there.
 
         Args:
-          alphas: type I errors, the chances of a false alarm, in [0, 1].
+          alphas: type I errors (the chances of a false alarm), in [0, 1].
           steps: as in `epsilon`.
 
         Returns:
-          `(alphas, betas)`: the least type II error, the chance to miss the record, at each.
-          Perfect privacy is 1 - alpha.
+          `(alphas, betas)`: for each alpha the least type II error (the chance to miss the
+          record). With perfect privacy it is 1 - alpha.
         """
         levels = np.asarray(alphas, np.float64)
         return levels, tradeoff(self.mechanism(steps), levels, self.accountant)
 
     def group_epsilon(self, size: int, steps: int | None = None) -> float:
-        """ε at the plan's δ for data that differ in `size` records, all those of one person say.
+        """ε at the plan's δ for data that differ in `size` records, such as all of one person's.
 
         Args:
           size: number of records, at least 1.
@@ -227,7 +228,7 @@ class Plan:
         """ε at the plan's δ after the steps that an optimizer state has seen.
 
         Args:
-          state: the state of an Optax chain with one `privatize` in it, also inside wrappers.
+          state: the state of an Optax chain with one `privatize` in it; wrappers are allowed.
           accountant: as in `epsilon`.
         """
         found = [
@@ -248,14 +249,14 @@ class Plan:
         """Samples the batch of every step from `start` on.
 
         Args:
-          key: None draws a secret sampling key from the operating system. Give one, kept secret,
-            to repeat or resume a run: the batch of a step depends on (key, step) only.
+          key: None draws a secret sampling key from the operating system. To repeat or resume a
+            run, give a key and keep it secret: a step's batch depends on (key, step) only.
           start: the first step to yield.
 
         Yields:
           `(indices int32 [capacity], mask bool [capacity])`: rows of the data, padded with row 0
           where the mask is False; `[num_units, capacity]` for clippings with unit="batch". No
-          sampled record is ever dropped: a sample larger than the capacity comes in a larger shape.
+          sampled record is ever dropped: a sample larger than the capacity gets a larger shape.
         """
         if self.sampling == "shuffled" and key is None:
             epoch = batches_per_epoch(self.num_examples, int(self.expected_batch_size))
@@ -331,7 +332,7 @@ def _noise_schedule(z: float | Callable[[int], float], steps: int) -> float | Sc
 
 
 def _first_steps(schedule: Schedule, steps: int) -> Schedule:
-    """The schedule of the first `steps` steps; its last noise multiplier goes on for ever."""
+    """The schedule of the first `steps` steps; after its end the last noise multiplier stays."""
     taken: list[tuple[float, int]] = []
     left = steps
     for i, (z, count) in enumerate(schedule):

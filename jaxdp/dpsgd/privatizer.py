@@ -1,4 +1,4 @@
-"""The one owner of the release: clips, sums, draws the noise, divides by a constant."""
+"""The only module that releases: it clips, sums, adds the noise, and divides by a constant."""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ from .sums import NORM_BIN_EDGES, Diagnostics, Strength, Sums, diagnose
 
 
 class PrivatizeState(NamedTuple):
-    """Secret: whoever knows the key can subtract the noise."""
+    """The state of `privatize`. It is a secret: whoever knows the key can subtract the noise."""
 
     privatize_key: jax.Array  # typed PRNG key, the same for the whole run
     privatize_step: jax.Array  # int32, releases made so far
@@ -50,9 +50,9 @@ class Privatizer:
     key: jax.Array | None = field(default=None, repr=False)
 
     def init(self, params: Any) -> PrivatizeState:
-        """The state before the first step. Call it outside `jit` and `vmap`, unless with a key."""
+        """The state before the first step. Without a key, call it outside `jit` and `vmap`."""
         plan, clipping = self.plan, self.plan.clipping
-        # Refuses counts that cost all of the noise multiplier.
+        # Refuses counts that cost more than the noise multiplier pays for.
         gradient_noise_multipliers(plan, len(clipping.groups(params).names))
         if self.key is None:
             if is_traced():
@@ -78,13 +78,13 @@ class Privatizer:
         **extra_args: Any,
     ) -> tuple[Any, PrivatizeState]:
         """Makes the private mean gradient of a whole batch: `(mean gradient, state)`."""
-        del extra_args  # Optax hands every transformation of a chain those of the others
+        del extra_args  # Optax passes them to every transformation of a chain
         return self.release(self.sums(updates, state), state, params)
 
     def sums(self, grads: PerExampleGrads, state: PrivatizeState) -> Sums:
-        """The first half of `update`: the clipped sum without noise of one part of a batch.
+        """The first half of `update`: the clipped sum of one part of a batch, without noise.
 
-        Parts (microbatches, devices, hosts) are added.
+        Add the sums of all parts (microbatches, devices, hosts) with `+` or `jax.lax.psum`.
         """
         clipping = self.plan.clipping
         clipping.check(grads)
@@ -108,14 +108,14 @@ class Privatizer:
     def release(
         self, sums: Sums, state: PrivatizeState, params: Any = None
     ) -> tuple[Any, PrivatizeState]:
-        """The second half of `update`: one noise for the whole logical batch.
+        """The second half of `update`: adds noise once, to the sums of the whole batch.
 
         Never release two parts of one batch separately.
 
         Args:
-          sums: of the whole batch.
-          state: that the sums were made with.
-          params: None, or the parameters, whose dtypes the result takes.
+          sums: the sums of the whole batch.
+          state: the state that the sums were made with.
+          params: the parameters, whose dtypes the result gets; or None.
 
         Returns:
           `(mean gradient, state)`.
@@ -132,11 +132,11 @@ class Privatizer:
         if plan.noise_multiplier != 0:  # else an infinite clipping norm would give 0·inf
             clipping_norms, step = state.clipping.clipping_norms, state.privatize_step
             stds = noise_stds(plan, groups, clipping_norms, self.allocation, step)
-            # NaN, rather than noise for other clipping norms than the sum was clipped to.
+            # If the sum was clipped to other norms, the noise would be wrong: release NaN instead.
             clipped_to = sums.clipping_norms / sums.parts
             matches = jnp.allclose(clipped_to, clipping_norms, rtol=1e-5, atol=0)
             stds = jnp.where(matches, stds, jnp.nan)
-            # A frozen leaf's sum is zero whatever the data are: it needs no noise.
+            # A frozen leaf's sum is zero for all data: it needs no noise.
             noisy = [i for i, group in enumerate(groups.of_leaf) if group is not None]
             *released, counts = add_noise(
                 jax.random.fold_in(state.privatize_key, step),
@@ -170,21 +170,21 @@ def privatize(
 ) -> Privatizer:
     """Makes the gradient private: clip, sum, add Gaussian noise, divide by the plan's constant.
 
-    Put it first in an `optax.chain`; everything after it is post-processing and free. The noise
-    has standard deviation `plan.noise_multiplier` times the sensitivity that the plan's clipping
-    has under the plan's adjacency (times 1 + `plan.rounding_slack`), whatever the clipping norm is
-    at that step. The divisor is the *expected* batch size, not the sampled one (with batch units
-    their number). An empty batch is a step.
+    Put it first in an `optax.chain`. Everything after it is post-processing, which costs no
+    privacy. The noise has standard deviation `plan.noise_multiplier` times the sensitivity of the
+    plan's clipping under the plan's adjacency (times 1 + `plan.rounding_slack`), at the clipping
+    norm of that step. The divisor is the *expected* batch size, not the sampled one; with batch
+    units it is their number. An empty batch is a step, too.
 
-    The noise of a step is a function of (key, step, leaf), so `update` is a pure function of its
-    arguments and the state's key is a secret. Use every state once: two updates from one state
-    share their noise, and their difference is bare.
+    The noise of a step is a function of (key, step, leaf). So `update` is a pure function of its
+    arguments, and the state's key is a secret. Use every state once: two updates from one state
+    have the same noise, and their difference has none.
 
     Args:
       plan: the numbers of the run.
       key: None draws the noise key from the operating system's entropy when `init` is called, so
-        call `init` outside `jit` and `vmap`. A key is for reproducible runs, which are not private
-        if others can guess it; every `init` with it begins the same noise again.
+        call `init` outside `jit` and `vmap`. Give a key to make a run reproducible: it is not
+        private if others can guess the key, and every `init` with it begins the same noise again.
       allocation: how the noise is spread over groups that are clipped separately, at the same
         noise multiplier: std "proportional" to the group's clipping norm C, "isotropic" (the same
         for all), or "dimension" (std² ∝ C/√size), which has the least total energy. Clippings with
@@ -202,14 +202,14 @@ def privatize(
     if plan.clipping.joint and allocation != "proportional":
         raise ValueError(
             f"allocation is {allocation!r}: with {plan.clipping!r} any one group may move by its "
-            "whole clipping norm, so that no group can do with less noise than in proportion to "
-            "it. Give 'proportional', which has the least noise everywhere"
+            "whole clipping norm, so every group needs noise in proportion to it. Give "
+            "'proportional'"
         )
     return Privatizer(plan, allocation, None if key is None else keys.stream(key, "noise"))
 
 
 def _check_reduced(leaves: list[jax.Array], key: jax.Array) -> None:
-    """Refuses sums that still differ between the devices of a shard_map: each would be released."""
+    """Refuses sums that still differ between the devices of a shard_map."""
     varying = varying_axes(leaves) - varying_axes(key)
     if varying:
         raise ValueError(

@@ -1,8 +1,8 @@
 """Clipping norms from public data: the average gradient norm of every layer, scaled.
 
-Adaptive layerwise clipping (Nguyen et al. 2023, arXiv 2307.11939). Whatever is done here with
-public records and released weights is post-processing: it costs no privacy. Private records have no
-place among the arguments of these functions, and clipping norms must never follow private norms.
+This is adaptive layerwise clipping (Nguyen et al. 2023, arXiv 2307.11939). It uses only public
+records and released weights, so it is post-processing and costs no privacy. Never pass private
+records to these functions, and never set clipping norms from private norms.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,19 +22,19 @@ Batches = Iterable[tuple[tuple, Any]]  # (the loss's arguments after the paramet
 def public_norms(
     loss_fn: Callable[..., jax.Array], clipping: Clipping, *, microbatch_size: int | None = None
 ) -> Callable[[Any, Batches], np.ndarray]:
-    """Measures how long the gradients are that a clipping will see, on public data.
+    """Measures on public data how long the gradients are that a clipping clips.
 
     Args:
       loss_fn: as for `per_example_grads`: the loss of one example, or for a clipping with
         unit="batch" the mean loss of a unit, `loss_fn(params, *records, mask)`.
-      clipping: whose groups and unit are taken.
+      clipping: its groups and its unit are measured.
       microbatch_size: as for `per_example_grads`.
 
     Returns:
       A function `(params, batches) -> norms [groups] float32`: the norm of every group's gradient,
       averaged over all examples (units) of the public `batches` of `(batch, mask)`. Units should
-      have the size of the private ones, because means over more records are shorter. `params` are
-      released weights. What is not finite is left out.
+      be as large as the private ones, because means over more records are shorter. `params` are
+      released weights. Gradients that are not finite are left out.
 
     Example:
       >>> clip = clip_layerwise(1.0)
@@ -62,7 +62,7 @@ def public_norms(
             total, count = total + np.asarray(part, np.float64), count + int(counted)
         if count == 0:
             raise ValueError(
-                "no public gradient is finite, or there are no public records: their norms give no "
+                "no public gradient is finite, or there are no public records, so there are no "
                 "clipping norms. Check the records, or train the first copy with a lower rate"
             )
         return np.asarray(total / count, np.float32)
@@ -77,19 +77,19 @@ def scale_norms(
 
     Args:
       norms: `[groups]`, as `public_norms` measures them.
-      clipping_norm: C: then C_h = C·e_h / max_k e_k. None: C_h = e_h.
-      floor: the least C_h, as a share of the largest. A layer whose gradient vanishes on the public
-        records would else be clipped to nothing for good.
+      clipping_norm: with C, C_h = C·e_h / max_k e_k. None: C_h = e_h.
+      floor: the least C_h, as a share of the largest. Without it, a layer whose gradient is zero on
+        the public records would never be trained.
 
     Returns:
-      `[groups] float32`, for `optax.tree.set(state, clipping_norms=...)`: the noise follows, and
+      `[groups] float32`, for `optax.tree.set(state, clipping_norms=...)`. The noise follows them;
       the noise multiplier stays.
     """
     norms = np.asarray(norms, np.float32)
     if clipping_norm is not None and not 0 < clipping_norm < np.inf:
         raise ValueError(
-            f"clipping_norm is {clipping_norm}: give that of the layer with the largest gradient, "
-            "above 0"
+            f"clipping_norm is {clipping_norm}: give the norm for the layer with the largest "
+            "gradient, above 0"
         )
     if not 0 < floor <= 1:
         raise ValueError(
@@ -111,16 +111,16 @@ def pretrained_copy(
     *,
     optimizer: optax.GradientTransformation | None = None,
 ) -> Any:
-    """Trains a copy of the parameters on public data without noise, for a first look at norms.
+    """Trains a copy of the parameters on public data, without noise, to measure norms there.
 
-    Gradients at the first parameters, as they are drawn, say little about those soon after. The
-    copy is for measuring only; its weights are as public as the records.
+    Gradients at the freshly drawn parameters say little about the gradients some steps later. The
+    copy is only for measuring; its weights are as public as the records.
 
     Args:
       unit_loss: the mean loss of some records, `unit_loss(params, *records, mask)`, as `mean_loss`
         makes it.
-      params: which are not changed.
-      batches: public `(records, mask)`, for as many epochs as they last.
+      params: the parameters; they are not changed.
+      batches: public `(records, mask)`; each is one step.
       optimizer: None takes Adam with a learning rate of 0.001.
     """
     optimizer = optimizer or optax.adam(1e-3)

@@ -1,4 +1,4 @@
-"""Draws who takes part in a step, for every sampling that can be accounted; pads to one shape."""
+"""Draws the records of every step, for every sampling, and pads them to one shape."""
 
 import numpy as np
 from scipy.stats import binom
@@ -17,13 +17,13 @@ def sample(
     They depend on (key, step) only.
 
     Args:
-      sampling: "poisson": every record on its own; "shuffled": epochs in an order of their own,
-        the last batch of each may be short; "fixed_size": drawn without replacement, every step
-        anew; "full_batch": everybody.
+      sampling: "poisson": every record on its own; "shuffled": every epoch in a new order, with a
+        last batch that may be short; "fixed_size": a new batch for every step, without
+        replacement; "full_batch": all records.
       key: Philox key `[2] uint64` (`keys.philox_key`).
       step: whole number of the step.
       num_examples: N.
-      expected_batch_size: for all but Poisson a whole number, the batch size.
+      expected_batch_size: the batch size; a whole number, except for Poisson sampling.
     """
     if sampling == "poisson":
         return poisson_sample(key, step, num_examples, expected_batch_size / num_examples)
@@ -41,7 +41,7 @@ def sample(
 def capacity(
     sampling: Sampling, num_examples: int, expected_batch_size: float, num_units: int, steps: int
 ) -> int:
-    """Returns a size that no batch (or unit) of a run exceeds, except with probability 1e-9."""
+    """Returns a size that some batch (or unit) of a run exceeds with probability 1e-9 only."""
     if sampling == "poisson":
         trials, probability = num_examples, expected_batch_size / num_examples / num_units
     else:
@@ -55,10 +55,9 @@ def capacity(
 def poisson_sample(key: np.ndarray, step: int, num_examples: int, probability: float) -> np.ndarray:
     """Returns the indices `[n] int32` of the records in a Poisson sample, in increasing order.
 
-    Each record is in with the given probability, independently of all others; whether it is
-    depends on (key, step, record index) only. Inclusion compares 64 random bits with the
-    probability, whose resolution of 2^-64 float32 does not have (`u < q` in float32 is off by
-    7% at q = 1e-6).
+    Each record is in with the given probability, independently of all others. Whether it is in
+    depends on (key, step, record index) only. 64 random bits are compared with the probability:
+    float32 is too coarse for this (`u < q` is off by 7% at q = 1e-6).
 
     Args:
       key: Philox key `[2] uint64` (`keys.philox_key`).
@@ -80,7 +79,8 @@ def _generator(key: np.ndarray, counter: int) -> np.random.Generator:
 def pad(indices: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Pads indices `[n]` to a multiple of `rows`: `(indices int32 [c], mask bool [c])`.
 
-    A sample larger than that is never cut: it gets a larger (and so recompiled) shape.
+    A sample of more than `rows` is never cut: it gets a larger shape, for which the step is
+    compiled again.
     """
     padded = rows * max(1, -(-len(indices) // rows))
     mask = np.arange(padded) < len(indices)
@@ -90,8 +90,8 @@ def pad(indices: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
 def assign_units(key: np.ndarray, step: int, num_examples: int, num_units: int) -> np.ndarray:
     """Returns every record's unit at a step, `[N] int32`, uniform and independent.
 
-    It depends on (key, step, record index) only: never on the record's content, on who else is
-    sampled, or on its place in a batch.
+    A record's unit depends on (key, step, record index) only: never on its content, its place in a
+    batch, or which other records are sampled.
     """
     bits = np.random.Philox(key=key, counter=[0, 0, 0, step]).random_raw(num_examples)
     return (bits % np.uint64(num_units)).astype(np.int32)

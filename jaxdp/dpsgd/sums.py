@@ -1,4 +1,4 @@
-"""What a batch adds up to before the noise, and private facts about the batch."""
+"""The sums of a batch before the noise, and private facts about the batch."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,32 +9,32 @@ import numpy as np
 
 from ..gradients.lazy import Microbatch
 
-#: Norms are counted in bins of a quarter octave; the first and last are open.
+#: Norms are counted in bins whose edges grow by 2^(1/4); the first and last bins are open.
 NORM_BIN_EDGES = np.exp2(np.arange(-80, 81) / 4).astype(np.float32)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Diagnostics:
-    """Private facts about a batch, without noise: for the owner of the data, not for release."""
+    """Facts about a batch, without noise: private, for the owner of the data only."""
 
-    count: jax.Array  # units (examples) that were not padding
-    loss_sum: jax.Array  # over the finite ones
+    count: jax.Array  # units (examples) without the padding
+    loss_sum: jax.Array  # over the units with a finite gradient
     clipped: jax.Array  # units with a gradient above C, in some group
-    nonfinite: jax.Array  # units whose gradient was not finite, and so counted as zero
-    norm_histogram: jax.Array  # [162] units per bin of gradient norm, between NORM_BIN_EDGES
+    nonfinite: jax.Array  # units whose gradient was not finite; they contribute zero
+    norm_histogram: jax.Array  # [162] units per bin of gradient norm; edges: NORM_BIN_EDGES
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Sums:
-    """What a batch adds up to before the noise. Sums of disjoint parts of a batch add with `+`."""
+    """The sums of a batch, or of a part of it, before the noise. Add the parts with `+`."""
 
     gradient: Any  # pytree like the parameters, float32 or wider: the clipped sum, without noise
     counts: jax.Array  # [groups] units within C minus units above it, halved, without noise
     diagnostics: Diagnostics
-    # How many parts were added, and the sum of their clipping norms `[groups]`: a sum that was
-    # clipped to other norms than those of the release must not pass for private.
+    # How many parts were added, and the sum of their clipping norms `[groups]`. `release` compares
+    # them with its own: noise for other clipping norms would not make the sum private.
     parts: jax.Array
     clipping_norms: jax.Array
 
@@ -45,7 +45,7 @@ class Sums:
 
 
 class Strength(NamedTuple):
-    """The clipped mean gradient beside its noise. Private: the first has no noise."""
+    """Norms of the clipped mean gradient and of its noise. Private: the first has no noise."""
 
     clipped_mean_norm: jax.Array  # norm of the clipped sum over the divisor, before the noise
     noise_norm: jax.Array  # root mean square norm of the noise on it

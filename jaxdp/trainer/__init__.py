@@ -1,6 +1,6 @@
 """The trainer: options and data go in, a run's folder with its release comes out.
 
-What is public here are the options, which a config file sets: `config = Config(...)`. The commands
+The public names are the options. A config file sets them: `config = Config(...)`. The commands
 `python -m jaxdp.train`, `evaluate`, `report` and `plan` do the rest.
 """
 

@@ -15,11 +15,11 @@ class AverageState(NamedTuple):
 def average_parameters(decay: float) -> optax.GradientTransformation:
     """Keeps an exponential moving average of the parameters; changes no update.
 
-    Put it last in a chain. The decay is (1 + t)/(10 + t) at step t where that is less, so that
-    the first parameters, which are noise, are soon forgotten.
+    Put it last in a chain. At step t the decay is (1 + t)/(10 + t) if that is less: so the first
+    parameters, which are random, are soon forgotten.
 
     Args:
-      decay: share of the old average that a step keeps, in (0, 1).
+      decay: the share of the old average that a step keeps, in (0, 1).
 
     References:
       De et al. 2022, Unlocking High-Accuracy Differentially Private Image Classification through
@@ -27,12 +27,12 @@ def average_parameters(decay: float) -> optax.GradientTransformation:
     """
 
     def init(params: Any) -> AverageState:
-        # A copy: the step is given the memory of both.
+        # A copy: the step uses the memory of the parameters and of the average again.
         return AverageState(jnp.zeros([], jnp.int32), jax.tree.map(jnp.array, params))
 
     def update(updates: Any, state: AverageState, params: Any = None) -> tuple[Any, AverageState]:
         if params is None:
-            raise ValueError("params is None: pass the parameters, they are what is averaged")
+            raise ValueError("params is None: pass the parameters, which are averaged")
         step = state.average_step + 1
         share = jnp.minimum(decay, (1 + step) / (10 + step))
         average = jax.tree.map(

@@ -1,4 +1,4 @@
-"""From the options to a clipping."""
+"""Makes the clipping that the options describe."""
 
 from ..dpsgd.clipping import Clipping
 from ..dpsgd.clippings import (
@@ -20,7 +20,7 @@ def make_clipping(config: ClippingConfig, norms: NormsOfLayers | None = None) ->
 
     Args:
       config: the clipping section of a configuration.
-      norms: clipping norms of the layers, if they were measured.
+      norms: clipping norms of the layers, if they were measured on public records.
     """
     unit, layer = config.clipped_unit, None if config.layer == "model" else config.layer
     if norms is not None:
@@ -44,6 +44,6 @@ def make_clipping(config: ClippingConfig, norms: NormsOfLayers | None = None) ->
 
 
 def units_at_a_time(config: Config, plan: Plan) -> int:
-    """How many examples, or batch units with as many records, are differentiated at a time."""
+    """How many examples (or batch units) are differentiated at a time."""
     records = config.training.microbatch_size
     return records if plan.clipping.unit == "example" else max(1, records // plan.capacity)

@@ -17,68 +17,76 @@ class ClippingConfig:
     kind: Literal["individual", "layerwise", "multiplied", "normalised", "quantile", "batch"] = (
         "individual"
     )
-    """individual: each example's gradient.
-    layerwise: each layer of it.
-    multiplied: all layers by one factor, measured in their norms.
-    normalised: all to nearly the same norm.
-    quantile: the norm follows the gradients'.
-    batch: the batch's mean gradient."""
+    """What is clipped, and how.
+    individual: each example's gradient.
+    layerwise: each layer of the gradient on its own.
+    multiplied: all layers by one factor, with a norm for each layer.
+    normalised: every gradient is scaled to nearly the same norm.
+    quantile: each layer on its own; C follows a quantile of the gradient norms.
+    batch: the mean gradient of each batch unit."""
 
     norm: float = 0.3
-    """Clipping norm C: what is clipped is scaled down to at most this length.
-    With layerwise: each layer; with quantile: at the first step.
-    With public norms: that of the layer with the largest gradient."""
+    """Clipping norm C: longer gradients are scaled down to this length.
+    With layerwise and multiplied: C of each layer. With quantile: C at the first step.
+    With norms-from public: C of the layer with the largest gradient."""
 
     layer: Literal["model", "module", "tensor"] = "tensor"
-    """What layerwise, multiplied and quantile take for a layer; model: all parameters as one."""
+    """What a layer is, for layerwise, multiplied and quantile.
+    model: all parameters as one.
+    module: the tensors of one module.
+    tensor: every tensor on its own."""
 
     norms_from: Literal["given", "public", "public_norms"] = "given"
     """Where the clipping norms of layerwise and multiplied come from.
-    given: norm, for each layer.
-    public: norm · e / max e, with e the layer's average gradient norm on data.public.
-    public_norms: e."""
+    given: the option norm, for each layer.
+    public: norm · e / max e, with e the average norm of the layer's gradient on data.public.
+    public_norms: e itself."""
 
     groups: int | None = None
-    """With public norms: into how many groups layers with like norms are sorted.
-    A group is clipped as one, to the largest of its norms; None: every layer is on its own."""
+    """With norms from public data: the number of groups; layers with similar norms share one.
+    A group is clipped as one, to the largest of its norms. None: every layer is on its own."""
 
     refresh: bool = True
-    """With public norms: measure them again after every epoch, at the weights then."""
+    """With norms from public data: measure them again after every epoch."""
 
     decay: float = 1.0
-    """What the norm C is multiplied by after every epoch."""
+    """C is multiplied by this number after every epoch."""
 
     floor: float = 0.01
-    """With public norms: no layer's norm is less than this share of the largest."""
+    """With norms from public data: no layer's norm is below this share of the largest."""
 
     pretraining_epochs: int = 5
-    """With public norms: for how long a copy of the first model is trained on data.public.
-    The first norms are measured there; its training has no noise."""
+    """With norms from public data: epochs for which a copy of the model is trained on data.public.
+    The first norms are measured on this copy. It is trained without noise."""
 
     pretraining_rate: float = 0.001
-    """Learning rate of that training, by Adam."""
+    """Learning rate (of Adam) for training the copy of pretraining-epochs."""
 
     unit: Unit = "example"
     """What is clipped: every example's gradient, or the mean gradient of a batch unit.
     Kind batch always clips batch units."""
 
     units: int = 1
-    """With batch units: into how many of them the records of a step are sorted."""
+    """The number of batch units into which the records of a step are sorted."""
 
     allocation: Literal["proportional", "isotropic", "dimension"] = "proportional"
-    """How layers share the noise: as their norms, all alike, or as norm over root of size."""
+    """How the noise is spread over layers that are clipped separately.
+    proportional: in proportion to the layer's C.
+    isotropic: the same for all.
+    dimension: std squared in proportion to C / root of the layer's size."""
 
     stability: float = 0.01
-    """Of normalised: gradients much shorter than this stay short."""
+    """With normalised: gradients that are much shorter than this stay short."""
 
     quantile: float = 0.5
-    """Of quantile: the share of gradients to leave whole."""
+    """With quantile: the share of gradients that should not be clipped."""
 
     quantile_rate: float = 0.2
-    """Of quantile: how fast its norm moves."""
+    """With quantile: how fast C moves (the learning rate of log C)."""
 
     count_std: float | None = None
-    """Of quantile: noise on the count, in records; None: a twentieth of the batch."""
+    """With quantile: standard deviation of the noise on each count, in records (or batch units).
+    None: a twentieth of the expected batch size (or of the number of units)."""
 
     @property
     def clipped_unit(self) -> Unit:
@@ -109,7 +117,7 @@ class ClippingConfig:
             0 < self.decay <= 1 and (self.decay == 1 or self.kind != "quantile"),
             "clipping.decay",
             self.decay,
-            "a number above 0 and at most 1; with quantile 1, its norm follows the gradients",
+            "a number above 0 and at most 1; with kind quantile 1, because C follows the gradients",
         )
         require(
             self.decay == 1
@@ -146,22 +154,23 @@ class PlanConfig:
 
     epsilon: float | None = 3.0
     """Target ε: the noise is chosen so that the whole run spends at most this much.
-    None: the noise multiplier is given instead, and its ε is what the run may spend."""
+    None: give noise-multiplier instead; the run may spend the ε that this noise costs."""
 
     noise_multiplier: float | None = None
-    """z, the noise's standard deviation over the sensitivity, where epsilon is None."""
+    """z, the noise's standard deviation over the sensitivity; only if epsilon is None."""
 
     delta: float | None = None
-    """δ, below 1/N; None stands for N^-1.1 with N the number of private records."""
+    """δ, below 1/N, where N is the number of private records. None: N^-1.1."""
 
     expected_batch_size: float = 719.0
-    """Records in a step on average.
-    With Poisson sampling each takes part with probability this / N."""
+    """Number of records in a step, on average.
+    With Poisson sampling, each record takes part with probability (this number) / N."""
 
     sampling: Sampling = "poisson"
-    """poisson: every record on its own.
-    shuffled: epochs, without amplification of privacy.
-    fixed_size: so many records, anew every step.
+    """How the records of a step are chosen.
+    poisson: every record on its own, with the same probability.
+    shuffled: epochs in random order, without amplification of privacy.
+    fixed_size: a new batch of fixed size for every step.
     full_batch: all records."""
 
     steps: int = 100
@@ -170,8 +179,8 @@ class PlanConfig:
     adjacency: Adjacency = "add_remove"
     """Which neighbouring data sets the guarantee compares.
     add_remove: one record is added or removed.
-    zero_out: it is replaced by an empty one.
-    replace_one: it is replaced by any other."""
+    zero_out: one record is replaced by an empty one.
+    replace_one: one record is replaced by any other."""
 
     def __post_init__(self) -> None:
         require(
@@ -188,10 +197,10 @@ class TrainingConfig:
     """How the private gradients are used."""
 
     optimizer: str = "sgd"
-    """sgd: with momentum. Else any of Optax's that takes a learning rate: adam, adamw, lamb, ..."""
+    """sgd (with momentum), or any optimizer of Optax with a learning rate: adam, lamb, ..."""
 
     optimizer_options: dict[str, float] = field(default_factory=dict)
-    """Other arguments of the optimizer, by Optax's names: b1 0.8 weight_decay 0.01."""
+    """Other arguments of the optimizer, by Optax's names, such as: b1 0.8 weight_decay 0.01."""
 
     learning_rate: float = 2.3
     """Step size; with sgd, about 1 / clipping norm is a good start."""
@@ -200,24 +209,25 @@ class TrainingConfig:
     """Momentum of sgd."""
 
     schedule: str = "cosine"
-    """What the learning rate is multiplied by.
-    cosine: falls to a tenth over the run.
+    """How the learning rate changes: it is multiplied by this schedule.
+    cosine: falls from 1 to a tenth over the run.
     constant: 1.
-    Else one of Optax's, without its ending _schedule: warmup_cosine_decay, linear, ..."""
+    Or a schedule of Optax, without its ending _schedule: warmup_cosine_decay, linear, ..."""
 
     schedule_options: dict[str, float] = field(default_factory=dict)
-    """Arguments of the schedule, by Optax's names: init_value 0 peak_value 1 warmup_steps 9."""
+    """Arguments of the schedule, by Optax's names, such as: init_value 0 peak_value 1."""
 
     ema: float = 0.9999
-    """Share that a moving average of the parameters keeps at step t; (1 + t)/(10 + t) if less.
-    The average is what is scored and released, for no ε.
-    0: the last parameters are scored and released."""
+    """A moving average of the parameters is scored and released; it costs no ε.
+    At step t it keeps this share of itself, or (1 + t)/(10 + t) if that is less.
+    0: no average; the last parameters are scored and released."""
 
     frozen: tuple[str, ...] = ()
-    """Parameters to leave as they were drawn: patterns over paths, as Conv_0 or */bias."""
+    """Parameters that are not trained: patterns over their paths, such as Conv_0 or */bias."""
 
     microbatch_size: int = 256
-    """Examples differentiated at a time: bounds the memory, changes nothing else."""
+    """Number of examples that are differentiated at a time.
+    It bounds the memory and changes nothing else."""
 
     def __post_init__(self) -> None:
         require(
@@ -241,10 +251,10 @@ class CheckpointConfig:
     """When checkpoints are written, and how many are kept."""
 
     every_seconds: float = 60.0
-    """Time between checkpoints; there is one at the end of a run, too."""
+    """Seconds between checkpoints. One more is written at the end of a run."""
 
     keep: int = 2
-    """How many to keep: the newest."""
+    """How many checkpoints to keep: the newest ones."""
 
     def __post_init__(self) -> None:
         require(
@@ -258,36 +268,37 @@ class Config:
     """All options of a run."""
 
     data: DataConfig = field(default_factory=DataConfig)
-    """What is learnt from."""
+    """The data: what is trained on and scored."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    """What is learnt."""
+    """The model that is trained."""
     clipping: ClippingConfig = field(default_factory=ClippingConfig)
-    """What one example can do."""
+    """How gradients are clipped."""
     plan: PlanConfig = field(default_factory=PlanConfig)
     """The privacy budget and how it is spent."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """How the private gradients are used."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """What a run that is stopped can go on from."""
+    """When checkpoints are written, so that a stopped run can go on."""
 
     name: str = "digits_cnn"
     """Name of the run, used for its folder."""
 
     output: str | None = None
-    """Folder to write, which must not exist yet; None stands for runs/NAME-TIME."""
+    """Folder to write; it must not exist yet. None: runs/NAME-TIME."""
 
     resume: str | None = None
-    """Folder of a run to go on with: its own settings are then the defaults of all options."""
+    """Folder of a stopped run, to go on with it. Its settings become the defaults."""
 
     evaluations: int = 10
-    """How often the test records are scored on the way, for the report.
-    0: only at the end. It changes nothing that is trained or released."""
+    """How often the test records are scored during training, for the report.
+    0: only at the end. This changes nothing that is trained or released."""
 
     seed: int | None = None
-    """Makes the run reproducible, and so NOT private. None: secret keys from the system."""
+    """Makes the run reproducible, and so NOT private.
+    None: secret keys from the operating system."""
 
     dry_run: bool = False
-    """Print the plan, a memory estimate and ε, and stop."""
+    """Print the plan, a memory estimate and ε, then stop."""
 
     def __post_init__(self) -> None:
         require(self.evaluations >= 0, "evaluations", self.evaluations, "0 or more")

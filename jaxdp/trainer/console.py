@@ -1,4 +1,4 @@
-"""What a run says of itself on the terminal: its plan, its cost, its steps, its results."""
+"""What a run prints on the terminal: its plan, its cost, its steps, its results."""
 
 import math
 import os
@@ -24,11 +24,11 @@ from .release.statement import Statement, labelled_epsilons
 from .run.ledger import Ledger
 from .setup import Run
 
-PLAIN_LINES = 10  # about the steps, where there is no terminal
+PLAIN_LINES = 10  # number of lines about the steps, if there is no terminal
 
 
 def describe_plan(run: Run) -> str:
-    """The plan in a few lines: all the numbers that decide privacy and noise."""
+    """The plan in a few lines, with all numbers that decide privacy and noise."""
     plan, state = run.plan, run.state
     noise = noise_norm(
         plan,
@@ -60,7 +60,7 @@ def describe_sampling(run: Run) -> str:
 
 
 def describe_clipping(run: Run) -> str:
-    """What is clipped to which norms, in a few words."""
+    """What is clipped, and to which norms, in a few words."""
     config = run.config.clipping
     groups = run.plan.clipping.groups(run.state.params)
     text = f"clipping norm {config.norm:g}"
@@ -79,7 +79,7 @@ def describe_clipping(run: Run) -> str:
 
 
 def describe_cost(run: Run) -> str:
-    """The lines that --dry-run adds to the plan: memory, as the compiler sees it, and ε."""
+    """The lines that --dry-run adds to the plan: the compiler's memory estimate, and ε."""
     batch, mask = next(run.batches())
     memory = run.train_step.lower(run.state, batch, mask).compile().memory_analysis()
     private = run.dataset.private
@@ -98,12 +98,12 @@ def describe_cost(run: Run) -> str:
 
 
 def result_table(run: Run, statement: Statement, results: dict[str, Any], folder: Path) -> Table:
-    """What the run has reached and spent, for its owner."""
+    """The results of the run and what it has spent, for its owner."""
     config, total = run.config, len(run.dataset.test)
     public = "declared public" if config.data.test_is_public else "PRIVATE: so is this number"
     table = Table(show_header=False, highlight=False)
     table.add_column()
-    table.add_column(overflow="fold")  # paths can be long, and are needed whole
+    table.add_column(overflow="fold")  # paths can be long, and must not be cut
     table.add_row("test accuracy", f"{results['test_accuracy']:.4f} on {total} records, {public}")
     table.add_row("of the parameters", averages.describe(config.training.ema))
     if run.dataset.center is None:
@@ -127,7 +127,7 @@ def result_table(run: Run, statement: Statement, results: dict[str, Any], folder
 
 
 def describe_resume(ledger: Ledger, begun: int) -> str:
-    """Where a run goes on, and what it has spent so far."""
+    """The step at which a run goes on, and what it has spent so far."""
     return (
         f"Resuming after step {begun}, in segment {len(ledger.segments)}: {ledger.steps} steps are "
         f"charged, ε = {round_up(ledger.epsilon()):g} of {ledger.budget.epsilon:g}."
@@ -135,17 +135,17 @@ def describe_resume(ledger: Ledger, begun: int) -> str:
 
 
 def tell_not_started() -> None:
-    """Like `tell_stopping`, before there is anything to release."""
+    """Like `tell_stopping`, for the time before there is anything to release."""
     os.write(2, b"\nStopping before the first step. Ctrl-C again to kill.\n")
 
 
 def tell_stopping() -> None:
-    """Called from a signal handler, so it writes without any lock."""
+    """Says that the run is stopping. A signal handler calls it, so it takes no lock."""
     os.write(2, b"\nStopping after this step; the release is written next. Ctrl-C again to kill.\n")
 
 
 class StepDisplay:
-    """Shows the steps of a run and remembers how long the first took, which compiles."""
+    """Shows the steps of a run, and measures the first one, which compiles."""
 
     def __init__(self, console: Console, steps: int) -> None:
         self.compile_seconds = 0.0
@@ -166,7 +166,7 @@ class StepDisplay:
         self._task = self._progress.add_task("", total=steps, facts="", visible=False)
 
     def show(self, metrics: Metrics) -> None:
-        """Takes the metrics of one more step."""
+        """Shows the metrics of one more step."""
         facts = "empty batch"
         if metrics.loss is not None:
             facts = f"loss {metrics.loss:.3f}, clipped {metrics.clipped_fraction:.0%}"

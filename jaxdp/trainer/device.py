@@ -1,4 +1,4 @@
-"""The device of a run, in words: for people, and for the fingerprint of a computation."""
+"""Describes the device of a run, for people and for the fingerprint of a computation."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ import jax
 
 
 def describe_device() -> str:
-    """Kind and number of the devices; of a CPU also the model, which decides the order of sums."""
+    """Kind and number of the devices. For a CPU also its model: it decides the order of sums."""
     device, count = jax.devices()[0], jax.device_count()
     if device.platform != "cpu":
         return f"{count} x {device.device_kind}"

@@ -1,4 +1,4 @@
-"""Frozen parameters: those that patterns name stay as they were drawn, and cost nothing."""
+"""Frozen parameters: they are named by patterns, stay as they were drawn, and cost nothing."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,12 +11,12 @@ Params = dict[str, Any]  # nested
 
 
 def split(params: Params, patterns: Sequence[str]) -> tuple[Params, Params]:
-    """Takes nested parameters apart: `(trainable, frozen)`.
+    """Splits nested parameters: `(trainable, frozen)`.
 
     Args:
       params: nested dicts of arrays.
-      patterns: over paths such as "Conv_0/kernel", where `*` stands for any text; a pattern also
-        takes all that lies below it.
+      patterns: patterns over paths such as "Conv_0/kernel", where `*` stands for any text. A
+        pattern also takes everything below it.
 
     Raises:
       ValueError: for a pattern that takes nothing, or if nothing is left to train.
@@ -41,5 +41,5 @@ def split(params: Params, patterns: Sequence[str]) -> tuple[Params, Params]:
 
 
 def merge(trainable: Params, frozen: Params) -> Params:
-    """Puts together what `split` took apart."""
+    """Puts the two parts from `split` together again."""
     return unflatten_dict(flatten_dict(trainable) | flatten_dict(frozen))

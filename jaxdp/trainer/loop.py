@@ -1,4 +1,4 @@
-"""The loop that takes the steps: it pays, steps, logs, shows the state around, and stops."""
+"""The training loop: it pays for a step, takes it, logs it, shows the state, and may stop."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
@@ -14,26 +14,26 @@ from .step import StepFacts, TrainState
 
 
 class Payment(Protocol):
-    """Pays for steps: see `run.ledger`."""
+    """Pays for steps. See `run.ledger`."""
 
     count: int
-    """Steps that were paid for and begun, those before a resume included."""
+    """Steps that were paid for and begun, with those before a resume."""
 
     def pay(self, step: int) -> None:
         """Returns when the step is paid for."""
 
     def may_stop(self, step: int) -> bool:
-        """Whether a stop before this step would waste nothing that is paid for."""
+        """Whether a stop before this step wastes no step that is paid for."""
 
 
 class Visitor(Protocol):
-    """Looks at the state between steps, now and then: see `run.checkpoint` and `scoring`."""
+    """Looks at the state after some of the steps. See `run.checkpoint` and `scoring`."""
 
     def due(self, step: int) -> bool:
-        """Whether it wants to see the state after that many steps."""
+        """Whether it wants to see the state after `step` steps."""
 
     def visit(self, step: int, state: TrainState) -> None:
-        """Sees the state, which is donated to the next step afterwards."""
+        """Sees the state. It must not keep it: the next step uses its memory again."""
 
 
 class NotFinite(ArithmeticError):
@@ -45,7 +45,7 @@ class NotFinite(ArithmeticError):
 
 
 class _Taken(NamedTuple):
-    """A step that was dispatched, whose numbers are not read yet."""
+    """A step that was dispatched, but whose numbers are not read yet."""
 
     step: int
     facts: StepFacts
@@ -68,15 +68,15 @@ def train(
 
     Args:
       train_step: from `make_train_step`.
-      state: from `init_state`; donated.
-      batches: batch and mask of every step.
-      payment: every step is paid for before it is dispatched.
-      stop: looked at after every step.
+      state: the state before the first of these steps; donated.
+      batches: the batch and the mask of every step.
+      payment: pays for every step before it is dispatched.
+      stop: the loop looks at it after every step.
       watch: called with the metrics of every step.
       start: the first step.
-      visitors: shown the state whenever they are due, but never a state that is not finite.
+      visitors: they see the state when they are due, but never a state that is not finite.
       refresh: called with every step and the state before it; the step starts from the state that
-        it returns. It may look at nothing but these and public data (see `public_norms`).
+        it returns. It may look only at these two and at public data (see `public_norms`).
 
     Raises:
       NotFinite: if the parameters become NaN or infinite.
@@ -87,7 +87,7 @@ def train(
         state = refresh(step, state)
         state, facts = train_step(state, batch, mask)
         finite = _all_finite(state.params)
-        # Numbers are read one step late, so that the device never waits for this program.
+        # Numbers are read one step late: so the device never waits for this program.
         _read(unread, watch)
         unread = _Taken(step + 1, facts, finite)
         if step == start:  # the first step compiles
@@ -105,7 +105,7 @@ def train(
 
 
 def _read(taken: _Taken | None, watch: Callable[[Metrics], None]) -> None:
-    """Reads the numbers of a step, which waits for it, and refuses to go on without finite ones."""
+    """Waits for a step, passes on its metrics, and raises if its parameters are not finite."""
     if taken is None:
         return
     watch(measure(taken.step, taken.facts))

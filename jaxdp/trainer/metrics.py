@@ -14,19 +14,19 @@ class Metrics(NamedTuple):
     """Facts about one step's batch, without noise: private."""
 
     step: int
-    examples: int  # that took part; with batch units, the units that were not empty
+    examples: int  # examples that took part; with batch units, the units that were not empty
     loss: float | None  # mean; None for an empty batch
     clipped: int
-    clipped_fraction: float | None  # of those whose gradient was finite
+    clipped_fraction: float | None  # of the examples (units) with a finite gradient
     nonfinite: int
     norm_10: float | None  # upper bounds on quantiles of the gradients' norms
     norm_50: float | None
     norm_90: float | None
-    norm_counts: tuple[int, list[int]]  # first bin, and how many norms it and the next ones hold
-    clipping_norm: float  # of all groups together, the longest that a clipped gradient can be
-    clipped_mean_norm: float  # of the clipped sum over the divisor, before the noise
-    noise_norm: float  # expected, of the noise on it
-    signal_to_noise: float | None  # the former over the latter; None without noise
+    norm_counts: tuple[int, list[int]]  # first bin; the numbers of norms in it and in the next ones
+    clipping_norm: float  # of all groups together: root of the sum of squares
+    clipped_mean_norm: float  # norm of the clipped sum over the divisor, before the noise
+    noise_norm: float  # expected norm of the noise on it
+    signal_to_noise: float | None  # clipped_mean_norm / noise_norm; None without noise
 
 
 def measure(step: int, facts: StepFacts) -> Metrics:

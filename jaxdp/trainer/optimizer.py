@@ -12,7 +12,7 @@ from .config import TrainingConfig
 
 
 def make_optimizer(config: TrainingConfig, steps: int) -> optax.GradientTransformation:
-    """Builds what uses the private gradients. It only post-processes: it costs no privacy.
+    """Builds the optimizer. It uses private gradients only, so it costs no privacy.
 
     Raises:
       ValueError: for an optimizer, a schedule or an option that Optax does not have.

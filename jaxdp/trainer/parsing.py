@@ -1,4 +1,4 @@
-"""Where a configuration comes from: a file, the command line, or what a run has saved."""
+"""Reads a configuration: from a file, the command line, or the files of a run."""
 
 import dataclasses
 import difflib
@@ -21,13 +21,13 @@ def parse(args: Sequence[str], load_saved: Callable[[str], Config] | None = None
     """Reads the command line `[CONFIG.py] [OPTIONS]`; the options overrule the file.
 
     Args:
-      args: the command line; the file may also come among the options.
-      load_saved: loads the settings of the run that `--resume RUN` names; with a config file too,
-        the file's settings are taken instead.
+      args: the command line; the file may also stand between the options.
+      load_saved: loads the settings of the run that `--resume RUN` names. If there is a config file
+        too, its settings are taken instead.
 
     Raises:
       ValueError: for a config file or a run that is missing or wrong.
-      SystemExit: for wrong options, after saying which one was meant, and for --help.
+      SystemExit: for --help, and for wrong options, after a message with the nearest right one.
     """
     import tyro
 
@@ -47,7 +47,7 @@ def parse(args: Sequence[str], load_saved: Callable[[str], Config] | None = None
 
 
 def _config_file(args: Sequence[str]) -> int | None:
-    """Where the config file is: first, or else what ends in .py and is not an option's value."""
+    """Place of the config file: the first argument, or one with .py that is no option's value."""
     if args and not args[0].startswith("-"):
         return 0
     flags = _flags(Config)
@@ -72,7 +72,7 @@ def _flags(section: Any, prefix: str = "") -> set[str]:
 
 
 def _resumed(args: Sequence[str]) -> str | None:
-    """What --resume names, before all options are read."""
+    """The folder that --resume names; all other options are read later."""
     for i, arg in enumerate(args):
         if arg.startswith("--resume="):
             return arg.partition("=")[2]
@@ -108,7 +108,7 @@ Section = TypeVar("Section")
 
 
 def from_json(section: type[Section], fact: dict[str, Any]) -> Section:
-    """Makes a configuration, or a section of one, of what `asdict` and JSON left of it.
+    """Makes a configuration, or a section of it, from the JSON of its `asdict`.
 
     Raises:
       ValueError: for fields that this version does not know, or values that make no sense.
@@ -131,7 +131,7 @@ def read_config(path: Path) -> Config:
 
     Raises:
       OSError: if there is no such file, or it can't be read.
-      ValueError: if it is damaged, or of another version.
+      ValueError: if the file is damaged, or of another version.
     """
     text = path.read_text()
     try:
@@ -141,7 +141,7 @@ def read_config(path: Path) -> Config:
 
 
 def check_types(prefix: str, section: Any) -> None:
-    """Checks what a config file sets, as tyro checks the command line."""
+    """Checks the values that a config file sets, as tyro checks those of the command line."""
     for name, hint in get_type_hints(type(section)).items():
         value = getattr(section, name)
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):

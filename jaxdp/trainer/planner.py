@@ -28,7 +28,7 @@ class Options:
     """N, the number of private records."""
 
     num_parameters: int
-    """How many numbers are trained."""
+    """Number of parameters that are trained."""
 
     batch_sizes: tuple[float, ...]
     """Expected batch sizes to compare."""
@@ -37,22 +37,22 @@ class Options:
     """Target ε."""
 
     delta: float | None = None
-    """None stands for N^-1.1."""
+    """δ, below 1/N. None: N^-1.1."""
 
     epochs: float | None = None
-    """How often a record takes part on average. The steps are rounded up."""
+    """How often a record takes part, on average. The number of steps is rounded up."""
 
     steps: int | None = None
-    """Number of updates: instead of the epochs."""
+    """Number of updates. Give either this or epochs."""
 
     clipping_norm: float = 1.0
-    """C; for layers that are clipped apart, the root of the sum of their squares."""
+    """Clipping norm C. For layers that are clipped separately: root of the sum of their squares."""
 
     unit: Unit = "example"
     """What is clipped: every example's gradient, or the mean gradient of a batch unit."""
 
     units: int | None = None
-    """With unit batch: into how many units the records of a step are sorted; None is 1."""
+    """With unit batch: the number of units into which a step's records are sorted. None: 1."""
 
     sampling: Sampling = "poisson"
     """How the records of a step are chosen."""
@@ -61,10 +61,10 @@ class Options:
     """Which neighbouring data sets the guarantee compares."""
 
     accountant: Accountant | None = None
-    """By which ε meets the target. None: the tightest that is sound."""
+    """The accountant by which ε meets the target. None: the tightest sound one."""
 
     plot: Path | None = None
-    """Draw norms against batch size, and the trade-off curve, into this file: .png, .pdf, .svg."""
+    """Draw the norms by batch size, and the trade-off curve, into this file: .png, .pdf, .svg."""
 
     json: bool = False
     """Print JSON instead of the table."""
@@ -90,7 +90,7 @@ def solve(options: Options) -> NoiseTable:
 
 
 def show(table: NoiseTable, console: Console) -> None:
-    """Prints a table with what it means, and what to beware of."""
+    """Prints a table with its explanation and its warnings."""
     console.print(describe(table))
     console.print(as_table(table))
     console.print(
@@ -106,7 +106,7 @@ def parse(args: Sequence[str]) -> Options:
 
     Raises:
       ValueError: for a config file that is missing or wrong.
-      SystemExit: for wrong options, after saying which one was meant, and for --help.
+      SystemExit: for --help, and for wrong options, after a message with the nearest right one.
     """
     default = None
     if args and not args[0].startswith("-"):
@@ -120,12 +120,12 @@ def parse(args: Sequence[str]) -> Options:
         default=tyro.MISSING_NONPROP if default is None else default,
     )
     if default is not None and options.steps is not None:
-        return replace(options, epochs=None)  # the file's, which were not asked for
+        return replace(options, epochs=None)  # they come from the file: the user gave steps instead
     return options
 
 
 def from_config(path: str) -> Options:
-    """The options that a config file stands for: its epochs, at its batch size times powers of 2.
+    """Makes options from a config file: its epochs, and its batch size times powers of 2.
 
     Raises:
       ValueError: for a file that is missing or wrong, or settings that the planner does not know.
@@ -141,14 +141,14 @@ def from_config(path: str) -> Options:
     groups = clipping.groups(params)
     if config.plan.epsilon is None or config.plan.sampling != "poisson":
         raise ValueError(
-            f"{path} gives its noise multiplier or a sampling of its own, and the planner solves "
-            "for ε with Poisson sampling: give it numbers instead, as `python -m jaxdp.plan --help`"
+            f"{path} gives a noise multiplier or another sampling than Poisson, and the planner "
+            "needs a target ε with Poisson sampling: give it numbers instead of the file, see "
+            "`python -m jaxdp.plan --help`"
         )
     if config.clipping.norms_from != "given":
         raise ValueError(
-            f"{path}: clipping.norms-from is {config.clipping.norms_from!r}, so that the clipping "
-            "norms are not known beforehand: `python -m jaxdp.train --dry-run` prints them and the "
-            "noise"
+            f"{path}: clipping.norms-from is {config.clipping.norms_from!r}, so the clipping norms "
+            "are not known beforehand: `python -m jaxdp.train --dry-run` prints them and the noise"
         )
     if config.clipping.allocation == "dimension" and len(groups.names) > 1:
         raise ValueError(
@@ -179,7 +179,7 @@ def save_plot(table: NoiseTable, path: Path) -> None:
     """Draws the table.
 
     Raises:
-      ValueError: if the file can't be written, or its ending names no format.
+      ValueError: if the file can't be written, or its ending is not a known format.
     """
     try:
         draw(table, path)
@@ -190,7 +190,7 @@ def save_plot(table: NoiseTable, path: Path) -> None:
 
 
 def describe(table: NoiseTable) -> str:
-    """What the table is of, in a sentence."""
+    """Says in a sentence what the table shows."""
     clipped = "every example's gradient"
     if table.unit == "batch":
         clipped = f"the mean gradient of {table.num_units} unit(s) a step"

@@ -1,4 +1,4 @@
-"""The planner's picture: noise against batch size, and the trade-off curve of the best one."""
+"""The planner's figure: noise by batch size, and the trade-off curve of the best batch size."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from ..accounting.tradeoffs import LEVELS, tradeoff
 
 
 def draw(table: NoiseTable, path: Path) -> None:
-    """Writes the picture; the file's ending says in which format."""
+    """Writes the figure, in the format that the ending of the file's name gives."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     norms, curve = figure.subplots(1, 2, width_ratios=[5, 4])
 

@@ -1,7 +1,7 @@
-"""Clipping norms of a run that change after every epoch: they decay, or follow public records.
+"""Clipping norms that change after every epoch: they decay, or follow public records.
 
-The norms are a function of public records, the weights at that moment (which the ledger has paid
-for) and the number of the epoch. So they cost no privacy, and a resumed run finds the same.
+The norms depend on public records, on the weights at that moment (which the ledger has paid for)
+and on the number of the epoch only. So they cost no privacy, and a resumed run finds the same ones.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,12 +25,12 @@ from .step import TrainState
 
 Measure = Callable[[Any, int], np.ndarray]  # (parameters, epoch) -> norms of the layers
 Refresh = Callable[[int, TrainState], TrainState]  # (step, state before it) -> state
-LEAST_UNITS = 32  # of public records whose norms are averaged, with new ones drawn where needed
+LEAST_UNITS = 32  # units of public records whose norms are averaged; records are used again if few
 PRETRAINING_BATCH = 64
 
 
 def steps_per_epoch(config: Config, num_examples: int) -> int:
-    """How many steps take about as many records as there are."""
+    """The number of steps in an epoch: together they take about N records."""
     return batches_per_epoch(num_examples, config.plan.expected_batch_size)
 
 
@@ -43,10 +43,10 @@ def make_measure(
     """Returns a function that measures the norms of every layer's gradient on public records.
 
     Args:
-      config: the settings; units get as many records as private ones have on average.
+      config: the settings; units get as many records as private units have on average.
       public: the public records.
-      loss: of an example, or the mean loss of a unit, as the clipping's unit is.
-      clipping: whose layers are measured, each on its own.
+      loss: the loss of an example, or the mean loss of a unit if the clipping clips batch units.
+      clipping: its groups are the layers to measure.
 
     Raises:
       ValueError: if there are fewer public records than a unit has.
@@ -87,18 +87,18 @@ def first_norms(
     clipping: Clipping,
     params: Any,
 ) -> NormsOfLayers:
-    """Measures the clipping norms at a copy of the first model that was trained on public records.
+    """Measures the first clipping norms, with a copy of the model trained on public records.
 
     Args:
       config: the settings.
       public: the public records.
       unit_loss: the mean loss of some records.
       measure: from `make_measure`.
-      clipping: the same as there.
-      params: of the first model; they are not changed.
+      clipping: the same as for `make_measure`.
+      params: the first parameters of the model; they are not changed.
 
     Returns:
-      `{paths: norm}` for `clip_layerwise`: a layer, or a group of layers with like norms, each.
+      `{paths: norm}` for `clip_layerwise`, per layer or per group of layers with similar norms.
     """
     size = min(PRETRAINING_BATCH, len(public))
     epochs = config.clipping.pretraining_epochs
@@ -113,7 +113,7 @@ def first_norms(
     paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     of_leaf = clipping.groups(params).of_leaf
     norms = {
-        # Rounded for those who read it in a plan.
+        # Rounded, because people read it in a plan.
         tuple(path for path, own in zip(paths, of_leaf, strict=True) if own == group): float(
             f"{value:.6g}"
         )
@@ -125,7 +125,7 @@ def first_norms(
 
 
 def layers_apart(config: ClippingConfig) -> Clipping:
-    """A clipping whose groups are the layers that are measured on public records."""
+    """Makes a clipping whose groups are the layers to measure on public records."""
     if config.layer == "model":
         return clip_layerwise({"*": 1.0}, unit=config.clipped_unit)
     return clip_layerwise(1.0, layer=config.layer, unit=config.clipped_unit)
@@ -139,8 +139,8 @@ def make_refresh(
     Args:
       config: the settings.
       num_examples: N.
-      clipping: that of the plan.
-      measure: from `make_measure`, where norms follow public records.
+      clipping: the clipping of the plan.
+      measure: from `make_measure`; None if the norms do not follow public records.
     """
     settings, epoch_steps = config.clipping, steps_per_epoch(config, num_examples)
     follows = measure is not None and settings.refresh
@@ -156,7 +156,7 @@ def make_refresh(
         else:
             try:
                 apart = _scaled(settings, measure(state.params, epoch), epoch)
-            except ValueError:  # no public gradient is finite, or all are 0: the last norms stay
+            except ValueError:  # no public gradient is finite, or all are 0: keep the last norms
                 return state
             values = np.zeros(len(groups.names), np.float32)
             for group, layer in zip(
@@ -204,9 +204,9 @@ def _scaled(settings: ClippingConfig, norms: np.ndarray, epoch: int) -> np.ndarr
 def _passes(
     num_records: int, size: int, count: int, epoch: int, *, keep_rest: bool = False
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Passes over public records in batches, in orders that depend on the epoch and nothing else.
+    """Yields batches `(indices, mask)` of public records; the order depends on the epoch only.
 
-    What does not fill a batch is left out, or padded where `keep_rest`.
+    Records that do not fill a batch are left out, or padded with `keep_rest`.
     """
     rng = np.random.Generator(np.random.Philox(key=epoch + 1))
     for _ in range(count):
@@ -220,7 +220,7 @@ def _passes(
 
 
 def _feed(config: Config, public: Records, samples: Any, epoch: int) -> Iterator[Any]:
-    """Brings public records to the device, augmented as the private ones are."""
+    """Brings public records to the device, with the same augmentation as private ones."""
     return feeding.feed(
         public,
         samples,

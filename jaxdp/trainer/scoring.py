@@ -1,6 +1,7 @@
-"""Scores of the test records on the way, for the owner of the run: private, unless declared public.
+"""Scores the test records during training, for the owner of the run.
 
-They steer nothing. To choose among steps by them is a selection, which ε does not cover.
+The scores are private, unless the test records are declared public. They influence nothing. To
+choose a step by them is a selection, which ε does not cover.
 """
 
 import json
@@ -13,13 +14,13 @@ from ..types import Tell
 
 
 class PeriodicScores:
-    """Scores what would be released, after evenly spread steps, the last one left out.
+    """Scores what would be released, after evenly spread steps, except the last one.
 
     Args:
-      score: of a run's state.
-      path: the file, one line of JSON for every score.
-      steps: of the whole run, however often it was stopped: so a resumed one scores the same.
-      times: how often.
+      score: a function that scores a run's state.
+      path: the file; it gets one line of JSON for every score.
+      steps: number of steps of the whole run. So a resumed run is scored after the same steps.
+      times: how often to score, including the end of the run.
       tell: gets a line if the records can't be scored, which does not stop the run.
     """
 
@@ -37,7 +38,7 @@ class PeriodicScores:
     def visit(self, step: int, state: Any) -> None:
         try:
             scores = self._score(state)
-        except RuntimeError as error:  # of the device, as when it lacks the memory
+        except RuntimeError as error:  # of the device, for example if its memory is full
             self._steps.clear()
             reason = str(error).strip().partition("\n")[0]
             self._tell(f"The test records can't be scored while the run trains: {reason}")

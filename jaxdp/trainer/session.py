@@ -1,4 +1,4 @@
-"""A session of the trainer, from its options to its exit status: open, train, release, report."""
+"""One call of the trainer, from options to exit status: open, train, release, report."""
 
 import datetime
 import json
@@ -47,9 +47,9 @@ class Trained(NamedTuple):
 
     Attributes:
       state: after the last step.
-      steps: that were paid for and begun, of the whole run.
-      end: no step from here on was in the budget.
-      compile_seconds: of the first step.
+      steps: number of steps that were paid for and begun, in the whole run.
+      end: the first step that was not in the plan, or not in the budget.
+      compile_seconds: time of the first step, which compiles.
       waiting_seconds: spent waiting for data.
     """
 
@@ -61,7 +61,7 @@ class Trained(NamedTuple):
 
 
 class Released(NamedTuple):
-    """What was written into `release/`."""
+    """The content of `release/`."""
 
     params: object
     batch_stats: object | None
@@ -69,18 +69,19 @@ class Released(NamedTuple):
 
 
 def train(config: Config) -> int:
-    """Trains, writes the release, and only then looks at how good it is.
+    """Trains, writes the release, and only then scores it.
 
     Args:
       config: the settings; `config.resume` names a run to go on with.
 
     Returns:
-      The exit status of the command: 0, 1 after a failure that may have spent budget, 2 for wrong
-      options, 130 if it was interrupted before the first step, 128 + signal if it was stopped.
+      The exit status of the command: 0 if all went well, 1 after a failure that may have spent
+      budget, 2 for wrong options, 130 if it was interrupted before the first step, 128 + signal
+      if it was stopped.
     """
     start = time.monotonic()
     console = Console(highlight=False, markup=False)
-    # Orbax logs whole tracebacks of failures that are told in one line here.
+    # Orbax logs whole tracebacks of failures. Here they are told in one line.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     with ExitStack() as stack:
         stack.enter_context(checkpoint.without_leftovers())
@@ -118,18 +119,18 @@ def train(config: Config) -> int:
 
 
 def _open(config: Config, console: Console, stack: ExitStack) -> Opened | None:
-    """Prepares a new run or one to go on with, and shows its plan.
+    """Prepares a new or a stopped run, and shows its plan.
 
     Returns:
       None if there is nothing to train.
 
     Raises:
-      ValueError: for anything that is wrong, before a budget is spent.
-      KeyboardInterrupt: if it was interrupted meanwhile.
+      ValueError: if anything is wrong. No budget is spent yet.
+      KeyboardInterrupt: if it was interrupted.
     """
     console.print(f"jaxdp: {config.name}, on {describe_device()}")
     history = None if config.resume is None else _open_history(config, console, stack)
-    # A signal inside a compilation can be lost, or crash it: it waits for the next line.
+    # A signal during a compilation can be lost or crash it. So it is handled after this block.
     with stop_on_signals(shown.tell_not_started) as early:
         if history is None:
             run = start_run(config, console.print)
@@ -149,7 +150,7 @@ def _open(config: Config, console: Console, stack: ExitStack) -> Opened | None:
             console.print(f"All steps were taken: the release is in {release}")
             return None
         return Opened(run, history)
-    budget = resume.make_budget(run.plan)  # may refuse: before anything is written
+    budget = resume.make_budget(run.plan)  # it may refuse: call it before anything is written
     folder = files.make_run_folder(config.name, config.output, datetime.datetime.now())
     stack.enter_context(files.locked(folder))
     history = resume.begin(folder, budget, run.plan, run.saved, run.state)
@@ -166,7 +167,7 @@ def _open_history(config: Config, console: Console, stack: ExitStack) -> resume.
 
 
 def _train(opened: Opened, stop: StopRequest, console: Console) -> Trained:
-    """Takes the steps that are left and affordable, each paid for before it is dispatched."""
+    """Takes the steps that are left and in the budget. Each is paid for before it is dispatched."""
     run, history = opened
     ledger, begun = history.ledger, history.step
     console.print(
@@ -208,7 +209,7 @@ def _train(opened: Opened, stop: StopRequest, console: Console) -> Trained:
                 stop=stop,
                 watch=watch,
                 start=begun,
-                visitors=(scorer, saver),  # what is saved has been scored
+                visitors=(scorer, saver),  # in this order: what is saved has been scored
                 refresh=run.before_step,
             )
     except BaseException:
@@ -224,7 +225,7 @@ def _train(opened: Opened, stop: StopRequest, console: Console) -> Trained:
 
 
 def _go_on(opened: Opened, console: Console) -> None:
-    """Removes what will be done again, and opens a new segment unless the steps repeat."""
+    """Removes the records of steps that are taken again. Opens a new segment if one is needed."""
     run, history = opened
     history.checkpoints.drop_after(history.step)
     for name in ("metrics.jsonl", "scores.jsonl"):
@@ -237,7 +238,7 @@ def _go_on(opened: Opened, console: Console) -> None:
 
 
 def _release(opened: Opened, trained: Trained, console: Console) -> Released:
-    """Writes the parameters and the statement, before any later failure can cost them."""
+    """Writes the parameters and the statement at once: a later failure can't lose them."""
     run, history = opened
     params = run.released(trained.state)
     aside = parameters.set_aside(opened.folder)
@@ -265,7 +266,7 @@ def _release(opened: Opened, trained: Trained, console: Console) -> Released:
 def _report(
     opened: Opened, trained: Trained, released: Released, start: float, console: Console
 ) -> None:
-    """Scores the release, and shows what was reached and spent."""
+    """Scores the release, and shows the results and what was spent."""
     run = opened.run
     scores = make_scorer(run.model, run.dataset)(released.params, released.batch_stats)
     scoring.write_scores(opened.private / "scores.jsonl", trained.steps, scores)

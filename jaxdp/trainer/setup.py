@@ -1,4 +1,4 @@
-"""What is decided before the first step: data, plan, model, keys, and where a run goes on."""
+"""Prepares a run before its first step: data, plan, model, keys, and where it goes on."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -33,17 +33,18 @@ class Run:
 
     Attributes:
       config: the settings.
-      dataset: what is trained on and scored.
+      dataset: the records to train on and to score.
       plan: the numbers that decide privacy.
       model: a Flax module.
-      state: before the first step that will be taken.
+      state: the state before the next step.
       train_step: `(state, batch, mask) -> (state, facts)`.
       saved: the segment's secrets, configuration and fingerprint.
       frozen: the parameters that are not trained.
-      statistics: finds BatchNorm's statistics on public records; gives None without BatchNorm.
-      refresh: gives a state the clipping norms of its epoch; None if they stay.
-      first_step: of the segment, whose sampling begins with it.
-      repeats: whether the run goes on in the segment that it was stopped in.
+      statistics: a function that finds BatchNorm's statistics on public records; it returns None
+        if the model has no BatchNorm.
+      refresh: a function that gives a state the clipping norms of its epoch; None if they stay.
+      first_step: the first step of the segment; its sampling begins there.
+      repeats: whether the run goes on in the segment in which it was stopped.
     """
 
     config: Config
@@ -60,7 +61,7 @@ class Run:
     repeats: bool = False
 
     def released(self, state: TrainState) -> freezing.Params:
-        """The parameters to score and release: averages if there are any, and the frozen ones."""
+        """The parameters to score and release: the average if there is one, and the frozen ones."""
         average = averages.averaged(state.optimizer)
         return freezing.merge(state.params if average is None else average, self.frozen)
 
@@ -69,8 +70,8 @@ class Run:
     ) -> Iterator[tuple[feeding.Batch, np.ndarray]]:
         """Samples the records of every step and brings them to the device.
 
-        A segment's sampling begins with its first step, so that shuffled epochs begin there, too:
-        as many are accounted for.
+        A segment's sampling begins at its first step, and so do its shuffled epochs. The accounting
+        counts them from there, too.
         """
         data_config, secrets = self.config.data, self.saved.secrets
         start = self.first_step if start is None else start
@@ -101,7 +102,7 @@ def start_run(config: Config, tell: Tell = print) -> Run:
       tell: gets a line about what takes long or is not as expected.
 
     Raises:
-      ValueError: for any number or name that makes no sense, before a budget is spent.
+      ValueError: for any number or name that makes no sense. No budget is spent yet.
     """
     dataset = _load_data(config, tell)
     secrets = draw_secrets(config.seed)
@@ -113,11 +114,11 @@ def start_run(config: Config, tell: Tell = print) -> Run:
 
 
 def resume_run(config: Config, history: resume.History, tell: Tell = print) -> Run:
-    """Prepares a run that was stopped to go on, in its segment or in a new one.
+    """Prepares a stopped run, so that it goes on in its segment or in a new one.
 
     Args:
-      config: the settings, which may differ from those that the run had.
-      history: of the run; its budget binds.
+      config: the settings; they may differ from the run's earlier ones.
+      history: the history of the run. Its budget stays in force.
       tell: gets a line about what takes long or is not as expected.
 
     Raises:
@@ -139,7 +140,7 @@ def resume_run(config: Config, history: resume.History, tell: Tell = print) -> R
     run = build(config, dataset, plan, replace(history.last, config=config), learner, measure)
     state = resume.restore(history, config, run.state, lambda line: None)
     if run.refresh and newest is not None and newest.segment < len(history.ledger.segments):
-        state = run.refresh(history.step, state)  # as when the last segment began
+        state = run.refresh(history.step, state)  # the last segment began with this, too
     reason = resume.why_not_free(history, fingerprint, state)
     if reason is None:
         first_step = history.ledger.segments[-1].start
@@ -153,7 +154,7 @@ def resume_run(config: Config, history: resume.History, tell: Tell = print) -> R
     saved = SavedSegment(config, fingerprint, resume.next_secrets(history))
     run = build(config, dataset, plan, saved, learner, measure)
     state = resume.restore(history, config, run.state, tell)
-    # The norms of the checkpoint may be of other settings, or other public records.
+    # The norms in the checkpoint may come from other settings or other public records.
     if run.refresh and newest is not None:
         state = run.refresh(history.step, state)
     elif measure is not None:
@@ -166,10 +167,10 @@ class Learner(NamedTuple):
 
     Attributes:
       model: a Flax module.
-      params: the trainable ones.
-      frozen: the others.
-      loss: of what is clipped: of one record, `(params, x, y)`, or with batch units `unit_loss`.
-      unit_loss: the mean over some records, `(params, x, y, mask)`.
+      params: the trainable parameters.
+      frozen: the other parameters.
+      loss: the loss of one record, `(params, x, y)`; with batch units the same as `unit_loss`.
+      unit_loss: the mean loss of some records, `(params, x, y, mask)`.
     """
 
     model: nn.Module
@@ -185,7 +186,7 @@ def make_learner(
     init_key: jax.Array,
     frozen: freezing.Params | None = None,
 ) -> Learner:
-    """Builds the model and draws its parameters; `frozen` ones come from a checkpoint, if any."""
+    """Builds the model and draws its parameters, except `frozen` ones from a checkpoint."""
     model = make_model(config.model, dataset)
     unit = config.clipping.clipped_unit
     params, drawn = freezing.split(
@@ -215,11 +216,11 @@ def build(
 
     Args:
       config: the settings.
-      dataset: what is trained on and scored.
+      dataset: the records to train on and to score.
       plan: the numbers that decide privacy.
       saved: the segment with its secrets.
       learner: from `make_learner`.
-      measure: of the layers' norms on public records, if the clipping norms come from there.
+      measure: measures the layers' norms on public records; None if clipping norms are given.
     """
     privatizer = privatize(plan, key=saved.secrets.noise, allocation=config.clipping.allocation)
     optimizer = make_optimizer(config.training, plan.steps)
@@ -256,8 +257,8 @@ def _measure_norms(
     """Finds the first clipping norms on public records, if they come from there.
 
     Returns:
-      A function that measures them again, and the first ones for every group of layers; or None
-      twice.
+      A function that measures them again, and the first norms for every group of layers. Both are
+      None if the norms are given.
     """
     if config.clipping.norms_from == "given":
         return None, None

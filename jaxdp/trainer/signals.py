@@ -1,13 +1,14 @@
-"""Ctrl-C and SIGTERM as a request to stop."""
+"""Turns Ctrl-C and SIGTERM into a request to stop."""
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class StopRequest:
-    """Whether somebody asked the run to stop after the step at work, and by which signal."""
+    """Whether the run was asked to stop after the current step, and by which signal."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -18,8 +19,8 @@ class StopRequest:
 def stop_on_signals(tell: Callable[[], None]) -> Iterator[StopRequest]:
     """Turns the first Ctrl-C or SIGTERM into a request to stop; a second one acts as usual.
 
-    A signal that this process was started to ignore, as Ctrl-C in the background of a shell script,
-    stays ignored.
+    If the process was started with a signal ignored (Ctrl-C in the background of a shell script),
+    the signal stays ignored.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -35,11 +36,10 @@ def stop_on_signals(tell: Callable[[], None]) -> Iterator[StopRequest]:
         for signum, handler in before.items():
             signal.signal(signum, handler)
 
-    before = {
-        signum: signal.signal(signum, handle)
-        for signum in (signal.SIGINT, signal.SIGTERM)
-        if signal.getsignal(signum) is not signal.SIG_IGN
-    }
+    before: dict[int, Any] = {}
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            before[signum] = signal.signal(signum, handle)
     try:
         yield request
     finally:

@@ -1,4 +1,4 @@
-"""The pure step: gradients of a batch, the private mean of them, the optimizer's update."""
+"""The pure step: the gradients of a batch, their private mean, the optimizer's update."""
 
 import functools
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from ..types import PyTree, Unit
 
 
 class TrainState(NamedTuple):
-    """What a step changes. The fields' names are those of a checkpoint's arrays."""
+    """All that a step changes. A checkpoint names its arrays after these fields."""
 
     params: PyTree
     privatize: PrivatizeState  # its key is a secret
@@ -27,7 +27,7 @@ class TrainState(NamedTuple):
 
 
 class StepFacts(NamedTuple):
-    """Facts about a step's batch, as arrays on the device: private."""
+    """Facts about a step's batch, as arrays on the device. They are private."""
 
     diagnostics: Diagnostics
     strength: Strength
@@ -48,15 +48,16 @@ def make_train_step(
 ) -> jax.stages.Wrapped:
     """Returns the jitted function `(state, batch, mask) -> (state, facts)`.
 
-    `batch` is the tuple of the loss's arguments after the parameters, padded where `mask` says so.
-    The state is donated: its memory is used again, and the old one can't be read any more.
+    `batch` is the tuple of the loss's arguments after the parameters. Rows are padding where `mask`
+    is False. The state is donated: its memory is used again, so the old state can't be read after.
 
     Args:
-      loss: of one example; with unit="batch" of a batch unit, whose last argument is its mask.
+      loss: the loss of one example; with unit="batch" that of a batch unit, with its mask as the
+        last argument.
       privatizer: makes the gradient private.
       optimizer: uses the private gradient.
-      microbatch_size: examples, or units, that are differentiated at a time.
-      unit: whose gradient is clipped.
+      microbatch_size: number of examples (or units) that are differentiated at a time.
+      unit: what is clipped.
     """
     grads = per_example_grads(loss, unit=unit, microbatch_size=microbatch_size)
 

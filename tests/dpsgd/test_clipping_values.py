@@ -125,7 +125,7 @@ def test_a_clipping_is_frozen_and_refuses_bad_settings():
         dataclasses.replace(clip, stability=-0.5)
     with pytest.raises(ValueError, match="unit is 'unit'"):
         dataclasses.replace(clip, unit="unit")
-    with pytest.raises(ValueError, match="unit is 'batch', and clip_individual"):
+    with pytest.raises(ValueError, match="unit is 'batch', but clip_individual"):
         dataclasses.replace(jaxdp.clip_individual(1.0), unit="batch")
 
 

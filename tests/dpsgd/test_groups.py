@@ -37,7 +37,7 @@ def test_groups_by_tensor_module_pattern_and_prefix():
         ({("dense", "conv*"): 1.0, "*l*": 1.0}, r"conv\* take no parameter"),
         ({("dense", "table"): 1.0, ("kernel", "ta*"): 2.0}, r"several patterns.*table \(dense \+"),
         ({"*": 0.0}, "freezes all"),
-        ({"dense": {"w": 1.0}, "kernel": 1.0, "table": 1.0}, "no prefix"),
+        ({"dense": {"w": 1.0}, "kernel": 1.0, "table": 1.0}, "not a prefix"),
         (-1.0, "clipping norm is -1"),
         ({"*": float("nan")}, "clipping norm is nan"),
     ],
@@ -48,7 +48,7 @@ def test_groups_that_miss_or_overlap_parameters_are_named(norms, message):
 
 
 def test_a_group_is_named_by_text():
-    with pytest.raises(TypeError, match="is no pattern"):
+    with pytest.raises(TypeError, match="is not a pattern"):
         jaxdp.clip_layerwise({("a", 1): 1.0}).init({"a": np.zeros(2, np.float32)})
 
 

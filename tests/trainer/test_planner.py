@@ -55,8 +55,8 @@ def test_what_is_assumed_of_a_moving_norm_is_said(tmp_path, capsys):
     [
         ("norm=0.5", 'norm=0.5, allocation="dimension"', "clipping.allocation is 'dimension'"),
         ("norm=0.5", 'norm=0.5, norms_from="public"', "clipping.norms-from is 'public'"),
-        ("epsilon=2.0", 'epsilon=2.0, sampling="shuffled"', "a sampling of its own"),
-        ("epsilon=2.0", "epsilon=None, noise_multiplier=1.0", "gives its noise multiplier"),
+        ("epsilon=2.0", 'epsilon=2.0, sampling="shuffled"', "another sampling than Poisson"),
+        ("epsilon=2.0", "epsilon=None, noise_multiplier=1.0", "gives a noise multiplier"),
     ],
 )
 def test_what_the_planner_does_not_know_is_refused(tmp_path, capsys, old, new, says):

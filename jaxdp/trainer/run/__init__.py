@@ -1,6 +1,6 @@
-"""What a run keeps: its folder, ledger, segments with their secrets, checkpoints; how it goes on.
+"""What a run keeps: its folder, ledger, secrets and checkpoints; and how it goes on after a stop.
 
-`python -m jaxdp.train` writes these files, `--resume` and `python -m jaxdp.report` read them. All
+`python -m jaxdp.train` writes these files. `--resume` and `python -m jaxdp.report` read them. All
 of them are private.
 """
 

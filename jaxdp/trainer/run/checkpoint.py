@@ -1,6 +1,7 @@
-"""Checkpoints of a run: written in the background, whole or not at all, the newest few kept.
+"""Checkpoints of a run. They are written in the background, and only the newest few are kept.
 
-A checkpoint holds no secret key: those are in the file of its segment.
+A checkpoint is written as a whole or not at all. It holds no secret key: the keys are in the file
+of its segment.
 """
 
 import contextlib
@@ -23,16 +24,16 @@ FROZEN = "frozen"
 
 
 class Checkpoint(NamedTuple):
-    """What a run needs to go on, without its secrets."""
+    """All that a run needs to go on, except its secrets."""
 
-    step: int  # steps taken
-    segment: int  # that took the last of them
-    position: Position  # of the ledger, which had paid for all of them
+    step: int  # number of steps taken
+    segment: int  # the segment that took the last of them
+    position: Position  # the end of the ledger at that time; it had paid for all of them
     arrays: Arrays
 
 
 class Checkpoints:
-    """The folder with the checkpoints of a run. Close it, so that the last one is complete."""
+    """The folder with the checkpoints of a run. `close` completes the last one."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder
@@ -42,7 +43,7 @@ class Checkpoints:
         )
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Begins to write a checkpoint; raises what went wrong with the one before, if anything."""
+        """Begins to write a checkpoint. Raises OSError if this or the one before failed."""
         about = {
             "segment": checkpoint.segment,
             "position": list(checkpoint.position),
@@ -59,7 +60,7 @@ class Checkpoints:
             raise self._failure(error) from error
 
     def wait(self) -> None:
-        """Waits until all that was saved is on disk."""
+        """Waits until all checkpoints are on disk. Raises OSError if one failed."""
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
@@ -67,11 +68,11 @@ class Checkpoints:
             raise self._failure(error) from error
 
     def newest(self, tell: Callable[[str], None]) -> Checkpoint | None:
-        """Loads the newest checkpoint that is whole, and tells of those that are not."""
+        """Loads the newest undamaged checkpoint, and tells of newer ones that are damaged."""
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 return self._load(step)
-            except Exception as error:  # Orbax raises whatever it trips over
+            except Exception as error:  # Orbax raises errors of many kinds
                 reason = str(error).strip().partition("\n")[0]
                 tell(
                     f"The checkpoint of step {step} is damaged, so the one before is used: {reason}"
@@ -79,13 +80,13 @@ class Checkpoints:
         return None
 
     def drop_after(self, step: int) -> None:
-        """Removes the checkpoints after a step, damaged ones too."""
+        """Removes all checkpoints after a step, including damaged ones."""
         for newer in self._manager.all_steps():
             if newer > step:
                 self._manager.delete(newer)
 
     def close(self) -> None:
-        """Finishes what is being written; an error is not raised here, but by `wait`."""
+        """Finishes the checkpoint that is being written. Errors are raised by `wait`, not here."""
         with contextlib.suppress(Exception):
             self._manager.close()
 
@@ -106,10 +107,10 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def without_leftovers() -> Iterator[None]:
-    """Keeps tracebacks off the terminal that Orbax leaves behind when a write fails.
+    """Hides the tracebacks that Orbax leaves on the terminal when a write fails.
 
-    It gives up at the first failure, which `Checkpoints` tells of. The writes that were under way
-    then find its event loop closed, and Python prints each of them as an error nobody caught.
+    Orbax stops at the first failure, and `Checkpoints` raises it. Other writes that are still
+    running then find the event loop closed. Python would print each as an error that nobody caught.
     """
     before = sys.unraisablehook
 
@@ -126,7 +127,7 @@ def without_leftovers() -> Iterator[None]:
 
 
 class PeriodicSaver:
-    """Saves the state of a run every so many seconds, by a clock that never goes backwards."""
+    """Saves the state of a run every `every_seconds`, by a clock that never goes backwards."""
 
     def __init__(
         self, checkpoints: Checkpoints, ledger: Ledger, every_seconds: float, frozen: Any
@@ -148,28 +149,29 @@ class PeriodicSaver:
 
 
 def split_frozen(arrays: Arrays) -> tuple[Arrays, Arrays]:
-    """Takes the frozen parameters out of a checkpoint's arrays: the others, and them.
+    """Splits the arrays of a checkpoint: `(all others, the frozen parameters)`.
 
-    They are kept there because another version of JAX may draw others from the same key.
+    A checkpoint keeps the frozen parameters, because another version of JAX may draw different
+    ones from the same key.
     """
     frozen = {name: x for name, x in arrays.items() if name.partition(".")[0] == FROZEN}
     return {name: x for name, x in arrays.items() if name not in frozen}, frozen
 
 
 def to_arrays(state: Any) -> Arrays:
-    """Copies a state to the host, by name and without its secret keys."""
+    """Copies a state to the host as named arrays, without its secret keys."""
     return {
-        name: np.array(leaf)  # a copy: the next step is given the memory of the state
+        name: np.array(leaf)  # a copy: the next step uses the memory of the state again
         for name, leaf in _named(state)
         if not _is_key(leaf)
     }
 
 
 def from_arrays(arrays: Arrays, like: Any) -> Any:
-    """Puts arrays into the places of a state like the one they came from; keys are left alone.
+    """Makes a state like `like` from the arrays of `to_arrays`. Keys are those of `like`.
 
     Raises:
-      ValueError: if they do not fit.
+      ValueError: if the arrays do not fit.
     """
     wanted = {name: leaf for name, leaf in _named(like) if not _is_key(leaf)}
     facts = lambda named: {name: (x.shape, str(x.dtype)) for name, x in named.items()}

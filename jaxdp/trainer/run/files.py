@@ -1,4 +1,4 @@
-"""The files of a run: its folder, its lock, how private files are written, and what they say.
+"""The files of a run: makes and locks its folder, writes private files, and reads them.
 
 release/                 may be shared (`release.parameters`)
 private/ledger.txt       what was spent (`ledger`)
@@ -6,9 +6,9 @@ private/segment-1.json   secrets, configuration and fingerprint of a segment (`s
 private/config.json      the configuration of the newest segment
 private/checkpoints/     the state after some steps (`checkpoint`)
 private/metrics.jsonl    numbers about every step, without noise
-private/scores.jsonl     scores of the test records on the way
+private/scores.jsonl     scores of the test records during training
 private/results.json     scores and times at the end
-private/lock             held by the process that trains
+private/lock             locked by the process that trains
 """
 
 import datetime
@@ -29,7 +29,7 @@ from .ledger import Budget, Ledger
 
 
 def write_private(path: Path, text: str) -> None:
-    """Writes a file that only its owner may read, whole or not at all, synced when it returns."""
+    """Writes a file, whole or not at all. Only its owner may read it; it is synced on return."""
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
@@ -42,10 +42,10 @@ def write_private(path: Path, text: str) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes out of a run's folder; the system lets go when this process ends.
+    """Keeps other processes out of a run's folder. The lock ends with this process at the latest.
 
     Raises:
-      ValueError: if another process is in it, or it is no folder of a run.
+      ValueError: if another process trains in it, or it is not the folder of a run.
     """
     path = folder / "private" / "lock"
     try:
@@ -78,10 +78,10 @@ def make_run_folder(name: str, output: str | None, now: datetime.datetime) -> Pa
     Args:
       name: name of the run.
       output: the folder, which must not exist; None makes runs/NAME-TIME.
-      now: TIME.
+      now: the TIME in that name.
 
     Raises:
-      ValueError: if it exists already or can't be written.
+      ValueError: if it exists already or can't be made.
     """
     stem = Path("runs") / f"{name}-{now:%Y%m%d-%H%M%S}" if output is None else Path(output)
     folder, attempt = stem, 1
@@ -117,10 +117,10 @@ class Record:
     folder: Path
     config: configs.Config
     budget: Budget
-    spent: list[Mechanism]  # by segment
+    spent: list[Mechanism]  # one per segment
     starts: list[int]  # the first step of every segment
-    metrics: list[dict[str, Any]]  # of every step
-    scores: list[dict[str, Any]]  # of some steps, on the test records
+    metrics: list[dict[str, Any]]  # one per step
+    scores: list[dict[str, Any]]  # of the test records, after some of the steps
     results: dict[str, Any]  # empty until the run has ended
 
 
@@ -128,7 +128,7 @@ def load_record(folder: Path) -> Record:
     """Reads the files of a run.
 
     Raises:
-      ValueError: if it is none, or they are damaged.
+      ValueError: if the folder holds no run, or a file is damaged.
     """
     private = folder / "private"
     if not (private / "ledger.txt").is_file():

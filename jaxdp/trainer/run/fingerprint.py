@@ -1,7 +1,7 @@
 """The fingerprint of a segment's computation: everything that may change a bit of its results.
 
-Steps that are repeated with the same secrets are free only if they give the same results. Too much
-in the fingerprint costs budget, no privacy.
+Steps that are repeated with the same secrets are free only if they give the same results. If the
+fingerprint holds too much, budget is wasted, but no privacy is lost.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ JAX_SETTINGS = (
 
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
-# Parts of the configuration that change no step.
+# Parts of the configuration that do not change any step.
 NOT_COMPUTED = ("name", "output", "dry_run", "resume", "checkpoint", "evaluations")
 
 
@@ -63,10 +63,11 @@ def make_fingerprint(config: configs.Config, dataset: Dataset, plan: Plan) -> Fi
 
 
 def steps_repeat_exactly() -> bool:
-    """Whether the same step gives the same bits each time that it is run here.
+    """Whether a step gives the same bits every time that it is run on this device.
 
     A GPU adds up in the order in which its threads finish, and another compilation may choose other
-    kernels, unless XLA is told not to. Of a CPU the fingerprint has the model and cores.
+    kernels, unless a flag of XLA forbids both. A CPU gives the same bits, if its model and number
+    of cores are the same: these are in the fingerprint.
     """
     platforms = {device.platform for device in jax.devices()}
     flags = os.environ.get("XLA_FLAGS", "").split()
@@ -79,7 +80,7 @@ def fingerprint_digest(fingerprint: Fingerprint) -> str:
 
 
 def changes(before: Fingerprint, now: Fingerprint) -> str:
-    """What is not the same any more, in words."""
+    """The names of all parts that differ, as text."""
     parts = []
     for name in sorted(before.keys() | now.keys()):
         old, new = before.get(name), now.get(name)
@@ -92,7 +93,7 @@ def changes(before: Fingerprint, now: Fingerprint) -> str:
 
 def _code_digest() -> str:
     total = hashlib.sha256()
-    package = importlib.resources.files("jaxdp")  # all of it, wherever this file lies
+    package = importlib.resources.files("jaxdp")  # the whole package, wherever this file is
     assert isinstance(package, Path)
     for path in sorted(package.rglob("*.py")):
         total.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())

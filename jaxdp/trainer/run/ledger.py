@@ -1,13 +1,13 @@
-"""The budget ledger: which steps a run has paid for, on disk before they run.
+"""The budget ledger: the steps that a run has paid for, written to disk before the steps run.
 
-A text file that is only ever appended to, one fact a line, each with a checksum of all text so far:
+It is a text file that only grows. Every line is a fact with a checksum of all text so far:
 
     {"ledger": 1, "epsilon": 3.0, "delta": 0.000336, "adjacency": "add_remove", ...} 5c1f...
     {"segment": 1, "start": 0, "noise_multiplier": 1.81, "sampling_probability": 0.5, ...} 09ab...
     {"charge": 1, "first": 0, "last": 19, "time": "2026-01-31T12:00:00Z"} e27d...
 
-The first line fixes the budget for good. A segment is a stretch of steps with the same secrets and
-the same computation: its steps can be repeated for free, because they give the same results.
+The first line fixes the budget for good. A segment is a series of steps with the same secrets and
+the same computation. Its steps can be repeated for free, because they give the same results.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from ...accounting.mechanism import Mechanism
 from ...types import Accountant, Adjacency, Sampling, Unit
 
 CHECK_DIGITS = 16
-BLOCK_SECONDS = 0.5  # of steps that are charged with one line: a sync may take as long as a step
+BLOCK_SECONDS = 0.5  # time of the steps that one line charges: a sync may take as long as a step
 LARGEST_BLOCK = 1000
 
 
@@ -41,11 +41,11 @@ class Budget:
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of steps with secrets of its own.
+    """A series of steps with their own secrets.
 
     Attributes:
       start: its first step.
-      state: digest of what it started from.
+      state: digest of the state before its first step.
       fingerprint: digest of the computation.
     """
 
@@ -58,19 +58,19 @@ class Segment:
 
 
 class Position(NamedTuple):
-    """A place in a ledger, by which a checkpoint knows the ledger that paid for it."""
+    """A place in a ledger. A checkpoint keeps it, to recognise the ledger that paid for it."""
 
     lines: int
     check: str
 
 
 class Ledger:
-    """An open ledger; its file stays open for appending until `close`.
+    """A ledger. Its file stays open for appending until `close`, unless it was opened by `read`.
 
     Attributes:
-      budget: the first line.
-      segments: in order; they are numbered from 1.
-      torn: whether the last line was half written, by a crash, and so dropped.
+      budget: what the first line says.
+      segments: the segments in order; they are numbered from 1.
+      torn: whether a crash left the last line half written; that line is dropped.
     """
 
     budget: Budget
@@ -87,7 +87,7 @@ class Ledger:
 
     @classmethod
     def create(cls, path: Path, budget: Budget) -> "Ledger":
-        """Starts a ledger, which must not exist."""
+        """Makes the file of a new ledger; it must not exist yet."""
         for name in ("epsilon", "delta"):
             value = getattr(budget, name)
             if not (0 < value < math.inf and (name != "delta" or value < 1)):
@@ -101,11 +101,11 @@ class Ledger:
 
     @classmethod
     def open(cls, path: Path) -> "Ledger":
-        """Opens a ledger to go on with it.
+        """Opens a ledger for reading and appending.
 
         Raises:
-          ValueError: if there is none, or a line is damaged.
-          OSError: if it can't be written to.
+          ValueError: if there is no ledger, or a line is damaged.
+          OSError: if the file can't be written to.
         """
         text = _text_of(path)
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
@@ -115,7 +115,7 @@ class Ledger:
             os.close(descriptor)
             raise
         if ledger.torn:
-            # It was never synced, so no step that it pays for has run.
+            # The line was never synced, so no step that it pays for has run.
             os.ftruncate(descriptor, ledger._size)
         elif text and not text.endswith(b"\n"):
             os.write(descriptor, b"\n")
@@ -125,26 +125,26 @@ class Ledger:
 
     @classmethod
     def read(cls, path: Path) -> "Ledger":
-        """Reads a ledger without the right to append."""
+        """Reads a ledger; nothing can be appended to it."""
         return cls(path, _text_of(path), None)
 
     def close(self) -> None:
-        """Closes the file, after which nothing can be charged."""
+        """Closes the file. After that nothing can be charged."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
     def open_segment(self, segment: Segment) -> int:
-        """Appends a segment, from which on only its steps can be charged; returns its number."""
+        """Appends a segment and returns its number. From now on only its steps can be charged."""
         _mechanism(self.budget, segment, 0)  # refuses numbers that can't be accounted
         self._append({"segment": len(self.segments) + 1, **asdict(segment)})
         self._add_segment(segment)
         return len(self.segments)
 
     def charge(self, first: int, last: int) -> None:
-        """Pays for steps of the newest segment, `last` included; returns when that is on disk.
+        """Pays for steps of the newest segment, including `last`; returns when that is on disk.
 
-        A charge is known by its segment and step: what is charged already costs nothing.
+        Steps of this segment that are already charged cost nothing more.
         """
         if not self.segments:
             raise ValueError(f"{self.path} has no segment yet: open one before the first charge")
@@ -157,17 +157,17 @@ class Ledger:
             )
         if last < stop:
             return
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())  # for people: nothing reads it
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())  # for people: no code reads it
         self._append({"charge": len(self.segments), "first": stop, "last": last, "time": now})
         self._stops[-1] = last + 1
 
     def stop(self, segment: int) -> int:
-        """The step after the last one that is charged to a segment."""
+        """The step after the last charged step of a segment."""
         return self._stops[segment - 1]
 
     @property
     def steps(self) -> int:
-        """How many steps were charged, those that were run again included."""
+        """Number of charged steps, including those that were run again in a new segment."""
         return sum(m.steps for m in self.mechanisms())
 
     def mechanisms(self) -> list[Mechanism]:
@@ -183,11 +183,11 @@ class Ledger:
 
     @property
     def position(self) -> Position:
-        """How far the ledger goes now, for `holds`."""
+        """The present end of the ledger, for `holds`."""
         return Position(len(self._checks), self._checks[-1])
 
     def holds(self, position: Position) -> bool:
-        """Whether this ledger is, up to that position, the one that it was taken from."""
+        """Whether this is the ledger of that position, unchanged up to there."""
         lines, check = position
         return 0 < lines <= len(self._checks) and self._checks[lines - 1] == check
 
@@ -209,7 +209,7 @@ class Ledger:
         self._checks.append(check)
 
     def _check_in_place(self, descriptor: int) -> None:
-        """Writing to a file that was deleted or replaced would succeed, and be lost."""
+        """Refuses a file that was deleted or replaced: what is written to it would be lost."""
         try:
             there = os.stat(self.path)
         except FileNotFoundError:
@@ -262,18 +262,18 @@ class Ledger:
 
 
 class Payment:
-    """Charges the newest segment of a ledger, for a block of steps at a time.
+    """Charges the newest segment of a ledger for one block of steps at a time.
 
     Attributes:
       end: no step from here on may be taken.
-      count: steps that were paid for and begun, from the run's first on.
+      count: number of steps that were paid for and begun, from the first step of the run.
     """
 
     def __init__(self, ledger: Ledger, start: int, end: int) -> None:
         self.end = end
         self.count = start
         self._ledger = ledger
-        self._charged = 0  # in this process: charges up to here, not those of steps run again
+        self._charged = 0  # this process has charged up to here; repeated steps do not count
         self._block = 1
         self._since = time.monotonic()
 
@@ -286,7 +286,7 @@ class Payment:
         self.count = step + 1
 
     def may_stop(self, step: int) -> bool:
-        """Whether nothing that this process paid for is left at a step: a moment's work at most."""
+        """Whether all steps that this process paid for come before `step`: a stop wastes none."""
         return step >= self._charged
 
     def _charge_from(self, step: int) -> None:
@@ -301,7 +301,7 @@ class Payment:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the names of new files in a folder outlast a power failure."""
+    """Makes sure that new files in a folder are still there after a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""How a run goes on after a stop: as the same computation, or in a new segment."""
+"""Lets a run go on after a stop: with the same computation, or in a new segment."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ from .segment import SavedSegment, Secrets, draw_secrets, load_segment, save_seg
 
 @dataclass(frozen=True)
 class History:
-    """What a run's folder says of the steps that were taken."""
+    """What a run's folder says about the steps that were taken."""
 
     folder: Path
     ledger: Ledger
@@ -50,7 +50,7 @@ class History:
 
 
 def saved_config(folder: str) -> configs.Config:
-    """The settings of a run, without where it was written."""
+    """The settings of a run, ready to resume it: `output` is None and `resume` its folder."""
     path = Path(folder) / "private" / "config.json"
     try:
         config = parsing.read_config(path)
@@ -68,8 +68,8 @@ def open_history(folder: Path, keep: int, tell: Tell) -> History:
     """Reads the files of a run that was stopped.
 
     Raises:
-      ValueError: if the ledger or the secrets are missing or damaged, or a checkpoint holds steps
-        that the ledger does not.
+      ValueError: if the ledger or the secrets are missing or damaged, or if a checkpoint has steps
+        that the ledger has not paid for.
     """
     private = folder / "private"
     try:
@@ -77,7 +77,7 @@ def open_history(folder: Path, keep: int, tell: Tell) -> History:
     except OSError as error:
         raise ValueError(
             f"{private / 'ledger.txt'} can't be written to ({error.strerror}): make the folder "
-            "writable, a step can't be paid for otherwise"
+            "writable, because no step can be paid for otherwise"
         ) from None
     if ledger.torn:
         tell("The last line of the ledger was half written: no step had been taken for it.")
@@ -92,19 +92,19 @@ def open_history(folder: Path, keep: int, tell: Tell) -> History:
             raise ValueError(
                 f"the checkpoint of step {newest.step} is ahead of its ledger {ledger.path}, which "
                 f"has {ledger.position.lines} lines where {newest.position.lines} had been "
-                "written, or others: what was spent is not known. Put back the ledger that belongs "
-                "to it"
+                "written, or has other lines: it is not known what was spent. Put back the ledger "
+                "that belongs to the checkpoint"
             )
     return History(folder, ledger, checkpoints, newest, last)
 
 
 def earlier_data(history: History) -> list[loading.Use]:
-    """Which records every segment used, and for what."""
+    """The records that every segment used, and what it used them for."""
     return [(one.config.data, one.fingerprint["splits"]) for one in _saved_segments(history)]
 
 
 def segment_configs(history: History) -> list[configs.Config]:
-    """The settings of every segment, the newest last."""
+    """The settings of every segment, from the first to the newest."""
     return [one.config for one in _saved_segments(history)]
 
 
@@ -114,7 +114,7 @@ def _saved_segments(history: History) -> list[SavedSegment]:
 
 
 def check_budget(history: History, config: configs.Config, plan: Plan) -> None:
-    """Refuses settings that would change what was promised at the first segment."""
+    """Refuses settings that would change what the run promised when it began."""
     promised = vars(history.ledger.budget) | {"seed": history.last.config.seed}
     now = vars(make_budget(plan)) | {"seed": config.seed}
     for name, value in promised.items():
@@ -127,9 +127,9 @@ def check_budget(history: History, config: configs.Config, plan: Plan) -> None:
 
 
 def make_budget(plan: Plan) -> Budget:
-    """What a run may spend: the plan's target, or what its given noise costs."""
+    """What a run may spend: the plan's target ε, or the ε that the given noise costs."""
     epsilon = plan.target_epsilon
-    if epsilon is None:  # the noise was given: what it costs is what may be spent
+    if epsilon is None:
         epsilon = round_up(plan.epsilon())
     if epsilon == float("inf"):
         raise ValueError(
@@ -160,7 +160,7 @@ def begin(
 def open_segment(
     folder: Path, ledger: Ledger, start: int, plan: Plan, saved: SavedSegment, state: TrainState
 ) -> None:
-    """Begins a segment: first its secrets are on disk, then the ledger knows of it."""
+    """Begins a segment: first writes its secrets to disk, then enters it into the ledger."""
     save_segment(_segment_file(folder, len(ledger.segments) + 1), saved)
     _save_config(folder, saved)
     if not isinstance(plan.noise_multiplier, float):
@@ -178,10 +178,11 @@ def open_segment(
 
 
 def why_not_free(history: History, fingerprint: Fingerprint, state: TrainState) -> str | None:
-    """Says why the steps from a state on must be paid for; None: they repeat the newest segment.
+    """Says why the steps from this state on must be paid for; None if they are free.
 
-    They repeat it if the computation is the same, if the state is one of that segment, and if this
-    device gives the same bits again; the last does not matter if no charged step is repeated.
+    They are free if they repeat the newest segment: the computation is the same, the state is one
+    of that segment, and this device gives the same bits again. The last condition does not matter
+    if no charged step is repeated.
     """
     ledger, newest = history.ledger, history.newest
     current = ledger.segments[-1]
@@ -201,7 +202,7 @@ def why_not_free(history: History, fingerprint: Fingerprint, state: TrainState) 
 
 
 def check_a_step_is_left(history: History, plan: Plan) -> None:
-    """Refuses other records or sampling if no step can be taken: the release would name them."""
+    """Refuses other records or sampling if no step is left: the statement would name them."""
     spent = [m for m in history.ledger.mechanisms() if m.steps]
     more = plan.mechanism(max(0, plan.steps - history.step))
     taken = lambda m: (m.num_examples, m.sampling_probability)
@@ -211,14 +212,14 @@ def check_a_step_is_left(history: History, plan: Plan) -> None:
     left = more.steps and composition.affordable_steps(spent, more, budget.epsilon, budget.delta)
     if not left:
         raise ValueError(
-            f"after {history.step} steps none is left to take with N = {plan.num_examples:,} and "
+            f"after {history.step} steps no step is left with N = {plan.num_examples:,} and "
             f"sampling probability {plan.sampling_probability:g}: leave the changed options out, "
             "or start another run"
         )
 
 
 def affordable_end(ledger: Ledger, plan: Plan) -> int:
-    """The step before which the newest segment must end, so that ε stays within the budget."""
+    """The step before which the newest segment must end to keep ε within the budget."""
     *spent, _ = ledger.mechanisms()
     start = ledger.segments[-1].start
     if start >= plan.steps or not any(m.steps for m in spent):
@@ -229,9 +230,9 @@ def affordable_end(ledger: Ledger, plan: Plan) -> int:
 
 
 def restore(history: History, config: configs.Config, state: TrainState, tell: Tell) -> TrainState:
-    """Puts the newest checkpoint into a run's state; the noise key stays the segment's.
+    """Puts the newest checkpoint into a run's state. The noise key of the state stays.
 
-    A part of the state that does not fit a changed configuration starts anew; parameters must fit.
+    Parameters must fit. Other parts that do not fit a changed configuration start anew.
     """
     if history.newest is None:
         return state
@@ -240,7 +241,7 @@ def restore(history: History, config: configs.Config, state: TrainState, tell: T
     before = load_segment(_segment_file(history.folder, history.newest.segment)).config
     for name, like in restored.items():
         if name == "privatize" and config.clipping != before.clipping:
-            continue  # its state has the clipping norms, which would overrule the new ones
+            continue  # it holds the old clipping norms, which would replace the new ones
         own = {key: value for key, value in arrays.items() if key.partition(".")[0] == name}
         try:
             restored[name] = from_arrays(own, {name: like})[name]
@@ -276,7 +277,7 @@ def drop_metrics_after(path: Path, step: int) -> None:
 
 
 def next_secrets(history: History) -> Secrets:
-    """Secrets for a new segment; what was drawn before the first step stays."""
+    """Draws the secrets of a new segment. The key of the first parameters stays."""
     last = history.last
     return draw_secrets(last.config.seed, len(history.ledger.segments) + 1, last.secrets.init)
 
@@ -286,6 +287,6 @@ def _segment_file(folder: Path, number: int) -> Path:
 
 
 def _save_config(folder: Path, saved: SavedSegment) -> None:
-    """For people: the configuration is read from the segment."""
+    """Writes the settings for `saved_config` and for people. Segments have their own copy."""
     text = json.dumps(dataclasses.asdict(saved.config), indent=2) + "\n"
     write_private(folder / "private" / "config.json", text)

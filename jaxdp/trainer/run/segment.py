@@ -17,7 +17,7 @@ from .fingerprint import Fingerprint
 
 @dataclass(frozen=True)
 class Secrets:
-    """The key of every stream. Whoever knows them can subtract the noise."""
+    """The keys of a segment, one per stream. Whoever knows them can subtract the noise."""
 
     init: jax.Array
     noise: jax.Array
@@ -27,7 +27,7 @@ class Secrets:
 
 @dataclass(frozen=True)
 class SavedSegment:
-    """What private/segment-N.json holds."""
+    """The content of private/segment-N.json."""
 
     config: configs.Config
     fingerprint: Fingerprint
@@ -38,13 +38,14 @@ def draw_secrets(seed: int | None, segment: int = 1, init: jax.Array | None = No
     """Draws the keys of a segment.
 
     Args:
-      seed: makes them reproducible, and so no secrets; None: from the operating system.
-      segment: its number; every segment has keys of its own.
-      init: of the first segment, for later ones: what is frozen stays as it was drawn.
+      seed: makes the keys reproducible, so they are not secret. None: from the operating system.
+      segment: number of the segment; every segment has its own keys.
+      init: for later segments, the `init` key of the first: frozen parameters stay as they were
+        drawn.
     """
     if seed is None:
         noise, augmentation = keys.secret_key(), keys.secret_key()
-        # Sampling runs on the host, with 128 bits of key: an rbg key has as many.
+        # Sampling runs on the host with a key of 128 bits, and an rbg key has 128 bits.
         words = np.frombuffer(os.urandom(16), np.uint32)
         sampling = jax.random.wrap_key_data(jax.numpy.asarray(words), impl="rbg")
         return Secrets(keys.secret_key() if init is None else init, noise, sampling, augmentation)
@@ -56,7 +57,7 @@ def draw_secrets(seed: int | None, segment: int = 1, init: jax.Array | None = No
 
 
 def save_segment(path: Path, saved: SavedSegment) -> None:
-    """Writes the file of a segment, which only its owner may read; synced when it returns."""
+    """Writes the file of a segment. Only its owner may read it; it is synced on return."""
     fact = {
         "config": asdict(saved.config),
         "fingerprint": saved.fingerprint,
@@ -75,7 +76,7 @@ def load_segment(path: Path) -> SavedSegment:
     """Reads the file of a segment.
 
     Raises:
-      ValueError: if it is missing or not what `save_segment` wrote.
+      ValueError: if it is missing or damaged.
     """
     try:
         fact = json.loads(path.read_text())

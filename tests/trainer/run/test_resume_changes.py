@@ -115,7 +115,7 @@ def test_records_that_no_step_would_use_are_refused(secret, capsys):
     capsys.readouterr()
     changed = ("--data.private", "train[:1400]", "--plan.steps", str(STEPS + 2))
     assert go_on(secret, *changed) == 2
-    assert "none is left to take with N = 1,400" in capsys.readouterr().err
+    assert "no step is left with N = 1,400" in capsys.readouterr().err
     assert (secret / "release" / "PRIVACY.md").read_text() == before
     assert len(ledger_of(secret).segments) == 1
 

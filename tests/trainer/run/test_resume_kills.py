@@ -106,9 +106,9 @@ def test_sigterm_releases_and_the_run_can_go_on(tmp_path):
     process.terminate()
     said, _ = process.communicate(timeout=200)
     assert process.returncode == 143, said
-    assert f"Resuming after step {first['steps']}, in segment 1" in " ".join(said.split())
+    assert f"Resuming after step {first.steps}, in segment 1" in " ".join(said.split())
     assert jaxdp.load_release(folder).statement.steps >= first.steps + 20
-    before = folder / f"release-after-{first['steps']}-steps"
+    before = folder / f"release-after-{first.steps}-steps"
     assert jaxdp.load_release(before).statement == first
 
 
