@@ -9,7 +9,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from ..datasets import augmentation, feeding
+from ..datasets import feeding
+from ..datasets.augmentation import AUGMENTATIONS
 from ..datasets.loading import Use, load
 from ..datasets.records import Dataset
 from ..dpsgd.plan import Plan
@@ -81,7 +82,7 @@ class Run:
             self.dataset.private,
             itertools.islice(samples, count),
             placement=data_config.placement,
-            augment=augmentation.crop_and_flip if data_config.augment == "crop_flip" else None,
+            augment=AUGMENTATIONS[data_config.augment],
             key=secrets.augmentation,
             start=start,
         )

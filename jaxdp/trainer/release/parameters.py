@@ -8,7 +8,6 @@ PRIVACY.md               the same for people (`markdown`)
 No byte of them tells a path, a host, a user or a time (privacy rule 20).
 """
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ... import _distribution
+from ..disk import sync
 from .markdown import as_markdown
 from .statement import Statement, read_statement, to_text
 
@@ -102,9 +102,9 @@ def save_statement(folder: Path, statement: Statement) -> Path:
     partial = folder / PARTIAL
     _write(partial / "privacy.json", to_text(statement).encode())
     _write(partial / "PRIVACY.md", as_markdown(statement).encode())
-    _sync(partial)
+    sync(partial)
     released = partial.rename(folder / "release")
-    _sync(folder)
+    sync(folder)
     return released
 
 
@@ -209,13 +209,4 @@ def _from_file(file: Path) -> dict[str, Any]:
 
 def _write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    """Makes a file, or the names in a folder, outlast a power failure."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path)

@@ -161,10 +161,10 @@ def open_segment(
     folder: Path, ledger: Ledger, start: int, plan: Plan, saved: SavedSegment, state: TrainState
 ) -> None:
     """Begins a segment: first writes its secrets to disk, then enters it into the ledger."""
-    save_segment(_segment_file(folder, len(ledger.segments) + 1), saved)
-    _save_config(folder, saved)
     if not isinstance(plan.noise_multiplier, float):
         raise ValueError("the plan's noise is a schedule: the ledger keeps constant noise only")
+    save_segment(_segment_file(folder, len(ledger.segments) + 1), saved)
+    _save_config(folder, saved)
     ledger.open_segment(
         Segment(
             start=start,
