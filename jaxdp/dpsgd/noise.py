@@ -1,17 +1,15 @@
 """The noise: its standard deviation for every group, and how it is drawn."""
 
 from collections.abc import Callable
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..types import Allocation
 from .clipping import safe_clipping_norms
 from .groups import Groups
 from .plan import Plan
-
-Allocation = Literal["proportional", "isotropic", "dimension"]
 
 
 def noise_stds(

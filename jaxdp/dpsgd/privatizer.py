@@ -8,12 +8,12 @@ import jax.numpy as jnp
 
 from ..gradients.jax_internals import is_traced, is_vmapped, varying_axes
 from ..gradients.lazy import Microbatch, PerExampleGrads
+from ..types import Allocation
 from . import keys
 from .clipping import ClippingState, sum_shapes
 from .noise import (
     ALLOCATIONS,
     SHARED_NOISE,
-    Allocation,
     add_noise,
     copy_key,
     count_std,

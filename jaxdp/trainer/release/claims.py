@@ -12,6 +12,7 @@ from ...datasets.config import DataConfig
 from ...datasets.records import Dataset
 from ...dpsgd.plan import Plan
 from .. import public_norms
+from ..clipping_options import make_clipping
 from ..config import Config
 from .statement import (
     FORMAT,
@@ -177,7 +178,7 @@ def _mechanism_facts(
         noise_multiplier=_noise_multiplier(mechanism),
         sampling=_sampling_facts(mechanism, plan.expected_batch_size),
         clipping=ClippingFacts(
-            kind=config.clipping.kind,
+            kind=plan.clipping.kind,
             call=repr(plan.clipping),
             clipping_norms=public_norms.describe(
                 config, plan.num_examples, len(dataset.public or ())
@@ -195,8 +196,8 @@ def _earlier_facts(segment: EarlierSegment, config: Config, dataset: Dataset) ->
     """The same of a segment whose plan and public records are no longer at hand."""
     mechanism, clipping = segment.mechanism, segment.config.clipping
     sampling = _sampling_facts(mechanism, segment.config.plan.expected_batch_size)
-    norms = None
-    if clipping.norms_from == "given" or segment.config.data.public == config.data.public:
+    norms, given = None, clipping.norms_from == "given"
+    if given or segment.config.data.public == config.data.public:
         norms = public_norms.describe(
             segment.config, sampling.num_examples, len(dataset.public or ())
         )
@@ -206,7 +207,7 @@ def _earlier_facts(segment: EarlierSegment, config: Config, dataset: Dataset) ->
         noise_multiplier=_noise_multiplier(mechanism),
         sampling=sampling,
         clipping=ClippingFacts(
-            kind=clipping.kind,
+            kind=make_clipping(clipping).kind if given else clipping.kind,
             call=None,
             clipping_norms=norms,
             unit=mechanism.unit,

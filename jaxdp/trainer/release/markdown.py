@@ -165,7 +165,7 @@ def _noise(s: Statement) -> str:
     noise = s.noise
     text = f"{noise.distribution}, from {noise.generator} with a key of {noise.key_bits} bits"
     if noise.extra_epsilon or noise.extra_delta:
-        text += f"; ε and δ have {noise.extra_epsilon:g} and {noise.extra_delta:g} for it in them"
+        text += f"; ε and δ include {noise.extra_epsilon:g} and {noise.extra_delta:g} for it"
     return text
 
 

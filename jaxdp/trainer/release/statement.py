@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 from ...models.config import ModelConfig
-from ...types import Accountant, Adjacency, Sampling, Unit
+from ...types import Accountant, Adjacency, Allocation, ClippingKind, Sampling, Unit
 from . import typed_json
 from .typed_json import UpperBound
 
 FORMAT: Literal[2] = 2
 
 Epsilons = dict[Accountant, UpperBound]
-
-ClippingKind = Literal["individual", "layerwise", "multiplied", "normalised", "quantile", "batch"]
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ class ClippingFacts:
     unit: Unit
     batch_units: int | None
     clipped_together: bool | None
-    noise_allocation: Literal["proportional", "isotropic", "dimension"]
+    noise_allocation: Allocation
     sensitivity_at_first_step: float | None
 
 
@@ -153,7 +151,7 @@ class MechanismFacts:
 
 @dataclass(frozen=True)
 class NoiseFacts:
-    """Where the noise comes from, and what its being no exact Gaussian costs.
+    """Where the noise comes from, and what it costs that it is not an exact Gaussian.
 
     Attributes:
       distribution: of the noise, and the numbers it is drawn in.

@@ -234,8 +234,8 @@ class Ledger:
                     self.torn = True
                     return
                 raise ValueError(
-                    f"{self.path}, line {number} is damaged ({error}): it no longer says what was "
-                    "spent, so nothing more can be. Put back an undamaged copy of the file"
+                    f"{self.path}, line {number} is damaged ({error}): it no longer says what "
+                    "was spent, so no more steps can be paid for. Put back an undamaged copy"
                 ) from None
             self._size += len(line) + 1
         self._size = min(self._size, len(text))
