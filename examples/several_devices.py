@@ -3,7 +3,7 @@
 Command: python examples/several_devices.py     (on four virtual CPU devices)
 Time:    5 s on 2 cores
 Prints:  4 devices, 100 steps: ε = 2.9999 at δ = 0.000337
-         test accuracy 0.8778 of 360 records (every run draws new secrets: 0.87 to 0.89)
+         test accuracy 0.8778 of 360 records (every run draws new secrets: 0.85 to 0.89)
 """
 
 import functools

@@ -145,8 +145,10 @@ def _open(config: Config, console: Console, stack: ExitStack) -> Opened | None:
         console.print(shown.describe_cost(run))
         return None
     if history is not None:
-        release = history.folder / "release"
-        if history.step >= run.plan.steps and release.is_dir():
+        # Read now: a statement that is damaged must not cost the steps that are still to be taken.
+        released = parameters.released_steps(history.folder)
+        if history.step >= run.plan.steps and released == history.ledger.steps:
+            release = history.folder / "release"
             console.print(f"All steps were taken: the release is in {release}")
             return None
         return Opened(run, history)

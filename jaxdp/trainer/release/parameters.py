@@ -110,16 +110,34 @@ def save_statement(folder: Path, statement: Statement) -> Path:
 
 def set_aside(folder: Path) -> Path | None:
     """Renames the release of a run that goes on; it stays valid, and ε of the next counts both."""
-    old = folder / "release"
-    if not old.is_dir():
+    steps = released_steps(folder)
+    if steps is None:
         return None
-    steps = read_statement(old / "privacy.json").steps
+    old = folder / "release"
     stem = aside = folder / f"release-after-{steps}-steps"
     attempt = 1
     while aside.exists():  # from a resume for which the budget had no step left
         attempt += 1
         aside = stem.with_name(f"{stem.name}-{attempt}")
     return old.rename(aside)
+
+
+def released_steps(folder: Path) -> int | None:
+    """How many spent steps the release of a run speaks of; None if there is no release.
+
+    Raises:
+      ValueError: if its statement is damaged.
+    """
+    release = folder / "release"
+    if not release.is_dir():
+        return None
+    try:
+        return read_statement(release / "privacy.json").steps
+    except OSError as error:
+        raise ValueError(
+            f"{release} has no statement that can be read ({error.strerror}): put privacy.json "
+            "back, or move the folder away"
+        ) from None
 
 
 def load_release(path: str | Path) -> Release:
