@@ -144,7 +144,7 @@ class Plan:
 
     @property
     def capacity(self) -> int:
-        """Rows of a padded batch (or unit). In one of 1e9 runs, some batch needs more."""
+        """Rows of a padded batch (or unit). In one of 1e12 runs, some batch needs more."""
         return sampling.capacity(
             self.sampling,
             self.num_examples,
@@ -255,8 +255,10 @@ class Plan:
 
         Yields:
           `(indices int32 [capacity], mask bool [capacity])`: rows of the data, padded with row 0
-          where the mask is False; `[num_units, capacity]` for clippings with unit="batch". No
-          sampled record is ever dropped: a sample larger than the capacity gets a larger shape.
+          where the mask is False; `[num_units, capacity]` for clippings with unit="batch". The
+          indices are int64 for N ≥ 2^31: index with NumPy, since JAX keeps 32 bits only. No
+          sampled record is ever dropped: in one of 1e12 runs, some sample exceeds the capacity. It
+          gets a larger shape, a multiple of the capacity.
         """
         if self.sampling == "shuffled" and key is None:
             epoch = batches_per_epoch(self.num_examples, int(self.expected_batch_size))
@@ -265,20 +267,21 @@ class Plan:
                     f"start is {start}, inside a shuffled epoch of {epoch} steps, and key is None: "
                     "a new order would show records twice in the epoch. Pass the run's own key"
                 )
-        philox = keys.philox_key(key, "sampling")
+        sampler = sampling.Sampler(
+            self.sampling,
+            keys.philox_key(key, "sampling"),
+            self.num_examples,
+            self.expected_batch_size,
+        )
         unit_philox = keys.philox_key(key, "units")
         capacity = self.capacity
         for step in range(start, self.steps):
-            indices = sampling.sample(
-                self.sampling, philox, step, self.num_examples, self.expected_batch_size
-            )
+            rows = sampler.rows(step)
             if self.num_units is None:
-                yield sampling.pad(indices, capacity)
+                yield sampling.pad(rows, capacity)
             else:
-                unit_of = sampling.assign_units(
-                    unit_philox, step, self.num_examples, self.num_units
-                )
-                yield sampling.pad_units(indices, unit_of[indices], self.num_units, capacity)
+                unit_of = sampling.assign_units(unit_philox, step, rows, self.num_units)
+                yield sampling.pad_units(rows, unit_of, self.num_units, capacity)
 
 
 def _check_batch_size(size: object, num_examples: int, sampling: Sampling) -> None:
