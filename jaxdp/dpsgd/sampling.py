@@ -85,7 +85,7 @@ def total_variation(sampling: Sampling) -> float:
     It costs (1 + e^ε)·T·TV in δ over T steps. Proof: a run that samples with the law P̃ gives any
     set of results a probability within η = T·TV of that with the accounted law P, on either of two
     neighbouring data sets (Q and Q̃ on the second). So P̃ ≤ P + η ≤ e^ε·Q + δ + η ≤
-    e^ε·(Q̃ + η) + δ + η. At 2^-99 = 1.6e-30 a step that is 4.8e-21 for 1e6 steps at ε = 8: it
+    e^ε·(Q̃ + η) + δ + η. At 2^-99 = 1.6e-30 a step that is 4.7e-21 for 1e6 steps at ε = 8: it
     never matters.
     """
     return binomial.TOTAL_VARIATION if sampling == "poisson" else 0.0
