@@ -24,7 +24,7 @@ from .statement import Statement, read_statement, to_text
 
 PARTIAL = "release.partial"  # until it is complete
 
-DTYPES = {
+DTYPES: dict[str, Any] = {
     "F64": np.float64,
     "F32": np.float32,
     "F16": np.float16,

@@ -140,7 +140,7 @@ def load_record(folder: Path) -> Record:
         )
     ledger = Ledger.read(private / "ledger.txt")
     settings, results = private / "config.json", private / "results.json"
-    if not settings.is_file():
+    if not settings.is_file() or not ledger.segments:
         raise ValueError(f"{folder} stopped before its first step: there is nothing to report")
     return Record(
         name=folder.resolve().name,

@@ -11,6 +11,7 @@ for module in ("tyro", "sklearn", "safetensors"):
     pytest.importorskip(module)
 from helpers.trainer import assert_same_run, go_on, ledger_of  # noqa: E402
 
+from jaxdp import report  # noqa: E402
 from jaxdp.trainer.run.files import locked  # noqa: E402
 from jaxdp.trainer.run.ledger import Ledger  # noqa: E402
 
@@ -27,6 +28,15 @@ def test_a_checkpoint_ahead_of_its_ledger_is_refused(secret, capsys):
     assert "the checkpoint of step 4 is ahead of its ledger" in said
     assert "has 3 lines" in said
     assert path.read_bytes() == b"".join(lines[:3])
+
+
+def test_a_ledger_cut_to_its_budget_is_no_new_run(secret, capsys):
+    path = secret / "private" / "ledger.txt"
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    assert go_on(secret) == 2
+    assert "the checkpoints are ahead of the ledger" in capsys.readouterr().err
+    assert report.main([str(secret)]) == 2
+    assert "stopped before its first step" in capsys.readouterr().err
 
 
 def test_a_ledger_begun_anew_is_refused(secret, capsys):
