@@ -5,6 +5,7 @@ import os
 import re
 import resource
 
+import jax
 import pytest
 
 for module in ("tyro", "sklearn", "safetensors"):
@@ -65,11 +66,15 @@ def test_a_full_disk_stops_the_run_and_nothing_is_lost(reference, seeded, capsys
     path = seeded / "private" / "ledger.txt"
     text = path.read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The tests' own cache of compiled programs must not meet the limit.
+    least_seconds = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(text), hard))
     try:
         assert go_on(seeded) == 1
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", least_seconds)
     said = capsys.readouterr().err
     assert said.startswith("error: ")
     assert len(said.splitlines()) == 1
