@@ -132,7 +132,7 @@ def test_times_the_root_of_layers_it_has_the_noise_of_layerwise_and_clips_no_mor
 
 @pytest.mark.parametrize("allocation", ["isotropic", "dimension"])
 def test_other_allocations_are_refused_with_the_reason(allocation):
-    with pytest.raises(ValueError, match="no group can do with less noise"):
+    with pytest.raises(ValueError, match="every group needs noise in proportion to it"):
         jaxdp.privatize(make_plan(jaxdp.clip_multiplied(1.0)), allocation=allocation)
 
 
