@@ -16,7 +16,6 @@ from typing import Any
 import jax
 
 from ...datasets.records import Dataset, Records, arrays_digest
-from ...dpsgd import sampling
 from ...dpsgd.plan import Plan
 from .. import config as configs
 from ..device import describe_device
@@ -57,12 +56,7 @@ def make_fingerprint(config: configs.Config, dataset: Dataset, plan: Plan) -> Fi
                 "data": _data_digest(records),
                 "public data": None if public is None else _data_digest(public),
                 "splits": dict(dataset.digests),
-                "sampler": [
-                    sampling.VERSION,
-                    plan.sampling,
-                    plan.expected_batch_size,
-                    plan.num_examples,
-                ],
+                "sampler": [plan.sampling, plan.expected_batch_size, plan.num_examples],
             }
         )
     )
