@@ -1,9 +1,11 @@
 """The name of the machine that a figure was measured on."""
 
-import pathlib
+import os
 import platform
 
 import jax
+
+from jaxdp.trainer.device import processor
 
 
 def hardware() -> str:
@@ -11,10 +13,4 @@ def hardware() -> str:
     device = jax.devices()[0]
     if device.platform != "cpu":
         return device.device_kind
-    info = pathlib.Path("/proc/cpuinfo")
-    names = []
-    if info.exists():
-        lines = info.read_text().splitlines()
-        names = [line.split(":")[1] for line in lines if line.startswith("model name")]
-    name = names[0].strip() if names else platform.processor() or platform.machine()
-    return f"{name} {len(names)} cores" if names else name
+    return f"{processor() or platform.machine()} {os.cpu_count()} cores"

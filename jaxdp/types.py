@@ -38,6 +38,15 @@ Accountant = Literal["pld", "rdp"]
 Schedule = tuple[tuple[float, int], ...]
 """Noise multipliers over time: `((z, count), ...)` is z for `count` steps, then the next pair's."""
 
+ClippingKind = Literal["individual", "batch", "layerwise", "multiplied", "normalised", "quantile"]
+"""Which clipping: `"individual"` is that of `clip_individual`, and so on."""
+
+Layer = Literal["tensor", "module"]
+"""What a layer is where layers are clipped apart: every tensor, or all tensors of a module."""
+
+Allocation = Literal["proportional", "isotropic", "dimension"]
+"""How layers that are clipped apart share the noise: see `privatize`."""
+
 PyTree = Any
 """A nested container of arrays: dicts, lists, tuples, or any other that `jax.tree` knows."""
 

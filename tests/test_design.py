@@ -35,7 +35,7 @@ def missing(files, tests, root=ROOT):
 
 
 def test_rules_are_numbered_without_gaps():
-    assert [number for number, _, _ in rules()] == list(range(1, 24))
+    assert [number for number, _, _ in rules()] == list(range(1, 23))
 
 
 @pytest.mark.parametrize(("number", "files", "tests"), rules())
@@ -53,12 +53,12 @@ def test_what_does_not_exist_is_found():
 
 def test_comments_cite_rules_that_there_are():
     known = {number for number, _, _ in rules()}
-    cited = {}
+    cited = set()
     for folder in ("jaxdp", "tests", "benchmarks", "examples"):
         for path in (ROOT / folder).rglob("*.py"):
             text = " ".join(path.read_text().split())
             assert "DESIGN rule" not in text or path == Path(__file__), path
             for match in CITATION.finditer(text):
-                cited[path.name] = set(map(int, re.findall(r"\d+", match[0])))
+                cited |= {(path, int(number)) for number in re.findall(r"\d+", match[0])}
     assert cited, "nothing cites a rule: is the pattern right?"
-    assert set().union(*cited.values()) <= known
+    assert [place for place in cited if place[1] not in known] == []

@@ -8,7 +8,7 @@ import functools
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,7 +18,6 @@ from dp_accounting.rdp import rdp_privacy_accountant as dp_rdp
 from ..types import Accountant
 from . import gdp, pld
 from .mechanism import Mechanism, accountants, dp_event, event_factor
-from .noise_charge import NoiseCharge, noise_charge
 
 NO_PRIVACY = 20.0  # with an epsilon above it, an attacker can be almost certain
 
@@ -41,9 +40,7 @@ def epsilon(mechanism: Mechanism, delta: float, accountant: Accountant = "pld") 
       '2.38'
     """
     check_delta(delta, mechanism.num_examples)
-    bounds = curves(mechanism, accountant)
-    exact = lambda delta: min(curve.epsilon(delta) for curve in bounds)
-    return charge_of([mechanism]).epsilon_at(delta, exact)
+    return min(curve.epsilon(delta) for curve in curves(mechanism, accountant))
 
 
 def delta(mechanism: Mechanism, epsilon: float, accountant: Accountant = "pld") -> float:
@@ -59,17 +56,7 @@ def delta(mechanism: Mechanism, epsilon: float, accountant: Accountant = "pld") 
     """
     if not epsilon >= 0:
         raise ValueError(f"epsilon is {epsilon}: it must be at least 0")
-    bounds = curves(mechanism, accountant)
-    exact = lambda epsilon: min(curve.delta(epsilon) for curve in bounds)
-    return charge_of([mechanism]).delta_at(epsilon, exact)
-
-
-def charge_of(mechanisms: Sequence[Mechanism]) -> NoiseCharge:
-    """What the noise of all the mechanisms together costs because it is not exactly Gaussian.
-
-    A mechanism that releases nothing draws no noise.
-    """
-    return noise_charge(sum(m.noise_draws_per_step * m.steps for m in mechanisms if m.exposures))
+    return min(curve.delta(epsilon) for curve in curves(mechanism, accountant))
 
 
 def gaussian_mu(mechanism: Mechanism) -> float:
@@ -127,7 +114,7 @@ _NOTHING_RELEASED = Curve(lambda delta: 0.0, lambda epsilon: 0.0)
 
 @functools.lru_cache(maxsize=4)
 def curves(mechanism: Mechanism, accountant: Accountant) -> tuple[Curve, ...]:
-    """Bounds that all hold for the mechanism if its noise is exactly Gaussian."""
+    """Bounds that all hold for the mechanism: its guarantee is the smallest of them."""
     allowed = accountants(mechanism.sampling, mechanism.adjacency)
     if accountant not in ("pld", "rdp"):
         raise ValueError(f"accountant is {accountant!r}: give 'pld' or 'rdp'")

@@ -87,7 +87,6 @@ class NoiseTable:
             self.adjacency,
             self.unit,
             self.num_examples,
-            self.num_parameters,
         )
 
 
@@ -164,7 +163,6 @@ def plan_noise(
                 unit=unit,
                 num_examples=num_examples,
                 accountant=accountant,
-                noise_draws_per_step=num_parameters,
             ),
             taken,
             size / num_examples,
@@ -172,7 +170,6 @@ def plan_noise(
             adjacency,
             unit,
             num_examples,
-            num_parameters,
         )
         z = mechanism.schedule[0][0]
         std = z * sensitivity_factor(unit, adjacency) * clipping_norm / (num_units or size)

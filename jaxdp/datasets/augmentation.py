@@ -32,3 +32,7 @@ def crop_and_flip(key: jax.Array, image_HxWxC: jax.Array, padding: int = 4) -> j
     padded = jnp.pad(image_HxWxC, edges, mode="edge")
     moved = jax.lax.dynamic_slice(padded, (*start, 0), image_HxWxC.shape)
     return jnp.where(jax.random.bernoulli(flip_key), moved[:, ::-1], moved)
+
+
+# By the value of the option data.augment.
+AUGMENTATIONS = {"none": None, "crop_flip": crop_and_flip}

@@ -44,6 +44,8 @@ def prepare(
             f"{name!r} can't be prepared without TensorFlow: {', '.join(NAMES)} can. On a machine "
             f"that has TensorFlow run `tfds build {name} --file_format=array_record`"
         )
+    if archives is not None and not Path(archives).is_dir():
+        raise ValueError(f"there is no folder {archives}: name one that holds the archives")
     with quiet():
         builder = _builders()[name](data_dir=data_folder(folder), file_format="array_record")
         prepared, where = builder.is_prepared(), Path(builder.data_path)

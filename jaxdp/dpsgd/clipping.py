@@ -3,26 +3,24 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from ..accounting.mechanism import sensitivity_factor
 from ..gradients.lazy import Microbatch, PerExampleGrads
-from ..types import Adjacency, Unit
+from ..types import Adjacency, ClippingKind, Layer, Unit
 from .groups import (
     SMALLEST_CLIPPING_NORM,
     ClippingNorm,
     Groups,
-    Layer,
     all_clipping_norms,
     group_leaves,
     is_clipping_norm,
 )
 
 Array = jax.Array
-Kind = Literal["individual", "batch", "layerwise", "multiplied", "normalised", "quantile"]
 
 
 class ClippingState(NamedTuple):
@@ -62,7 +60,7 @@ class Clipping:
       quantile: the settings of `clip_quantile`.
     """
 
-    kind: Kind
+    kind: ClippingKind
     clipping_norm: Any
     unit: Unit = "example"
     layer: Layer | None = None
@@ -87,8 +85,8 @@ class Clipping:
                 f"stability is {self.stability}: give a number of at least "
                 f"{SMALLEST_CLIPPING_NORM} (0.01 is usual)"
             )
-        if isinstance(self.clipping_norm, dict):  # a copy: the caller may change it later
-            object.__setattr__(self, "clipping_norm", dict(self.clipping_norm))
+        # A copy: the caller may change the containers later.
+        object.__setattr__(self, "clipping_norm", _copied(self.clipping_norm))
 
     def init(self, params: Any) -> ClippingState:
         """The state before the first step."""
@@ -282,6 +280,12 @@ def _measured_in(clipping_norms: Array, norms: Array) -> Array:
     # Rounding up can make the norm of a finite gradient infinite: it then contributes nothing.
     joint = jnp.where(jnp.isfinite(largest), joint, jnp.inf)
     return jnp.broadcast_to(joint, norms.shape)
+
+
+def _copied(norms: Any) -> Any:
+    if isinstance(norms, Mapping):
+        return {key: _copied(value) for key, value in norms.items()}
+    return jax.tree.map(lambda norm: norm, norms)
 
 
 def _text(clipping_norm: Any) -> str:

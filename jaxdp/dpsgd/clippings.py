@@ -3,11 +3,10 @@
 import math
 from typing import Any
 
-from ..types import Unit
-from .clipping import Clipping, Kind, Quantile
+from ..types import ClippingKind, Layer, Unit
+from .clipping import Clipping, Quantile
 from .groups import (
     ClippingNorm,
-    Layer,
     all_clipping_norms,
     check_clipping_norm,
     is_clipping_norm,
@@ -99,7 +98,9 @@ def clip_multiplied(
     return _clip_groups("multiplied", clipping_norm, layer, unit)
 
 
-def _clip_groups(kind: Kind, clipping_norm: Any, layer: Layer | None, unit: Unit) -> Clipping:
+def _clip_groups(
+    kind: ClippingKind, clipping_norm: Any, layer: Layer | None, unit: Unit
+) -> Clipping:
     for norm in all_clipping_norms(clipping_norm):
         check_clipping_norm(norm, zero_freezes=True)
     if is_clipping_norm(clipping_norm) and layer is None:

@@ -4,15 +4,16 @@ import math
 import numbers
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..types import Layer
+
 ClippingNorm = float | Callable[[Any], Any]  # a number, or a schedule `step -> C`
 Patterns = str | tuple[str, ...]  # over parameter paths; all that they match is one group
-Layer = Literal["tensor", "module"]
 
 # Below this norm, the squares of a gradient's entries underflow float32.
 SMALLEST_CLIPPING_NORM = 1e-12

@@ -6,8 +6,6 @@ import secrets
 import jax
 import numpy as np
 
-from .threefry import threefry_4x32
-
 
 def secret_key() -> jax.Array:
     """Returns a typed Threefry key filled with operating-system entropy.
@@ -18,28 +16,6 @@ def secret_key() -> jax.Array:
     """
     words = np.frombuffer(secrets.token_bytes(8), dtype=np.uint32)
     return jax.random.wrap_key_data(jax.numpy.asarray(words), impl="threefry2x32")
-
-
-def secret_noise_key() -> jax.Array:
-    """Returns a noise key: 128 bits of operating-system entropy, for `rounded_gaussian`.
-
-    JAX's "rbg" kind holds its bits, so that they are never mistaken for numbers.
-    """
-    words = np.frombuffer(secrets.token_bytes(16), dtype=np.uint32)
-    return jax.random.wrap_key_data(jax.numpy.asarray(words), impl="rbg")
-
-
-def expanded(key: jax.Array, name: str) -> jax.Array:
-    """Returns a noise key hashed from a JAX key, which may be traced, and the name of its use.
-
-    It is as secret as the JAX key: 64 bits for Threefry, 32 if that was made of a seed.
-    """
-    words = jax.random.key_data(as_typed(key)).astype(jax.numpy.uint32).reshape(-1)
-    padded = [*words, *[jax.numpy.uint32(0)] * (4 - words.size)]
-    tag = np.frombuffer(hashlib.sha256(f"jaxdp {name}".encode()).digest()[:12], np.uint32)
-    counter = [jax.numpy.uint32(word) for word in (*tag, words.size)]
-    block = jax.numpy.stack(threefry_4x32(padded, counter))
-    return jax.random.wrap_key_data(block, impl="rbg")
 
 
 def stream(key: jax.Array, name: str) -> jax.Array:

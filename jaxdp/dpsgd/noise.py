@@ -1,31 +1,15 @@
-"""The noise: its standard deviation for every group, and how sums get it, on a grid.
+"""The noise: its standard deviation for every group, and how it is drawn."""
 
-A release is the integer m = rint(sum·s/σ) + n with n = round(N(0, s²)), s = 2^22 or 2^24; then
-m·σ/s. Everything after m is post-processing. rint and the rounded Gaussian together are a rounding
-of (integer + Gaussian): post-processing of the Gaussian mechanism. rint moves a sum of D numbers by
-up to √D more, which `noise_grid` pays for with larger standard deviations (privacy rule 23).
-"""
-
-import functools
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..accounting.mechanism import Mechanism, event_factor
-from ._noise_tables import Scale
-from .clipping import Clipping, safe_clipping_norms
+from ..types import Allocation
+from .clipping import safe_clipping_norms
 from .groups import Groups
 from .plan import Plan
-from .rounded_gaussian import rounded_gaussian
-
-Allocation = Literal["proportional", "isotropic", "dimension"]
-LARGEST_MOVE = 0.01  # of the noise's standard deviation; more takes the finer grid
-LARGEST_SUM = 2.0**49  # in grid points: what is larger is clamped, which moves no two sums apart
 
 
 def noise_stds(
@@ -53,8 +37,7 @@ def noise_stds(
     else:
         weights = ALLOCATIONS[allocation](deltas, jnp.asarray(groups.sizes, jnp.float32))
         spread = weights * jnp.linalg.norm(deltas / weights)
-    raised = (1 + plan.rounding_slack) * noise_grid(plan, groups).inflation
-    return z[jnp.minimum(step, z.size - 1)] * spread * raised
+    return z[jnp.minimum(step, z.size - 1)] * spread * (1 + plan.rounding_slack)
 
 
 def noise_norm(
@@ -78,55 +61,6 @@ ALLOCATIONS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "isotropic": lambda deltas, sizes: jnp.ones_like(deltas),
     "dimension": lambda deltas, sizes: jnp.sqrt(deltas / jnp.sqrt(sizes)),
 }
-
-
-@dataclass(frozen=True)
-class NoiseGrid:
-    """The grid on which sums are released.
-
-    Attributes:
-      scale: log2 of s, the noise's standard deviation in grid points.
-      inflation: what every standard deviation is multiplied by, because sums are rounded to the
-        grid: 1/(1 − z√D/s).
-    """
-
-    scale: Scale
-    inflation: float
-
-
-def noise_grid(plan: Plan, groups: Groups) -> NoiseGrid:
-    """Chooses the grid for a model.
-
-    Raises:
-      ValueError: if more numbers get noise than the plan has paid for, or so many that rounding
-        would need more noise than there is.
-    """
-    draws = draws_per_step(plan.clipping, groups)
-    plan.check_draws(draws)
-    return grid_of(plan.mechanism(), draws)
-
-
-def draws_per_step(clipping: Clipping, groups: Groups) -> int:
-    """How many numbers get noise in a step, the counts of `clip_quantile` included."""
-    return sum(groups.sizes) + (0 if clipping.quantile is None else len(groups.names))
-
-
-def grid_of(mechanism: Mechanism, draws: float) -> NoiseGrid:
-    """The grid of a mechanism, from its largest noise multiplier.
-
-    Raises:
-      ValueError: if rounding would need more noise than there is.
-    """
-    # As the accountant is given it: where that doubles the sensitivity, z is twice the plan's.
-    z = max((z for z, _ in mechanism.schedule), default=0.0) * event_factor(mechanism)
-    moved = lambda scale: z * math.sqrt(draws) / 2.0**scale
-    scale: Scale = 22 if moved(22) <= LARGEST_MOVE else 24
-    if moved(scale) >= 1:
-        raise ValueError(
-            f"the noise multiplier is {z:g} for {draws:,} numbers: rounding them to a grid would "
-            "need more noise than there is. Take a larger epsilon, fewer steps or fewer parameters"
-        )
-    return NoiseGrid(scale, 1 / (1 - moved(scale)))
 
 
 def count_std(plan: Plan) -> float:
@@ -180,48 +114,27 @@ def _copy_key_for_members(
     return jnp.array(data, copy=True), True
 
 
-@functools.cache
-def noise_adder(scale: Scale) -> Callable[[jax.Array, jax.Array, list, list], list]:
-    """Returns the function `(key words [4], step, stds, sums) -> noised sums` of a grid.
+@jax.custom_batching.custom_vmap
+def add_noise(step_key: jax.Array, stds: list, leaves: list) -> list:
+    """Adds Gaussian noise to every leaf, each with its own key and standard deviation.
 
     Under vmap every member must have a key of its own.
     """
-
-    @jax.custom_batching.custom_vmap
-    def add_noise(key: jax.Array, step: jax.Array, stds: list, sums: list) -> list:
-        return [
-            _noised(key, step, i, std, total, scale)
-            for i, (std, total) in enumerate(zip(stds, sums, strict=True))
-        ]
-
-    @add_noise.def_vmap
-    def _for_members(
-        axis_size: int, in_batched: list, key: jax.Array, step: jax.Array, stds: list, sums: list
-    ) -> tuple[list, list]:
-        key_batched, *others_batched = in_batched
-        if not key_batched:
-            raise ValueError(SHARED_NOISE)
-        spread = lambda x, batched: x if batched else jnp.repeat(x[None], axis_size, axis=0)
-        others = jax.tree.map(spread, [step, stds, sums], others_batched)
-        # lax.map, not vmap: a vmap here would call this rule again, without end.
-        noised = jax.lax.map(lambda args: add_noise(*args), (key, *others))
-        return noised, [True] * len(sums)
-
-    return add_noise
+    return [
+        leaf + std * jax.random.normal(jax.random.fold_in(step_key, i), leaf.shape, leaf.dtype)
+        for i, (std, leaf) in enumerate(zip(stds, leaves, strict=True))
+    ]
 
 
-def _noised(
-    key: jax.Array, step: jax.Array, leaf: int, std: jax.Array, total: jax.Array, scale: Scale
-) -> jax.Array:
-    """rint(total·s/std) + n, times std/s; NaN where the total or the std is not finite."""
-    std = std.astype(total.dtype)
-    # Rounded before it is split: the parts of a whole number are exact.
-    points = jnp.rint(jnp.clip(total * (2.0**scale / std), -LARGEST_SUM, LARGEST_SUM))
-    # The integer in two words, m = high·2^20 + low with 0 <= low < 2^20.
-    high = jnp.floor(points * 2.0**-20)
-    drawn = (points - high * 2.0**20).astype(jnp.int32)
-    drawn = drawn + rounded_gaussian(key, step, leaf, total.shape, scale)
-    whole = high.astype(jnp.int32) + (drawn >> 20)
-    low = drawn & (2**20 - 1)
-    value = (whole.astype(total.dtype) * 2.0**20 + low.astype(total.dtype)) * (std / 2.0**scale)
-    return jnp.where(jnp.isfinite(total), value, jnp.nan)
+@add_noise.def_vmap
+def _add_noise_to_members(
+    axis_size: int, in_batched: list, step_key: jax.Array, stds: list, leaves: list
+) -> tuple[list, list]:
+    key_batched, *others_batched = in_batched
+    if not key_batched:
+        raise ValueError(SHARED_NOISE)
+    spread = lambda x, batched: x if batched else jnp.repeat(x[None], axis_size, axis=0)
+    others = jax.tree.map(spread, [stds, leaves], others_batched)
+    # lax.map, not vmap: a vmap here would call this rule again, without end.
+    noised = jax.lax.map(lambda args: add_noise(*args), (step_key, *others))
+    return noised, [True] * len(leaves)

@@ -16,7 +16,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..accounting import calibration, guarantee
 from ..accounting.mechanism import Mechanism, accountants, batches_per_epoch
-from ..accounting.noise_charge import UNKNOWN_DRAWS
 from ..accounting.tradeoffs import LEVELS, group_epsilon, tradeoff
 from ..types import Accountant, Adjacency, Sampling, Schedule
 from . import keys, sampling
@@ -48,10 +47,6 @@ class Plan:
       adjacency: how two data sets differ in one record: one of them lacks it ("add_remove"), has
         another one in its place ("replace_one"), or an empty one ("zero_out").
 
-      num_parameters: how many numbers get noise in a step, the counts of `clip_quantile` included.
-        Drawing noise costs a little ε and δ by itself (`accounting.noise_charge`), in proportion to
-        them and the steps. None pays for 1e11 draws over the run.
-
     Raises:
       ValueError, TypeError: for numbers that make no sense, a combination of sampling, adjacency
         and clipping without sound accounting, or a target ε that no reasonable noise meets.
@@ -73,7 +68,6 @@ class Plan:
     delta: float
     sampling: Sampling
     adjacency: Adjacency
-    num_parameters: int | None
 
     def __init__(
         self,
@@ -88,7 +82,6 @@ class Plan:
         delta: float | None = None,
         sampling: Sampling = "poisson",
         adjacency: Adjacency = "add_remove",
-        num_parameters: int | None = None,
     ) -> None:
         num_examples = _whole("num_examples", num_examples, "the number of private records")
         steps = _whole("steps", steps, "the number of updates")
@@ -106,9 +99,6 @@ class Plan:
             raise ValueError(f"epsilon is {epsilon}: give a number above 0 (1 to 8 are common)")
         z = None if noise_multiplier is None else _noise_schedule(noise_multiplier, steps)
         num_units = _units(num_units, clipping)
-        if num_parameters is not None:
-            meaning = "how many numbers get noise in a step"
-            num_parameters = _whole("num_parameters", num_parameters, meaning)
         if not clipping.bounded and z != 0:
             raise ValueError(
                 f"{clipping!r} bounds nothing, so no noise makes the sum private: give a finite "
@@ -125,7 +115,6 @@ class Plan:
                 unit=clipping.unit,
                 num_examples=num_examples,
                 accountant=accountants(sampling, adjacency)[0],
-                noise_draws_per_step=_draws_per_step(num_parameters, steps),
             )
         values = dict(
             num_examples=num_examples,
@@ -138,7 +127,6 @@ class Plan:
             delta=delta,
             sampling=sampling,
             adjacency=adjacency,
-            num_parameters=num_parameters,
         )
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -156,7 +144,7 @@ class Plan:
 
     @property
     def capacity(self) -> int:
-        """Rows of a padded batch (or unit). In one of 1e9 runs, some batch needs more."""
+        """Rows of a padded batch (or unit). In one of 1e12 runs, some batch needs more."""
         return sampling.capacity(
             self.sampling,
             self.num_examples,
@@ -170,28 +158,11 @@ class Plan:
         """The fraction by which float32 rounding may raise the sensitivity of a clipped sum.
 
         A sum of B aligned clipped gradients has norm up to B·C. Adding one record moves each of
-        the few rounding errors at that size by up to 2^-24·B·C, an estimate. Scaling the sum to the
-        grid of the noise rounds it once more, by up to 2^-24·B·C for either of two neighbours. The
-        noise's standard deviation is raised by this fraction. The noise multiplier that is
-        accounted stays.
+        the few rounding errors at that size by up to 2^-24·B·C. The noise's standard deviation is
+        raised by this fraction. The noise multiplier that is accounted stays.
         """
         summands = self.num_units or self.capacity
-        return 1e-5 + 6 * summands * 2.0**-24
-
-    def check_draws(self, draws: int) -> None:
-        """Refuses a model of which more numbers get noise in a step than the plan has paid for."""
-        if self.num_parameters is None:
-            if draws * self.steps > UNKNOWN_DRAWS:
-                raise ValueError(
-                    f"num_parameters is None, and {draws:,} numbers get noise in each of "
-                    f"{self.steps:,} steps, more than the {UNKNOWN_DRAWS:g} draws that are charged "
-                    f"for then: give the plan num_parameters={draws}"
-                )
-        elif draws > self.num_parameters:
-            raise ValueError(
-                f"num_parameters is {self.num_parameters:,}, and {draws:,} numbers get noise in a "
-                f"step, with the counts of clip_quantile: give the plan num_parameters={draws}"
-            )
+        return 1e-5 + 4 * summands * 2.0**-24
 
     def noise_multipliers(self) -> np.ndarray:
         """z at every step, `[steps] float64`."""
@@ -211,7 +182,6 @@ class Plan:
             adjacency=self.adjacency,
             unit=self.clipping.unit,
             num_examples=self.num_examples,
-            noise_draws_per_step=_draws_per_step(self.num_parameters, self.steps),
         )
 
     @property
@@ -285,8 +255,10 @@ class Plan:
 
         Yields:
           `(indices int32 [capacity], mask bool [capacity])`: rows of the data, padded with row 0
-          where the mask is False; `[num_units, capacity]` for clippings with unit="batch". No
-          sampled record is ever dropped: a sample larger than the capacity gets a larger shape.
+          where the mask is False; `[num_units, capacity]` for clippings with unit="batch". The
+          indices are int64 for N ≥ 2^31: index with NumPy, since JAX keeps 32 bits only. No
+          sampled record is ever dropped: in one of 1e12 runs, some sample exceeds the capacity. It
+          gets a larger shape, a multiple of the capacity.
         """
         if self.sampling == "shuffled" and key is None:
             epoch = batches_per_epoch(self.num_examples, int(self.expected_batch_size))
@@ -295,20 +267,21 @@ class Plan:
                     f"start is {start}, inside a shuffled epoch of {epoch} steps, and key is None: "
                     "a new order would show records twice in the epoch. Pass the run's own key"
                 )
-        philox = keys.philox_key(key, "sampling")
+        sampler = sampling.Sampler(
+            self.sampling,
+            keys.philox_key(key, "sampling"),
+            self.num_examples,
+            self.expected_batch_size,
+        )
         unit_philox = keys.philox_key(key, "units")
         capacity = self.capacity
         for step in range(start, self.steps):
-            indices = sampling.sample(
-                self.sampling, philox, step, self.num_examples, self.expected_batch_size
-            )
+            rows = sampler.rows(step)
             if self.num_units is None:
-                yield sampling.pad(indices, capacity)
+                yield sampling.pad(rows, capacity)
             else:
-                unit_of = sampling.assign_units(
-                    unit_philox, step, self.num_examples, self.num_units
-                )
-                yield sampling.pad_units(indices, unit_of[indices], self.num_units, capacity)
+                unit_of = sampling.assign_units(unit_philox, step, rows, self.num_units)
+                yield sampling.pad_units(rows, unit_of, self.num_units, capacity)
 
 
 def _check_batch_size(size: object, num_examples: int, sampling: Sampling) -> None:
@@ -334,10 +307,6 @@ def _delta(delta: float | None, num_examples: int) -> float:
             f"out for N^-1.1 = {num_examples**-1.1:.3g}"
         )
     return delta
-
-
-def _draws_per_step(num_parameters: int | None, steps: int) -> float:
-    return UNKNOWN_DRAWS / steps if num_parameters is None else float(num_parameters)
 
 
 def _units(num_units: int | None, clipping: Clipping) -> int | None:

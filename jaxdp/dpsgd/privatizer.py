@@ -8,17 +8,16 @@ import jax.numpy as jnp
 
 from ..gradients.jax_internals import is_traced, is_vmapped, varying_axes
 from ..gradients.lazy import Microbatch, PerExampleGrads
+from ..types import Allocation
 from . import keys
 from .clipping import ClippingState, sum_shapes
 from .noise import (
     ALLOCATIONS,
     SHARED_NOISE,
-    Allocation,
+    add_noise,
     copy_key,
     count_std,
     gradient_noise_multipliers,
-    noise_adder,
-    noise_grid,
     noise_norm,
     noise_stds,
 )
@@ -54,10 +53,7 @@ class Privatizer:
         """The state before the first step. Without a key, call it outside `jit` and `vmap`."""
         plan, clipping = self.plan, self.plan.clipping
         # Refuses counts that cost more than the noise multiplier pays for.
-        groups = clipping.groups(params)
-        gradient_noise_multipliers(plan, len(groups.names))
-        if plan.noise_multiplier != 0:
-            noise_grid(plan, groups)
+        gradient_noise_multipliers(plan, len(clipping.groups(params).names))
         if self.key is None:
             if is_traced():
                 raise ValueError(
@@ -65,7 +61,7 @@ class Privatizer:
                     "or vmap: the key would become a constant that every call and every member "
                     "shares. Call init outside"
                 )
-            noise_key = keys.secret_noise_key()
+            noise_key = keys.secret_key()
         elif is_vmapped() and not isinstance(self.key, jax.core.Tracer):
             raise ValueError(SHARED_NOISE)
         else:
@@ -135,24 +131,18 @@ class Privatizer:
         noised, counts = leaves, sums.counts
         if plan.noise_multiplier != 0:  # else an infinite clipping norm would give 0·inf
             clipping_norms, step = state.clipping.clipping_norms, state.privatize_step
-            grid = noise_grid(plan, groups)
             stds = noise_stds(plan, groups, clipping_norms, self.allocation, step)
             # If the sum was clipped to other norms, the noise would be wrong: release NaN instead.
             clipped_to = sums.clipping_norms / sums.parts
             matches = jnp.allclose(clipped_to, clipping_norms, rtol=1e-5, atol=0)
             stds = jnp.where(matches, stds, jnp.nan)
-            # A frozen leaf's sum is zero whatever the data are: it needs no noise.
+            # A frozen leaf's sum is zero for all data: it needs no noise.
             noisy = [i for i, group in enumerate(groups.of_leaf) if group is not None]
-            noise_of = [stds[groups.of_leaf[i]] for i in noisy]
-            plain = [leaves[i] for i in noisy]
-            if clipping.quantile is not None:
-                std = count_std(plan) * (1 + plan.rounding_slack) * grid.inflation
-                noise_of.append(jnp.where(matches, jnp.float32(std), jnp.nan))
-                plain.append(counts)
-            key = jax.random.key_data(state.privatize_key)
-            released = noise_adder(grid.scale)(key, step, noise_of, plain)
-            if clipping.quantile is not None:
-                counts = released.pop()
+            *released, counts = add_noise(
+                jax.random.fold_in(state.privatize_key, step),
+                [stds[groups.of_leaf[i]] for i in noisy] + [jnp.float32(count_std(plan))],
+                [leaves[i] for i in noisy] + [counts],
+            )
             noised = list(leaves)
             for i, leaf in zip(noisy, released, strict=True):
                 noised[i] = leaf
@@ -215,7 +205,7 @@ def privatize(
             "whole clipping norm, so every group needs noise in proportion to it. Give "
             "'proportional'"
         )
-    return Privatizer(plan, allocation, None if key is None else keys.expanded(key, "noise"))
+    return Privatizer(plan, allocation, None if key is None else keys.stream(key, "noise"))
 
 
 def _check_reduced(leaves: list[jax.Array], key: jax.Array) -> None:

@@ -7,16 +7,14 @@ from typing import Literal
 
 from ..datasets.config import DataConfig, require
 from ..models.config import ModelConfig
-from ..types import Adjacency, Sampling, Unit
+from ..types import Adjacency, Allocation, ClippingKind, Sampling, Unit
 
 
 @dataclass(frozen=True)
 class ClippingConfig:
     """How gradients are clipped."""
 
-    kind: Literal["individual", "layerwise", "multiplied", "normalised", "quantile", "batch"] = (
-        "individual"
-    )
+    kind: ClippingKind = "individual"
     """What is clipped, and how.
     individual: each example's gradient.
     layerwise: each layer of the gradient on its own.
@@ -69,7 +67,7 @@ class ClippingConfig:
     units: int = 1
     """The number of batch units into which the records of a step are sorted."""
 
-    allocation: Literal["proportional", "isotropic", "dimension"] = "proportional"
+    allocation: Allocation = "proportional"
     """How the noise is spread over layers that are clipped separately.
     proportional: in proportion to the layer's C.
     isotropic: the same for all.

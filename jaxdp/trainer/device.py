@@ -14,10 +14,11 @@ def describe_device() -> str:
         return f"{count} x {device.device_kind}"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     divided = f", as {count} devices" if count > 1 else ""
-    return f"CPU with {cores} cores ({platform.machine()} {_processor()}){divided}"
+    return f"CPU with {cores} cores ({platform.machine()} {processor()}){divided}"
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The model of the CPU."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text().splitlines():

@@ -13,7 +13,7 @@ from .signals import StopRequest
 from .step import StepFacts, TrainState
 
 
-class Payment(Protocol):
+class PaysSteps(Protocol):
     """Pays for steps. See `run.ledger`."""
 
     count: int
@@ -57,7 +57,7 @@ def train(
     state: TrainState,
     batches: Iterable[tuple[PyTree, np.ndarray]],
     *,
-    payment: Payment,
+    payment: PaysSteps,
     stop: StopRequest,
     watch: Callable[[Metrics], None],
     start: int = 0,

@@ -13,7 +13,8 @@ import numpy as np
 import optax
 
 from ..accounting.mechanism import batches_per_epoch
-from ..datasets import augmentation, feeding
+from ..datasets import feeding
+from ..datasets.augmentation import AUGMENTATIONS
 from ..datasets.records import Records
 from ..dpsgd.clipping import Clipping
 from ..dpsgd.clippings import clip_layerwise
@@ -225,6 +226,6 @@ def _feed(config: Config, public: Records, samples: Any, epoch: int) -> Iterator
         public,
         samples,
         placement=config.data.placement,
-        augment=augmentation.crop_and_flip if config.data.augment == "crop_flip" else None,
+        augment=AUGMENTATIONS[config.data.augment],
         key=jax.random.key(epoch + 1),  # no secret: everything here is public
     )

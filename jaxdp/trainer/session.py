@@ -145,10 +145,16 @@ def _open(config: Config, console: Console, stack: ExitStack) -> Opened | None:
         console.print(shown.describe_cost(run))
         return None
     if history is not None:
-        release = history.folder / "release"
-        if history.step >= run.plan.steps and release.is_dir():
-            console.print(f"All steps were taken: the release is in {release}")
-            return None
+        # Read now: a statement that is damaged must not cost the steps that are still to be taken.
+        released = parameters.released_steps(history.folder)
+        if released == history.ledger.steps:
+            release = history.folder / "release"
+            if history.step >= run.plan.steps:
+                console.print(f"All steps were taken: the release is in {release}")
+                return None
+            if not resume.steps_left(history, run.plan, run.repeats):
+                console.print(f"No step is left in the budget: the release is in {release}")
+                return None
         return Opened(run, history)
     budget = resume.make_budget(run.plan)  # it may refuse: call it before anything is written
     folder = files.make_run_folder(config.name, config.output, datetime.datetime.now())

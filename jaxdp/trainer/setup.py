@@ -9,10 +9,10 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from ..datasets import augmentation, feeding
+from ..datasets import feeding
+from ..datasets.augmentation import AUGMENTATIONS
 from ..datasets.loading import Use, load
 from ..datasets.records import Dataset
-from ..dpsgd.noise import draws_per_step
 from ..dpsgd.plan import Plan
 from ..dpsgd.privatizer import privatize
 from ..models.build import init_params, make_model, public_statistics
@@ -82,7 +82,7 @@ class Run:
             self.dataset.private,
             itertools.islice(samples, count),
             placement=data_config.placement,
-            augment=augmentation.crop_and_flip if data_config.augment == "crop_flip" else None,
+            augment=AUGMENTATIONS[data_config.augment],
             key=secrets.augmentation,
             start=start,
         )
@@ -109,7 +109,7 @@ def start_run(config: Config, tell: Tell = print) -> Run:
     secrets = draw_secrets(config.seed)
     learner = make_learner(config, dataset, secrets.init)
     measure, norms = _measure_norms(config, dataset, learner, tell)
-    plan = _make_plan(config, dataset, learner, norms, config.plan.delta, tell)
+    plan = _make_plan(config, dataset, norms, config.plan.delta, tell)
     saved = SavedSegment(config, make_fingerprint(config, dataset, plan), secrets)
     return build(config, dataset, plan, saved, learner, measure)
 
@@ -134,7 +134,7 @@ def resume_run(config: Config, history: resume.History, tell: Tell = print) -> R
             learner = make_learner(config, dataset, history.last.secrets.init, frozen)
     measure, norms = _measure_norms(config, dataset, learner, tell)
     delta = history.ledger.budget.delta if config.plan.delta is None else config.plan.delta
-    plan = _make_plan(config, dataset, learner, norms, delta, tell)
+    plan = _make_plan(config, dataset, norms, delta, tell)
     resume.check_budget(history, config, plan)
 
     newest, fingerprint = history.newest, make_fingerprint(config, dataset, plan)
@@ -282,24 +282,21 @@ def _measure_norms(
 def _make_plan(
     config: Config,
     dataset: Dataset,
-    learner: Learner,
     norms: NormsOfLayers | None,
     delta: float | None,
     tell: Tell,
 ) -> Plan:
-    clipping = make_clipping(config.clipping, norms)
     plan = Plan(
         num_examples=len(dataset.private),
         expected_batch_size=config.plan.expected_batch_size,
         steps=config.plan.steps,
-        clipping=clipping,
+        clipping=make_clipping(config.clipping, norms),
         num_units=config.clipping.units if config.clipping.clipped_unit == "batch" else None,
         epsilon=config.plan.epsilon,
         noise_multiplier=config.plan.noise_multiplier,
         delta=delta,
         sampling=config.plan.sampling,
         adjacency=config.plan.adjacency,
-        num_parameters=draws_per_step(clipping, clipping.groups(learner.params)),
     )
     if config.model.norm == "batch" and plan.capacity > config.training.microbatch_size:
         tell(

@@ -134,6 +134,10 @@ def test_a_clipping_keeps_its_norms_when_the_caller_changes_the_dict():
     clip = jaxdp.clip_layerwise(norms)
     norms["a"] = 100.0
     assert clip == jaxdp.clip_layerwise({"a": 1.0, "b": 2.0})
+    nested = {"a": {"w": 1.0}, "b": [2.0]}
+    clip = jaxdp.clip_layerwise(nested)
+    nested["a"]["w"] = nested["b"][0] = 100.0
+    assert clip == jaxdp.clip_layerwise({"a": {"w": 1.0}, "b": [2.0]})
 
 
 def test_equal_clippings_are_one_static_argument():

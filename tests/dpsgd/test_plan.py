@@ -211,7 +211,6 @@ DIFFER = {
         {"sampling": "poisson", "adjacency": "replace_one"},
     ),
     "adjacency": ({}, {"adjacency": "zero_out"}),
-    "num_parameters": ({"num_parameters": 1000}, {"num_parameters": 1001}),
 }
 
 

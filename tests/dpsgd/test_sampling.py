@@ -1,4 +1,4 @@
-"""Sampling: 64-bit inclusion, nothing dropped, one shape (privacy rules 4, 7, 10 and 11)."""
+"""Sampling: who takes part, nothing dropped, one shape (privacy rules 7, 10 and 11)."""
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from jaxdp.dpsgd import keys, sampling
 KEY = np.array([3, 4], np.uint64)
 
 
-def plan(num_examples=1000, expected_batch_size=100, steps=20):
+def make_plan(num_examples=1000, expected_batch_size=100, steps=20):
     return jaxdp.Plan(
         num_examples=num_examples,
         expected_batch_size=expected_batch_size,
@@ -24,26 +24,22 @@ def plan(num_examples=1000, expected_batch_size=100, steps=20):
     )
 
 
-@pytest.mark.parametrize(("n", "q", "steps"), [(1000, 0.1, 400), (10**7, 1e-6, 10), (50, 0.9, 400)])
+@pytest.mark.parametrize(
+    ("n", "q", "steps"), [(1000, 0.1, 400), (10**7, 1e-6, 10), (10**9, 1e-6, 50), (50, 0.9, 400)]
+)
 def test_inclusion_probability(n, q, steps):
-    total = sum(len(sampling.poisson_sample(KEY, step, n, q)) for step in range(steps))
+    sampler = sampling.Sampler("poisson", KEY, n, q * n)
+    total = sum(len(sampler.rows(step)) for step in range(steps))
     low, high = binom.ppf([FALSE_ALARM / 2, 1 - FALSE_ALARM / 2], n * steps, q)
     assert low <= total <= high
 
 
-def test_inclusion_is_drawn_at_64_bits():
-    # Just below and above one of the drawn numbers: float32 or float64 u < q can't tell these.
-    bits = np.random.Philox(key=KEY, counter=[0, 0, 0, 0]).random_raw(1000)
-    smallest = np.sort(bits)[0]
-    assert len(sampling.poisson_sample(KEY, 0, 1000, float(smallest) / 2**64 * (1 + 1e-12))) == 1
-    assert len(sampling.poisson_sample(KEY, 0, 1000, float(smallest) / 2**64 * (1 - 1e-12))) == 0
-
-
 def test_records_and_steps_are_independent():
     n, q, steps = 200, 0.3, 500
+    sampler = sampling.Sampler("poisson", KEY, n, q * n)
     rows = np.zeros((steps, n))
     for step in range(steps):
-        rows[step, sampling.poisson_sample(KEY, step, n, q)] = 1
+        rows[step, sampler.rows(step)] = 1
     centred = (rows - q) / np.sqrt(q * (1 - q))
     for matrix in (centred.T @ centred, centred @ centred.T):
         size = len(matrix)
@@ -53,17 +49,29 @@ def test_records_and_steps_are_independent():
 
 
 def test_everyone_takes_part_at_probability_one():
-    np.testing.assert_array_equal(sampling.poisson_sample(KEY, 0, 30, 1.0), np.arange(30))
+    everyone = sampling.Sampler("poisson", KEY, 30, 30)
+    np.testing.assert_array_equal(everyone.rows(0), np.arange(30))
+
+
+@pytest.mark.parametrize("kind", ["poisson", "fixed_size", "shuffled", "full_batch"])
+def test_one_record_is_sampled(kind):
+    assert sampling.Sampler(kind, KEY, 1, 1).rows(3).tolist() == [0]
+
+
+def test_almost_nobody_is_sampled():
+    sampler = sampling.Sampler("poisson", KEY, 10**9, 1e-3)
+    assert sum(len(sampler.rows(step)) for step in range(100)) <= 4  # more: probability 8e-8
+    assert make_plan(10**9, 1e-3, 100).capacity == 4
 
 
 @settings(max_examples=50, deadline=None)
 @given(n=st.integers(2, 400), share=st.floats(0.001, 1.0), seed=st.integers(0, 2**31 - 1))
 def test_no_sampled_record_is_dropped_to_fit_a_shape(n, share, seed):
-    p = plan(n, max(share * n, 1e-3), 3)
+    p = make_plan(n, max(share * n, 1e-3), 3)
     key = jax.random.key(seed)
     philox = keys.philox_key(key, "sampling")
     for step, (indices, mask) in enumerate(p.batches(key)):
-        want = sampling.poisson_sample(philox, step, n, p.sampling_probability)
+        want = sampling.Sampler("poisson", philox, n, p.expected_batch_size).rows(step)
         np.testing.assert_array_equal(indices[mask], want)
         assert len(indices) == len(mask)
         assert len(indices) % p.capacity == 0
@@ -75,8 +83,9 @@ def test_a_sample_above_the_capacity_gets_a_larger_shape():
     np.testing.assert_array_equal(indices[mask], np.arange(5))
 
 
-def test_capacity_holds_all_but_a_billionth_of_runs():
-    for n, size, steps in [(1437, 256, 150), (60000, 60, 20000), (45000, 64, 35156)]:
+def test_capacity_holds_all_but_one_of_1e12_runs():
+    sizes = [(1437, 256, 150), (60000, 60, 20000), (45000, 64, 35156), (10**9, 4096, 10**6)]
+    for n, size, steps in sizes:
         for units in (1, 8):
             capacity = sampling.capacity("poisson", n, size, units, steps)
             overflow = lambda rows: steps * units * binom.sf(rows, n, size / n / units)
@@ -143,76 +152,20 @@ def test_batch_sizes_must_be_whole_unless_poisson():
 
 
 def test_runs_share_no_samples_unless_a_key_is_given():
-    runs = [next(plan().batches()) for _ in range(2)]
+    runs = [next(make_plan().batches()) for _ in range(2)]
     assert not np.array_equal(runs[0][0], runs[1][0])
-    repeats = [list(plan().batches(jax.random.key(1))) for _ in range(2)]
+    repeats = [list(make_plan().batches(jax.random.key(1))) for _ in range(2)]
     for (a, mask_a), (b, mask_b) in zip(*repeats, strict=True):
         np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(mask_a, mask_b)
-    other = next(plan().batches(jax.random.key(2)))
+    other = next(make_plan().batches(jax.random.key(2)))
     assert not np.array_equal(repeats[0][0][0], other[0])
 
 
 def test_a_batch_depends_on_key_and_step_only():
     key = jax.random.key(5)
-    whole = list(plan().batches(key))
-    resumed = list(plan().batches(key, start=13))
+    whole = list(make_plan().batches(key))
+    resumed = list(make_plan().batches(key, start=13))
     assert len(whole) == 20
     assert len(resumed) == 7
     np.testing.assert_array_equal(whole[13][0], resumed[0][0])
-
-
-def test_a_records_unit_is_its_own_affair():
-    m, n = 8, 500
-    whole = sampling.assign_units(KEY, 3, n, m)
-    # Another record more or less, or other records sampled, leaves everybody's unit as it was.
-    np.testing.assert_array_equal(sampling.assign_units(KEY, 3, n + 1, m)[:n], whole)
-    rng = np.random.default_rng(0)
-    some = np.flatnonzero(rng.random(n) < 0.5).astype(np.int32)
-    shuffled = rng.permutation(some)
-    placed = []
-    for order in (some, shuffled):
-        units, mask = sampling.pad_units(order, whole[order], m, 10)
-        placed.append([set(row[keep]) for row, keep in zip(units, mask, strict=True)])
-    assert placed[0] == placed[1]
-    assert placed[0] == [set(some[whole[some] == unit]) for unit in range(m)]
-
-
-def test_units_are_uniform_and_drawn_anew_each_step():
-    m, n, steps = 8, 1000, 50
-    drawn = np.stack([sampling.assign_units(KEY, step, n, m) for step in range(steps)])
-    counts = np.bincount(drawn.ravel(), minlength=m)
-    expected = n * steps / m
-    assert chi2.sf(np.sum((counts - expected) ** 2 / expected), m - 1) > FALSE_ALARM
-    same = np.mean(drawn[:-1] == drawn[1:])
-    assert abs(same - 1 / m) < 5 * np.sqrt(1 / m / (n * steps))
-
-
-def test_units_do_not_follow_from_who_is_sampled():
-    # Units drawn with the sampling key would be read from the bits that decided who is in.
-    plan = jaxdp.Plan(
-        num_examples=4000,
-        expected_batch_size=2000,
-        steps=1,
-        clipping=jaxdp.clip_batch(1.0),
-        num_units=2,
-        noise_multiplier=1.0,
-    )
-    key = jax.random.key(0)
-    sampled = sampling.poisson_sample(keys.philox_key(key, "sampling"), 0, 4000, 0.5)
-    indices, mask = next(plan.batches(key))
-    in_first = np.isin(sampled, indices[0][mask[0]])
-    own = sampling.assign_units(keys.philox_key(key, "sampling"), 0, 4000, 2)[sampled] == 0
-    agree = np.mean(in_first == own)
-    assert abs(agree - 0.5) < 6 * 0.5 / np.sqrt(len(sampled))
-    # Nor from a place among the sampled: they are those of the records' own numbers.
-    unit_of = sampling.assign_units(keys.philox_key(key, "units"), 0, 4000, 2)
-    assert [set(unit_of[row[keep]]) for row, keep in zip(indices, mask, strict=True)] == [{0}, {1}]
-
-
-def test_a_unit_above_the_capacity_gets_a_larger_shape():
-    units, mask = sampling.pad_units(
-        np.arange(9, dtype=np.int32), np.array([0] * 7 + [2] * 2), 3, 5
-    )
-    assert units.shape == mask.shape == (3, 10)
-    assert mask.sum(axis=1).tolist() == [7, 0, 2]

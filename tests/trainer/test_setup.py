@@ -20,19 +20,3 @@ def test_without_a_seed_every_stream_is_secret():
     assert not np.array_equal(*noise_keys)
     kernels = [r.state.params["Dense_0"]["kernel"] for r in (one, other)]
     assert not np.array_equal(*kernels)
-    assert all(len(one["noise"]) == 4 for one in streams)  # 128 bits
-
-
-@pytest.mark.parametrize(
-    ("args", "numbers"),
-    [
-        ((), 650),
-        (("--clipping.kind", "quantile", "--clipping.layer", "tensor"), 652),  # and two counts
-        (("--clipping.kind", "quantile", "--clipping.layer", "model"), 651),
-        (("--training.frozen", "Dense_0/bias"), 640),
-    ],
-)
-def test_the_plan_pays_for_all_numbers_that_get_noise(args, numbers):
-    run = setup.start_run(parsing.parse(["--model.name", "linear", *args]))
-    assert run.plan.num_parameters == numbers
-    assert run.plan.mechanism().noise_draws_per_step == numbers

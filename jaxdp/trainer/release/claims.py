@@ -10,9 +10,9 @@ from ...accounting.mechanism import Mechanism, accountants
 from ...accounting.rounding import round_up
 from ...datasets.config import DataConfig
 from ...datasets.records import Dataset
-from ...dpsgd.noise import grid_of
 from ...dpsgd.plan import Plan
 from .. import public_norms
+from ..clipping_options import make_clipping
 from ..config import Config
 from .statement import (
     FORMAT,
@@ -35,9 +35,8 @@ from .statement import (
 ASSUMPTIONS = (
     "The noise and sampling keys stay secret, with every file in private/ and the live output of "
     "the run.",
-    "Generators are taken for random, so that privacy is computational: Threefry-4x32 with 20 "
-    "rounds for the noise, NumPy's Philox for sampling, JAX's Threefry-2x32 for augmentation and "
-    "initial parameters.",
+    "The noise and sampling come from JAX's and NumPy's counter-based generators (Threefry, "
+    "Philox), which are taken for random.",
     "The number of private records N is public.",
     "No record is in the data twice, also not in part: windows of a text do not overlap.",
 )
@@ -53,9 +52,16 @@ NOT_COVERED = (
     "The best accuracy over epochs or runs: that is a selection on the test records.",
     "Preprocessing constants, vocabularies or architectures taken from private data.",
     "Several records of one person: the guarantee is for one record; k records need group privacy.",
-    "Floating point before the noise: how far rounding moves the float32 sum of clipped gradients "
-    "is an estimate. From the sum on, everything is counted.",
-    "Attacks on timing, memory or power, such as on the cache's timing of the noise table.",
+    "Attacks on floating point: the noise is float32, which has about 2^23 values in a binade.",
+    "Attacks on timing, memory or power.",
+)
+
+NOISE = NoiseFacts(
+    distribution="normal, float32",
+    generator="threefry2x32",
+    key_bits=64,
+    extra_epsilon=0.0,
+    extra_delta=0.0,
 )
 
 
@@ -94,16 +100,14 @@ def smaller_deltas(
 def gaussian_dp(plan: Plan, steps: int, earlier: Sequence[Mechanism] = ()) -> GaussianDP:
     """The Gaussian-DP equivalent: μ of the one Gaussian mechanism that says the same.
 
-    Where sampling does not amplify, the run is μ-GDP, at every δ, but for what noise that is not
-    exactly Gaussian adds (`NoiseFacts`). Otherwise μ is that of the Gaussian with the same ε at the
-    plan's δ; at other δ they differ.
+    Where sampling does not amplify, the run is μ-GDP, at every δ. Otherwise μ is that of the
+    Gaussian with the same ε at the plan's δ; at other δ they differ.
     """
     spent = [*earlier, plan.mechanism(steps)]
     exact = all(m.sampling_probability == 1 or m.sampling == "shuffled" for m in spent)
     mu = math.hypot(*map(guarantee.gaussian_mu, spent))
     if not exact and math.isfinite(mu):
-        epsilon = composition.epsilon(spent, plan.delta)
-        mu = gdp.mu_from_epsilon(epsilon, plan.delta) if math.isfinite(epsilon) else math.inf
+        mu = gdp.mu_from_epsilon(composition.epsilon(spent, plan.delta), plan.delta)
     return GaussianDP(round_up(mu), exact)
 
 
@@ -150,7 +154,7 @@ def make_statement(
         steps=sum(facts.steps for facts in spent),
         steps_planned=plan.steps,
         mechanisms=spent,
-        noise=_noise_facts([*before, plan.mechanism(steps)], plan, config),
+        noise=NOISE,
         data=used,
         earlier_data=_other_data(used, earlier),
         test_is_public=config.data.test_is_public,
@@ -164,23 +168,6 @@ def make_statement(
     )
 
 
-def _noise_facts(spent: Sequence[Mechanism], plan: Plan, config: Config) -> NoiseFacts:
-    charge = guarantee.charge_of(spent)
-    epsilon = composition.epsilon(spent, plan.delta)
-    *earlier, _ = spent
-    # A grid is chosen for all steps of a plan.
-    grids = [grid_of(m, m.noise_draws_per_step) for m in (*earlier, plan.mechanism()) if m.steps]
-    return NoiseFacts(
-        distribution="rounded normal",
-        points_per_std=4_194_304 if min(grid.scale for grid in grids) == 22 else 16_777_216,
-        generator="threefry4x32-20",
-        key_bits=128 if config.seed is None else 32,
-        privacy="computational",
-        extra_epsilon=round_up(charge.epsilon),
-        extra_delta=round_up(min(charge.added_delta(epsilon), 1.0)),
-    )
-
-
 def _mechanism_facts(
     plan: Plan, config: Config, dataset: Dataset, steps: int, sensitivity: float
 ) -> MechanismFacts:
@@ -191,7 +178,7 @@ def _mechanism_facts(
         noise_multiplier=_noise_multiplier(mechanism),
         sampling=_sampling_facts(mechanism, plan.expected_batch_size),
         clipping=ClippingFacts(
-            kind=config.clipping.kind,
+            kind=plan.clipping.kind,
             call=repr(plan.clipping),
             clipping_norms=public_norms.describe(
                 config, plan.num_examples, len(dataset.public or ())
@@ -209,8 +196,8 @@ def _earlier_facts(segment: EarlierSegment, config: Config, dataset: Dataset) ->
     """The same of a segment whose plan and public records are no longer at hand."""
     mechanism, clipping = segment.mechanism, segment.config.clipping
     sampling = _sampling_facts(mechanism, segment.config.plan.expected_batch_size)
-    norms = None
-    if clipping.norms_from == "given" or segment.config.data.public == config.data.public:
+    norms, given = None, clipping.norms_from == "given"
+    if given or segment.config.data.public == config.data.public:
         norms = public_norms.describe(
             segment.config, sampling.num_examples, len(dataset.public or ())
         )
@@ -220,7 +207,7 @@ def _earlier_facts(segment: EarlierSegment, config: Config, dataset: Dataset) ->
         noise_multiplier=_noise_multiplier(mechanism),
         sampling=sampling,
         clipping=ClippingFacts(
-            kind=clipping.kind,
+            kind=make_clipping(clipping).kind if given else clipping.kind,
             call=None,
             clipping_norms=norms,
             unit=mechanism.unit,

@@ -55,12 +55,20 @@ def score_release(release: Release, data: DataConfig) -> str:
         raise ValueError(
             "the data are a text, and a release does not have it: give --file TEXT.txt"
         )
+    used = statement.data
+    if used.window is not None and data.window != used.window:
+        raise ValueError(
+            f"data.window is {data.window}, and the model is for windows of {used.window}: leave "
+            "the option out"
+        )
     dataset = loading.load(data, print)
     model = make_model(statement.model, dataset)
     scores = evaluate(model, dataset, release.params, release.batch_stats)
     public = "declared public" if statement.test_is_public else "PRIVATE: so are these numbers"
-    if data.test != statement.data.test:
+    if (data.name, data.test) != (used.name, used.test):
         public = "not the run's test records: if they are private, so are these numbers"
+    elif used.window is not None:
+        public += ", if the file is the run's"  # a release does not hold the file
     label, epsilon = labelled_epsilons(statement)[0]
     private = "" if statement.private else ", but NOT PRIVATE: it was made with a seed"
     lines = [

@@ -86,9 +86,6 @@ def _rows(s: Statement) -> Iterator[tuple[str, str]]:
     yield "steps", f"{s.steps}"
     yield from _segment_rows(s.mechanisms)
     yield "noise", _noise(s)
-    yield "privacy against", "everyone who can't break the generator: it is computational"
-    yield "in ε for the noise", f"{s.noise.extra_epsilon:g}"
-    yield "in δ for the noise", f"{shown_delta(s.noise.extra_delta):g}"
     yield "data", _data(s.data)
     for used in s.earlier_data:
         yield "data of earlier segments", _data(used)
@@ -154,11 +151,7 @@ def _by_accountant(epsilons: Epsilons) -> str:
 
 
 def _gaussian(equivalent: GaussianDP) -> str:
-    holds = (
-        "at every δ, but for the noise's part"
-        if equivalent.at_every_delta
-        else "which has the same ε at δ"
-    )
+    holds = "at every δ" if equivalent.at_every_delta else "which has the same ε at δ"
     return f"μ = {equivalent.mu:g}, {holds}"
 
 
@@ -170,10 +163,10 @@ def _noise_multiplier(z: float | tuple[NoiseStretch, ...]) -> str:
 
 def _noise(s: Statement) -> str:
     noise = s.noise
-    return (
-        f"{noise.distribution} on a grid of std/2^{noise.points_per_std.bit_length() - 1}, from "
-        f"{noise.generator} with a key of {noise.key_bits} bits"
-    )
+    text = f"{noise.distribution}, from {noise.generator} with a key of {noise.key_bits} bits"
+    if noise.extra_epsilon or noise.extra_delta:
+        text += f"; ε and δ include {noise.extra_epsilon:g} and {noise.extra_delta:g} for it"
+    return text
 
 
 def _data(used: DataUse) -> str:

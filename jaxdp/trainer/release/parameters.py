@@ -8,7 +8,6 @@ PRIVACY.md               the same for people (`markdown`)
 No byte of them tells a path, a host, a user or a time (privacy rule 20).
 """
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,12 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ... import _distribution
+from ..disk import sync
 from .markdown import as_markdown
 from .statement import Statement, read_statement, to_text
 
 PARTIAL = "release.partial"  # until it is complete
 
-DTYPES = {
+DTYPES: dict[str, Any] = {
     "F64": np.float64,
     "F32": np.float32,
     "F16": np.float16,
@@ -102,24 +102,42 @@ def save_statement(folder: Path, statement: Statement) -> Path:
     partial = folder / PARTIAL
     _write(partial / "privacy.json", to_text(statement).encode())
     _write(partial / "PRIVACY.md", as_markdown(statement).encode())
-    _sync(partial)
+    sync(partial)
     released = partial.rename(folder / "release")
-    _sync(folder)
+    sync(folder)
     return released
 
 
 def set_aside(folder: Path) -> Path | None:
     """Renames the release of a run that goes on; it stays valid, and ε of the next counts both."""
-    old = folder / "release"
-    if not old.is_dir():
+    steps = released_steps(folder)
+    if steps is None:
         return None
-    steps = read_statement(old / "privacy.json").steps
+    old = folder / "release"
     stem = aside = folder / f"release-after-{steps}-steps"
     attempt = 1
     while aside.exists():  # from a resume for which the budget had no step left
         attempt += 1
         aside = stem.with_name(f"{stem.name}-{attempt}")
     return old.rename(aside)
+
+
+def released_steps(folder: Path) -> int | None:
+    """How many spent steps the release of a run speaks of; None if there is no release.
+
+    Raises:
+      ValueError: if its statement is damaged.
+    """
+    release = folder / "release"
+    if not release.is_dir():
+        return None
+    try:
+        return read_statement(release / "privacy.json").steps
+    except OSError as error:
+        raise ValueError(
+            f"{release} has no statement that can be read ({error.strerror}): put privacy.json "
+            "back, or move the folder away"
+        ) from None
 
 
 def load_release(path: str | Path) -> Release:
@@ -209,13 +227,4 @@ def _from_file(file: Path) -> dict[str, Any]:
 
 def _write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    """Makes a file, or the names in a folder, outlast a power failure."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path)

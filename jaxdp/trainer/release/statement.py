@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 from ...models.config import ModelConfig
-from ...types import Accountant, Adjacency, Sampling, Unit
+from ...types import Accountant, Adjacency, Allocation, ClippingKind, Sampling, Unit
 from . import typed_json
 from .typed_json import UpperBound
 
 FORMAT: Literal[2] = 2
 
 Epsilons = dict[Accountant, UpperBound]
-
-ClippingKind = Literal["individual", "layerwise", "multiplied", "normalised", "quantile", "batch"]
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,7 @@ class GaussianDP:
 
     Attributes:
       mu: sensitivity over standard deviation of its noise; null: infinite.
-      at_every_delta: whether it promises the same at every δ, but for the noise's extra ε and δ; or
-        only at the statement's.
+      at_every_delta: whether it promises the same at every δ, or only at the statement's.
     """
 
     mu: UpperBound
@@ -128,7 +125,7 @@ class ClippingFacts:
     unit: Unit
     batch_units: int | None
     clipped_together: bool | None
-    noise_allocation: Literal["proportional", "isotropic", "dimension"]
+    noise_allocation: Allocation
     sensitivity_at_first_step: float | None
 
 
@@ -154,25 +151,19 @@ class MechanismFacts:
 
 @dataclass(frozen=True)
 class NoiseFacts:
-    """Where the noise comes from, and what its being no exact Gaussian costs.
+    """Where the noise comes from, and what it costs that it is not an exact Gaussian.
 
     Attributes:
-      distribution: rounded normal: a Gaussian rounded to a whole number, in points of a grid.
-      points_per_std: how many points of the grid one standard deviation is; of several mechanisms,
-        in the coarsest.
-      generator: of the random bits: threefry4x32-20: Threefry-4x32 with 20 rounds.
-      key_bits: length of its secret key; 32 if a seed was given.
-      privacy: computational: the guarantee holds against all who can't tell the generator from
-        random bits.
+      distribution: of the noise, and the numbers it is drawn in.
+      generator: of the random bits.
+      key_bits: length of its secret key.
       extra_epsilon: what was added to ε for it, and is part of the ε that is stated.
-      extra_delta: what was added to δ for it at that ε, and is part of the δ that is stated.
+      extra_delta: what was added to δ for it, and is part of the δ that is stated.
     """
 
-    distribution: Literal["rounded normal"]
-    points_per_std: Literal[4_194_304, 16_777_216]
-    generator: Literal["threefry4x32-20"]
-    key_bits: Literal[32, 128]
-    privacy: Literal["computational"]
+    distribution: Literal["normal, float32"]
+    generator: Literal["threefry2x32"]
+    key_bits: int
     extra_epsilon: float
     extra_delta: float
 

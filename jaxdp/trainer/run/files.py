@@ -25,6 +25,7 @@ from typing import Any
 from ...accounting.mechanism import Mechanism
 from .. import config as configs
 from .. import parsing
+from ..disk import sync
 from .ledger import Budget, Ledger
 
 
@@ -38,6 +39,7 @@ def write_private(path: Path, text: str) -> None:
         file.flush()
         os.fsync(descriptor)
     partial.rename(path)
+    sync(path.parent)
 
 
 @contextmanager
@@ -61,8 +63,8 @@ def locked(folder: Path) -> Iterator[None]:
         holder = os.read(descriptor, 200).decode(errors="replace") or "another process"
         os.close(descriptor)
         raise ValueError(
-            f"{folder} is being trained in by {holder}: wait for it or end it, two would spend the "
-            "budget twice"
+            f"{folder} is being trained in by {holder}: wait until it ends, or end it. Two "
+            "processes would spend the budget twice"
         ) from None
     try:
         os.ftruncate(descriptor, 0)
@@ -138,7 +140,7 @@ def load_record(folder: Path) -> Record:
         )
     ledger = Ledger.read(private / "ledger.txt")
     settings, results = private / "config.json", private / "results.json"
-    if not settings.is_file():
+    if not settings.is_file() or not ledger.segments:
         raise ValueError(f"{folder} stopped before its first step: there is nothing to report")
     return Record(
         name=folder.resolve().name,

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 
 from ...datasets.records import Dataset, Records, arrays_digest
+from ...dpsgd import sampling
 from ...dpsgd.plan import Plan
 from .. import config as configs
 from ..device import describe_device
@@ -56,7 +57,12 @@ def make_fingerprint(config: configs.Config, dataset: Dataset, plan: Plan) -> Fi
                 "data": _data_digest(records),
                 "public data": None if public is None else _data_digest(public),
                 "splits": dict(dataset.digests),
-                "sampler": [plan.sampling, plan.expected_batch_size, plan.num_examples],
+                "sampler": [
+                    sampling.VERSION,
+                    plan.sampling,
+                    plan.expected_batch_size,
+                    plan.num_examples,
+                ],
             }
         )
     )

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from ...accounting import composition
 from ...accounting.mechanism import Mechanism
 from ...types import Accountant, Adjacency, Sampling, Unit
+from ..disk import sync
 
 CHECK_DIGITS = 16
 BLOCK_SECONDS = 0.5  # time of the steps that one line charges: a sync may take as long as a step
@@ -45,7 +46,6 @@ class Segment:
 
     Attributes:
       start: its first step.
-      num_parameters: how many numbers get noise in a step.
       state: digest of the state before its first step.
       fingerprint: digest of the computation.
     """
@@ -54,7 +54,6 @@ class Segment:
     noise_multiplier: float
     sampling_probability: float
     num_examples: int
-    num_parameters: int
     state: str
     fingerprint: str
 
@@ -90,14 +89,16 @@ class Ledger:
     @classmethod
     def create(cls, path: Path, budget: Budget) -> "Ledger":
         """Makes the file of a new ledger; it must not exist yet."""
-        for name in ("epsilon", "delta"):
-            value = getattr(budget, name)
-            if not (0 < value < math.inf and (name != "delta" or value < 1)):
-                raise ValueError(f"{name} of the budget is {value}: give a number above 0")
+        if not 0 < budget.epsilon < math.inf:
+            raise ValueError(f"epsilon of the budget is {budget.epsilon}: give a number above 0")
+        if not 0 < budget.delta < 1:
+            raise ValueError(
+                f"delta of the budget is {budget.delta}: give a number between 0 and 1"
+            )
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o600)
         ledger = cls(path, b"", descriptor)
         ledger._append({"ledger": 1, **asdict(budget)})
-        sync_folder(path.parent)
+        sync(path.parent)
         ledger.budget = budget
         return ledger
 
@@ -233,8 +234,8 @@ class Ledger:
                     self.torn = True
                     return
                 raise ValueError(
-                    f"{self.path}, line {number} is damaged ({error}): it no longer says what was "
-                    "spent, so nothing more can be. Put back an undamaged copy of the file"
+                    f"{self.path}, line {number} is damaged ({error}): it no longer says what "
+                    "was spent, so no more steps can be paid for. Put back an undamaged copy"
                 ) from None
             self._size += len(line) + 1
         self._size = min(self._size, len(text))
@@ -302,15 +303,6 @@ class Payment:
         self._ledger.charge(step, self._charged - 1)
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes sure that new files in a folder are still there after a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _text_of(path: Path) -> bytes:
     try:
         text = path.read_bytes()
@@ -336,5 +328,4 @@ def _mechanism(budget: Budget, segment: Segment, steps: int) -> Mechanism:
         adjacency=budget.adjacency,
         unit=budget.unit,
         num_examples=segment.num_examples,
-        noise_draws_per_step=segment.num_parameters,
     )

@@ -82,6 +82,11 @@ def open_history(folder: Path, keep: int, tell: Tell) -> History:
     if ledger.torn:
         tell("The last line of the ledger was half written: no step had been taken for it.")
     if not ledger.segments:
+        if any((private / "checkpoints").glob("*")):
+            raise ValueError(
+                f"the checkpoints are ahead of the ledger {ledger.path}, which has no step: it is "
+                "not known what was spent. Put back the ledger that belongs to them"
+            )
         raise ValueError(f"{folder} stopped before its first step: start the run anew")
     last = load_segment(_segment_file(folder, len(ledger.segments)))
     checkpoints = Checkpoints(private / "checkpoints", keep)
@@ -161,18 +166,16 @@ def open_segment(
     folder: Path, ledger: Ledger, start: int, plan: Plan, saved: SavedSegment, state: TrainState
 ) -> None:
     """Begins a segment: first writes its secrets to disk, then enters it into the ledger."""
-    save_segment(_segment_file(folder, len(ledger.segments) + 1), saved)
-    _save_config(folder, saved)
     if not isinstance(plan.noise_multiplier, float):
         raise ValueError("the plan's noise is a schedule: the ledger keeps constant noise only")
-    assert plan.num_parameters is not None  # the trainer's plans know it
+    save_segment(_segment_file(folder, len(ledger.segments) + 1), saved)
+    _save_config(folder, saved)
     ledger.open_segment(
         Segment(
             start=start,
             noise_multiplier=plan.noise_multiplier,
             sampling_probability=plan.sampling_probability,
             num_examples=plan.num_examples,
-            num_parameters=plan.num_parameters,
             state=state_digest(state),
             fingerprint=fingerprint_digest(saved.fingerprint),
         )
@@ -206,18 +209,34 @@ def why_not_free(history: History, fingerprint: Fingerprint, state: TrainState) 
 def check_a_step_is_left(history: History, plan: Plan) -> None:
     """Refuses other records or sampling if no step is left: the statement would name them."""
     spent = [m for m in history.ledger.mechanisms() if m.steps]
-    more = plan.mechanism(max(0, plan.steps - history.step))
     taken = lambda m: (m.num_examples, m.sampling_probability)
-    if not spent or taken(more) == taken(spent[-1]):
+    if not spent or taken(plan.mechanism(0)) == taken(spent[-1]):
         return
-    budget = history.ledger.budget
-    left = more.steps and composition.affordable_steps(spent, more, budget.epsilon, budget.delta)
-    if not left:
+    if not steps_left(history, plan, repeats=False):
         raise ValueError(
             f"after {history.step} steps no step is left with N = {plan.num_examples:,} and "
             f"sampling probability {plan.sampling_probability:g}: leave the changed options out, "
             "or start another run"
         )
+
+
+def steps_left(history: History, plan: Plan, repeats: bool) -> int:
+    """How many steps of a plan can be taken without exceeding the budget.
+
+    Args:
+      history: of the run.
+      plan: to go on with.
+      repeats: whether the run goes on in its newest segment; else in a new one.
+    """
+    ledger, step = history.ledger, history.step
+    if repeats:
+        return max(0, affordable_end(ledger, plan) - step)
+    spent = [m for m in ledger.mechanisms() if m.steps]
+    more = plan.mechanism(max(0, plan.steps - step))
+    if not more.steps:
+        return 0
+    budget = ledger.budget
+    return composition.affordable_steps(spent, more, budget.epsilon, budget.delta)
 
 
 def affordable_end(ledger: Ledger, plan: Plan) -> int:

@@ -44,7 +44,7 @@ def draw_secrets(seed: int | None, segment: int = 1, init: jax.Array | None = No
         drawn.
     """
     if seed is None:
-        noise, augmentation = keys.secret_noise_key(), keys.secret_key()
+        noise, augmentation = keys.secret_key(), keys.secret_key()
         # Sampling runs on the host with a key of 128 bits, and an rbg key has 128 bits.
         words = np.frombuffer(os.urandom(16), np.uint32)
         sampling = jax.random.wrap_key_data(jax.numpy.asarray(words), impl="rbg")

@@ -30,11 +30,7 @@ def test_the_page_for_people_says_the_same():
         "1.5",
         "clip_individual(0.5)",
         "digits; protected: train; scored: test",
-        "| noise | rounded normal on a grid of std/2^24, from threefry4x32-20 with a key of 128 "
-        "bits |",
-        "| privacy against | everyone who can't break the generator: it is computational |",
-        f"| in ε for the noise | {s.noise.extra_epsilon:g} |",
-        f"| in δ for the noise | {shown_delta(s.noise.extra_delta):g} |",
+        "| noise | normal, float32, from threefry2x32 with a key of 64 bits |",
     ):
         assert fact in page
     assert "The privacy unit is one record of the 1,437 in the private data" in words(s)

@@ -7,7 +7,6 @@ import pytest
 
 from jaxdp.accounting import guarantee
 from jaxdp.accounting.mechanism import Mechanism
-from jaxdp.accounting.noise_charge import noise_charge
 from jaxdp.trainer import loop
 from jaxdp.trainer.run import ledger
 from jaxdp.trainer.run.ledger import Budget, Ledger, Payment, Position, Segment
@@ -23,7 +22,6 @@ def segment(start=0, **changed):
         noise_multiplier=1.5,
         sampling_probability=0.1,
         num_examples=1000,
-        num_parameters=650,
         state="ab",
         fingerprint="cd",
     )
@@ -62,7 +60,7 @@ def test_the_lines_are_for_people(charged):
 
 def test_epsilon_is_that_of_the_charged_steps(charged):
     assert Ledger.read(charged).epsilon() == guarantee.epsilon(
-        Mechanism(1.5, 30, 0.1, num_examples=1000, noise_draws_per_step=650), 1e-4
+        Mechanism(1.5, 30, 0.1, num_examples=1000), 1e-4
     )
 
 
@@ -82,19 +80,7 @@ def test_a_new_segment_pays_for_its_steps_again(charged):
     assert book.open_segment(segment(start=10, state="ef")) == 2
     book.charge(10, 14)
     assert book.steps == Ledger.read(charged).steps == 35
-    assert book.epsilon() == guarantee.epsilon(
-        Mechanism(1.5, 35, 0.1, num_examples=1000, noise_draws_per_step=650), 1e-4
-    )
-
-
-def test_noise_is_charged_for_all_charged_steps_of_all_segments(charged):
-    book = Ledger.open(charged)
-    book.open_segment(segment(start=10, num_parameters=10**11))
-    book.charge(10, 14)
-    charge = guarantee.charge_of(book.mechanisms())
-    assert charge == noise_charge(30 * 650 + 5 * 10**11)
-    exact = lambda delta: guarantee.epsilon(Mechanism(1.5, 35, 0.1, num_examples=1000), delta)
-    assert book.epsilon() == charge.epsilon_at(1e-4, exact)
+    assert book.epsilon() == guarantee.epsilon(Mechanism(1.5, 35, 0.1, num_examples=1000), 1e-4)
 
 
 def test_steps_are_charged_in_order_without_gaps(charged):

@@ -2,12 +2,15 @@
 
 import itertools
 import json
+import re
 import shutil
 import time
 
 import jax
 import numpy as np
 import pytest
+
+import jaxdp
 
 for module in ("tyro", "sklearn", "safetensors"):
     pytest.importorskip(module)
@@ -59,6 +62,31 @@ def test_a_finished_run_is_left_alone(reference, capsys):
     assert go_on(reference) == 0
     assert "All steps were taken: the release is in" in " ".join(capsys.readouterr().out.split())
     assert ledger_of(reference).position == before
+
+
+def test_a_release_of_fewer_steps_is_no_end(reference, tmp_path, capsys):
+    """As after a crash between the last step and the release: an earlier release is still there."""
+    folder = shutil.copytree(reference, tmp_path / "run")
+    statement = folder / "release" / "privacy.json"
+    statement.write_text(
+        re.sub(r'("steps": )8', r"\g<1>3", statement.read_text())  # of the whole and the mechanism
+    )
+    assert go_on(folder) == 0
+    assert "The release before this one is now in" in " ".join(capsys.readouterr().out.split())
+    assert jaxdp.load_release(folder).statement.steps == ledger_of(folder).steps == 8
+
+
+def test_a_damaged_release_is_told_before_steps_are_taken(secret, capsys):
+    release = secret / "release"
+    release.mkdir()
+    for text in ("", "{", None):
+        (release / "privacy.json").unlink(missing_ok=True)
+        if text is not None:
+            (release / "privacy.json").write_text(text)
+        before = ledger_of(secret).position
+        assert go_on(secret) == 2
+        assert "privacy.json" in capsys.readouterr().err
+        assert ledger_of(secret).position == before
 
 
 def test_a_clock_that_goes_backwards_changes_nothing(reference, seeded, monkeypatch):

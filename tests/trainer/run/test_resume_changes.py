@@ -120,6 +120,18 @@ def test_records_that_no_step_would_use_are_refused(secret, capsys):
     assert len(ledger_of(secret).segments) == 1
 
 
+def test_a_segment_without_a_step_changes_nothing(secret, capsys):
+    assert go_on(secret) == 0
+    before = {path: path.read_bytes() for path in secret.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert go_on(secret, "--plan.steps", str(STEPS + 2), "--training.ema", "0.5") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "No step is left in the budget: the release is in" in said
+    after = {path: path.read_bytes() for path in secret.rglob("*") if path.is_file()}
+    lock = secret / "private" / "lock"
+    assert {p for p in before.keys() | after.keys() if before.get(p) != after.get(p)} <= {lock}
+
+
 def test_what_was_protected_stays_so(secret):
     split = ("--data.private", "train[:1200]", "--data.public", "train[1200:]")
     with pytest.raises(ValueError, match=r"data\.private = 'train' in an earlier segment"):

@@ -5,12 +5,14 @@ import os
 import re
 import resource
 
+import jax
 import pytest
 
 for module in ("tyro", "sklearn", "safetensors"):
     pytest.importorskip(module)
 from helpers.trainer import assert_same_run, go_on, ledger_of  # noqa: E402
 
+from jaxdp import report  # noqa: E402
 from jaxdp.trainer.run.files import locked  # noqa: E402
 from jaxdp.trainer.run.ledger import Ledger  # noqa: E402
 
@@ -27,6 +29,15 @@ def test_a_checkpoint_ahead_of_its_ledger_is_refused(secret, capsys):
     assert "the checkpoint of step 4 is ahead of its ledger" in said
     assert "has 3 lines" in said
     assert path.read_bytes() == b"".join(lines[:3])
+
+
+def test_a_ledger_cut_to_its_budget_is_no_new_run(secret, capsys):
+    path = secret / "private" / "ledger.txt"
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    assert go_on(secret) == 2
+    assert "the checkpoints are ahead of the ledger" in capsys.readouterr().err
+    assert report.main([str(secret)]) == 2
+    assert "stopped before its first step" in capsys.readouterr().err
 
 
 def test_a_ledger_begun_anew_is_refused(secret, capsys):
@@ -55,11 +66,15 @@ def test_a_full_disk_stops_the_run_and_nothing_is_lost(reference, seeded, capsys
     path = seeded / "private" / "ledger.txt"
     text = path.read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The tests' own cache of compiled programs must not meet the limit.
+    least_seconds = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(text), hard))
     try:
         assert go_on(seeded) == 1
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", least_seconds)
     said = capsys.readouterr().err
     assert said.startswith("error: ")
     assert len(said.splitlines()) == 1

@@ -22,13 +22,12 @@ def test_secrets_are_in_one_file_that_only_the_owner_reads(secret):
     words = words_of(secrets)
     assert len(set(words.values())) == 4
     assert len(words["sampling"]) == 16  # as many bits as the sampler takes
-    assert len(words["noise"]) == 16  # likewise
     checkpoints = Checkpoints(secret / "private" / "checkpoints", 3)
     names = checkpoints.newest(print).arrays.keys()
     checkpoints.close()
     assert "privatize.privatize_step" in names
     assert not any("key" in name for name in names)
-    noise = jax.random.key_data(keys.expanded(secrets.noise, "noise")).tobytes()
+    noise = jax.random.key_data(keys.stream(secrets.noise, "noise")).tobytes()
     for file in secret.rglob("*"):
         assert not file.is_file() or noise not in file.read_bytes()
 
