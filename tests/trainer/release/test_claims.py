@@ -10,7 +10,6 @@ from helpers.statements import make_plan, statement_of
 import jaxdp
 from jaxdp import clip_batch
 from jaxdp.accounting import gdp, guarantee
-from jaxdp.accounting.rounding import round_up, shown_delta
 from jaxdp.datasets.config import DataConfig
 from jaxdp.trainer.config import ClippingConfig, Config, PlanConfig
 from jaxdp.trainer.release import claims
@@ -93,19 +92,6 @@ def test_where_earlier_norms_come_from_is_told_where_it_is_known():
     )
     assert "public records" in told(public)
     assert told(other) is None  # how many records it had is not known any more
-
-
-@pytest.mark.parametrize(
-    ("value", "rounded"),
-    [(1.00001, 1.0001), (3.0, 3.0), (2.99999999, 3.0), (1e-7, 1e-7), (float("inf"), float("inf"))],
-)
-def test_rounding_is_up(value, rounded):
-    assert round_up(value) == rounded
-
-
-@pytest.mark.parametrize("delta", [1e-5 / 3, 1437**-1.1, 0.1 + 2e-17, 1.0000000000000002e-5])
-def test_no_delta_is_rounded_down(delta):
-    assert delta <= shown_delta(delta) <= 1.01 * delta
 
 
 def test_what_is_not_covered_names_every_limit():
