@@ -19,6 +19,20 @@ class Problem:
     dense_fits: bool = True  # whether all per-example gradients fit into an ordinary memory
 
 
+class Block(nn.Module):
+    """Attention and a dense network, each after LayerNorm and added to its input."""
+
+    width: int
+    heads: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = nn.LayerNorm()(x)
+        x = x + nn.MultiHeadDotProductAttention(self.heads)(h, h)
+        h = nn.gelu(nn.Dense(4 * self.width)(nn.LayerNorm()(x)))
+        return x + nn.Dense(self.width)(h)
+
+
 class Transformer(nn.Module):
     width: int
     layers: int = 4
@@ -31,11 +45,24 @@ class Transformer(nn.Module):
         position = self.param("position", nn.initializers.normal(0.02), x.shape)
         x = x + position
         for _ in range(self.layers):
-            h = nn.LayerNorm()(x)
-            x = x + nn.MultiHeadDotProductAttention(self.heads)(h, h)
-            h = nn.gelu(nn.Dense(4 * self.width)(nn.LayerNorm()(x)))
-            x = x + nn.Dense(self.width)(h)
+            x = Block(self.width, self.heads)(x)
         return nn.Dense(self.vocabulary)(nn.LayerNorm()(x))
+
+
+class ViT(nn.Module):
+    """For 32 × 32 images, in 64 patches."""
+
+    width: int
+    layers: int = 4
+    heads: int = 4
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.Conv(self.width, (4, 4), strides=4)(x).reshape(-1, self.width)
+        x = x + self.param("position", nn.initializers.normal(0.02), x.shape)
+        for _ in range(self.layers):
+            x = Block(self.width, self.heads)(x)
+        return nn.Dense(10)(jnp.mean(nn.LayerNorm()(x), axis=0))
 
 
 class ResNet18(nn.Module):
@@ -118,6 +145,7 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "transformer_d256_t64_micro16": lambda: _language_model(Transformer(256), 64, 64, 16),
     "transformer_d256_t256": lambda: _language_model(Transformer(256), 256, 16),
     "transformer_d512_t64": lambda: _language_model(Transformer(512, heads=8), 64, 32),
+    "vit_d256": lambda: _classifier(ViT(256), (32, 32, 3), 64),
     "resnet18_gn": lambda: _classifier(ResNet18(), (32, 32, 3), 32),
     "mlp_wide": lambda: _classifier(MLP(2048), (2048,), 256, dense_fits=False),
 }
