@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ..types import Accountant, Adjacency, Sampling, Unit
 from . import gdp
-from .guarantee import check_delta, curves, gaussian_mu
+from .guarantee import charge_of, check_delta, curves, gaussian_mu
 from .mechanism import Mechanism, event_factor
 
 LARGEST_NOISE_MULTIPLIER = 1e6
@@ -23,6 +23,7 @@ def solve_noise_multiplier(
     unit: Unit = "example",
     num_examples: int | None = None,
     accountant: Accountant = "pld",
+    noise_draws_per_step: float = 0,
 ) -> float:
     """The smallest constant noise multiplier that meets a target, rounded up to six digits.
 
@@ -36,6 +37,7 @@ def solve_noise_multiplier(
       unit: what is clipped.
       num_examples: N; "shuffled" and "fixed_size" need it.
       accountant: which one must meet the target.
+      noise_draws_per_step: how many numbers get noise drawn by jaxdp; 0: exactly Gaussian noise.
 
     Returns:
       z, the noise standard deviation over the sensitivity. Epsilon was computed for this z and is
@@ -56,7 +58,14 @@ def solve_noise_multiplier(
         raise ValueError(f"target_epsilon is {target_epsilon}: give a finite number above 0")
     check_delta(delta, num_examples)
     run = Mechanism(
-        1.0, steps, sampling_probability, sampling, adjacency, unit, num_examples=num_examples
+        1.0,
+        steps,
+        sampling_probability,
+        sampling,
+        adjacency,
+        unit,
+        num_examples,
+        noise_draws_per_step,
     )
     if not run.exposures:
         return 0.0
@@ -69,16 +78,27 @@ def solve_noise_multiplier(
             "is met even without noise. Take a smaller delta, as N^-1.1"
         )
 
+    charge = charge_of([run])
+    exact_epsilon, exact_delta = charge.exact_target(target_epsilon, delta)
+    if not (exact_epsilon > 0 and exact_delta > 0):
+        raise ValueError(
+            f"epsilon {target_epsilon} at delta {delta} is less than what drawing the noise costs "
+            f"by itself in {steps} steps: epsilon {charge.epsilon:.3g} and delta "
+            f"{charge.added_delta(target_epsilon):.3g}. Take fewer steps, a larger epsilon or a "
+            "larger delta"
+        )
+
     def excess(z: float) -> float:
         """log(delta at z / target delta), at the target epsilon: z is enough if this is <= 0."""
         curves_at_z = curves(replace(run, noise_multiplier=z), accountant)
-        least = min(curve.delta(target_epsilon) for curve in curves_at_z)
-        return math.log(max(least, 5e-324)) - math.log(delta)
+        least = min(curve.delta(exact_epsilon) for curve in curves_at_z)
+        return math.log(max(least, 5e-324)) - math.log(exact_delta)
 
-    z = _least_noise(excess, _likely_noise(run, gdp.mu_from_epsilon(target_epsilon, delta)))
+    z = _least_noise(excess, _likely_noise(run, gdp.mu_from_epsilon(exact_epsilon, exact_delta)))
     while z <= LARGEST_NOISE_MULTIPLIER:
         final = curves(replace(run, noise_multiplier=z), accountant)
-        if min(curve.epsilon(delta) for curve in final) <= target_epsilon:
+        exact = lambda delta: min(curve.epsilon(delta) for curve in final)
+        if charge.epsilon_at(delta, exact) <= target_epsilon:
             return z
         z = _six_digits_up(z * (1 + 1e-6))
     raise ValueError(

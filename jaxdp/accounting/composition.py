@@ -29,14 +29,24 @@ def epsilon(
     Raises:
       ValueError: if sampling or adjacency differ, or the accountant has no sound bound for them.
     """
-    parts = _merged([m for m in mechanisms if m.steps])
+    # The noise is charged for all of them together. Without it, more of them can be joined.
+    parts = _merged([replace(m, noise_draws_per_step=0) for m in mechanisms if m.steps])
     if not parts:
         return 0.0
     accountant = accountant or accountants(parts[0].sampling, parts[0].adjacency)[0]
     if len(parts) == 1:
-        return guarantee.epsilon(parts[0], delta, accountant)
-    if accountant not in accountants(parts[0].sampling, parts[0].adjacency):
+        guarantee.check_delta(delta, parts[0].num_examples)
+        bounds = guarantee.curves(parts[0], accountant)
+        exact = lambda delta: min(bound.epsilon(delta) for bound in bounds)
+    elif accountant in accountants(parts[0].sampling, parts[0].adjacency):
+        exact = lambda delta: _exact_epsilon(parts, delta, accountant)
+    else:
         raise ValueError(f"accountant is {accountant!r}: it has no sound bound here. Leave it out")
+    return guarantee.charge_of(mechanisms).epsilon_at(delta, exact)
+
+
+def _exact_epsilon(parts: Sequence[Mechanism], delta: float, accountant: Accountant) -> float:
+    """epsilon with noise that is exactly Gaussian."""
     if accountant == "rdp":
         return _rdp_epsilon(parts, delta)
     # Without amplification, Gaussians compose to a Gaussian.

@@ -8,7 +8,7 @@ import functools
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,6 +18,7 @@ from dp_accounting.rdp import rdp_privacy_accountant as dp_rdp
 from ..types import Accountant
 from . import gdp, pld
 from .mechanism import Mechanism, accountants, dp_event, event_factor
+from .noise_charge import NoiseCharge, noise_charge
 
 NO_PRIVACY = 20.0  # with an epsilon above it, an attacker can be almost certain
 
@@ -40,7 +41,9 @@ def epsilon(mechanism: Mechanism, delta: float, accountant: Accountant = "pld") 
       '2.38'
     """
     check_delta(delta, mechanism.num_examples)
-    return min(curve.epsilon(delta) for curve in curves(mechanism, accountant))
+    bounds = curves(mechanism, accountant)
+    exact = lambda delta: min(curve.epsilon(delta) for curve in bounds)
+    return charge_of([mechanism]).epsilon_at(delta, exact)
 
 
 def delta(mechanism: Mechanism, epsilon: float, accountant: Accountant = "pld") -> float:
@@ -56,7 +59,21 @@ def delta(mechanism: Mechanism, epsilon: float, accountant: Accountant = "pld") 
     """
     if not epsilon >= 0:
         raise ValueError(f"epsilon is {epsilon}: it must be at least 0")
-    return min(curve.delta(epsilon) for curve in curves(mechanism, accountant))
+    bounds = curves(mechanism, accountant)
+    exact = lambda epsilon: min(curve.delta(epsilon) for curve in bounds)
+    return charge_of([mechanism]).delta_at(epsilon, exact)
+
+
+def charge_of(mechanisms: Sequence[Mechanism]) -> NoiseCharge:
+    """What the randomness of all the mechanisms together costs because it is not exact.
+
+    A mechanism that releases nothing draws none.
+    """
+    drawn = [m for m in mechanisms if m.exposures and m.noise_draws_per_step]
+    return noise_charge(
+        sum(m.noise_draws_per_step * m.steps for m in drawn),
+        sum(m.steps for m in drawn if m.sampling == "poisson"),
+    )
 
 
 def gaussian_mu(mechanism: Mechanism) -> float:
@@ -114,7 +131,7 @@ _NOTHING_RELEASED = Curve(lambda delta: 0.0, lambda epsilon: 0.0)
 
 @functools.lru_cache(maxsize=4)
 def curves(mechanism: Mechanism, accountant: Accountant) -> tuple[Curve, ...]:
-    """Bounds that all hold for the mechanism: its guarantee is the smallest of them."""
+    """Bounds that all hold for the mechanism if its noise is exactly Gaussian."""
     allowed = accountants(mechanism.sampling, mechanism.adjacency)
     if accountant not in ("pld", "rdp"):
         raise ValueError(f"accountant is {accountant!r}: give 'pld' or 'rdp'")

@@ -84,6 +84,8 @@ class Mechanism:
       adjacency: which data sets are neighbours.
       unit: what is clipped: the gradient of an example, or the mean gradient of a batch unit.
       num_examples: N; "shuffled" and "fixed_size" need it.
+      noise_draws_per_step: how many numbers get noise in a step, for the charge of noise that is
+        drawn by jaxdp (`noise_charge`); 0 for noise that is exactly Gaussian.
 
     Raises:
       ValueError: for numbers that make no sense, and for combinations without sound accounting.
@@ -96,8 +98,13 @@ class Mechanism:
     adjacency: Adjacency = "add_remove"
     unit: Unit = "example"
     num_examples: int | None = None
+    noise_draws_per_step: float = 0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.noise_draws_per_step < math.inf:
+            raise ValueError(
+                f"noise_draws_per_step is {self.noise_draws_per_step}: give a number of at least 0"
+            )
         accountants(self.sampling, self.adjacency)
         _one_of("unit", self.unit, {"example", "batch"})
         steps = _whole("steps", self.steps, 0)

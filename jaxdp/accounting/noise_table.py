@@ -49,7 +49,7 @@ class NoiseTable:
 
     Attributes:
       num_examples: N, the number of private records.
-      num_parameters: d, how many numbers are trained.
+      num_parameters: d, how many numbers are trained, each of which gets noise.
       epsilon: the target ε.
       delta: δ of the target.
       clipping_norm: C.
@@ -87,6 +87,7 @@ class NoiseTable:
             self.adjacency,
             self.unit,
             self.num_examples,
+            self.num_parameters,
         )
 
 
@@ -110,7 +111,7 @@ def plan_noise(
 
     Args:
       num_examples: N, the number of private records.
-      num_parameters: d, how many numbers are trained.
+      num_parameters: d, how many numbers are trained, each of which gets noise.
       batch_sizes: expected batch sizes to compare.
       epsilon: the target ε.
       delta: δ of the target; None takes N^-1.1. 1/N or more gives a warning in the table.
@@ -163,6 +164,7 @@ def plan_noise(
                 unit=unit,
                 num_examples=num_examples,
                 accountant=accountant,
+                noise_draws_per_step=num_parameters,
             ),
             taken,
             size / num_examples,
@@ -170,6 +172,7 @@ def plan_noise(
             adjacency,
             unit,
             num_examples,
+            num_parameters,
         )
         z = mechanism.schedule[0][0]
         std = z * sensitivity_factor(unit, adjacency) * clipping_norm / (num_units or size)

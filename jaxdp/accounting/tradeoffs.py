@@ -9,7 +9,7 @@ from scipy import optimize, stats
 
 from ..types import Accountant
 from . import gdp, pld
-from .guarantee import check_delta, curves, gaussian_mu
+from .guarantee import charge_of, check_delta, curves, gaussian_mu
 from .mechanism import Mechanism, accountants, batches_per_epoch
 
 # Type I errors at which a curve is drawn: most of them near 0, where it bends most.
@@ -44,6 +44,14 @@ def tradeoff(
     """
     levels = gdp.check_alphas(alphas)
     accountant = accountant or accountants(mechanism.sampling, mechanism.adjacency)[0]
+    exact = lambda levels: _exact_tradeoff(mechanism, levels, accountant)
+    return charge_of([mechanism]).tradeoff_of(levels, exact)
+
+
+def _exact_tradeoff(
+    mechanism: Mechanism, levels: NDArray[np.float64], accountant: Accountant
+) -> NDArray[np.float64]:
+    """The curve with noise that is exactly Gaussian."""
     bound = gdp.gaussian_tradeoff(gaussian_mu(mechanism), levels)
     for curve in curves(mechanism, accountant):
         most = curve.epsilon(1e-9)
@@ -94,6 +102,14 @@ def group_epsilon(
         )
     if units_per_batch is not None and mechanism.unit != "batch":
         raise ValueError("units_per_batch is for unit='batch': leave it out for unit='example'")
+    exact = lambda delta: _exact_group_epsilon(mechanism, delta, group_size, units_per_batch)
+    return charge_of([mechanism]).epsilon_at(delta, exact)
+
+
+def _exact_group_epsilon(
+    mechanism: Mechanism, delta: float, group_size: int, units_per_batch: int | None
+) -> float:
+    """The same with noise that is exactly Gaussian."""
     accountant = accountants(mechanism.sampling, mechanism.adjacency)[0]
     bounds = [_converted(curve.delta, delta, group_size) for curve in curves(mechanism, accountant)]
     if accountant == "pld" or mechanism.sampling == "fixed_size":

@@ -1,20 +1,18 @@
-"""Random changes of images. They depend on a key, the step and the record's id, on nothing else."""
+"""Random changes of images. They depend on the step's key and the record's id, on nothing else."""
 
 import jax
 import jax.numpy as jnp
 
 
-def record_keys(key: jax.Array, step: jax.Array, ids: jax.Array) -> jax.Array:
+def record_keys(step_key: jax.Array, ids: jax.Array) -> jax.Array:
     """Returns one key per record, `[B]`.
 
     A record's key depends neither on its place in the batch nor on the other records.
 
     Args:
-      key: the run's key for augmentation.
-      step: number of the step.
+      step_key: the JAX key for augmentation at this step.
       ids: `[B]`, the ids of the records (`Records.numbers`).
     """
-    step_key = jax.random.fold_in(key, step)
     return jax.vmap(lambda id_: jax.random.fold_in(step_key, id_))(ids)
 
 

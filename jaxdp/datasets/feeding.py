@@ -15,6 +15,8 @@ from .records import Records
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]  # (key, input) -> input
 
+StepKey = Callable[[int], jax.Array]  # number of the step -> JAX key
+
 Sample = tuple[np.ndarray, np.ndarray]  # the indices of records, and a mask: False is padding
 
 Batch = tuple[jax.Array, jax.Array]  # inputs and labels, each with one row per index
@@ -30,7 +32,7 @@ def feed(
     *,
     placement: Placement = "auto",
     augment: Augment | None = None,
-    key: jax.Array | None = None,
+    step_key: StepKey | None = None,
     start: int = 0,
 ) -> Iterator[tuple[Batch, np.ndarray]]:
     """Turns indices and masks into batches on the device and masks, one for each step.
@@ -40,14 +42,14 @@ def feed(
       samples: indices and masks of the same shape, from `plan.batches()`.
       placement: "device" keeps all records on the device. "host" keeps them in the host's memory,
         and a thread fetches the next batch while a step runs. "auto" chooses by their size.
-      augment: changes one input. Its key depends on `key`, the step and the record's id.
-      key: for `augment`, of its own stream.
+      augment: changes one input. Its key depends on the step's key and the record's id.
+      step_key: gives the JAX key of a step, for `augment` alone.
       start: number of the first step.
 
     Raises:
-      ValueError: for `augment` without `key`.
+      ValueError: for `augment` without `step_key`.
     """
-    prepare = _preparation(augment, key)
+    prepare = _preparation(augment, step_key)
     if resolve(placement, records) == "device":
         return _from_device(records, samples, prepare, start)
     return _from_host(records, samples, prepare, start)
@@ -83,21 +85,21 @@ class Waiting:
 Prepare = Callable[[jax.Array, jax.Array, int], jax.Array]  # (inputs, ids, step) -> inputs
 
 
-def _preparation(augment: Augment | None, key: jax.Array | None) -> Prepare | None:
+def _preparation(augment: Augment | None, step_key: StepKey | None) -> Prepare | None:
     if augment is None:
         return None
-    if key is None:
-        raise ValueError("an augmentation was given without a key: pass one, of its own stream")
-    return functools.partial(_augmented, augment, key)
+    if step_key is None:
+        raise ValueError("an augmentation was given without keys: pass step_key, for it alone")
+    return lambda inputs, ids, step: _augmented(augment, step_key(step), inputs, ids)
 
 
 # These two are compiled once, however many feeds there are.
 @functools.partial(jax.jit, static_argnums=0)
 def _augmented(
-    augment: Augment, key: jax.Array, inputs: jax.Array, ids: jax.Array, step: jax.Array
+    augment: Augment, step_key: jax.Array, inputs: jax.Array, ids: jax.Array
 ) -> jax.Array:
     flat = inputs.reshape(-1, *inputs.shape[ids.ndim :])  # with batch units, ids have two axes
-    keys = record_keys(key, step, ids.reshape(-1))
+    keys = record_keys(step_key, ids.reshape(-1))
     return jax.vmap(augment)(keys, flat).reshape(inputs.shape)
 
 

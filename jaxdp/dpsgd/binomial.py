@@ -62,7 +62,8 @@ class Binomial:
         SciPy's `binom.isf` answers `trials` for tails below 1e-16.
 
         Args:
-          tail: at least 2^-100; below that, the last number of the window is returned.
+          tail: at least 2^-100; below that, the last number of the window is returned. `invert`
+            never exceeds it, and the exact law does with probability 2^-102 at most.
         """
         all_but_tail = (1 << UNIFORM_BITS) - int(tail * 2.0**UNIFORM_BITS)
         return self.first + bisect_left(self.thresholds, all_but_tail)

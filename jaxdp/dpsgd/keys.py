@@ -1,4 +1,9 @@
-"""Random keys, from the entropy of the operating system unless the caller gives a key."""
+"""Secret keys of 128 bits, and what is derived from them: one key for every use and step.
+
+Everything is derived by hashing (key, name of the use, number), never by using the key itself. So
+one key may be given to all uses: none shares random bits with another, and no result of one tells
+anything about the key.
+"""
 
 import hashlib
 import secrets
@@ -6,22 +11,78 @@ import secrets
 import jax
 import numpy as np
 
+from .threefry import threefry_4x32
+
 
 def secret_key() -> jax.Array:
-    """Returns a typed Threefry key filled with operating-system entropy.
+    """Returns a typed key with 128 bits of the operating system's entropy.
 
-    Unlike `jax.random.key(int)`, which keeps 32 bits of its seed, every bit of the key is random.
-    Noise, sampling and unit keys are secrets: whoever knows the noise key can subtract the noise.
+    `privatize(plan, key=...)` and `plan.batches(key)` use all of its bits; the same key may be
+    given to both. `jax.random.key(seed)`, instead, keeps 32 bits of its seed. Whoever knows the
+    key can subtract the noise.
+
+    Do not draw from it with `jax.random`: for dropout, augmentation or initial parameters take
+    `jaxdp.dpsgd.jax_key(key, name, step)`.
+
     Call it outside `jit`: a traced call would become a constant of the compiled function.
+
+    Returns:
+      A key of JAX's "rbg" kind, which holds 128 bits.
     """
-    words = np.frombuffer(secrets.token_bytes(8), dtype=np.uint32)
-    return jax.random.wrap_key_data(jax.numpy.asarray(words), impl="threefry2x32")
+    words = np.frombuffer(secrets.token_bytes(16), dtype=np.uint32)
+    return jax.random.wrap_key_data(jax.numpy.asarray(words), impl="rbg")
 
 
-def stream(key: jax.Array, name: str) -> jax.Array:
-    """Returns the key of a named stream (noise, init, ...). No two streams share random bits."""
-    tag = int.from_bytes(hashlib.sha256(f"jaxdp {name}".encode()).digest()[:4], "little")
-    return jax.random.fold_in(as_typed(key), tag)
+def derived(key: jax.Array, name: str, number: jax.Array | int = 0) -> jax.Array:
+    """Returns the 128-bit key of a use: a hash of a key, the use's name and a number.
+
+    It is as secret as `key` (`bits_of`). Both `key` and `number` may be traced.
+
+    Args:
+      key: a JAX key of any kind.
+      name: of the use: "noise", "init", ...
+      number: of the step, if every step has a key of its own; from 0 to 2^31 - 1.
+    """
+    tag = np.frombuffer(hashlib.sha256(f"jaxdp {name}".encode()).digest()[:8], np.uint32)
+    return _hashed(jax.random.key_data(as_typed(key)), tag, number)
+
+
+@jax.jit  # op by op, it would take milliseconds
+def _hashed(data: jax.Array, tag: jax.Array, number: jax.Array) -> jax.Array:
+    """The Threefry-4x32 block of (name, number, width of the key), under the key's own bits."""
+    words = [*data.astype(jax.numpy.uint32).reshape(-1)]
+    padded = [*words, *[jax.numpy.uint32(0)] * (4 - len(words))]
+    counter = [*tag, number.astype(jax.numpy.uint32), jax.numpy.uint32(len(words))]
+    block = jax.numpy.stack(threefry_4x32(padded, counter))
+    return jax.random.wrap_key_data(block, impl="rbg")
+
+
+def jax_key(key: jax.Array, name: str, number: jax.Array | int = 0) -> jax.Array:
+    """Returns a key for JAX's own random functions: for one use at one step.
+
+    JAX's Threefry has keys of 64 bits. So each of them is derived from a longer key by hashing,
+    and used for one step only: who finds one by trying learns nothing about any other. Works under
+    `jit`, with a traced step.
+
+    Args:
+      key: from `secret_key`, or a JAX key of any kind.
+      name: of the use, such as "dropout".
+      number: of the step; from 0 to 2^31 - 1.
+
+    Returns:
+      A typed Threefry key. For one key per record, fold in the record's number.
+    """
+    words = jax.random.key_data(derived(key, f"jax {name}", number))[:2]
+    return jax.random.wrap_key_data(words, impl="threefry2x32")
+
+
+def bits_of(key: jax.Array) -> int:
+    """The width of a key, in bits: it has at most so much entropy.
+
+    128 for `secret_key`, 64 for JAX's Threefry keys. One that was made of a seed,
+    `jax.random.key(seed)`, has 32 bits of entropy at most; that can't be told from the key.
+    """
+    return 32 * jax.random.key_data(as_typed(key)).size
 
 
 def as_typed(key: jax.Array) -> jax.Array:
@@ -41,8 +102,8 @@ def as_typed(key: jax.Array) -> jax.Array:
 def philox_key(key: jax.Array | None, name: str) -> np.ndarray:
     """Returns a 128-bit Philox key `[2] uint64` for host-side sampling.
 
-    If `key` is None, it comes from the operating system. Else it is a hash of the key's bits and
-    the name.
+    If `key` is None, it comes from the operating system. Else it is a hash of all bits of the key
+    and the name.
     """
     if key is None:
         data = secrets.token_bytes(16)

@@ -1,15 +1,31 @@
-"""The noise: its standard deviation for every group, and how it is drawn."""
+"""The noise: its standard deviation for every group, and how sums get it, on a grid.
 
+A release is the integer m = rint(sum·s/σ) + n with n = round(N(0, s²)), s = 2^22 or 2^24; then
+m·σ/s. Everything after m is post-processing. rint and the rounded Gaussian together are a rounding
+of (integer + Gaussian): post-processing of the Gaussian mechanism. rint moves a sum of D numbers by
+up to √D more, which `noise_grid` pays for with larger standard deviations (privacy rule 23).
+"""
+
+import functools
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..accounting.mechanism import Mechanism, event_factor
+from ..accounting.noise_charge import UNKNOWN_DRAWS
 from ..types import Allocation
-from .clipping import safe_clipping_norms
+from ._noise_tables import Scale
+from .clipping import Clipping, safe_clipping_norms
 from .groups import Groups
 from .plan import Plan
+from .rounded_gaussian import rounded_gaussian
+
+LARGEST_MOVE = 0.01  # of the noise's standard deviation; more takes the finer grid
+LARGEST_SUM = 2.0**49  # in grid points: what is larger is clamped, which moves no two sums apart
 
 
 def noise_stds(
@@ -37,7 +53,8 @@ def noise_stds(
     else:
         weights = ALLOCATIONS[allocation](deltas, jnp.asarray(groups.sizes, jnp.float32))
         spread = weights * jnp.linalg.norm(deltas / weights)
-    return z[jnp.minimum(step, z.size - 1)] * spread * (1 + plan.rounding_slack)
+    raised = (1 + plan.rounding_slack) * noise_grid(plan, groups).inflation
+    return z[jnp.minimum(step, z.size - 1)] * spread * raised
 
 
 def noise_norm(
@@ -61,6 +78,71 @@ ALLOCATIONS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "isotropic": lambda deltas, sizes: jnp.ones_like(deltas),
     "dimension": lambda deltas, sizes: jnp.sqrt(deltas / jnp.sqrt(sizes)),
 }
+
+
+@dataclass(frozen=True)
+class NoiseGrid:
+    """The grid on which sums are released.
+
+    Attributes:
+      scale: log2 of s, the noise's standard deviation in grid points.
+      inflation: what every standard deviation is multiplied by, because sums are rounded to the
+        grid: 1/(1 − z√D/s).
+    """
+
+    scale: Scale
+    inflation: float
+
+
+def noise_grid(plan: Plan, groups: Groups) -> NoiseGrid:
+    """Chooses the grid for a model.
+
+    Raises:
+      ValueError: if more numbers get noise than the plan has paid for, or so many that rounding
+        would need more noise than there is.
+    """
+    draws = draws_per_step(plan.clipping, groups)
+    check_draws(plan, draws)
+    return grid_of(plan.mechanism(), draws)
+
+
+def draws_per_step(clipping: Clipping, groups: Groups) -> int:
+    """How many numbers get noise in a step, the counts of `clip_quantile` included."""
+    return sum(groups.sizes) + (0 if clipping.quantile is None else len(groups.names))
+
+
+def check_draws(plan: Plan, draws: int) -> None:
+    """Refuses a model of which more numbers get noise in a step than the plan has paid for."""
+    if plan.num_parameters is None:
+        if draws * plan.steps > UNKNOWN_DRAWS:
+            raise ValueError(
+                f"num_parameters is None, and {draws:,} numbers get noise in each of "
+                f"{plan.steps:,} steps, more than the {UNKNOWN_DRAWS:g} draws that are charged "
+                f"for then: give the plan num_parameters={draws}"
+            )
+    elif draws > plan.num_parameters:
+        raise ValueError(
+            f"num_parameters is {plan.num_parameters:,}, and {draws:,} numbers get noise in a "
+            f"step, with the counts of clip_quantile: give the plan num_parameters={draws}"
+        )
+
+
+def grid_of(mechanism: Mechanism, draws: float) -> NoiseGrid:
+    """The grid of a mechanism, from its largest noise multiplier.
+
+    Raises:
+      ValueError: if rounding would need more noise than there is.
+    """
+    # As the accountant is given it: where that doubles the sensitivity, z is twice the plan's.
+    z = max((z for z, _ in mechanism.schedule), default=0.0) * event_factor(mechanism)
+    moved = lambda scale: z * math.sqrt(draws) / 2.0**scale
+    scale: Scale = 22 if moved(22) <= LARGEST_MOVE else 24
+    if moved(scale) >= 1:
+        raise ValueError(
+            f"the noise multiplier is {z:g} for {draws:,} numbers: rounding them to a grid would "
+            "need more noise than there is. Take a larger epsilon, fewer steps or fewer parameters"
+        )
+    return NoiseGrid(scale, 1 / (1 - moved(scale)))
 
 
 def count_std(plan: Plan) -> float:
@@ -114,27 +196,75 @@ def _copy_key_for_members(
     return jnp.array(data, copy=True), True
 
 
-@jax.custom_batching.custom_vmap
-def add_noise(step_key: jax.Array, stds: list, leaves: list) -> list:
-    """Adds Gaussian noise to every leaf, each with its own key and standard deviation.
+@functools.cache  # so that jit knows a grid's function again
+def noise_adder(
+    scale: Scale, divisor: float = 1.0, dtypes: tuple[jnp.dtype, ...] | None = None
+) -> Callable[[jax.Array, jax.Array, list, list], list]:
+    """Returns the function `(key words [4], step, stds, sums) -> noised means` of a grid.
 
     Under vmap every member must have a key of its own.
+
+    Args:
+      scale: of the grid.
+      divisor: of the noised sums.
+      dtypes: of the results; None: of the sums.
     """
-    return [
-        leaf + std * jax.random.normal(jax.random.fold_in(step_key, i), leaf.shape, leaf.dtype)
-        for i, (std, leaf) in enumerate(zip(stds, leaves, strict=True))
-    ]
+
+    @jax.custom_batching.custom_vmap
+    def add_noise(key: jax.Array, step: jax.Array, stds: list, sums: list) -> list:
+        wanted = dtypes or tuple(total.dtype for total in sums)
+        return [
+            _noised_mean(key, step, jnp.uint32(i), std, total, scale, divisor, dtype)
+            for i, (std, total, dtype) in enumerate(zip(stds, sums, wanted, strict=True))
+        ]
+
+    @add_noise.def_vmap
+    def _for_members(
+        axis_size: int, in_batched: list, key: jax.Array, step: jax.Array, stds: list, sums: list
+    ) -> tuple[list, list]:
+        key_batched, *others_batched = in_batched
+        if not key_batched:
+            raise ValueError(SHARED_NOISE)
+        spread = lambda x, batched: x if batched else jnp.repeat(x[None], axis_size, axis=0)
+        others = jax.tree.map(spread, [step, stds, sums], others_batched)
+        # lax.map, not vmap: a vmap here would call this rule again, without end.
+        released = jax.lax.map(lambda args: add_noise(*args), (key, *others))
+        return released, [True] * len(sums)
+
+    return add_noise
 
 
-@add_noise.def_vmap
-def _add_noise_to_members(
-    axis_size: int, in_batched: list, step_key: jax.Array, stds: list, leaves: list
-) -> tuple[list, list]:
-    key_batched, *others_batched = in_batched
-    if not key_batched:
-        raise ValueError(SHARED_NOISE)
-    spread = lambda x, batched: x if batched else jnp.repeat(x[None], axis_size, axis=0)
-    others = jax.tree.map(spread, [stds, leaves], others_batched)
-    # lax.map, not vmap: a vmap here would call this rule again, without end.
-    noised = jax.lax.map(lambda args: add_noise(*args), (step_key, *others))
-    return noised, [True] * len(leaves)
+@functools.partial(jax.jit, static_argnames=("scale", "divisor", "dtype"))  # one trace for a shape
+def _noised_mean(
+    key: jax.Array,
+    step: jax.Array,
+    leaf: jax.Array,
+    std: jax.Array,
+    total: jax.Array,
+    scale: Scale,
+    divisor: float,
+    dtype: jnp.dtype,
+) -> jax.Array:
+    """(rint(total·s/std) + n)·std/s over the divisor; NaN where total or std is not finite."""
+    # A branch of its own: else XLA would draw the noise again for everything that reads it, such
+    # as either moment of Adam.
+    release = lambda total: (_noised(key, step, leaf, std, total, scale) / divisor).astype(dtype)
+    nothing = lambda total: jnp.full_like(total, jnp.nan, dtype)
+    return jax.lax.cond(jnp.isfinite(std), release, nothing, total)
+
+
+def _noised(
+    key: jax.Array, step: jax.Array, leaf: jax.Array, std: jax.Array, total: jax.Array, scale: Scale
+) -> jax.Array:
+    """rint(total·s/std) + n, times std/s; NaN where the total is not finite."""
+    std = std.astype(total.dtype)
+    # Rounded before it is split: the parts of a whole number are exact.
+    points = jnp.rint(jnp.clip(total * (2.0**scale / std), -LARGEST_SUM, LARGEST_SUM))
+    # The integer in two words, m = high·2^20 + low with 0 <= low < 2^20.
+    high = jnp.floor(points * 2.0**-20)
+    drawn = (points - high * 2.0**20).astype(jnp.int32)
+    drawn = drawn + rounded_gaussian(key, step, leaf, total.shape, scale)
+    whole = high.astype(jnp.int32) + (drawn >> 20)
+    low = drawn & (2**20 - 1)
+    value = (whole.astype(total.dtype) * 2.0**20 + low.astype(total.dtype)) * (std / 2.0**scale)
+    return jnp.where(jnp.isfinite(total), value, jnp.nan)

@@ -3,9 +3,8 @@
 `python -m jaxdp.plan` is the noise planner.
 """
 
-import itertools
+import copy
 import math
-import numbers
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +14,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..accounting import calibration, guarantee
-from ..accounting.mechanism import Mechanism, accountants, batches_per_epoch
+from ..accounting.mechanism import Mechanism, accountants, batches_per_epoch, event_factor
+from ..accounting.noise_charge import UNKNOWN_DRAWS
 from ..accounting.tradeoffs import LEVELS, group_epsilon, tradeoff
 from ..types import Accountant, Adjacency, Sampling, Schedule
-from . import keys, sampling
+from . import keys, sampling, sum_rounding
+from ._numbers import real, whole
+from ._schedules import first_steps, noise_schedule
 from .clipping import Clipping
 
 
@@ -47,6 +49,14 @@ class Plan:
       adjacency: how two data sets differ in one record: one of them lacks it ("add_remove"), has
         another one in its place ("replace_one"), or an empty one ("zero_out").
 
+      num_parameters: how many numbers get noise in a step, the counts of `clip_quantile` included.
+        Drawing noise costs a little ε and δ by itself (`accounting.noise_charge`), in proportion to
+        them and the steps. None pays for 1e11 draws over the run.
+      rounding_bound: a proved bound on the fraction by which float32 rounding raises the
+        sensitivity of a clipped sum, from `with_rounding_bound`; None: none is proved.
+      rounding_rows, rounding_parts: what it holds for: the most rows that are summed at a time, and
+        the most sums that are added.
+
     Raises:
       ValueError, TypeError: for numbers that make no sense, a combination of sampling, adjacency
         and clipping without sound accounting, or a target ε that no reasonable noise meets.
@@ -68,6 +78,10 @@ class Plan:
     delta: float
     sampling: Sampling
     adjacency: Adjacency
+    num_parameters: int | None
+    rounding_bound: float | None
+    rounding_rows: int | None
+    rounding_parts: int
 
     def __init__(
         self,
@@ -82,9 +96,10 @@ class Plan:
         delta: float | None = None,
         sampling: Sampling = "poisson",
         adjacency: Adjacency = "add_remove",
+        num_parameters: int | None = None,
     ) -> None:
-        num_examples = _whole("num_examples", num_examples, "the number of private records")
-        steps = _whole("steps", steps, "the number of updates")
+        num_examples = whole("num_examples", num_examples, "the number of private records")
+        steps = whole("steps", steps, "the number of updates")
         _check_batch_size(expected_batch_size, num_examples, sampling)
         if not isinstance(clipping, Clipping):
             raise TypeError(
@@ -95,10 +110,13 @@ class Plan:
             raise ValueError(
                 f"epsilon is {epsilon} and noise_multiplier is {noise_multiplier}: give exactly one"
             )
-        if epsilon is not None and not _real("epsilon", epsilon) > 0:
+        if epsilon is not None and not real("epsilon", epsilon) > 0:
             raise ValueError(f"epsilon is {epsilon}: give a number above 0 (1 to 8 are common)")
-        z = None if noise_multiplier is None else _noise_schedule(noise_multiplier, steps)
+        z = None if noise_multiplier is None else noise_schedule(noise_multiplier, steps)
         num_units = _units(num_units, clipping)
+        if num_parameters is not None:
+            meaning = "how many numbers get noise in a step"
+            num_parameters = whole("num_parameters", num_parameters, meaning)
         if not clipping.bounded and z != 0:
             raise ValueError(
                 f"{clipping!r} bounds nothing, so no noise makes the sum private: give a finite "
@@ -115,6 +133,7 @@ class Plan:
                 unit=clipping.unit,
                 num_examples=num_examples,
                 accountant=accountants(sampling, adjacency)[0],
+                noise_draws_per_step=_draws_per_step(num_parameters, steps),
             )
         values = dict(
             num_examples=num_examples,
@@ -127,6 +146,10 @@ class Plan:
             delta=delta,
             sampling=sampling,
             adjacency=adjacency,
+            num_parameters=num_parameters,
+            rounding_bound=None,
+            rounding_rows=None,
+            rounding_parts=1,
         )
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -154,15 +177,49 @@ class Plan:
         )
 
     @property
-    def rounding_slack(self) -> float:
-        """The fraction by which float32 rounding may raise the sensitivity of a clipped sum.
+    def rounding_estimate(self) -> float:
+        """An estimate of how far rounding raises the sensitivity of a sum (`sum_rounding`)."""
+        return sum_rounding.estimate(self.num_units or self.capacity)
 
-        A sum of B aligned clipped gradients has norm up to B·C. Adding one record moves each of
-        the few rounding errors at that size by up to 2^-24·B·C. The noise's standard deviation is
-        raised by this fraction. The noise multiplier that is accounted stays.
+    @property
+    def rounding_slack(self) -> float:
+        """The fraction by which every noise is raised, because the float32 sum is rounded.
+
+        It is the larger of `rounding_bound` and `rounding_estimate`. Where there is no bound, or
+        one above 1 %, it is the estimate. The noise multiplier that is accounted stays.
         """
-        summands = self.num_units or self.capacity
-        return 1e-5 + 4 * summands * 2.0**-24
+        return sum_rounding.slack(self.rounding_estimate, self.rounding_bound)
+
+    @property
+    def rounding_is_bounded(self) -> bool:
+        """Whether `rounding_slack` is at least `rounding_bound`, so that nothing is estimated."""
+        return self.rounding_bound is not None and self.rounding_bound <= self.rounding_slack
+
+    def with_rounding_bound(self, microbatch_size: int | None = None, parts: int = 1) -> "Plan":
+        """The same plan with a `rounding_bound`; on TPUs, where none is known, without.
+
+        It holds if every example (unit) adds one term to each number of the sum, as `explain`
+        tells, and always with method="vmap"; docs/design.md has the proof.
+
+        Args:
+          microbatch_size: as for `per_example_grads`. The smaller, the smaller is the bound.
+          parts: the number of devices, or of `Sums` that are added, for each step.
+        """
+        rows = self.num_units or sampling.most_rows(
+            self.sampling, self.num_examples, self.expected_batch_size
+        )
+        at_once = rows if microbatch_size is None else microbatch_size
+        at_once = whole("microbatch_size", at_once, "the number of rows that are summed at a time")
+        parts = whole("parts", parts, "the number of sums that are added")
+        # How far one record moves the sum in the pair of neighbours that the accountant compares.
+        moved = self.clipping.record_factor(self.adjacency) / event_factor(self.mechanism())
+        bound = sum_rounding.bound(rows, at_once, parts, moved)
+        plan = copy.copy(self)
+        if math.isfinite(bound) and jax.default_backend() in ("cpu", "gpu"):
+            facts = dict(rounding_bound=bound, rounding_rows=at_once, rounding_parts=parts)
+            for name, fact in facts.items():
+                object.__setattr__(plan, name, fact)
+        return plan
 
     def noise_multipliers(self) -> np.ndarray:
         """z at every step, `[steps] float64`."""
@@ -173,7 +230,7 @@ class Plan:
         """The run, or its first `steps` steps, as plain data for the accountants."""
         z = self.noise_multiplier
         if isinstance(z, tuple) and steps is not None:
-            z = _first_steps(z, steps)
+            z = first_steps(z, steps)
         return Mechanism(
             noise_multiplier=z,
             steps=self.steps if steps is None else steps,
@@ -182,6 +239,7 @@ class Plan:
             adjacency=self.adjacency,
             unit=self.clipping.unit,
             num_examples=self.num_examples,
+            noise_draws_per_step=_draws_per_step(self.num_parameters, self.steps),
         )
 
     @property
@@ -249,8 +307,9 @@ class Plan:
         """Samples the batch of every step from `start` on.
 
         Args:
-          key: None draws a secret sampling key from the operating system. To repeat or resume a
-            run, give a key and keep it secret: a step's batch depends on (key, step) only.
+          key: None draws a secret sampling key, 128 bits, from the operating system. To repeat or
+            resume a run, give a key (`secret_key()`, or any JAX key) and keep it secret: a step's
+            batch depends on (key, step) only.
           start: the first step to yield.
 
         Yields:
@@ -285,7 +344,7 @@ class Plan:
 
 
 def _check_batch_size(size: object, num_examples: int, sampling: Sampling) -> None:
-    number = _real("expected_batch_size", size)
+    number = real("expected_batch_size", size)
     if not 0 < number <= num_examples:
         raise ValueError(
             f"expected_batch_size is {size}, with {num_examples} examples: it must be above 0 and "
@@ -299,7 +358,7 @@ def _check_batch_size(size: object, num_examples: int, sampling: Sampling) -> No
 
 
 def _delta(delta: float | None, num_examples: int) -> float:
-    delta = num_examples**-1.1 if delta is None else _real("delta", delta)
+    delta = num_examples**-1.1 if delta is None else real("delta", delta)
     if not 0 < delta < 1 / num_examples:
         raise ValueError(
             f"delta is {delta:.3g}: it must be above 0 and below 1/N = {1 / num_examples:.3g}, "
@@ -309,10 +368,14 @@ def _delta(delta: float | None, num_examples: int) -> float:
     return delta
 
 
+def _draws_per_step(num_parameters: int | None, steps: int) -> float:
+    return UNKNOWN_DRAWS / steps if num_parameters is None else float(num_parameters)
+
+
 def _units(num_units: int | None, clipping: Clipping) -> int | None:
     if clipping.unit == "batch":
         return (
-            1 if num_units is None else _whole("num_units", num_units, "the number of batch units")
+            1 if num_units is None else whole("num_units", num_units, "the number of batch units")
         )
     if num_units is not None:
         raise ValueError(
@@ -320,40 +383,3 @@ def _units(num_units: int | None, clipping: Clipping) -> int | None:
             "out, or use a clipping with unit='batch'"
         )
     return None
-
-
-def _noise_schedule(z: float | Callable[[int], float], steps: int) -> float | Schedule:
-    values = [z(step) for step in range(steps)] if callable(z) else [z]
-    for value in values:
-        if not _real("noise_multiplier", value) >= 0:
-            raise ValueError(
-                f"noise_multiplier is {value}: give 0 (no privacy) or more, or epsilon"
-            )
-    if not callable(z):
-        return float(z)
-    return tuple((float(value), len(list(run))) for value, run in itertools.groupby(values))
-
-
-def _first_steps(schedule: Schedule, steps: int) -> Schedule:
-    """The schedule of the first `steps` steps; after its end the last noise multiplier stays."""
-    taken: list[tuple[float, int]] = []
-    left = steps
-    for i, (z, count) in enumerate(schedule):
-        count = left if i == len(schedule) - 1 else min(count, left)
-        taken.append((z, count))
-        left -= count
-    return tuple(taken)
-
-
-def _real(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} is {value!r}, a {type(value).__name__}: give a Python number")
-    if math.isnan(value) or math.isinf(value):
-        raise ValueError(f"{name} is {value}: give a finite number")
-    return float(value)
-
-
-def _whole(name: str, value: object, meaning: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise ValueError(f"{name} is {value!r}: it is {meaning}, a whole number of at least 1")
-    return int(value)

@@ -11,13 +11,15 @@ from ..gradients.lazy import Microbatch, PerExampleGrads
 from ..types import Allocation
 from . import keys
 from .clipping import ClippingState, sum_shapes
+from .groups import Groups
 from .noise import (
     ALLOCATIONS,
     SHARED_NOISE,
-    add_noise,
     copy_key,
     count_std,
     gradient_noise_multipliers,
+    noise_adder,
+    noise_grid,
     noise_norm,
     noise_stds,
 )
@@ -42,18 +44,24 @@ class Privatizer:
     Attributes:
       plan: the numbers of the run.
       allocation: how the noise is spread over groups that are clipped separately.
+      key_bits: width of the key that was given, at most as many bits of entropy: 64 for JAX's
+        Threefry keys (32 if they were made of a seed), 128 for `secret_key` or where none was.
       key: the noise key, a secret; None: `init` draws one.
     """
 
     plan: Plan
     allocation: Allocation = "proportional"
+    key_bits: int = 128
     key: jax.Array | None = field(default=None, repr=False)
 
     def init(self, params: Any) -> PrivatizeState:
         """The state before the first step. Without a key, call it outside `jit` and `vmap`."""
         plan, clipping = self.plan, self.plan.clipping
-        # Refuses counts that cost more than the noise multiplier pays for.
-        gradient_noise_multipliers(plan, len(clipping.groups(params).names))
+        groups = clipping.groups(params)
+        # Both refuse what the plan does not pay for: counts, and more numbers with noise.
+        gradient_noise_multipliers(plan, len(groups.names))
+        if plan.noise_multiplier != 0:
+            noise_grid(plan, groups)
         if self.key is None:
             if is_traced():
                 raise ValueError(
@@ -88,6 +96,7 @@ class Privatizer:
         """
         clipping = self.plan.clipping
         clipping.check(grads)
+        _check_rows(self.plan, grads.rows_at_once)
         groups = clipping.groups(grads.like)
 
         def part(microbatch: Microbatch) -> tuple[list[Any], jax.Array, Diagnostics]:
@@ -128,31 +137,47 @@ class Privatizer:
         leaves, structure = jax.tree.flatten(sums.gradient)
         _check_reduced([*leaves, sums.counts], state.privatize_key)
         groups = clipping.groups(sums.gradient)
-        noised, counts = leaves, sums.counts
-        if plan.noise_multiplier != 0:  # else an infinite clipping norm would give 0·inf
-            clipping_norms, step = state.clipping.clipping_norms, state.privatize_step
-            stds = noise_stds(plan, groups, clipping_norms, self.allocation, step)
-            # If the sum was clipped to other norms, the noise would be wrong: release NaN instead.
-            clipped_to = sums.clipping_norms / sums.parts
-            matches = jnp.allclose(clipped_to, clipping_norms, rtol=1e-5, atol=0)
-            stds = jnp.where(matches, stds, jnp.nan)
-            # A frozen leaf's sum is zero for all data: it needs no noise.
-            noisy = [i for i, group in enumerate(groups.of_leaf) if group is not None]
-            *released, counts = add_noise(
-                jax.random.fold_in(state.privatize_key, step),
-                [stds[groups.of_leaf[i]] for i in noisy] + [jnp.float32(count_std(plan))],
-                [leaves[i] for i in noisy] + [counts],
-            )
-            noised = list(leaves)
-            for i, leaf in zip(noisy, released, strict=True):
-                noised[i] = leaf
-        means = jax.tree.unflatten(structure, [leaf / plan.divisor for leaf in noised])
-        if params is not None:
-            means = jax.tree.map(lambda mean, p: mean.astype(p.dtype), means, params)
-        adapted = clipping.adapt(
-            groups, state.clipping, state.privatize_step, counts / plan.divisor + 0.5
-        )
+        like = jax.tree.leaves(sums.gradient if params is None else params)
+        dtypes = [leaf.dtype for leaf in like]
+        if plan.noise_multiplier == 0:  # an infinite clipping norm would give 0·inf
+            means = [(s / plan.divisor).astype(d) for s, d in zip(leaves, dtypes, strict=True)]
+            counts = sums.counts / plan.divisor
+        else:
+            noised, counts = self._noised(sums, state, groups, dtypes)
+            # A frozen leaf's sum is 0 or -0. The sign would tell of the data.
+            zeros = [jnp.zeros(leaf.shape, d) for leaf, d in zip(leaves, dtypes, strict=True)]
+            means = [noised.get(i, zero) for i, zero in enumerate(zeros)]
+        adapted = clipping.adapt(groups, state.clipping, state.privatize_step, counts + 0.5)
+        means = jax.tree.unflatten(structure, means)
         return means, PrivatizeState(state.privatize_key, state.privatize_step + 1, adapted)
+
+    def _noised(
+        self, sums: Sums, state: PrivatizeState, groups: Groups, dtypes: list[jnp.dtype]
+    ) -> tuple[dict[int, jax.Array], jax.Array]:
+        """Means with noise: of every leaf that is not frozen, by its number; and of the counts."""
+        plan, quantile = self.plan, self.plan.clipping.quantile
+        clipping_norms, step = state.clipping.clipping_norms, state.privatize_step
+        grid = noise_grid(plan, groups)
+        stds = noise_stds(plan, groups, clipping_norms, self.allocation, step)
+        # If the sum was clipped to other norms, the noise would be wrong: release NaN instead.
+        clipped_to = sums.clipping_norms / sums.parts
+        matches = jnp.allclose(clipped_to, clipping_norms, rtol=1e-5, atol=0)
+        if plan.rounding_is_bounded:  # so many additions were not bounded
+            matches &= sums.parts <= plan.rounding_parts
+        stds = jnp.where(matches, stds, jnp.nan)
+        leaves, group_of = jax.tree.leaves(sums.gradient), groups.of_leaf
+        noisy = [i for i, group in enumerate(group_of) if group is not None]
+        std_of, sum_of = [stds[group_of[i]] for i in noisy], [leaves[i] for i in noisy]
+        dtype_of = [dtypes[i] for i in noisy]
+        if quantile is not None:
+            std = count_std(plan) * (1 + plan.rounding_slack) * grid.inflation
+            std_of.append(jnp.where(matches, jnp.float32(std), jnp.nan))
+            sum_of.append(sums.counts)
+            dtype_of.append(sums.counts.dtype)
+        add_noise = noise_adder(grid.scale, plan.divisor, tuple(dtype_of))
+        means = add_noise(jax.random.key_data(state.privatize_key), step, std_of, sum_of)
+        counts = sums.counts / plan.divisor if quantile is None else means.pop()
+        return dict(zip(noisy, means, strict=True)), counts
 
     def strength(self, sums: Sums, state: PrivatizeState) -> Strength:
         """The clipped mean gradient beside the noise that `release` would add. Private."""
@@ -168,23 +193,26 @@ class Privatizer:
 def privatize(
     plan: Plan, *, key: jax.Array | None = None, allocation: Allocation = "proportional"
 ) -> Privatizer:
-    """Makes the gradient private: clip, sum, add Gaussian noise, divide by the plan's constant.
+    """Makes the gradient private: clip, sum, add noise, divide by the plan's constant.
 
     Put it first in an `optax.chain`. Everything after it is post-processing, which costs no
-    privacy. The noise has standard deviation `plan.noise_multiplier` times the sensitivity of the
-    plan's clipping under the plan's adjacency (times 1 + `plan.rounding_slack`), at the clipping
-    norm of that step. The divisor is the *expected* batch size, not the sampled one; with batch
-    units it is their number. An empty batch is a step, too.
+    privacy. The noise is a Gaussian that is rounded to a grid. It has standard deviation
+    `plan.noise_multiplier` times the sensitivity of the plan's clipping under the plan's adjacency,
+    at the clipping norm of that step; it is raised a little for what rounding does
+    (`plan.rounding_slack` and `NoiseGrid.inflation`). The divisor is the *expected* batch size, not
+    the sampled one; with batch units it is their number. An empty batch is a step, too.
 
-    The noise of a step is a function of (key, step, leaf). So `update` is a pure function of its
+    The noise of a step is a function of the key and the step. So `update` is a pure function of its
     arguments, and the state's key is a secret. Use every state once: two updates from one state
     have the same noise, and their difference has none.
 
     Args:
       plan: the numbers of the run.
-      key: None draws the noise key from the operating system's entropy when `init` is called, so
-        call `init` outside `jit` and `vmap`. Give a key to make a run reproducible: it is not
-        private if others can guess the key, and every `init` with it begins the same noise again.
+      key: None draws the noise key, 128 bits, from the operating system's entropy when `init` is
+        called, so call `init` outside `jit` and `vmap`. Give a key to make a run reproducible:
+        `secret_key()`, or any JAX key, also traced. The noise key is a hash of it, which is no
+        more secret than the key itself (`Privatizer.key_bits`): a run is not private if others
+        can guess the key. Every `init` with it begins the same noise again.
       allocation: how the noise is spread over groups that are clipped separately, at the same
         noise multiplier: std "proportional" to the group's clipping norm C, "isotropic" (the same
         for all), or "dimension" (std² ∝ C/√size), which has the least total energy. Clippings with
@@ -205,7 +233,19 @@ def privatize(
             "whole clipping norm, so every group needs noise in proportion to it. Give "
             "'proportional'"
         )
-    return Privatizer(plan, allocation, None if key is None else keys.stream(key, "noise"))
+    if key is None:
+        return Privatizer(plan, allocation)
+    return Privatizer(plan, allocation, keys.bits_of(key), keys.derived(key, "noise"))
+
+
+def _check_rows(plan: Plan, rows_at_once: int) -> None:
+    """Refuses to sum more rows at a time than the plan's bound on rounding is for."""
+    if plan.rounding_is_bounded and rows_at_once > (plan.rounding_rows or 0):
+        raise ValueError(
+            f"{rows_at_once} rows are summed at a time, and the plan's rounding bound holds for "
+            f"{plan.rounding_rows}: give per_example_grads(microbatch_size={plan.rounding_rows}), "
+            f"or the plan with_rounding_bound({rows_at_once})"
+        )
 
 
 def _check_reduced(leaves: list[jax.Array], key: jax.Array) -> None:

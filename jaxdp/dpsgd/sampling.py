@@ -6,7 +6,7 @@ import numpy as np
 
 from ..accounting.mechanism import batches_per_epoch
 from ..types import Sampling
-from . import binomial, philox
+from . import philox
 from .binomial import Binomial
 from .permutation import Permutation
 
@@ -25,7 +25,8 @@ class Sampler:
     - "poisson": first the number of rows, Binomial(N, q), then that many rows, uniform among all
       sets of that size. A set of n rows then has the probability C(N, n) q^n (1 - q)^(N - n) /
       C(N, n): that of rows which are in with probability q, independently of each other. Only the
-      number is not exact, up to `total_variation`.
+      number is not exact, up to `binomial.TOTAL_VARIATION`, which is charged for
+      (`accounting.noise_charge`).
     - "fixed_size": the same with a fixed number of rows: uniform without replacement, exactly.
     - "shuffled": every epoch in a new order, with a last batch that may be short. The order is a
       keyed permutation that is read at the step's places. Its randomness need not be perfect,
@@ -79,18 +80,6 @@ class Sampler:
         return self._order.at(np.arange(start, min(start + self._size, self._num_examples)))
 
 
-def total_variation(sampling: Sampling) -> float:
-    """Returns the distance of a step's sampling from the accounted one, in total variation.
-
-    It costs (1 + e^ε)·T·TV in δ over T steps. Proof: a run that samples with the law P̃ gives any
-    set of results a probability within η = T·TV of that with the accounted law P, on either of two
-    neighbouring data sets (Q and Q̃ on the second). So P̃ ≤ P + η ≤ e^ε·Q + δ + η ≤
-    e^ε·(Q̃ + η) + δ + η. At 2^-99 = 1.6e-30 a step that is 4.7e-21 for 1e6 steps at ε = 8: it
-    never matters.
-    """
-    return binomial.TOTAL_VARIATION if sampling == "poisson" else 0.0
-
-
 def distinct_rows(words: np.random.Philox, num_examples: int, count: int) -> np.ndarray:
     """Returns a uniform set of `count` rows out of N: `[count] int64`, in increasing order.
 
@@ -127,6 +116,19 @@ def capacity(
         trials, probability = int(expected_batch_size), 1 / num_units
     tail = OVERFLOW_PROBABILITY / max(steps * num_units, 1)
     return max(Binomial(trials, probability).upper(tail), 1)
+
+
+@functools.lru_cache
+def most_rows(sampling: Sampling, num_examples: int, expected_batch_size: float) -> int:
+    """Returns a number of rows that no step exceeds, for the data and for neighbours of them.
+
+    A neighbour may have a record more. `Sampler` inverts a table, and never draws more Poisson
+    records than it has entries for. Under the law that is accounted for, more have a probability
+    below 2^-102 a step, which the charge for the sampling (2^-99) covers.
+    """
+    if sampling == "poisson":
+        return Binomial(num_examples, expected_batch_size / num_examples).upper(0) + 1
+    return int(expected_batch_size) + 1
 
 
 def pad(indices: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:

@@ -23,6 +23,20 @@ class Choice:
     use: Use | None = None
     shape: Shape | None = None
 
+    @property
+    def one_term(self) -> bool:
+        """Whether an example adds one term to each number of the sum: c·g, or c·a·b.
+
+        The rounding of such a sum is bounded by the clipped norms. Where an example adds several
+        terms, they may be far larger than its gradient and cancel. Convolutions count as several
+        in any case: GPUs may compute them by way of other sums.
+        """
+        if self.form in ("zero", "dense", "product"):
+            return True
+        if isinstance(self.shape, LookupShape):
+            return self.shape.sizes[0] == 1
+        return isinstance(self.shape, MatmulShape) and self.shape.sizes[1] == 1
+
 
 def choose(program: Program, thrifty: bool) -> list[Choice]:
     """Chooses a form for every leaf's gradients.

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
 
 import jax
 
@@ -15,9 +15,25 @@ from .matmul import MatmulShape
 from .program import trace
 
 
+class RoundingPlan(Protocol):
+    """What a `jaxdp.Plan` knows about the rounding of its sums."""
+
+    rounding_bound: float | None
+
+    @property
+    def rounding_slack(self) -> float: ...
+
+    @property
+    def rounding_estimate(self) -> float: ...
+
+    def with_rounding_bound(self, microbatch_size: int | None = None) -> Any: ...
+
+
 @dataclass(frozen=True)
 class LeafPlan:
     """How the per-example gradients of one leaf are held.
+
+    `one_term` tells whether an example adds one term to each number of the leaf's sum.
 
     The costs are estimates for one example, on top of the backward pass: how many numbers are kept,
     and how many floating-point operations norms and weighted sum take. `dense_*` are the costs of
@@ -33,46 +49,75 @@ class LeafPlan:
     numbers: int
     dense_operations: int
     dense_numbers: int
+    one_term: bool
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Prints as a table; iterate over `leaves` for the numbers."""
+    """Prints as a table; iterate over `leaves` for the numbers.
+
+    `plan` is the one that was given, with its rounding_bound if there is one.
+    """
 
     leaves: tuple[LeafPlan, ...]
+    plan: RoundingPlan | None = None
+
+    @property
+    def one_term(self) -> bool:
+        """Whether the rounding of the sum is bounded: an example adds one term to each number."""
+        return all(leaf.one_term for leaf in self.leaves)
 
     def __str__(self) -> str:
         head = ("leaf", "shape", "used by", "held as", "why", "Mflop", "vmap", "kB", "vmap")
         rows = [
             (
-                plan.leaf,
-                "×".join(map(str, plan.shape)) or "scalar",
-                plan.site,
-                plan.form,
-                plan.reason,
-                f"{plan.operations / 1e6:.2f}",
-                f"{plan.dense_operations / 1e6:.2f}",
-                f"{plan.numbers * 4 / 1e3:.1f}",
-                f"{plan.dense_numbers * 4 / 1e3:.1f}",
+                leaf.leaf,
+                "×".join(map(str, leaf.shape)) or "scalar",
+                leaf.site,
+                leaf.form,
+                leaf.reason,
+                f"{leaf.operations / 1e6:.2f}",
+                f"{leaf.dense_operations / 1e6:.2f}",
+                f"{leaf.numbers * 4 / 1e3:.1f}",
+                f"{leaf.dense_numbers * 4 / 1e3:.1f}",
             )
-            for plan in self.leaves
+            for leaf in self.leaves
         ]
         widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in [head, *rows]
         ]
-        return "\n".join([*lines, "", self._summary()])
+        return "\n".join([*lines, "", self._summary(), "", self._rounding()])
 
     def _summary(self) -> str:
-        total = lambda field: sum(getattr(plan, field) for plan in self.leaves)
-        slowest = max(self.leaves, key=lambda plan: plan.operations)
-        largest = max(self.leaves, key=lambda plan: plan.numbers)
+        total = lambda field: sum(getattr(leaf, field) for leaf in self.leaves)
+        slowest = max(self.leaves, key=lambda leaf: leaf.operations)
+        largest = max(self.leaves, key=lambda leaf: leaf.numbers)
         return (
             f"Per example, besides the backward pass: {total('operations') / 1e6:.2f} Mflop "
             f"(vmap {total('dense_operations') / 1e6:.2f}) and {total('numbers') * 4 / 1e3:.1f} kB "
             f"(vmap {total('dense_numbers') * 4 / 1e3:.1f}). Most time: {slowest.leaf}; most "
             f"memory: {largest.leaf}."
+        )
+
+    def _rounding(self) -> str:
+        several = [leaf.leaf for leaf in self.leaves if not leaf.one_term]
+        why = "an example adds one term to each number"
+        if several:
+            more = f" and of {len(several) - 1} more" if len(several) > 1 else ""
+            why = (
+                f"an example adds several terms to each number of {several[0]}{more} (a single one "
+                'with method="vmap")'
+            )
+        if self.plan is None:
+            return f"Rounding of the sum: {'not ' if several else ''}bounded, since {why}."
+        bound = self.plan.rounding_bound if self.one_term else None
+        told = "no bound" if bound is None else f"at most {bound:.2g}"
+        return (
+            f"Rounding of the sum, as a fraction of the sensitivity: {told}, since {why}; "
+            f"estimate {self.plan.rounding_estimate:.2g}. The noise is raised by "
+            f"{self.plan.rounding_slack:.2g}."
         )
 
     __repr__ = __str__
@@ -84,6 +129,8 @@ def explain(
     example: tuple,
     *,
     method: Literal["auto", "factored"] = "auto",
+    microbatch_size: int | None = None,
+    plan: RoundingPlan | None = None,
 ) -> Explanation:
     """Explains how `per_example_grads(loss_fn)` will hold every leaf's gradients.
 
@@ -92,6 +139,8 @@ def explain(
       params: pytree of parameters; only shapes and dtypes matter.
       example: the tuple of the loss's other arguments, for one example, without a batch axis.
       method: "auto" or "factored", as in `per_example_grads`.
+      microbatch_size: as in `per_example_grads`.
+      plan: a `jaxdp.Plan`; how far rounding may move its sums is told, too.
 
     Returns:
       An explanation that prints as a table; its `leaves` hold the numbers.
@@ -114,16 +163,21 @@ def explain(
             f"loss_fn returned {out}, not a scalar: give explain one example, without a batch axis"
         )
     choices = choose(trace(loss_fn, params, example), thrifty=method == "auto")
+    if method == "auto" and microbatch_size == 1:
+        choices = [replace(c, form="dense", reason="one example at a time") for c in choices]
     named = jax.tree_util.tree_leaves_with_path(params)
-    return Explanation(
+    explained = Explanation(
         tuple(
-            _plan(jax.tree_util.keystr(path) or "params", leaf.shape, choice)
+            _leaf_plan(jax.tree_util.keystr(path) or "params", leaf.shape, choice)
             for (path, leaf), choice in zip(named, choices, strict=True)
         )
     )
+    if plan is not None and explained.one_term:
+        plan = plan.with_rounding_bound(microbatch_size)
+    return replace(explained, plan=plan)
 
 
-def _plan(name: str, shape: tuple[int, ...], choice: Choice) -> LeafPlan:
+def _leaf_plan(name: str, shape: tuple[int, ...], choice: Choice) -> LeafPlan:
     size = math.prod(shape)
     dense = _product_operations(choice) + 4 * size
     operations, numbers = _costs(choice, size, dense)
@@ -137,6 +191,7 @@ def _plan(name: str, shape: tuple[int, ...], choice: Choice) -> LeafPlan:
         numbers=numbers,
         dense_operations=dense,
         dense_numbers=size,
+        one_term=choice.one_term,
     )
 
 

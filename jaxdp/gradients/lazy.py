@@ -96,6 +96,11 @@ class PerExampleGrads:
         self._microbatch_size = min(microbatch_size or self._size, self._size)
 
     @property
+    def rows_at_once(self) -> int:
+        """How many examples (units) are differentiated and summed at a time."""
+        return self._microbatch_size
+
+    @property
     def like(self) -> PyTree:
         """The parameters' shapes and dtypes, as a pytree: a sum of these gradients has both."""
         return jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), self._like)

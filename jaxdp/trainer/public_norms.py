@@ -4,6 +4,7 @@ The norms depend on public records, on the weights at that moment (which the led
 and on the number of the epoch only. So they cost no privacy, and a resumed run finds the same ones.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -227,5 +228,6 @@ def _feed(config: Config, public: Records, samples: Any, epoch: int) -> Iterator
         samples,
         placement=config.data.placement,
         augment=AUGMENTATIONS[config.data.augment],
-        key=jax.random.key(epoch + 1),  # no secret: everything here is public
+        # No secret: everything here is public.
+        step_key=functools.partial(jax.random.fold_in, jax.random.key(epoch + 1)),
     )

@@ -1,5 +1,6 @@
 """Prepares a run before its first step: data, plan, model, keys, and where it goes on."""
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -13,8 +14,11 @@ from ..datasets import feeding
 from ..datasets.augmentation import AUGMENTATIONS
 from ..datasets.loading import Use, load
 from ..datasets.records import Dataset
+from ..dpsgd import keys
+from ..dpsgd.noise import draws_per_step
 from ..dpsgd.plan import Plan
 from ..dpsgd.privatizer import privatize
+from ..gradients.explanation import explain
 from ..models.build import init_params, make_model, public_statistics
 from ..models.losses import make_loss, make_unit_loss
 from ..types import Tell
@@ -83,7 +87,7 @@ class Run:
             itertools.islice(samples, count),
             placement=data_config.placement,
             augment=AUGMENTATIONS[data_config.augment],
-            key=secrets.augmentation,
+            step_key=functools.partial(keys.jax_key, secrets.augmentation, "augmentation"),
             start=start,
         )
 
@@ -109,7 +113,7 @@ def start_run(config: Config, tell: Tell = print) -> Run:
     secrets = draw_secrets(config.seed)
     learner = make_learner(config, dataset, secrets.init)
     measure, norms = _measure_norms(config, dataset, learner, tell)
-    plan = _make_plan(config, dataset, norms, config.plan.delta, tell)
+    plan = _make_plan(config, dataset, learner, norms, config.plan.delta, tell)
     saved = SavedSegment(config, make_fingerprint(config, dataset, plan), secrets)
     return build(config, dataset, plan, saved, learner, measure)
 
@@ -134,7 +138,7 @@ def resume_run(config: Config, history: resume.History, tell: Tell = print) -> R
             learner = make_learner(config, dataset, history.last.secrets.init, frozen)
     measure, norms = _measure_norms(config, dataset, learner, tell)
     delta = history.ledger.budget.delta if config.plan.delta is None else config.plan.delta
-    plan = _make_plan(config, dataset, norms, delta, tell)
+    plan = _make_plan(config, dataset, learner, norms, delta, tell)
     resume.check_budget(history, config, plan)
 
     newest, fingerprint = history.newest, make_fingerprint(config, dataset, plan)
@@ -191,7 +195,7 @@ def make_learner(
     model = make_model(config.model, dataset)
     unit = config.clipping.clipped_unit
     params, drawn = freezing.split(
-        init_params(model, init_key, dataset, unit), config.training.frozen
+        init_params(model, keys.jax_key(init_key, "init"), dataset, unit), config.training.frozen
     )
     others = drawn if frozen is None else frozen
 
@@ -282,21 +286,24 @@ def _measure_norms(
 def _make_plan(
     config: Config,
     dataset: Dataset,
+    learner: Learner,
     norms: NormsOfLayers | None,
     delta: float | None,
     tell: Tell,
 ) -> Plan:
+    clipping = make_clipping(config.clipping, norms)
     plan = Plan(
         num_examples=len(dataset.private),
         expected_batch_size=config.plan.expected_batch_size,
         steps=config.plan.steps,
-        clipping=make_clipping(config.clipping, norms),
+        clipping=clipping,
         num_units=config.clipping.units if config.clipping.clipped_unit == "batch" else None,
         epsilon=config.plan.epsilon,
         noise_multiplier=config.plan.noise_multiplier,
         delta=delta,
         sampling=config.plan.sampling,
         adjacency=config.plan.adjacency,
+        num_parameters=draws_per_step(clipping, clipping.groups(learner.params)),
     )
     if config.model.norm == "batch" and plan.capacity > config.training.microbatch_size:
         tell(
@@ -304,4 +311,19 @@ def _make_plan(
             f"training.microbatch-size = {config.training.microbatch_size} says. More "
             "clipping.units make them smaller."
         )
-    return plan
+    return _with_rounding_bound(plan, config, dataset, learner)
+
+
+def _with_rounding_bound(plan: Plan, config: Config, dataset: Dataset, learner: Learner) -> Plan:
+    """The plan with a bound on the rounding of its sums, if one is proved for the model."""
+    batch_unit = plan.clipping.unit == "batch"
+    rows = (plan.capacity,) if batch_unit else ()
+    example = [
+        jax.ShapeDtypeStruct((*rows, *array.shape[1:]), jax.dtypes.canonicalize_dtype(array.dtype))
+        for array in (dataset.private.inputs, dataset.private.labels)
+    ]
+    if batch_unit:
+        example.append(jax.ShapeDtypeStruct(rows, bool))
+    at_a_time = units_at_a_time(config, plan)
+    held = explain(learner.loss, learner.params, tuple(example), microbatch_size=at_a_time)
+    return plan.with_rounding_bound(at_a_time) if held.one_term else plan

@@ -75,6 +75,7 @@ def test_the_noise_is_what_privatize_adds(changes, clipping, factor):
         steps=5,
         epsilon=3.0,
         clipping=clipping,
+        num_parameters=650,
         **{name: value for name, value in changes.items() if name != "unit"},
     )
     assert plan.noise_multiplier == row.noise_multiplier

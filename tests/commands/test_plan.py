@@ -55,8 +55,8 @@ def test_the_table(said):
 
 def test_wide_numbers_stay_within_80_columns(said):
     printed = said(
-        *("--num-examples", "50000000", "--num-parameters", "1234567890", "--steps", "123456"),
-        *("--batch-sizes", "12345.5", "--epsilon", "0.0123", "--delta", "1e-12"),
+        *("--num-examples", "50000000", "--num-parameters", "12345678", "--steps", "123456"),
+        *("--batch-sizes", "12345.5", "--epsilon", "0.0123", "--delta", "1.23e-08"),
     )
     assert max(map(len, printed.splitlines())) <= 80
     assert "12345.5 123456 " in " ".join(printed.split())

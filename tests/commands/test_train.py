@@ -71,7 +71,7 @@ def test_a_missing_config_file_is_one_line(capsys):
 
 def test_ctrl_c_stops_after_the_step_and_writes_the_release(tmp_path):
     folder = tmp_path / "run"
-    args = ["--plan.steps", "100000", "--plan.expected-batch-size", "8", "--plan.epsilon", "50"]
+    args = ["--plan.steps", "100000", "--plan.expected-batch-size", "8", "--plan.epsilon", "8"]
     command = [sys.executable, "-m", "jaxdp.train", *args, "--model.name=linear"]
     with interrupts_raise():
         process = subprocess.Popen(
@@ -92,7 +92,7 @@ def test_ctrl_c_stops_after_the_step_and_writes_the_release(tmp_path):
     steps = len(metrics.read_text().splitlines())
     statement = jaxdp.load_release(folder).statement
     assert 20 <= statement.steps == steps < 100000
-    assert statement.epsilon["pld"] < 50 / 2
+    assert statement.epsilon["pld"] < 8 / 2
     assert "Stopping after this step" in said
     assert f"{steps} of 100000, stopped early" in said
     assert said.endswith(f"To go on: python -m jaxdp.train --resume {folder}\n")

@@ -10,7 +10,8 @@ KEY = jax.random.key(0)
 
 
 def augmented(ids, images, step=3, key=KEY):
-    return jax.vmap(crop_and_flip)(record_keys(key, step, jnp.asarray(ids)), images)
+    step_key = jax.random.fold_in(key, step)
+    return jax.vmap(crop_and_flip)(record_keys(step_key, jnp.asarray(ids)), images)
 
 
 def test_an_example_does_not_depend_on_its_place_or_its_neighbours():

@@ -1,5 +1,6 @@
 """Feeding: the same batches from the device and from the host, and ready in time."""
 
+import functools
 import threading
 import time
 
@@ -20,7 +21,7 @@ SAMPLES = [
     (np.array([3, 1, 4], np.int32), np.array([True, True, False])),
     (np.array([9, 1, 5], np.int32), np.array([True, True, True])),
 ]
-KEY = jax.random.key(0)
+STEP_KEY = functools.partial(jax.random.fold_in, jax.random.key(0))
 
 
 def flat(batches):
@@ -42,7 +43,7 @@ def test_augmentation_is_the_same_wherever_the_data_are():
         return x + jax.random.uniform(key, x.shape)
 
     first, second = (
-        flat(feeding.feed(RECORDS, SAMPLES, placement=where, augment=noisy, key=KEY))
+        flat(feeding.feed(RECORDS, SAMPLES, placement=where, augment=noisy, step_key=STEP_KEY))
         for where in ("device", "host")
     )
     jax.tree.map(np.testing.assert_array_equal, first, second)
@@ -50,12 +51,12 @@ def test_augmentation_is_the_same_wherever_the_data_are():
     (later, _), _ = first[1]
     assert not np.array_equal(x[1] - RECORDS.inputs[1], later[1] - RECORDS.inputs[1])
     # A run that goes on at step 1 sees what it would have seen.
-    resumed = flat(feeding.feed(RECORDS, SAMPLES[1:], augment=noisy, key=KEY, start=1))
+    resumed = flat(feeding.feed(RECORDS, SAMPLES[1:], augment=noisy, step_key=STEP_KEY, start=1))
     np.testing.assert_array_equal(resumed[0][0][0], later)
 
 
-def test_an_augmentation_wants_a_key():
-    with pytest.raises(ValueError, match="without a key"):
+def test_an_augmentation_wants_keys():
+    with pytest.raises(ValueError, match="without keys"):
         feeding.feed(RECORDS, SAMPLES, augment=lambda key, x: x)
 
 

@@ -145,3 +145,15 @@ def test_frozen_groups_get_neither_gradient_nor_noise():
     mean, _ = tx.update(grads, tx.init(LAYERS), LAYERS)
     assert not mean["kernel"].any()
     assert mean["table"].all()
+
+
+@pytest.mark.parametrize("unit", ["example", "batch"])
+def test_the_sign_of_a_frozen_groups_zeros_tells_nothing(unit):
+    """A sum of zeros times negative numbers is -0."""
+    tx = jaxdp.privatize(make_plan(jaxdp.clip_layerwise({"a": 0.0, "b": 1.0}, unit=unit)))
+    for sign in (-1, 1):
+        grads = {"a": np.full((1, 4), sign, np.float32), "b": np.ones((1, 2), np.float32)}
+        mean, _ = tx.update(
+            jaxdp.from_dense(grads, unit=unit), tx.init(jax.tree.map(lambda g: g[0], grads))
+        )
+        assert not np.signbit(mean["a"]).any()

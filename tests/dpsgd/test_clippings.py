@@ -85,14 +85,15 @@ def test_quantile_counts_leave_out_padding_and_are_noised():
 
 def test_schedules_of_clipping_norms_and_of_noise():
     clip = jaxdp.clip_individual(lambda step: 4.0 * 0.5**step)
-    plan = make_plan(clip, noise_multiplier=lambda step: 1.0 if step < 2 else 3.0, steps=4)
+    size = dict(num_parameters=100_000)  # else the draws that are paid for depend on the steps
+    plan = make_plan(clip, lambda step: 1.0 if step < 2 else 3.0, steps=4, **size)
     assert plan.noise_multiplier == ((1.0, 2), (3.0, 2))
     means = releases(plan, jax.random.key(0), 4, params=jnp.zeros(100_000))
     stds = [1 * 4, 1 * 2, 3 * 1, 3 * 0.5]
     np.testing.assert_allclose(plan.divisor * np.std(means, axis=1), stds, rtol=0.02)
-    constant = make_plan(jaxdp.clip_individual(1.0), noise_multiplier=1.0, steps=2)
+    constant = make_plan(jaxdp.clip_individual(1.0), noise_multiplier=1.0, steps=2, **size)
     assert plan.epsilon(steps=2) == pytest.approx(constant.epsilon(), abs=1e-6)
-    assert constant.epsilon() < plan.epsilon() < make_plan(clip, 1.0, steps=4).epsilon()
+    assert constant.epsilon() < plan.epsilon() < make_plan(clip, 1.0, steps=4, **size).epsilon()
     assert plan.epsilon(steps=6) > plan.epsilon()
 
 

@@ -14,7 +14,7 @@ from helpers.releases import FALSE_ALARM, PARAMS, make_plan, releases, zero_grad
 from scipy.stats import chi2, kstest, norm
 
 import jaxdp
-from jaxdp.dpsgd.noise import noise_stds
+from jaxdp.dpsgd import noise_grid, noise_stds, rounded_gaussian_at
 
 
 @pytest.mark.parametrize("adjacency", ["add_remove", "zero_out", "replace_one"])
@@ -59,7 +59,8 @@ def test_the_rounding_slack_is_added_to_the_noise():
     assert plan.rounding_slack > 0.02
     groups = plan.clipping.groups(PARAMS)
     std = noise_stds(plan, groups, jnp.ones(1))
-    np.testing.assert_allclose(std, 1 + plan.rounding_slack, rtol=1e-6)
+    inflation = 1 / (1 - np.sqrt(5000) / 2**22)  # z = 1; rounding to the grid moves 5,000 numbers
+    np.testing.assert_allclose(std, (1 + plan.rounding_slack) * inflation, rtol=2e-7)
 
 
 @pytest.mark.parametrize("allocation", ["proportional", "isotropic", "dimension"])
@@ -75,12 +76,35 @@ def test_noise_is_never_for_less_than_the_smallest_clipping_norm(bad, allocation
         assert np.all(got >= 1.5e-12)
 
 
+@pytest.mark.parametrize("z", [1.5, 2000.0], ids=["coarse", "fine"])
+def test_any_part_of_the_noise_can_be_drawn_again(z):
+    plan = make_plan(jaxdp.clip_layerwise({"a": 1.0, "b": 5.0}), z)
+    tx = jaxdp.privatize(plan, key=jaxdp.secret_key())
+    state = tx.init(PARAMS)
+    key, groups = jax.random.key_data(state.privatize_key), plan.clipping.groups(PARAMS)
+    grid = noise_grid(plan, groups)
+    assert grid.scale == (22 if z < 2 else 24)
+    for step in range(2):
+        stds = noise_stds(plan, groups, state.clipping.clipping_norms, step=step)
+        mean, state = tx.update(zero_gradients(), state)
+        for leaf, part in enumerate([mean["a"].ravel()[700:1700], mean["b"][1900:]]):
+            start = (700, 1900)[leaf]
+            elements = jnp.arange(start, start + part.size, dtype=jnp.uint32)
+            again = rounded_gaussian_at(key, step, leaf, elements, scale=grid.scale)
+            unit = float(stds[groups.of_leaf[leaf]]) / 2**grid.scale / plan.divisor
+            points, again = np.asarray(part, np.float64) / unit, np.asarray(again)
+            # float32 rounds three times on the way: numbers below 2^20 are still told exactly.
+            small = np.abs(again) < 2**20
+            assert small.sum() >= 3  # 50 or more are expected; false alarm below 1e-15
+            np.testing.assert_array_equal(np.rint(points[small]), again[small])
+            np.testing.assert_allclose(points, again, rtol=5e-7)
+
+
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
 def test_keys_of_every_kind_draw_noise(impl):
     runs = [releases(make_plan(), jax.random.key(3, impl=impl), 2) for _ in range(2)]
     np.testing.assert_array_equal(flat64(runs[0]), flat64(runs[1]))
     assert flat64(runs).all()
-    assert str(jax.random.key_impl(jaxdp.secret_key())) == "threefry2x32"
 
 
 @pytest.mark.parametrize("allocation", ["proportional", "isotropic", "dimension"])
@@ -181,4 +205,5 @@ def test_counts_share_no_noise_with_a_leaf():
         count.append((counted - 2) / 20.0)
     assert np.std(leaf) > 0.4
     assert np.std(count) > 0.4
-    assert not np.any(np.isclose(leaf, count, rtol=0.01, atol=1e-3))
+    # Two Gaussian numbers are that close in less than 1 of 100: four of 20, in 1 of 20,000 runs.
+    assert np.sum(np.isclose(leaf, count, rtol=0.01, atol=1e-3)) < 4

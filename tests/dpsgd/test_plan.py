@@ -28,7 +28,7 @@ def make_plan(**changes):
     return jaxdp.Plan(**{**numbers, **changes})
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     n=st.integers(50, 100_000),
     share=st.floats(0.001, 1.0),
@@ -211,14 +211,25 @@ DIFFER = {
         {"sampling": "poisson", "adjacency": "replace_one"},
     ),
     "adjacency": ({}, {"adjacency": "zero_out"}),
+    "num_parameters": ({"num_parameters": 1000}, {"num_parameters": 1001}),
 }
 
 
-@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(jaxdp.Plan)])
+FIELDS = [f.name for f in dataclasses.fields(jaxdp.Plan)]
+
+
+def test_plans_with_other_rounding_bounds_differ():
+    plan = make_plan(**BASE)
+    bounded = [plan.with_rounding_bound(4), plan.with_rounding_bound(8)]
+    bounded.append(plan.with_rounding_bound(4, parts=2))
+    assert len({plan, *bounded}) == len({repr(p) for p in (plan, *bounded)}) == 4
+    assert [*DIFFER, "rounding_bound", "rounding_rows", "rounding_parts"] == FIELDS
+
+
+@pytest.mark.parametrize("field", DIFFER)
 def test_plans_that_differ_in_one_number_differ(field):
     one, other = (make_plan(**{**BASE, **changes}) for changes in DIFFER[field])
-    names = [f.name for f in dataclasses.fields(jaxdp.Plan)]
-    assert [n for n in names if getattr(one, n) != getattr(other, n)] == [field]
+    assert [n for n in FIELDS if getattr(one, n) != getattr(other, n)] == [field]
     assert one != other
     assert repr(one) != repr(other)
 
@@ -245,3 +256,8 @@ def test_equal_plans_compare_hash_print_and_copy_as_one(changes):
     assert repr(plan).startswith("Plan(num_examples=1437, expected_batch_size=256, steps=150, ")
     assert f"clipping={plan.clipping!r}, " in repr(plan)
     assert f"noise_multiplier={plan.noise_multiplier}, " in repr(plan)
+
+
+def test_a_schedule_without_noise_in_some_step_is_refused():
+    with pytest.raises(ValueError, match="noise_multiplier is 0 in some step"):
+        make_plan(epsilon=None, noise_multiplier=lambda step: float(step > 0))

@@ -104,7 +104,8 @@ def test_matrix_products_behind_norms_and_sums_run_at_full_precision():
 def test_the_key_is_not_printed(key):
     plan = make_plan()
     tx = jaxdp.privatize(plan, key=key)
-    assert repr(tx) == str(tx) == f"Privatizer(plan={plan!r}, allocation='proportional')"
+    shown = f"Privatizer(plan={plan!r}, allocation='proportional', key_bits={tx.key_bits})"
+    assert repr(tx) == str(tx) == shown
     for word in [] if key is None else jax.random.key_data(tx.key).tolist():
         assert str(word) not in repr(tx)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom, chi2
 
 import jaxdp
-from jaxdp.dpsgd import keys, sampling
+from jaxdp.dpsgd import binomial, keys, sampling
 
 KEY = np.array([3, 4], np.uint64)
 
@@ -169,3 +169,13 @@ def test_a_batch_depends_on_key_and_step_only():
     assert len(whole) == 20
     assert len(resumed) == 7
     np.testing.assert_array_equal(whole[13][0], resumed[0][0])
+
+
+def test_no_step_has_more_rows_than_the_most():
+    for n, size in ((60_000, 1000), (50, 3), (10**9, 4096), (30, 30)):
+        law, most = binomial.Binomial(n, size / n), sampling.most_rows("poisson", n, size)
+        assert law.invert(2**128 - 1) + 1 == most  # a neighbour may have one more
+        log_tail = binom.logsf(most - 1, n, size / n)
+        assert most == n + 1 or log_tail < -100 * np.log(2)
+    for kind, size in (("shuffled", 32), ("fixed_size", 32), ("full_batch", 100)):
+        assert sampling.most_rows(kind, 100, size) == size + 1

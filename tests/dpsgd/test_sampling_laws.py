@@ -161,10 +161,3 @@ def test_rows_of_any_number_of_records(num_examples, dtype, kind):
     rows = np.concatenate(rows)
     assert rows.min() >= 0
     assert 0.9 * num_examples < rows.max() < num_examples
-
-
-def test_only_poisson_sampling_is_not_exact():
-    assert sampling.total_variation("poisson") == 2.0**-99
-    assert all(sampling.total_variation(k) == 0 for k in ("fixed_size", "shuffled", "full_batch"))
-    # (1 + e^ε)·T·TV
-    assert (1 + math.exp(8)) * 1e6 * sampling.total_variation("poisson") < 1e-20

@@ -73,3 +73,48 @@ def test_abstract_examples_do():
 def test_vmap_has_nothing_to_explain():
     with pytest.raises(ValueError, match="holds every leaf as dense"):
         jaxdp.explain(loss, PARAMS, (TOKENS,), method="vmap")
+
+
+def test_where_an_example_adds_one_term_to_each_number_is_told():
+    plans = {plan.leaf: plan for plan in jaxdp.explain(loss, PARAMS, (TOKENS,)).leaves}
+    assert {name for name, plan in plans.items() if not plan.one_term} == {"['table']"}
+    # Of the factors, only those of "few" have one position.
+    factored = jaxdp.explain(loss, PARAMS, (TOKENS,), method="factored")
+    names = {leaf.leaf for leaf in factored.leaves if not leaf.one_term}
+    assert names == {"['conv']", "['many']", "['table']"}
+    assert not factored.one_term
+    alone = jaxdp.explain(loss, PARAMS, (TOKENS,), microbatch_size=1)
+    assert alone.one_term
+    assert {leaf.form for leaf in alone.leaves} == {"dense"}
+    one = lambda w, token: jnp.sum(jnp.sin(jnp.take(w, token[:1], axis=0)))
+    assert jaxdp.explain(one, jnp.ones((9, 4)), (TOKENS,), method="factored").one_term
+    # A convolution with one position is none: there are algorithms that add other terms.
+    layout = ("NWC", "WIO", "NWC")
+    conv = lambda k, x: jnp.sum(
+        jax.lax.conv_general_dilated(x[None], k, (1,), "VALID", dimension_numbers=layout) ** 2
+    )
+    assert not jaxdp.explain(conv, jnp.ones((3, 2, 2)), (jnp.ones((3, 2)),)).one_term
+
+
+def test_bound_and_estimate_of_the_rounding_are_told():
+    plan = jaxdp.Plan(
+        num_examples=60_000,
+        expected_batch_size=1000,
+        steps=100,
+        clipping=jaxdp.clip_individual(1.0),
+        noise_multiplier=1.0,
+    )
+    linear = lambda w, x: jnp.sum(jnp.sin(x @ w))
+    told = lambda *args, **options: str(jaxdp.explain(*args, **options)).splitlines()[-1]
+    params, one, many = jnp.ones((20, 30)), (jnp.ones(20),), (jnp.ones((99, 20)),)
+    assert told(linear, params, one) == (
+        "Rounding of the sum: bounded, since an example adds one term to each number."
+    )
+    bounded = plan.with_rounding_bound(8)
+    estimate, bound = f"estimate {plan.rounding_estimate:.2g}", f"{bounded.rounding_bound:.2g}"
+    text = told(linear, params, one, plan=plan, microbatch_size=8)
+    assert f"at most {bound}, since" in text
+    assert f"{estimate}. The noise is raised by {bound}." in text
+    text = told(linear, params, many, plan=plan, method="factored", microbatch_size=8)
+    assert "no bound, since an example adds several terms to each number of params" in text
+    assert f"{estimate}. The noise is raised by {plan.rounding_slack:.2g}." in text

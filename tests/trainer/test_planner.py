@@ -39,6 +39,7 @@ def test_a_config_file_sets_what_is_not_given(tmp_path):
         steps=30,
         epsilon=2.0,
         clipping=jaxdp.clip_layerwise(0.5),
+        num_parameters=650,
     )
     assert row.noise_multiplier == solved.noise_multiplier
     changed = planner.parse([path, "--steps", "9", "--epsilon", "1"])

@@ -10,6 +10,7 @@ from ...accounting.mechanism import Mechanism, accountants
 from ...accounting.rounding import round_up
 from ...datasets.config import DataConfig
 from ...datasets.records import Dataset
+from ...dpsgd.noise import grid_of
 from ...dpsgd.plan import Plan
 from .. import public_norms
 from ..clipping_options import make_clipping
@@ -28,6 +29,7 @@ from .statement import (
     NoiseStretch,
     Preprocessing,
     PrivacyUnit,
+    RoundingFacts,
     SamplingFacts,
     Statement,
 )
@@ -35,8 +37,10 @@ from .statement import (
 ASSUMPTIONS = (
     "The noise and sampling keys stay secret, with every file in private/ and the live output of "
     "the run.",
-    "The noise and sampling come from JAX's and NumPy's counter-based generators (Threefry, "
-    "Philox), which are taken for random.",
+    "Generators are taken for random, so that privacy is computational: Threefry-4x32 with 20 "
+    "rounds for the noise and for deriving keys, NumPy's Philox for sampling, all with keys of 128 "
+    "bits; and JAX's Threefry-2x32 for augmentation and initial parameters, with a derived key of "
+    "64 bits for every step.",
     "The number of private records N is public.",
     "No record is in the data twice, also not in part: windows of a text do not overlap.",
 )
@@ -52,16 +56,10 @@ NOT_COVERED = (
     "The best accuracy over epochs or runs: that is a selection on the test records.",
     "Preprocessing constants, vocabularies or architectures taken from private data.",
     "Several records of one person: the guarantee is for one record; k records need group privacy.",
-    "Attacks on floating point: the noise is float32, which has about 2^23 values in a binade.",
-    "Attacks on timing, memory or power.",
-)
-
-NOISE = NoiseFacts(
-    distribution="normal, float32",
-    generator="threefry2x32",
-    key_bits=64,
-    extra_epsilon=0.0,
-    extra_delta=0.0,
+    "Floating point before the noise: the float32 gradient of a record is taken to be the same in "
+    "every row of a batch, and how far rounding moves the float32 sum of clipped gradients is an "
+    "estimate, unless a bound is named. From the sum on, everything is counted.",
+    "Attacks on timing, memory or power, such as on the cache's timing of the noise table.",
 )
 
 
@@ -100,14 +98,16 @@ def smaller_deltas(
 def gaussian_dp(plan: Plan, steps: int, earlier: Sequence[Mechanism] = ()) -> GaussianDP:
     """The Gaussian-DP equivalent: μ of the one Gaussian mechanism that says the same.
 
-    Where sampling does not amplify, the run is μ-GDP, at every δ. Otherwise μ is that of the
-    Gaussian with the same ε at the plan's δ; at other δ they differ.
+    Where sampling does not amplify, the run is μ-GDP, at every δ, but for what noise that is not
+    exactly Gaussian adds (`NoiseFacts`). Otherwise μ is that of the Gaussian with the same ε at the
+    plan's δ; at other δ they differ.
     """
     spent = [*earlier, plan.mechanism(steps)]
     exact = all(m.sampling_probability == 1 or m.sampling == "shuffled" for m in spent)
     mu = math.hypot(*map(guarantee.gaussian_mu, spent))
     if not exact and math.isfinite(mu):
-        mu = gdp.mu_from_epsilon(composition.epsilon(spent, plan.delta), plan.delta)
+        epsilon = composition.epsilon(spent, plan.delta)
+        mu = gdp.mu_from_epsilon(epsilon, plan.delta) if math.isfinite(epsilon) else math.inf
     return GaussianDP(round_up(mu), exact)
 
 
@@ -154,7 +154,7 @@ def make_statement(
         steps=sum(facts.steps for facts in spent),
         steps_planned=plan.steps,
         mechanisms=spent,
-        noise=NOISE,
+        noise=_noise_facts(plan, config, steps, before),
         data=used,
         earlier_data=_other_data(used, earlier),
         test_is_public=config.data.test_is_public,
@@ -165,6 +165,25 @@ def make_statement(
         batch_norm=BatchNormFacts(config.data.public or "") if batch_norm else None,
         assumptions=(*ASSUMPTIONS, UNIT_LOSS if batch_norm else RECORD_LOSS),
         not_covered=NOT_COVERED,
+    )
+
+
+def _noise_facts(
+    plan: Plan, config: Config, steps: int, earlier: Sequence[Mechanism]
+) -> NoiseFacts:
+    spent = [*earlier, plan.mechanism(steps)]
+    charge = guarantee.charge_of(spent)
+    epsilon = composition.epsilon(spent, plan.delta)
+    # A grid is chosen for all steps of a plan.
+    grids = [grid_of(m, m.noise_draws_per_step) for m in (*earlier, plan.mechanism()) if m.steps]
+    return NoiseFacts(
+        distribution="rounded normal",
+        points_per_std=4_194_304 if min(grid.scale for grid in grids) == 22 else 16_777_216,
+        generator="threefry4x32-20",
+        key_bits=128 if config.seed is None else 32,
+        privacy="computational",
+        extra_epsilon=round_up(charge.epsilon),
+        extra_delta=round_up(min(charge.added_delta(epsilon), 1.0)),
     )
 
 
@@ -188,6 +207,11 @@ def _mechanism_facts(
             clipped_together=plan.clipping.joint,
             noise_allocation=config.clipping.allocation,
             sensitivity_at_first_step=float(sensitivity),
+        ),
+        rounding=RoundingFacts(
+            noise_raised_by=plan.rounding_slack,
+            kind="bound" if plan.rounding_is_bounded else "estimate",
+            bound=plan.rounding_bound,
         ),
     )
 
@@ -216,6 +240,7 @@ def _earlier_facts(segment: EarlierSegment, config: Config, dataset: Dataset) ->
             noise_allocation=clipping.allocation,
             sensitivity_at_first_step=None,
         ),
+        rounding=None,
     )
 
 

@@ -11,7 +11,9 @@ from .statement import (
     Epsilons,
     GaussianDP,
     MechanismFacts,
+    NoiseFacts,
     NoiseStretch,
+    RoundingFacts,
     SamplingFacts,
     Statement,
     labelled_epsilons,
@@ -85,7 +87,8 @@ def _rows(s: Statement) -> Iterator[tuple[str, str]]:
         yield from _mechanism_rows(s.mechanisms[-1])
     yield "steps", f"{s.steps}"
     yield from _segment_rows(s.mechanisms)
-    yield "noise", _noise(s)
+    yield from _noise_rows(s.noise)
+    yield "privacy against", "everyone who can't break the generator: it is computational"
     yield "data", _data(s.data)
     for used in s.earlier_data:
         yield "data of earlier segments", _data(used)
@@ -115,6 +118,8 @@ def _mechanism_rows(mechanism: MechanismFacts) -> Iterator[tuple[str, str]]:
     if clipping.sensitivity_at_first_step is not None:
         yield "sensitivity of the sum at the first step", _sensitivity(clipping)
     yield "noise multiplier", _noise_multiplier(mechanism.noise_multiplier)
+    if mechanism.rounding is not None:
+        yield "rounding of the sum", _rounding(mechanism.rounding)
 
 
 def _segment_rows(mechanisms: Sequence[MechanismFacts]) -> Iterator[tuple[str, str]]:
@@ -151,7 +156,11 @@ def _by_accountant(epsilons: Epsilons) -> str:
 
 
 def _gaussian(equivalent: GaussianDP) -> str:
-    holds = "at every δ" if equivalent.at_every_delta else "which has the same ε at δ"
+    holds = (
+        "at every δ, but for the ε and δ for the noise"
+        if equivalent.at_every_delta
+        else "which has the same ε at δ"
+    )
     return f"μ = {equivalent.mu:g}, {holds}"
 
 
@@ -161,12 +170,21 @@ def _noise_multiplier(z: float | tuple[NoiseStretch, ...]) -> str:
     return f"{z:g}"
 
 
-def _noise(s: Statement) -> str:
-    noise = s.noise
-    text = f"{noise.distribution}, from {noise.generator} with a key of {noise.key_bits} bits"
-    if noise.extra_epsilon or noise.extra_delta:
-        text += f"; ε and δ include {noise.extra_epsilon:g} and {noise.extra_delta:g} for it"
-    return text
+def _rounding(rounding: RoundingFacts) -> str:
+    raised = f"raises the noise by {rounding.noise_raised_by:.2g} of itself"
+    if rounding.kind == "bound":
+        return f"{raised}, a proved bound"
+    if rounding.bound is None:
+        return f"{raised}, an estimate: no bound is proved"
+    return f"{raised}, an estimate; the proved bound is {rounding.bound:.2g}"
+
+
+def _noise_rows(noise: NoiseFacts) -> Iterator[tuple[str, str]]:
+    grid = f"std/2^{noise.points_per_std.bit_length() - 1}"
+    yield "noise", f"{noise.distribution} on a grid of {grid}"
+    yield "random bits", f"from {noise.generator} with a key of {noise.key_bits} bits"
+    for_it = f"{noise.extra_epsilon:g} and {noise.extra_delta:g}"
+    yield "ε and δ for the noise", f"{for_it}, included in those above"
 
 
 def _data(used: DataUse) -> str:

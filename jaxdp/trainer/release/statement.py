@@ -63,7 +63,8 @@ class GaussianDP:
 
     Attributes:
       mu: sensitivity over standard deviation of its noise; null: infinite.
-      at_every_delta: whether it promises the same at every δ, or only at the statement's.
+      at_every_delta: whether it promises the same at every δ, but for the noise's extra ε and δ; or
+        only at the statement's.
     """
 
     mu: UpperBound
@@ -130,6 +131,22 @@ class ClippingFacts:
 
 
 @dataclass(frozen=True)
+class RoundingFacts:
+    """How much more noise there is because the float32 sum of clipped gradients is rounded.
+
+    Attributes:
+      noise_raised_by: the fraction of the noise's standard deviation.
+      kind: whether that fraction is a proved bound on how far rounding raises the sensitivity, or
+        an estimate.
+      bound: the proved bound, also where it is too large to be used; null: none is proved.
+    """
+
+    noise_raised_by: float
+    kind: Literal["bound", "estimate"]
+    bound: float | None
+
+
+@dataclass(frozen=True)
 class MechanismFacts:
     """One segment of the run: steps with the same settings and secrets.
 
@@ -140,6 +157,7 @@ class MechanismFacts:
         adjacency; where it changes with the step, a list.
       sampling: how records were chosen.
       clipping: how gradients were clipped.
+      rounding: of their sum; null: not recorded.
     """
 
     kind: Literal["dp_sgd"]
@@ -147,6 +165,7 @@ class MechanismFacts:
     noise_multiplier: float | tuple[NoiseStretch, ...]
     sampling: SamplingFacts
     clipping: ClippingFacts
+    rounding: RoundingFacts | None
 
 
 @dataclass(frozen=True)
@@ -154,16 +173,23 @@ class NoiseFacts:
     """Where the noise comes from, and what it costs that it is not an exact Gaussian.
 
     Attributes:
-      distribution: of the noise, and the numbers it is drawn in.
-      generator: of the random bits.
-      key_bits: length of its secret key.
+      distribution: of the noise. rounded normal is a Gaussian that is rounded to the points of a
+        grid.
+      points_per_std: how many points of the grid one standard deviation has; if grids differ, in
+        the coarsest.
+      generator: of the random bits. threefry4x32-20 is Threefry-4x32 with 20 rounds.
+      key_bits: length of its secret key; 32 if a seed was given.
+      privacy: what kind of guarantee it is. computational: it holds against all who can't tell the
+        generator from random bits.
       extra_epsilon: what was added to ε for it, and is part of the ε that is stated.
-      extra_delta: what was added to δ for it, and is part of the δ that is stated.
+      extra_delta: what was added to δ for it at that ε, and is part of the δ that is stated.
     """
 
-    distribution: Literal["normal, float32"]
-    generator: Literal["threefry2x32"]
-    key_bits: int
+    distribution: Literal["rounded normal"]
+    points_per_std: Literal[4_194_304, 16_777_216]
+    generator: Literal["threefry4x32-20"]
+    key_bits: Literal[32, 128]
+    privacy: Literal["computational"]
     extra_epsilon: float
     extra_delta: float
 

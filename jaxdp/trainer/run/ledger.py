@@ -2,7 +2,7 @@
 
 It is a text file that only grows. Every line is a fact with a checksum of all text so far:
 
-    {"ledger": 1, "epsilon": 3.0, "delta": 0.000336, "adjacency": "add_remove", ...} 5c1f...
+    {"ledger": 2, "epsilon": 3.0, "delta": 0.000336, "adjacency": "add_remove", ...} 5c1f...
     {"segment": 1, "start": 0, "noise_multiplier": 1.81, "sampling_probability": 0.5, ...} 09ab...
     {"charge": 1, "first": 0, "last": 19, "time": "2026-01-31T12:00:00Z"} e27d...
 
@@ -31,7 +31,10 @@ LARGEST_BLOCK = 1000
 
 @dataclass(frozen=True)
 class Budget:
-    """What is promised for all segments together; it never changes."""
+    """What is promised for all segments together; it never changes.
+
+    An infinite epsilon, which the file says as null, promises nothing: the noise is too small.
+    """
 
     epsilon: float
     delta: float
@@ -46,6 +49,7 @@ class Segment:
 
     Attributes:
       start: its first step.
+      num_parameters: how many numbers get noise in a step.
       state: digest of the state before its first step.
       fingerprint: digest of the computation.
     """
@@ -54,6 +58,7 @@ class Segment:
     noise_multiplier: float
     sampling_probability: float
     num_examples: int
+    num_parameters: int
     state: str
     fingerprint: str
 
@@ -89,7 +94,7 @@ class Ledger:
     @classmethod
     def create(cls, path: Path, budget: Budget) -> "Ledger":
         """Makes the file of a new ledger; it must not exist yet."""
-        if not 0 < budget.epsilon < math.inf:
+        if not budget.epsilon > 0:
             raise ValueError(f"epsilon of the budget is {budget.epsilon}: give a number above 0")
         if not 0 < budget.delta < 1:
             raise ValueError(
@@ -97,7 +102,8 @@ class Ledger:
             )
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o600)
         ledger = cls(path, b"", descriptor)
-        ledger._append({"ledger": 1, **asdict(budget)})
+        epsilon = None if budget.epsilon == math.inf else budget.epsilon
+        ledger._append({"ledger": 2, **asdict(budget), "epsilon": epsilon})
         sync(path.parent)
         ledger.budget = budget
         return ledger
@@ -246,9 +252,10 @@ class Ledger:
             raise ValueError("its checksum is wrong")
         fact = json.loads(text)
         if number == 1:
-            if fact.pop("ledger") != 1:
+            if fact.pop("ledger") != 2:
                 raise ValueError("it is in a format of another version")
-            self.budget = Budget(**fact)
+            epsilon = fact.pop("epsilon")
+            self.budget = Budget(math.inf if epsilon is None else epsilon, **fact)
         elif "segment" in fact:
             if fact.pop("segment") != len(self.segments) + 1:
                 raise ValueError("segments are out of order")
@@ -328,4 +335,5 @@ def _mechanism(budget: Budget, segment: Segment, steps: int) -> Mechanism:
         adjacency=budget.adjacency,
         unit=budget.unit,
         num_examples=segment.num_examples,
+        noise_draws_per_step=segment.num_parameters,
     )

@@ -132,15 +132,17 @@ def check_budget(history: History, config: configs.Config, plan: Plan) -> None:
 
 
 def make_budget(plan: Plan) -> Budget:
-    """What a run may spend: the plan's target ε, or the ε that the given noise costs."""
-    epsilon = plan.target_epsilon
-    if epsilon is None:
-        epsilon = round_up(plan.epsilon())
-    if epsilon == float("inf"):
+    """What a run may spend: the plan's target ε, or the ε that the given noise costs.
+
+    That may be infinite: noise as small as the paper's promises nothing, and is told as that.
+    """
+    if plan.noise_multiplier == 0:
         raise ValueError(
-            f"plan.noise-multiplier is {plan.noise_multiplier:g}, for which no ε holds: give more "
-            "noise, or train without privacy by a program of your own"
+            "plan.noise-multiplier is 0, for which no ε holds: give noise, or train without "
+            "privacy by a program of your own"
         )
+    target = plan.target_epsilon
+    epsilon = round_up(plan.epsilon()) if target is None else target
     return Budget(
         epsilon=epsilon,
         delta=plan.delta,
@@ -170,12 +172,14 @@ def open_segment(
         raise ValueError("the plan's noise is a schedule: the ledger keeps constant noise only")
     save_segment(_segment_file(folder, len(ledger.segments) + 1), saved)
     _save_config(folder, saved)
+    assert plan.num_parameters is not None  # the trainer's plans know it
     ledger.open_segment(
         Segment(
             start=start,
             noise_multiplier=plan.noise_multiplier,
             sampling_probability=plan.sampling_probability,
             num_examples=plan.num_examples,
+            num_parameters=plan.num_parameters,
             state=state_digest(state),
             fingerprint=fingerprint_digest(saved.fingerprint),
         )

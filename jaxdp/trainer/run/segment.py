@@ -1,7 +1,6 @@
 """A segment of a run: its secrets, configuration and fingerprint."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from .fingerprint import Fingerprint
 
 @dataclass(frozen=True)
 class Secrets:
-    """The keys of a segment, one per stream. Whoever knows them can subtract the noise."""
+    """The keys of a segment, of 128 bits. Whoever knows them can subtract the noise."""
 
     init: jax.Array
     noise: jax.Array
@@ -44,16 +43,11 @@ def draw_secrets(seed: int | None, segment: int = 1, init: jax.Array | None = No
         drawn.
     """
     if seed is None:
-        noise, augmentation = keys.secret_key(), keys.secret_key()
-        # Sampling runs on the host with a key of 128 bits, and an rbg key has 128 bits.
-        words = np.frombuffer(os.urandom(16), np.uint32)
-        sampling = jax.random.wrap_key_data(jax.numpy.asarray(words), impl="rbg")
-        return Secrets(keys.secret_key() if init is None else init, noise, sampling, augmentation)
-    key = jax.random.key(seed)
-    if segment > 1:
-        key = keys.stream(key, f"segment {segment}")
-    init = keys.stream(key, "init") if init is None else init
-    return Secrets(init, noise=key, sampling=key, augmentation=keys.stream(key, "augmentation"))
+        init = keys.secret_key() if init is None else init
+        return Secrets(init, keys.secret_key(), keys.secret_key(), keys.secret_key())
+    key = keys.derived(jax.random.key(seed), f"segment {segment}")
+    # One key for all uses: each hashes it with its name.
+    return Secrets(key if init is None else init, key, key, key)
 
 
 def save_segment(path: Path, saved: SavedSegment) -> None:
@@ -62,11 +56,8 @@ def save_segment(path: Path, saved: SavedSegment) -> None:
         "config": asdict(saved.config),
         "fingerprint": saved.fingerprint,
         "secrets": {
-            stream: {
-                "impl": str(jax.random.key_impl(key)),
-                "words": np.asarray(jax.random.key_data(key)).tolist(),
-            }
-            for stream, key in vars(saved.secrets).items()
+            name: np.asarray(jax.random.key_data(key)).tolist()
+            for name, key in vars(saved.secrets).items()
         },
     }
     write_private(path, json.dumps(fact, indent=1) + "\n")
@@ -81,10 +72,8 @@ def load_segment(path: Path) -> SavedSegment:
     try:
         fact = json.loads(path.read_text())
         secrets = {
-            stream: jax.random.wrap_key_data(
-                jax.numpy.asarray(key["words"], jax.numpy.uint32), impl=key["impl"]
-            )
-            for stream, key in fact["secrets"].items()
+            name: jax.random.wrap_key_data(jax.numpy.asarray(words, jax.numpy.uint32), impl="rbg")
+            for name, words in fact["secrets"].items()
         }
         config = parsing.from_json(configs.Config, fact["config"])
         return SavedSegment(config, fact["fingerprint"], Secrets(**secrets))

@@ -10,11 +10,13 @@ from helpers.statements import make_plan, statement_of
 import jaxdp
 from jaxdp import clip_batch
 from jaxdp.accounting import gdp, guarantee
+from jaxdp.accounting.noise_charge import noise_charge
+from jaxdp.accounting.rounding import round_up
 from jaxdp.datasets.config import DataConfig
 from jaxdp.trainer.config import ClippingConfig, Config, PlanConfig
 from jaxdp.trainer.release import claims
 from jaxdp.trainer.release.claims import EarlierSegment
-from jaxdp.trainer.release.statement import DataUse
+from jaxdp.trainer.release.statement import DataUse, RoundingFacts
 
 
 def earlier(config=None, **changes):
@@ -53,7 +55,50 @@ def test_the_statement_holds_the_mechanism():
     assert p.epsilon() <= s.epsilon["pld"] <= p.epsilon() * (1 + 1e-4)
     assert s.claimed_epsilon == s.epsilon["pld"] < s.epsilon["rdp"]
     assert (s.library.name, s.library.version) == ("jaxdp-privacy", jaxdp.__version__)
-    assert (s.noise.extra_epsilon, s.noise.extra_delta) == (0, 0)
+
+
+def test_the_noise_is_named_with_what_it_costs():
+    p = make_plan(num_parameters=650)
+    noise = statement_of(p, steps=7).noise
+    assert (noise.distribution, noise.points_per_std) == ("rounded normal", 2**22)
+    assert (noise.generator, noise.key_bits) == ("threefry4x32-20", 128)
+    assert noise.privacy == "computational"
+    charge = noise_charge(650 * 7)
+    epsilon, delta = charge.epsilon, charge.added_delta(p.epsilon(7))
+    assert 0 < epsilon <= noise.extra_epsilon <= epsilon * (1 + 1e-4)
+    assert 0 < delta <= noise.extra_delta <= delta * (1 + 1e-4)
+    assert statement_of(p, steps=0).noise.extra_epsilon == 0
+    seeded = statement_of(p, config=replace(Config(), seed=0)).noise
+    assert replace(seeded, key_bits=128) == statement_of(p).noise
+    assert seeded.key_bits == 32
+
+
+def test_the_rounding_of_the_sum_is_told_with_a_bound_if_there_is_one():
+    told = lambda plan: statement_of(plan).mechanisms[-1].rounding
+    p = make_plan()
+    assert told(p) == RoundingFacts(p.rounding_estimate, "estimate", None)
+    tight, loose = p.with_rounding_bound(4), p.with_rounding_bound(256)
+    assert told(tight) == RoundingFacts(tight.rounding_bound, "bound", tight.rounding_bound)
+    assert loose.rounding_bound > p.rounding_estimate
+    s = statement_of(loose, earlier=[earlier()])
+    assert s.mechanisms[0].rounding is None  # it is not kept
+
+
+def test_a_bound_that_is_too_large_is_told_and_not_used():
+    p = make_plan(num_examples=60_000, expected_batch_size=1000)
+    large = p.with_rounding_bound(256)
+    told = statement_of(large).mechanisms[-1].rounding
+    assert told == RoundingFacts(p.rounding_estimate, "estimate", large.rounding_bound)
+
+
+def test_the_noise_of_all_segments_is_charged_together():
+    p = make_plan(num_parameters=10**9)
+    s = statement_of(p, earlier=[earlier(num_parameters=10**6)])
+    charge = noise_charge(20 * 10**9 + 5 * 10**6)
+    assert s.noise.extra_epsilon == round_up(charge.epsilon)
+    # Many numbers need the finer grid; what is told is the coarsest.
+    assert s.noise.points_per_std == 2**22
+    assert statement_of(p).noise.points_per_std == 2**24
 
 
 def test_epsilon_counts_the_steps_that_were_spent():
@@ -105,10 +150,19 @@ def test_what_is_not_covered_names_every_limit():
         "vocabularies",
         "group privacy",
         "floating point",
+        "float32 sum",
         "timing",
+        "noise table",
         "best accuracy over epochs",
     ):
         assert limit in listed
+
+
+def test_the_generators_are_named():
+    listed = " ".join(claims.ASSUMPTIONS)
+    for named in ("Threefry-4x32 with 20 rounds for the noise", "Philox", "Threefry-2x32"):
+        assert named in listed
+    assert "privacy is computational" in listed
 
 
 def test_a_seeded_run_is_not_private():

@@ -30,7 +30,10 @@ def test_the_page_for_people_says_the_same():
         "1.5",
         "clip_individual(0.5)",
         "digits; protected: train; scored: test",
-        "| noise | normal, float32, from threefry2x32 with a key of 64 bits |",
+        "| noise | rounded normal on a grid of std/2^24 |",
+        "| random bits | from threefry4x32-20 with a key of 128 bits |",
+        f"| ε and δ for the noise | {s.noise.extra_epsilon:g} and {s.noise.extra_delta:g}, ",
+        "| privacy against | everyone who can't break the generator: it is computational |",
     ):
         assert fact in page
     assert "The privacy unit is one record of the 1,437 in the private data" in words(s)
@@ -51,6 +54,18 @@ def test_records_that_earlier_segments_used_unprotected_are_named():
     assert "| segment 1 | 5 steps, noise multiplier 1.5, sampling probability" in as_markdown(s)
     assert "| segment 2 | 20 steps" in as_markdown(s)
     assert "segment" not in as_markdown(statement_of())
+
+
+def test_the_rounding_of_the_sum_is_told():
+    p = make_plan(num_examples=60_000, expected_batch_size=1000)
+    told = lambda plan: f"| rounding of the sum | raises the noise by {plan.rounding_slack:.2g} "
+    says = lambda plan, words: (
+        f"{told(plan)}of itself, {words} |" in as_markdown(statement_of(plan))
+    )
+    assert says(p, "an estimate: no bound is proved")
+    assert says(p.with_rounding_bound(8), "a proved bound")
+    large = p.with_rounding_bound(256)
+    assert says(large, f"an estimate; the proved bound is {large.rounding_bound:.2g}")
 
 
 def test_windows_of_a_text_are_told():

@@ -7,6 +7,7 @@ import pytest
 
 from jaxdp.accounting import guarantee
 from jaxdp.accounting.mechanism import Mechanism
+from jaxdp.accounting.noise_charge import noise_charge
 from jaxdp.trainer import loop
 from jaxdp.trainer.run import ledger
 from jaxdp.trainer.run.ledger import Budget, Ledger, Payment, Position, Segment
@@ -22,6 +23,7 @@ def segment(start=0, **changed):
         noise_multiplier=1.5,
         sampling_probability=0.1,
         num_examples=1000,
+        num_parameters=650,
         state="ab",
         fingerprint="cd",
     )
@@ -53,14 +55,14 @@ def test_what_was_charged_is_read_again(charged):
 
 def test_the_lines_are_for_people(charged):
     lines = charged.read_text().splitlines()
-    assert lines[0].startswith('{"ledger": 1, "epsilon": 3.0, "delta": 0.0001, "adjacency": "add_r')
+    assert lines[0].startswith('{"ledger": 2, "epsilon": 3.0, "delta": 0.0001, "adjacency": "add_r')
     assert lines[1].startswith('{"segment": 1, "start": 0, "noise_multiplier": 1.5, ')
     assert lines[2].startswith('{"charge": 1, "first": 0, "last": 19, "time": "20')
 
 
 def test_epsilon_is_that_of_the_charged_steps(charged):
     assert Ledger.read(charged).epsilon() == guarantee.epsilon(
-        Mechanism(1.5, 30, 0.1, num_examples=1000), 1e-4
+        Mechanism(1.5, 30, 0.1, num_examples=1000, noise_draws_per_step=650), 1e-4
     )
 
 
@@ -80,7 +82,19 @@ def test_a_new_segment_pays_for_its_steps_again(charged):
     assert book.open_segment(segment(start=10, state="ef")) == 2
     book.charge(10, 14)
     assert book.steps == Ledger.read(charged).steps == 35
-    assert book.epsilon() == guarantee.epsilon(Mechanism(1.5, 35, 0.1, num_examples=1000), 1e-4)
+    assert book.epsilon() == guarantee.epsilon(
+        Mechanism(1.5, 35, 0.1, num_examples=1000, noise_draws_per_step=650), 1e-4
+    )
+
+
+def test_noise_is_charged_for_all_charged_steps_of_all_segments(charged):
+    book = Ledger.open(charged)
+    book.open_segment(segment(start=10, num_parameters=10**11))
+    book.charge(10, 14)
+    charge = guarantee.charge_of(book.mechanisms())
+    assert charge == noise_charge(30 * 650 + 5 * 10**11, 35)
+    exact = lambda delta: guarantee.epsilon(Mechanism(1.5, 35, 0.1, num_examples=1000), delta)
+    assert book.epsilon() == charge.epsilon_at(1e-4, exact)
 
 
 def test_steps_are_charged_in_order_without_gaps(charged):
@@ -99,12 +113,19 @@ def test_a_charge_needs_a_segment(path):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("epsilon", 0.0), ("epsilon", float("inf")), ("delta", 1.0)]
+    ("name", "value"), [("epsilon", 0.0), ("epsilon", float("nan")), ("delta", 1.0)]
 )
 def test_a_senseless_budget_is_refused(path, name, value):
     with pytest.raises(ValueError, match=f"{name} of the budget is"):
         Ledger.create(path, Budget(**{**vars(BUDGET), name: value}))
     assert not path.exists()
+
+
+def test_a_budget_that_promises_nothing_is_kept_as_that(path):
+    endless = Budget(**{**vars(BUDGET), "epsilon": float("inf")})
+    Ledger.create(path, endless)
+    assert '"epsilon": null' in path.read_text()
+    assert Ledger.read(path).budget == endless
 
 
 def test_a_ledger_is_never_started_over(charged):
@@ -164,7 +185,7 @@ def test_a_last_line_that_lacks_its_end_only_counts(charged):
     assert Ledger.read(charged).steps == 31
 
 
-@pytest.mark.parametrize("text", [b"", b'{"ledger": 1, "eps'])
+@pytest.mark.parametrize("text", [b"", b'{"ledger": 2, "eps'])
 def test_a_ledger_without_a_budget_is_refused(path, text):
     path.write_bytes(text)
     with pytest.raises(ValueError, match="line 1 is"):

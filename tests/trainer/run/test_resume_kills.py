@@ -86,7 +86,7 @@ def test_twenty_kills_change_nothing(tmp_path):
 
 def test_sigterm_releases_and_the_run_can_go_on(tmp_path):
     folder = tmp_path / "run"
-    long = ["--plan.steps", "100000", "--plan.epsilon", "50", "--model.name=linear"]
+    long = ["--plan.steps", "100000", "--plan.epsilon", "8", "--model.name=linear"]
     process = start(*long, "--plan.expected-batch-size=8", f"--output={folder}")
     wait_for_step(process, folder, 20)
     second = start("--resume", str(folder))

@@ -21,13 +21,13 @@ def test_secrets_are_in_one_file_that_only_the_owner_reads(secret):
     secrets = load_segment(path).secrets
     words = words_of(secrets)
     assert len(set(words.values())) == 4
-    assert len(words["sampling"]) == 16  # as many bits as the sampler takes
+    assert all(len(own) == 16 for own in words.values())  # 128 bits
     checkpoints = Checkpoints(secret / "private" / "checkpoints", 3)
     names = checkpoints.newest(print).arrays.keys()
     checkpoints.close()
     assert "privatize.privatize_step" in names
     assert not any("key" in name for name in names)
-    noise = jax.random.key_data(keys.stream(secrets.noise, "noise")).tobytes()
+    noise = jax.random.key_data(keys.derived(secrets.noise, "noise")).tobytes()
     for file in secret.rglob("*"):
         assert not file.is_file() or noise not in file.read_bytes()
 
