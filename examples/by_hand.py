@@ -2,8 +2,8 @@
 
 Command: python examples/by_hand.py     (scikit-learn holds the digits: the extra [train] has it)
 Time:    4 s on 2 cores
-Prints:  150 steps at noise multiplier 2.6202: ε = 2.9999 at δ = 0.000337
-         test accuracy 0.8667 of 360 records (every run draws new secrets: 0.86 to 0.88)
+Prints:  150 steps at noise multiplier 2.6202: ε = 3 at δ = 0.000337
+         test accuracy 0.8667 of 360 records (every run draws new secrets: 0.86 to 0.89)
 """
 
 import jax
@@ -12,7 +12,7 @@ import optax
 from sklearn.datasets import load_digits
 
 import jaxdp
-from jaxdp.accounting import shown_delta
+from jaxdp.accounting import round_up, shown_delta
 
 digits = load_digits()
 inputs, labels = digits.data / 16, digits.target
@@ -52,6 +52,6 @@ for indices, mask in plan.batches():  # Poisson samples, padded to one shape
 right = jnp.argmax(logits_of(params, inputs[1437:]), axis=1) == labels[1437:]
 print(
     f"{plan.steps} steps at noise multiplier {plan.noise_multiplier:.5g}: "
-    f"ε = {plan.epsilon_spent(state):.4f} at δ = {shown_delta(plan.delta):g}"
+    f"ε = {round_up(plan.epsilon_spent(state)):g} at δ = {shown_delta(plan.delta):g}"
 )
 print(f"test accuracy {jnp.mean(right):.4f} of {len(right)} records")

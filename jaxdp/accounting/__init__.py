@@ -27,6 +27,7 @@ from .mechanism import sensitivity_factor as sensitivity_factor
 from .noise_table import NoiseRow as NoiseRow
 from .noise_table import NoiseTable as NoiseTable
 from .noise_table import plan_noise as plan_noise
+from .rounding import round_up as round_up
 from .rounding import shown_delta as shown_delta
 from .tradeoffs import group_epsilon as group_epsilon
 from .tradeoffs import tradeoff as tradeoff

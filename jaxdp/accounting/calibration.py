@@ -81,11 +81,13 @@ def solve_noise_multiplier(
     charge = charge_of([run])
     exact_epsilon, exact_delta = charge.exact_target(target_epsilon, delta)
     if not (exact_epsilon > 0 and exact_delta > 0):
+        short = "epsilon" if exact_delta > 0 else "delta"
         raise ValueError(
-            f"epsilon {target_epsilon} at delta {delta} is less than what drawing the noise costs "
-            f"by itself in {steps} steps: epsilon {charge.epsilon:.3g} and delta "
-            f"{charge.added_delta(target_epsilon):.3g}. Take fewer steps, a larger epsilon or a "
-            "larger delta"
+            f"the target is epsilon {target_epsilon:g} at delta {delta:.3g}, and drawing noise for "
+            f"{noise_draws_per_step * steps:.3g} numbers costs epsilon {charge.epsilon:.3g} and "
+            f"delta {charge.added_delta(target_epsilon):.3g} by itself: {short} is too small. Give "
+            f"a larger {short}, or noise to fewer numbers: if a Plan is not told num_parameters, "
+            "it pays for 1e11 numbers over the run"
         )
 
     def excess(z: float) -> float:

@@ -11,6 +11,7 @@ import secrets
 import jax
 import numpy as np
 
+from ..gradients.jax_internals import is_traced
 from .threefry import threefry_4x32
 
 
@@ -24,11 +25,20 @@ def secret_key() -> jax.Array:
     Do not draw from it with `jax.random`: for dropout, augmentation or initial parameters take
     `jaxdp.dpsgd.jax_key(key, name, step)`.
 
-    Call it outside `jit`: a traced call would become a constant of the compiled function.
+    Use one key for one run: in two runs with one key the noise is the same, and the difference of
+    their releases has none.
 
     Returns:
       A key of JAX's "rbg" kind, which holds 128 bits.
+
+    Raises:
+      ValueError: inside `jit` or `vmap`.
     """
+    if is_traced():
+        raise ValueError(
+            "secret_key() is being traced by jit or vmap: the key would become a constant that "
+            "every call and every member shares. Call it outside, and pass the key in"
+        )
     words = np.frombuffer(secrets.token_bytes(16), dtype=np.uint32)
     return jax.random.wrap_key_data(jax.numpy.asarray(words), impl="rbg")
 
@@ -71,7 +81,14 @@ def jax_key(key: jax.Array, name: str, number: jax.Array | int = 0) -> jax.Array
 
     Returns:
       A typed Threefry key. For one key per record, fold in the record's number.
+
+    Raises:
+      TypeError, ValueError: for a key that is none, a name that is empty, or a number that is not
+        whole or out of range, if it is not traced.
     """
+    if not (isinstance(name, str) and name):
+        raise ValueError(f"name is {name!r}: give the use of the key, such as 'dropout'")
+    _check_number(number)
     words = jax.random.key_data(derived(key, f"jax {name}", number))[:2]
     return jax.random.wrap_key_data(words, impl="threefry2x32")
 
@@ -85,12 +102,21 @@ def bits_of(key: jax.Array) -> int:
     return 32 * jax.random.key_data(as_typed(key)).size
 
 
+def _check_number(number: jax.Array | int) -> None:
+    if not jax.numpy.issubdtype(jax.numpy.result_type(number), jax.numpy.integer):
+        raise TypeError(f"number is {number!r}: it is the number of a step, a whole number")
+    if not isinstance(number, jax.core.Tracer) and not np.all(
+        (np.asarray(number) >= 0) & (np.asarray(number) < 2**31)
+    ):
+        raise ValueError(f"number is {number}: steps are counted from 0 to 2^31 - 1")
+
+
 def as_typed(key: jax.Array) -> jax.Array:
     """Accepts a typed key, or an old-style `uint32` key, and returns a typed one."""
     if not isinstance(key, jax.Array):
         raise TypeError(
-            f"key is {key!r}, not a JAX key: leave it out for operating-system entropy, or "
-            "pass jax.random.key(seed) for a reproducible (and so not private) run"
+            f"key is {key!r}, not a JAX key: give jaxdp.secret_key(), or jax.random.key(seed) for "
+            "a reproducible (and so not private) run"
         )
     if not jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)

@@ -100,6 +100,7 @@ class Privatizer:
         groups = clipping.groups(grads.like)
 
         def part(microbatch: Microbatch) -> tuple[list[Any], jax.Array, Diagnostics]:
+            _check_terms(self.plan, microbatch)
             coefficients, within = clipping.weigh(microbatch, groups, state.clipping)
             counts = jnp.sum(
                 jnp.where(microbatch.valid, within - 0.5, 0), axis=1, dtype=jnp.float32
@@ -244,7 +245,19 @@ def _check_rows(plan: Plan, rows_at_once: int) -> None:
         raise ValueError(
             f"{rows_at_once} rows are summed at a time, and the plan's rounding bound holds for "
             f"{plan.rounding_rows}: give per_example_grads(microbatch_size={plan.rounding_rows}), "
-            f"or the plan with_rounding_bound({rows_at_once})"
+            f"or a plan made by with_rounding_bound({rows_at_once}). Where its bound is above 1 %, "
+            "that plan's rounding is estimated, as it is without any bound"
+        )
+
+
+def _check_terms(plan: Plan, microbatch: Microbatch) -> None:
+    """Refuses gradients for which the plan's bound on rounding was not proved."""
+    if plan.rounding_is_bounded and not all(leaf.one_term for leaf in microbatch.leaves):
+        raise ValueError(
+            "the plan has a rounding bound, and for these gradients none is known: an example adds "
+            "several terms to some numbers of the sum (jaxdp.explain tells to which). Take the "
+            "plan without with_rounding_bound, whose rounding is estimated, or "
+            'per_example_grads(method="vmap")'
         )
 
 

@@ -10,6 +10,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ._noise_tables import CELLS_PER_STD, KERNELS, SLOT_BITS, Scale, kernel_middle, tables
 from .threefry import threefry_4x32
@@ -47,10 +48,28 @@ def rounded_gaussian_at(
 
     Args:
       key, step, leaf, scale: as for `rounded_gaussian`.
-      low: uint32 numbers of the elements, as `element_numbers` counts them.
+      low: whole numbers of the elements, as `element_numbers` counts them.
       high: their upper words; 0 for leaves of up to 2^32 elements.
+
+    Returns:
+      int32, in the shape of `low`.
+
+    Raises:
+      TypeError, ValueError: for a key that is not four words, another scale, or numbers that are
+        not whole.
     """
-    counter = (low, *(jnp.asarray(word).astype(jnp.uint32) for word in (high, step, leaf)))
+    if not (isinstance(key, jax.Array | np.ndarray) and (key.dtype, key.shape) == ("uint32", (4,))):
+        raise TypeError(
+            f"key is {key!r}: give the four uint32 words of the noise key, "
+            "jax.random.key_data(state.privatize_key)"
+        )
+    if scale not in KERNELS:
+        raise ValueError(f"scale is {scale!r}: there are tables for 22 and 24 (noise_grid tells)")
+    words = [jnp.asarray(word) for word in (low, high, step, leaf)]
+    for name, word in zip(("low", "high", "step", "leaf"), words, strict=True):
+        if not jnp.issubdtype(word.dtype, jnp.integer):
+            raise TypeError(f"{name} has dtype {word.dtype}: it counts, so give whole numbers")
+    counter = tuple(word.astype(jnp.uint32) for word in words)
     return _gaussian_of(threefry_4x32(list(key), counter), scale)
 
 

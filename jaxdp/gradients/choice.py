@@ -25,17 +25,9 @@ class Choice:
 
     @property
     def one_term(self) -> bool:
-        """Whether an example adds one term to each number of the sum: c·g, or c·a·b.
-
-        The rounding of such a sum is bounded by the clipped norms. Where an example adds several
-        terms, they may be far larger than its gradient and cancel. Convolutions count as several
-        in any case: GPUs may compute them by way of other sums.
-        """
-        if self.form in ("zero", "dense", "product"):
-            return True
-        if isinstance(self.shape, LookupShape):
-            return self.shape.sizes[0] == 1
-        return isinstance(self.shape, MatmulShape) and self.shape.sizes[1] == 1
+        """Whether an example adds one term to each number of the sum (`Representation`)."""
+        stored = self.form in ("zero", "dense", "product")
+        return stored or (self.shape is not None and self.shape.one_term)
 
 
 def choose(program: Program, thrifty: bool) -> list[Choice]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,9 @@ class ConvShape:
     params: Params  # of lax.conv_general_dilated
     kernel: tuple[int, ...]  # the use's operand
     sizes: tuple[int, int, int, int]  # s (groups), t (positions), d (inputs), p (outputs)
+
+    # Not even at one position: GPUs may compute convolutions by way of other sums.
+    one_term: ClassVar[bool] = False
 
     @property
     def window(self) -> int:
@@ -210,6 +213,8 @@ class Conv:
     cotangents: jax.Array  # [b, *y]
     shape: ConvShape
     norms: Norms
+
+    one_term: ClassVar[bool] = ConvShape.one_term
 
     @classmethod
     def make(

@@ -19,9 +19,13 @@ class RoundingPlan(Protocol):
     """What a `jaxdp.Plan` knows about the rounding of its sums."""
 
     rounding_bound: float | None
+    rounding_rows: int | None
 
     @property
     def rounding_slack(self) -> float: ...
+
+    @property
+    def rounding_is_bounded(self) -> bool: ...
 
     @property
     def rounding_estimate(self) -> float: ...
@@ -56,7 +60,7 @@ class LeafPlan:
 class Explanation:
     """Prints as a table; iterate over `leaves` for the numbers.
 
-    `plan` is the one that was given, with its rounding_bound if there is one.
+    `plan` is the one that was given; with the bound of its `with_rounding_bound`, if there is one.
     """
 
     leaves: tuple[LeafPlan, ...]
@@ -114,10 +118,19 @@ class Explanation:
             return f"Rounding of the sum: {'not ' if several else ''}bounded, since {why}."
         bound = self.plan.rounding_bound if self.one_term else None
         told = "no bound" if bound is None else f"at most {bound:.2g}"
+        estimate = f"{self.plan.rounding_estimate:.2g}"
+        if bound is None:
+            raised = "The noise is raised by the estimate."
+        elif self.plan.rounding_is_bounded:
+            raised = (
+                f"A plan made by with_rounding_bound({self.plan.rounding_rows}) raises the noise "
+                f"by {self.plan.rounding_slack:.2g}; one without a bound raises it by the estimate."
+            )
+        else:
+            raised = "Above 1 % it is not used: the noise is raised by the estimate."
         return (
             f"Rounding of the sum, as a fraction of the sensitivity: {told}, since {why}; "
-            f"estimate {self.plan.rounding_estimate:.2g}. The noise is raised by "
-            f"{self.plan.rounding_slack:.2g}."
+            f"estimate {estimate}. {raised}"
         )
 
     __repr__ = __str__

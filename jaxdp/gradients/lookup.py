@@ -30,6 +30,11 @@ class LookupShape:
     order: tuple[int, ...]  # the place in `split` of each axis of the table
     clipped: bool  # indices outside the table read its edge; otherwise they read nothing
 
+    @property
+    def one_term(self) -> bool:
+        """Whether an example adds one term to each number of the sum."""
+        return self.sizes[0] == 1
+
     def restore(self, table: jax.Array) -> jax.Array:
         """`[..., rows, p]` to `[..., *leaf.shape]`."""
         lead = table.ndim - 2
@@ -76,6 +81,11 @@ class Lookup:
     rows: jax.Array  # [b, t], rows of the table; one past its end where nothing is read
     cotangents: jax.Array  # [b, t, p], zero where nothing is read
     shape: LookupShape
+
+    @property
+    def one_term(self) -> bool:
+        """Whether an example adds one term to each number of the sum."""
+        return self.shape.one_term
 
     @classmethod
     def make(cls, indices: jax.Array, cotangents: jax.Array, shape: LookupShape) -> "Lookup":

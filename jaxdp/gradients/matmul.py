@@ -20,6 +20,10 @@ Norms = Literal["gram", "direct"]
 class Restore(Protocol):
     """The part of a shape that `Matmul` needs: a convolution's patches have one too."""
 
+    @property
+    def one_term(self) -> bool:
+        """Whether an example adds one term to each number of the sum."""
+
     def restore(self, products: jax.Array) -> jax.Array:
         """`[..., s, d, p]` to `[..., *leaf.shape]`, with at most one leading axis."""
 
@@ -38,6 +42,11 @@ class MatmulShape:
     sizes: tuple[int, int, int, int]  # s, t, d, p
     split: tuple[int, ...]  # sizes of the loops over slices, then of the operand's axes
     order: tuple[int, ...]  # the place in `split` of each such loop, then of each operand axis
+
+    @property
+    def one_term(self) -> bool:
+        """Whether an example adds one term to each number of the sum."""
+        return self.sizes[1] == 1
 
     def restore(self, products: jax.Array) -> jax.Array:
         """`[..., s, d, p]` to `[..., *leaf.shape]`, with at most one leading axis."""
@@ -102,6 +111,11 @@ class Matmul:
     cotangents: jax.Array  # [b, s, t, p]
     shape: Restore
     norms: Norms
+
+    @property
+    def one_term(self) -> bool:
+        """Whether an example adds one term to each number of the sum."""
+        return self.shape.one_term
 
     @classmethod
     def make(

@@ -6,7 +6,7 @@ both; `materialize` is for people who want to look.
 
 from dataclasses import dataclass
 from functools import reduce
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,14 @@ from jax.lax import Precision
 
 class Representation(Protocol):
     """b per-example gradients of one leaf of shape `[...]`."""
+
+    @property
+    def one_term(self) -> bool:
+        """Whether an example adds one term to each number of the sum: c·g, or c·a·b.
+
+        The rounding of such a sum is bounded by the clipped norms. Where an example adds several
+        terms, they may be far larger than its gradient and cancel.
+        """
 
     def squared_norms(self) -> jax.Array:
         """Squared norms `[b]`, float32 or wider, never below the exact ones.
@@ -54,6 +62,8 @@ class Dense:
 
     gradients: jax.Array
 
+    one_term: ClassVar[bool] = True
+
     def squared_norms(self) -> jax.Array:
         (g,) = wide(self.gradients)
         return guarded(jnp.sum(jnp.square(g), axis=tuple(range(1, g.ndim))))
@@ -77,6 +87,8 @@ class Zero:
     size: int
     shape: tuple[int, ...]
     dtype: jnp.dtype
+
+    one_term: ClassVar[bool] = True
 
     def squared_norms(self) -> jax.Array:
         return jnp.zeros(self.size, self.dtype)

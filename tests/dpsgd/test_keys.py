@@ -156,3 +156,24 @@ def test_what_is_no_key_is_named():
         keys.derived(3, "noise")
     with pytest.raises(ValueError, match=r"shape \(2,\)"):
         keys.derived(jax.random.split(jax.random.key(0)), "noise")
+
+
+def test_a_secret_key_is_not_made_a_constant_of_a_compiled_function():
+    with pytest.raises(ValueError, match=r"secret_key\(\) is being traced by jit or vmap"):
+        jax.jit(lambda: jax.random.key_data(jaxdp.secret_key()))()
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "error", "message"),
+    [
+        ("", 0, ValueError, "name is ''"),
+        (3, 0, ValueError, "name is 3"),
+        ("dropout", -1, ValueError, "number is -1: steps are counted from 0 to"),
+        ("dropout", 2**31, ValueError, "number is 2147483648"),
+        ("dropout", 1.5, TypeError, "number is 1.5"),
+        ("dropout", True, TypeError, "number is True"),
+    ],
+)
+def test_the_use_of_a_key_is_a_name_and_the_number_of_a_step(name, number, error, message):
+    with pytest.raises(error, match=message):
+        keys.jax_key(jaxdp.secret_key(), name, number)

@@ -291,3 +291,17 @@ def test_lowers_for_every_platform(platform, scale):
     for absent in ("f32", "f64", "while", "custom_call"):
         assert absent not in text, absent
     assert (exported.out_avals[0].shape, exported.out_avals[0].dtype) == ((64, 33), jnp.int32)
+
+
+def test_wrong_arguments_are_named():
+    key, elements = jnp.asarray(KEY), np.arange(5)
+    # Elements are counted in int32, too.
+    same = [rounded_gaussian_at(key, 0, 0, elements.astype(d)) for d in (np.uint32, np.int32)]
+    np.testing.assert_array_equal(*same)
+    for wrong in (jax.random.key(0, impl="rbg"), list(KEY), key[:2]):
+        with pytest.raises(TypeError, match="give the four uint32 words of the noise key"):
+            rounded_gaussian_at(wrong, 0, 0, elements)
+    with pytest.raises(TypeError, match="low has dtype float32"):
+        rounded_gaussian_at(key, 0, 0, elements.astype(np.float32))
+    with pytest.raises(ValueError, match="scale is 20"):
+        rounded_gaussian_at(key, 0, 0, elements, scale=20)

@@ -275,6 +275,21 @@ def test_a_bound_is_not_for_more_rows_at_a_time_or_more_parts_than_were_said():
     assert np.isnan(tx.release(once + once, state)[0]["w"]).all()
 
 
+@pytest.mark.parametrize("method", ["factored", "vmap"])
+def test_a_bound_is_not_for_gradients_of_several_terms(method):
+    grads = jaxdp.per_example_grads(lambda w, x: jnp.sum(jnp.sin(x @ w)), method=method)
+    made = lambda rows: grads(jnp.ones((3, 1)), (jnp.ones((8, rows, 3)),))
+    plan = make_plan(num_examples=100, expected_batch_size=8)
+    sums = lambda plan, grads: (tx := jaxdp.privatize(plan)).sums(grads, tx.init(jnp.ones((3, 1))))
+    sums(plan.with_rounding_bound(8), made(1))
+    sums(plan, made(2))
+    if method == "vmap":
+        sums(plan.with_rounding_bound(8), made(2))
+        return
+    with pytest.raises(ValueError, match="an example adds several terms to some numbers"):
+        sums(plan.with_rounding_bound(8), made(2))
+
+
 def test_a_sum_of_too_many_terms_has_no_bound():
     plan = make_plan(num_examples=2**26, expected_batch_size=2.0**25)
     assert plan.with_rounding_bound().rounding_bound is None

@@ -114,7 +114,10 @@ def test_bound_and_estimate_of_the_rounding_are_told():
     estimate, bound = f"estimate {plan.rounding_estimate:.2g}", f"{bounded.rounding_bound:.2g}"
     text = told(linear, params, one, plan=plan, microbatch_size=8)
     assert f"at most {bound}, since" in text
-    assert f"{estimate}. The noise is raised by {bound}." in text
+    assert (
+        f"{estimate}. A plan made by with_rounding_bound(8) raises the noise by {bound}; one"
+        in text
+    )
     text = told(linear, params, many, plan=plan, method="factored", microbatch_size=8)
     assert "no bound, since an example adds several terms to each number of params" in text
-    assert f"{estimate}. The noise is raised by {plan.rounding_slack:.2g}." in text
+    assert f"{estimate}. The noise is raised by the estimate." in text

@@ -39,8 +39,8 @@ ASSUMPTIONS = (
     "the run.",
     "Generators are taken for random, so that privacy is computational: Threefry-4x32 with 20 "
     "rounds for the noise and for deriving keys, NumPy's Philox for sampling, all with keys of 128 "
-    "bits; and JAX's Threefry-2x32 for augmentation and initial parameters, with a derived key of "
-    "64 bits for every step.",
+    "bits (made of 32, if a seed was given); and JAX's Threefry-2x32 for augmentation and initial "
+    "parameters, with a derived key of 64 bits for every step.",
     "The number of private records N is public.",
     "No record is in the data twice, also not in part: windows of a text do not overlap.",
 )

@@ -1,5 +1,6 @@
 """The privacy statement for people: the contents of `PRIVACY.md`."""
 
+import math
 import textwrap
 from collections.abc import Iterator, Sequence
 
@@ -61,10 +62,13 @@ def as_markdown(statement: Statement) -> str:
 
 def _claim(s: Statement) -> str:
     unit = s.privacy_unit.kind
+    if math.isfinite(s.claimed_epsilon):
+        promise = f"({s.claimed_epsilon:g}, {shown_delta(s.delta):g})-differential privacy"
+    else:
+        promise = "so little noise that no finite ε can be stated"
     claim = (
-        f"This model was trained with ({s.claimed_epsilon:g}, {shown_delta(s.delta):g})-"
-        f"differential privacy. The privacy unit is one {unit} of the {s.num_examples:,} in the "
-        f"private data: neighbouring data sets are those where "
+        f"This model was trained with {promise}. The privacy unit is one {unit} of the "
+        f"{s.num_examples:,} in the private data: neighbouring data sets are those where "
         f"{ADJACENCIES[s.adjacency].format(unit=unit)}."
     )
     if s.steps < s.steps_planned:
@@ -157,7 +161,7 @@ def _by_accountant(epsilons: Epsilons) -> str:
 
 def _gaussian(equivalent: GaussianDP) -> str:
     holds = (
-        "at every δ, but for the ε and δ for the noise"
+        "at every δ, but for what the randomness costs"
         if equivalent.at_every_delta
         else "which has the same ε at δ"
     )
@@ -176,15 +180,20 @@ def _rounding(rounding: RoundingFacts) -> str:
         return f"{raised}, a proved bound"
     if rounding.bound is None:
         return f"{raised}, an estimate: no bound is proved"
-    return f"{raised}, an estimate; the proved bound is {rounding.bound:.2g}"
+    return f"{raised}, an estimate; the proved bound, {rounding.bound:.2g}, is too large to use"
 
 
 def _noise_rows(noise: NoiseFacts) -> Iterator[tuple[str, str]]:
     grid = f"std/2^{noise.points_per_std.bit_length() - 1}"
     yield "noise", f"{noise.distribution} on a grid of {grid}"
-    yield "random bits", f"from {noise.generator} with a key of {noise.key_bits} bits"
+    made = "" if noise.key_bits == 128 else f", made of a seed of {noise.key_bits}"
+    yield "random bits", f"from {noise.generator} with a key of 128 bits{made}"
     for_it = f"{noise.extra_epsilon:g} and {noise.extra_delta:g}"
-    yield "ε and δ for the noise", f"{for_it}, included in those above"
+    if noise.extra_delta >= 1:
+        for_it = "more than δ at so large an ε, so that none can be stated"
+    else:
+        for_it += ", included in those above"
+    yield "ε and δ that its randomness costs", for_it
 
 
 def _data(used: DataUse) -> str:

@@ -32,7 +32,8 @@ def test_the_page_for_people_says_the_same():
         "digits; protected: train; scored: test",
         "| noise | rounded normal on a grid of std/2^24 |",
         "| random bits | from threefry4x32-20 with a key of 128 bits |",
-        f"| ε and δ for the noise | {s.noise.extra_epsilon:g} and {s.noise.extra_delta:g}, ",
+        "| ε and δ that its randomness costs "
+        f"| {s.noise.extra_epsilon:g} and {s.noise.extra_delta:g}, ",
         "| privacy against | everyone who can't break the generator: it is computational |",
     ):
         assert fact in page
@@ -65,7 +66,8 @@ def test_the_rounding_of_the_sum_is_told():
     assert says(p, "an estimate: no bound is proved")
     assert says(p.with_rounding_bound(8), "a proved bound")
     large = p.with_rounding_bound(256)
-    assert says(large, f"an estimate; the proved bound is {large.rounding_bound:.2g}")
+    too_large = f"the proved bound, {large.rounding_bound:.2g}, is too large to use"
+    assert says(large, f"an estimate; {too_large}")
 
 
 def test_windows_of_a_text_are_told():
@@ -115,6 +117,13 @@ def test_epsilons_above_20_are_called_no_privacy():
     assert "no meaningful privacy" not in as_markdown(statement_of(paper))
     worse = make_plan(noise_multiplier=0.3, steps=200)
     assert markdown.NO_PRIVACY in words(statement_of(worse, 200))
+
+
+def test_an_infinite_epsilon_is_told_in_words():
+    page = words(statement_of(make_plan(noise_multiplier=0.02, steps=200), 200))
+    assert "trained with so little noise that no finite ε can be stated" in page
+    assert "more than δ at so large an ε, so that none can be stated" in page
+    assert "(inf," not in page
 
 
 def test_samplings_with_one_accountant_and_noise_schedules_have_a_page():
