@@ -46,8 +46,8 @@ def step(params, state, batch, mask):
 
 params = {"w": jnp.zeros((64, 10)), "b": jnp.zeros(10)}
 state = optimizer.init(params)  # draws the secret noise key
-for indices, mask in plan.batches():  # Poisson samples, padded to one shape
-    params, state = step(params, state, (x[indices], y[indices]), mask)
+for batch, mask in plan.batches(x, y):  # Poisson samples, padded to one shape
+    params, state = step(params, state, batch, mask)
 
 right = jnp.argmax(logits_of(params, inputs[1437:]), axis=1) == labels[1437:]
 print(

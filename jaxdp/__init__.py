@@ -26,6 +26,7 @@ from .dpsgd.public_data import scale_norms as scale_norms
 from .dpsgd.sums import NORM_BIN_EDGES as NORM_BIN_EDGES
 from .gradients.explanation import explain as explain
 from .gradients.lazy import PerExampleGrads as PerExampleGrads
+from .gradients.per_example import all_rows as all_rows
 from .gradients.per_example import from_dense as from_dense
 from .gradients.per_example import per_example_grads as per_example_grads
 from .gradients.unit_loss import mean_loss as mean_loss

@@ -133,8 +133,8 @@ def run(s: Setup) -> tuple[list[float], list[float], Any]:
 
     params, state, losses, accuracies = s.params, tx.init(s.params), [], []
     records = s.dataset.private
-    for indices, mask in plan.batches(jax.random.key(0)):
-        batch = records.inputs[indices], records.labels[indices]
+    for indices, mask in plan.batches(key=jax.random.key(0)):
+        batch = plan.take((records.inputs, records.labels), indices)
         params, state, loss, accuracy = step(params, state, *batch, mask)
         losses.append(float(loss))
         accuracies.append(float(accuracy))

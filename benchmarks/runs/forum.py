@@ -9,6 +9,7 @@ of many runs, beside the norms that were posted for these steps. See docs/studie
 """
 
 import argparse
+import copy
 import sys
 import time
 from collections.abc import Iterator
@@ -92,8 +93,8 @@ def train(records: Records, row: NoiseRow, runs: int) -> list[Norms]:
         # As PyTorch initialises a linear layer.
         params = jax.random.uniform(key, (10, 784), minval=-1 / 28, maxval=1 / 28)
         states = (jaxdp.privatize(plan, key=key).init(params), optimizer.init(params))
-        for number, (rows, mask) in enumerate(plan.batches(key), 1):
-            batch = (records.inputs[rows], records.labels[rows])
+        batches = copy.copy(plan).batches(records.inputs, records.labels, key=key)
+        for number, (batch, mask) in enumerate(batches, 1):
             params, states, norms = step(params, states, batch, mask)
             if number % 10 == 0:
                 seen.append(norms)

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import dp_accounting
 from dp_accounting.pld import pld_privacy_accountant
-from dp_accounting.rdp import rdp_privacy_accountant
 
 from ..types import Accountant
 from . import gdp, guarantee, pld
@@ -48,12 +47,15 @@ def epsilon(
 def _exact_epsilon(parts: Sequence[Mechanism], delta: float, accountant: Accountant) -> float:
     """epsilon with noise that is exactly Gaussian."""
     if accountant == "rdp":
-        return _rdp_epsilon(parts, delta)
+        return guarantee.rdp_curve(parts).epsilon(delta)
     # Without amplification, Gaussians compose to a Gaussian.
     unamplified = gdp.epsilon_from_mu(math.hypot(*map(guarantee.gaussian_mu, parts)), delta)
     if parts[0].sampling in ("shuffled", "full_batch"):
         return unamplified
-    return min(unamplified, _pld_epsilon(parts, delta))
+    bounds = [unamplified, _pld_epsilon(parts, delta)]
+    if "rdp" in accountants(parts[0].sampling, parts[0].adjacency):
+        bounds.append(guarantee.rdp_curve(parts).epsilon(delta))
+    return min(bounds)
 
 
 def affordable_steps(
@@ -121,11 +123,3 @@ def _composed(parts: tuple[Mechanism, ...]) -> pld_privacy_accountant.PLDAccount
     accountant = pld_privacy_accountant.PLDAccountant(relation, pld.COARSEST_INTERVAL)
     accountant.compose(event)
     return accountant
-
-
-def _rdp_epsilon(parts: Sequence[Mechanism], delta: float) -> float:
-    event, relation = _events(parts)
-    accountant = rdp_privacy_accountant.RdpAccountant(neighboring_relation=relation)
-    with guarantee.quiet():
-        accountant.compose(event)
-    return float(accountant.get_epsilon(delta))

@@ -30,7 +30,8 @@ def epsilon(mechanism: Mechanism, delta: float, accountant: Accountant = "pld") 
       mechanism: the run.
       delta: between 0 and 1. If the mechanism knows N, a delta of 1/N or more gives a warning.
       accountant: "pld" is tight (without amplification by sampling it is the closed form of the
-        Gaussian); "rdp" is looser, and the only one for batches of fixed size.
+        Gaussian), and RDP's bound where that is smaller, for a delta close to the rounding errors;
+        "rdp" is looser elsewhere, and the only one for batches of fixed size.
 
     Raises:
       ValueError: for a delta outside 0 to 1, or an accountant without a sound bound for the run.
@@ -152,10 +153,20 @@ def curves(mechanism: Mechanism, accountant: Accountant) -> tuple[Curve, ...]:
     if accountant == "rdp":
         # The bound for sampling without replacement is loose, and may exceed the unamplified one.
         more = (unamplified,) if mechanism.sampling == "fixed_size" else ()
-        return (_rdp_curve(mechanism), *more)
+        return (rdp_curve([mechanism]), *more)
     if mechanism.sampling != "poisson" or mechanism.sampling_probability == 1:
         return (unamplified,)  # Gaussians compose to a Gaussian, and its PLD has a closed form
-    return (unamplified, _pld_curve(mechanism))
+    return (unamplified, _participation_curve(mechanism), _pld_curve(mechanism))
+
+
+def _participation_curve(mechanism: Mechanism) -> Curve:
+    """A record that is in no batch changes nothing: δ is at most the chance that it is in any.
+
+    With runs coupled so that all but the record is the same, they differ with that chance only.
+    """
+    steps, q = mechanism.steps, mechanism.sampling_probability
+    chance = -math.expm1(steps * math.log1p(-q)) * (1 + 1e-12)  # above what was rounded down
+    return Curve(lambda delta: 0.0 if delta >= chance else math.inf, lambda epsilon: chance)
 
 
 def _pld_curve(mechanism: Mechanism) -> Curve:
@@ -167,24 +178,22 @@ def _pld_curve(mechanism: Mechanism) -> Curve:
     slack = pld.roundoff(mechanism.steps)
     has_rdp = "rdp" in accountants(mechanism.sampling, mechanism.adjacency)
 
-    # If the grid is too small, or delta is close to the rounding errors, RDP may be better.
+    # RDP is better where the grid is too small, or delta is close to the rounding errors.
     @functools.cache
-    def fallback() -> Curve:
-        return _rdp_curve(mechanism) if has_rdp else _NO_BOUND
+    def rdp() -> Curve:
+        return rdp_curve([mechanism]) if has_rdp else _NO_BOUND
 
     def epsilon(delta: float) -> float:
         bound = math.inf
         if composed is not None and delta > slack:
             bound = float(composed.get_epsilon_for_delta(delta - slack))
-        if delta > 100 * slack and bound < math.inf:
-            return bound
-        return min(bound, fallback().epsilon(delta))
+        return min(bound, rdp().epsilon(delta))
 
     def delta(epsilon: float) -> float:
         bound = 1.0
         if composed is not None:
             bound = max(0.0, float(composed.get_delta_for_epsilon(epsilon))) + slack
-        return bound if 100 * slack < bound < 1 else min(bound, fallback().delta(epsilon))
+        return min(bound, rdp().delta(epsilon))
 
     def deltas(epsilons: list[float]) -> np.ndarray:
         if composed is None:
@@ -194,17 +203,36 @@ def _pld_curve(mechanism: Mechanism) -> Curve:
     return Curve(epsilon, delta, deltas)
 
 
-def _rdp_curve(mechanism: Mechanism) -> Curve:
-    event, relation = dp_event(mechanism)
-    accountant = dp_rdp.RdpAccountant(neighboring_relation=relation)
-    with quiet():
-        accountant.compose(event)
-    orders = accountant.orders
-    # Rounding can make a small divergence too low, even negative, and that would count as zero.
-    rdp = np.maximum(accountant.rdp, 0.0) + 1e-15 * mechanism.steps / (orders - 1)
+_ORDERS = tuple(map(float, dp_rdp.DEFAULT_RDP_ORDERS))
+
+# For small epsilons at small deltas. They take as long to compute as they are high.
+_HIGHER_ORDERS = tuple(2.0**k for k in range(11, 17))
+
+
+def rdp_curve(mechanisms: Sequence[Mechanism]) -> Curve:
+    """The bound by RDP for all the mechanisms together."""
+    events, relations = zip(*map(dp_event, mechanisms), strict=True)
+    steps = sum(mechanism.steps for mechanism in mechanisms)
+
+    @functools.cache
+    def divergences(orders: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+        accountant = dp_rdp.RdpAccountant(orders, neighboring_relation=relations[0])
+        with quiet():
+            for event in events:
+                accountant.compose(event)
+        kept = accountant.orders
+        # Rounding can make a small divergence too low, even negative, and that would count as zero.
+        return kept, np.maximum(accountant.rdp, 0.0) + 1e-15 * steps / (kept - 1)
+
+    def best(convert: Callable[..., tuple[float, float]], at: float) -> float:
+        bound, order = convert(*divergences(_ORDERS), at)
+        if order == _ORDERS[-1]:  # the best order may be above all of them
+            bound = min(bound, convert(*divergences(_HIGHER_ORDERS), at)[0])
+        return float(bound)
+
     return Curve(
-        lambda delta: float(dp_rdp.compute_epsilon(orders, rdp, delta)[0]),
-        lambda epsilon: float(dp_rdp.compute_delta(orders, rdp, epsilon)[0]),
+        functools.partial(best, dp_rdp.compute_epsilon),
+        functools.partial(best, dp_rdp.compute_delta),
     )
 
 

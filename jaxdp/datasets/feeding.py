@@ -105,7 +105,8 @@ def _augmented(
 
 @jax.jit
 def _rows(arrays: tuple[jax.Array, ...], indices: jax.Array) -> tuple[jax.Array, ...]:
-    return tuple(array[indices] for array in arrays)
+    # Padding has an index behind the last record; its rows are masked, whatever they hold.
+    return tuple(array.at[indices].get(mode="clip") for array in arrays)
 
 
 def _from_device(
@@ -131,6 +132,7 @@ def _from_host(
 
     def fetch() -> tuple[Batch, np.ndarray] | None:
         for step, (indices, mask) in numbered:
+            indices = np.minimum(indices, len(ids) - 1)  # padding is masked, whatever it holds
             rows = (records.inputs[indices], records.labels[indices], ids[indices])
             inputs, labels, numbers = jax.device_put(rows)
             return (prepare(inputs, numbers, step) if prepare else inputs, labels), mask

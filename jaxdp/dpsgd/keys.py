@@ -102,6 +102,16 @@ def bits_of(key: jax.Array) -> int:
     return 32 * jax.random.key_data(as_typed(key)).size
 
 
+def check_one_process(call: str) -> None:
+    """Refuses to draw a key in each of several processes, which must all have the same."""
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"there are {jax.process_count()} processes, and each would draw a key of its own: "
+            "then no sample has the law that is accounted, and the hosts' noises do not add up to "
+            f"the plan's. Draw one key, give it to all of them, and call {call}"
+        )
+
+
 def _check_number(number: jax.Array | int) -> None:
     if not jax.numpy.issubdtype(jax.numpy.result_type(number), jax.numpy.integer):
         raise TypeError(f"number is {number!r}: it is the number of a step, a whole number")

@@ -5,6 +5,7 @@
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from ..accounting import calibration, guarantee
 from ..accounting.mechanism import Mechanism, accountants, batches_per_epoch, event_factor
 from ..accounting.noise_charge import UNKNOWN_DRAWS
 from ..accounting.tradeoffs import LEVELS, group_epsilon, tradeoff
-from ..types import Accountant, Adjacency, Sampling, Schedule
+from ..types import Accountant, Adjacency, PyTree, Sampling, Schedule
 from . import keys, sampling, sum_rounding
 from ._numbers import real, whole
 from ._schedules import first_steps, noise_schedule
@@ -285,6 +286,10 @@ class Plan:
     def epsilon_spent(self, state: Any, accountant: Accountant | None = None) -> float:
         """ε at the plan's δ after the steps that an optimizer state has seen.
 
+        It knows this state only: not other runs on the same records, nor steps from a state that
+        was thrown away. So there should be one state, which every step takes from the step before;
+        `init` begins a new run at 0.
+
         Args:
           state: the state of an Optax chain with one `privatize` in it; wrappers are allowed.
           accountant: as in `epsilon`.
@@ -301,24 +306,92 @@ class Plan:
             )
         return self.epsilon(int(found[0]), accountant)
 
-    def batches(
-        self, key: jax.Array | None = None, start: int = 0
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Samples the batch of every step from `start` on.
+    def take(self, arrays: PyTree, indices: np.ndarray) -> PyTree:
+        """Takes the rows of a batch from arrays of all records.
 
         Args:
+          arrays: pytree of NumPy or JAX arrays with N rows.
+          indices: from `batches()`, of any shape. Where they are N, for padding, row 0 is taken,
+            which the mask keeps out.
+
+        Returns:
+          The pytree of arrays `[*indices.shape, ...]`.
+
+        Raises:
+          ValueError: for arrays with another number of rows, or indices that are out of range.
+        """
+        for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
+            if not np.shape(leaf) or len(leaf) != self.num_examples:
+                raise ValueError(
+                    f"the array {jax.tree_util.keystr(path) or 'given'} has shape {np.shape(leaf)},"
+                    f" and the plan is for {self.num_examples} records: give one row for each"
+                )
+        indices = np.asarray(indices)
+        if np.any((indices < 0) | (indices > self.num_examples)):
+            raise ValueError(
+                f"indices go from {indices.min()} to {indices.max()}: records are counted from 0 "
+                f"to {self.num_examples - 1}, and {self.num_examples} stands for padding"
+            )
+        rows = np.where(indices == self.num_examples, 0, indices)
+        return jax.tree.map(lambda array: array[rows], arrays)
+
+    def batches(
+        self, *arrays: ArrayLike, key: jax.Array | None = None, start: int = 0
+    ) -> Iterator[tuple[Any, np.ndarray]]:
+        """Samples the batch of every step from `start` on, up to the plan's last step.
+
+        One call is one run. A second one warns, since a second run costs ε again: unless it has
+        `start`, or the same key, to resume or repeat the first.
+
+        Args:
+          arrays: all records, such as x, y: each an array, or a pytree of arrays, with N rows.
+            Without any, the batches are indices.
           key: None draws a secret sampling key, 128 bits, from the operating system. To repeat or
             resume a run, give a key (`secret_key()`, or any JAX key) and keep it secret: a step's
             batch depends on (key, step) only.
           start: the first step to yield.
 
         Yields:
-          `(indices int32 [capacity], mask bool [capacity])`: rows of the data, padded with row 0
-          where the mask is False; `[num_units, capacity]` for clippings with unit="batch". The
-          indices are int64 for N ≥ 2^31: index with NumPy, since JAX keeps 32 bits only. No
-          sampled record is ever dropped: in one of 1e12 runs, some sample exceeds the capacity. It
-          gets a larger shape, a multiple of the capacity.
+          `(batch, mask bool [capacity])`: the tuple of each array's rows; or, without arrays,
+          `(indices int32 [capacity], mask)`. Where the mask is False, at the end, there is padding.
+          Its index is N, which is no record's: NumPy refuses it, and `take` does not. With
+          unit="batch" all have shape `[num_units, capacity]`. The indices are int64 for N ≥ 2^31:
+          index with NumPy, since JAX keeps 32 bits only. No sampled record is ever dropped: in one
+          of 1e12 runs, some sample exceeds the capacity. It gets a larger shape, a multiple of the
+          capacity.
         """
+        if key is None:
+            keys.check_one_process("plan.batches(key=key)")
+        if arrays:
+            self.take(arrays, np.empty(0, int))  # refuses arrays with another number of rows
+        self._remember_run(key, start)
+        samples = self._samples(key, start)
+        if not arrays:
+            return samples
+        return ((self.take(arrays, indices), mask) for indices, mask in samples)
+
+    def _remember_run(self, key: jax.Array | None, start: int) -> None:
+        """Warns of a second run. What is remembered is no part of the plan, nor of its copies."""
+        name = None if key is None else keys.philox_key(key, "run").tobytes()
+        known: set = self.__dict__.setdefault("_runs", set())
+        again = start == 0 and (name is None or name not in known)
+        if known and again and self.noise_multiplier != 0:
+            warnings.warn(
+                "plan.batches() was called again: that is a second run on the same records, whose "
+                f"budget adds up to that of the first. A plan has {self.steps} steps in all: give "
+                "it those of all epochs. To resume or repeat a run, call "
+                "plan.batches(key=key, start=step) with its key",
+                stacklevel=3,
+            )
+        known.add(name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The plan's attributes, for copies and pickles."""
+        return {name: value for name, value in self.__dict__.items() if name != "_runs"}
+
+    def _samples(
+        self, key: jax.Array | None, start: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         if self.sampling == "shuffled" and key is None:
             epoch = batches_per_epoch(self.num_examples, int(self.expected_batch_size))
             if start % epoch:
@@ -334,13 +407,14 @@ class Plan:
         )
         unit_philox = keys.philox_key(key, "units")
         capacity = self.capacity
+        padding = self.num_examples
         for step in range(start, self.steps):
             rows = sampler.rows(step)
             if self.num_units is None:
-                yield sampling.pad(rows, capacity)
+                yield sampling.pad(rows, capacity, padding)
             else:
                 unit_of = sampling.assign_units(unit_philox, step, rows, self.num_units)
-                yield sampling.pad_units(rows, unit_of, self.num_units, capacity)
+                yield sampling.pad_units(rows, unit_of, self.num_units, capacity, padding)
 
 
 def _check_batch_size(size: object, num_examples: int, sampling: Sampling) -> None:

@@ -1,15 +1,17 @@
 """The only module that releases: it clips, sums, adds the noise, and divides by a constant."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ..gradients.jax_internals import is_traced, is_vmapped, varying_axes
+from ..gradients.jax_internals import is_traced, is_vmapped, unchecked_axes, varying_axes
 from ..gradients.lazy import Microbatch, PerExampleGrads
 from ..types import Allocation
 from . import keys
+from ._numbers import whole
 from .clipping import ClippingState, sum_shapes
 from .groups import Groups
 from .noise import (
@@ -63,6 +65,7 @@ class Privatizer:
         if plan.noise_multiplier != 0:
             noise_grid(plan, groups)
         if self.key is None:
+            keys.check_one_process("privatize(plan, key=key)")
             if is_traced():
                 raise ValueError(
                     "privatize(plan) draws its secret key in init, and init is being traced by jit "
@@ -89,17 +92,29 @@ class Privatizer:
         del extra_args  # Optax passes them to every transformation of a chain
         return self.release(self.sums(updates, state), state, params)
 
-    def sums(self, grads: PerExampleGrads, state: PrivatizeState) -> Sums:
+    def sums(
+        self,
+        grads: PerExampleGrads,
+        state: PrivatizeState,
+        part: tuple[int | jax.Array, int] = (0, 1),
+    ) -> Sums:
         """The first half of `update`: the clipped sum of one part of a batch, without noise.
 
-        Add the sums of all parts (microbatches, devices, hosts) with `+` or `jax.lax.psum`.
+        Add the sums of all parts with `+`, and those of all devices of a `shard_map` with `psum`.
+
+        Args:
+          grads: the gradients of the part's records, with their mask.
+          state: the state before the step.
+          part: `(i, n)` for part i of n of a batch. Every part must be in the sums exactly once:
+            else `release` gives NaN. The devices that `psum` adds up are counted by it.
         """
         clipping = self.plan.clipping
         clipping.check(grads)
+        stamp = _stamp(grads, state.clipping.clipping_norms, part)
         _check_rows(self.plan, grads.rows_at_once)
         groups = clipping.groups(grads.like)
 
-        def part(microbatch: Microbatch) -> tuple[list[Any], jax.Array, Diagnostics]:
+        def sums_of(microbatch: Microbatch) -> tuple[list[Any], jax.Array, Diagnostics]:
             _check_terms(self.plan, microbatch)
             coefficients, within = clipping.weigh(microbatch, groups, state.clipping)
             counts = jnp.sum(
@@ -111,9 +126,31 @@ class Privatizer:
         bins = jnp.zeros(len(NORM_BIN_EDGES) + 1, jnp.float32)
         no_counts = jnp.zeros(len(groups.names), jnp.float32)
         like = (sum_shapes(grads), no_counts, Diagnostics(none, none, none, none, bins))
-        leaves, counts, diagnostics = grads.sum(part, like)
+        leaves, counts, diagnostics = grads.sum(sums_of, like)
         gradient = jax.tree.unflatten(jax.tree.structure(grads.like), leaves)
-        return Sums(gradient, counts, diagnostics, jnp.float32(1), state.clipping.clipping_norms)
+        return Sums(gradient, counts, diagnostics, stamp, clipping)
+
+    def psum(self, sums: Sums, axis: str | tuple[str, ...]) -> Sums:
+        """Adds up the sums of the devices along an axis of a mesh, inside `jax.shard_map`.
+
+        Raises:
+          ValueError: if the sums are the same on all devices along the axis. Then they were added
+            already, or every device has the whole batch.
+        """
+        for name in (axis,) if isinstance(axis, str) else axis:
+            differ = varying_axes([sums.gradient, sums.counts])
+            if not unchecked_axes() and name not in differ:
+                raise ValueError(
+                    f"the sums are the same on all devices along the mesh axis {name!r}, so adding "
+                    "them would count every record several times: add them once, and give every "
+                    "device its own rows (in_specs)"
+                )
+            count = jax.lax.axis_size(name)
+            own = jnp.arange(count) == jax.lax.axis_index(name)
+            parts = jnp.where(own[:, None, None], sums.parts, 0)
+            sums = replace(sums, parts=parts.reshape(-1, sums.parts.shape[1]))
+            sums = jax.lax.psum(sums, name)
+        return sums
 
     def release(
         self, sums: Sums, state: PrivatizeState, params: Any = None
@@ -128,21 +165,40 @@ class Privatizer:
           params: the parameters, whose dtypes the result gets; or None.
 
         Returns:
-          `(mean gradient, state)`.
+          `(mean gradient, state)`. The gradient is NaN, and never a number, if a part of the batch
+          is missing, was added twice or scaled; if padding came before records; for sums that were
+          clipped to other norms than the state's; and after the plan's last step.
+
+        Raises:
+          ValueError: for sums of another clipping, sums that differ between devices, and parameters
+            of other shapes; and wherever JAX can't tell whether sums differ between devices.
         """
         if not isinstance(sums, Sums):
             raise TypeError(
                 f"release takes what .sums(grads, state) returned, got {type(sums).__name__}"
             )
         plan, clipping = self.plan, self.plan.clipping
+        if sums.clipping != clipping:
+            raise ValueError(
+                f"the sums were clipped by {sums.clipping!r}, and the plan's noise is for "
+                f"{clipping!r}: release them by the privatizer that made them"
+            )
+        if params is not None:
+            _check_shapes(sums.gradient, params)
+        if plan.rounding_is_bounded and sums.parts.shape[0] > plan.rounding_parts:
+            raise ValueError(
+                f"the sums have {sums.parts.shape[0]} parts, and the plan's rounding bound holds "
+                f"for {plan.rounding_parts}: give plan.with_rounding_bound(parts=...) their number"
+            )
         leaves, structure = jax.tree.flatten(sums.gradient)
         _check_reduced([*leaves, sums.counts], state.privatize_key)
         groups = clipping.groups(sums.gradient)
         like = jax.tree.leaves(sums.gradient if params is None else params)
         dtypes = [leaf.dtype for leaf in like]
         if plan.noise_multiplier == 0:  # an infinite clipping norm would give 0·inf
-            means = [(s / plan.divisor).astype(d) for s, d in zip(leaves, dtypes, strict=True)]
-            counts = sums.counts / plan.divisor
+            divisor = jnp.where(_whole(sums, state), plan.divisor, jnp.nan)
+            means = [(s / divisor).astype(d) for s, d in zip(leaves, dtypes, strict=True)]
+            counts = sums.counts / divisor
         else:
             noised, counts = self._noised(sums, state, groups, dtypes)
             # A frozen leaf's sum is 0 or -0. The sign would tell of the data.
@@ -160,19 +216,16 @@ class Privatizer:
         clipping_norms, step = state.clipping.clipping_norms, state.privatize_step
         grid = noise_grid(plan, groups)
         stds = noise_stds(plan, groups, clipping_norms, self.allocation, step)
-        # If the sum was clipped to other norms, the noise would be wrong: release NaN instead.
-        clipped_to = sums.clipping_norms / sums.parts
-        matches = jnp.allclose(clipped_to, clipping_norms, rtol=1e-5, atol=0)
-        if plan.rounding_is_bounded:  # so many additions were not bounded
-            matches &= sums.parts <= plan.rounding_parts
-        stds = jnp.where(matches, stds, jnp.nan)
+        # A release that must not happen is NaN.
+        paid_for = _whole(sums, state) & (step < plan.steps)
+        stds = jnp.where(paid_for, stds, jnp.nan)
         leaves, group_of = jax.tree.leaves(sums.gradient), groups.of_leaf
         noisy = [i for i, group in enumerate(group_of) if group is not None]
         std_of, sum_of = [stds[group_of[i]] for i in noisy], [leaves[i] for i in noisy]
         dtype_of = [dtypes[i] for i in noisy]
         if quantile is not None:
             std = count_std(plan) * (1 + plan.rounding_slack) * grid.inflation
-            std_of.append(jnp.where(matches, jnp.float32(std), jnp.nan))
+            std_of.append(jnp.where(paid_for, jnp.float32(std), jnp.nan))
             sum_of.append(sums.counts)
             dtype_of.append(sums.counts.dtype)
         add_noise = noise_adder(grid.scale, plan.divisor, tuple(dtype_of))
@@ -239,6 +292,58 @@ def privatize(
     return Privatizer(plan, allocation, keys.bits_of(key), keys.derived(key, "noise"))
 
 
+def _stamp(
+    grads: PerExampleGrads, clipping_norms: jax.Array, part: tuple[int | jax.Array, int]
+) -> jax.Array:
+    """What `Sums.parts` is for the sums of one part: `[n, 1 + groups]`."""
+    mask = grads.record_mask
+    if mask is None:
+        raise ValueError(
+            "the gradients were made without a mask, so padding rows would count as records: pass "
+            "the mask of plan.batches(), grads(params, batch, mask), or mask=jaxdp.all_rows(B) for "
+            "a batch without padding"
+        )
+    # NumPy, where the mask is known: inside jit, `jnp` would trace it.
+    known: Any = mask if isinstance(mask, jax.core.Tracer) else np.asarray(mask)
+    padding_last = (known[..., :-1] >= known[..., 1:]).all()
+    if not isinstance(padding_last, jax.core.Tracer) and not padding_last:
+        raise ValueError(
+            "the mask is False for a row before one for which it is True. Padding comes last, as "
+            "plan.batches() gives it: is the mask inverted, or of another batch?"
+        )
+    try:
+        number, count = part
+    except (TypeError, ValueError):
+        raise TypeError(f"part is {part!r}: give (i, n) for part i of n") from None
+    count = whole("the n of part=(i, n)", count, "the number of parts of a batch")
+    if not jnp.issubdtype(jnp.result_type(number), jnp.integer):
+        raise TypeError(f"part is {part!r}: i counts the parts, from 0 to n - 1")
+    if not isinstance(number, jax.core.Tracer) and not 0 <= number < count:
+        raise ValueError(f"part is {part!r}: i counts the parts, from 0 to n - 1")
+    row = jnp.concatenate([jnp.ones(1), clipping_norms.astype(jnp.float32)])
+    row = jnp.where(padding_last, row, jnp.nan)
+    return jnp.where((jnp.arange(count) == number)[:, None], row, 0)
+
+
+def _whole(sums: Sums, state: PrivatizeState) -> jax.Array:
+    """Whether every part is in the sums once, with its padding last, clipped to the state's norms.
+
+    Adding zeros is exact, in any order, so that the comparison is, too.
+    """
+    norms = state.clipping.clipping_norms.astype(jnp.float32)
+    return jnp.all(sums.parts == jnp.concatenate([jnp.ones(1), norms]))
+
+
+def _check_shapes(gradient: Any, params: Any) -> None:
+    """Refuses gradients of other parameters, such as the dense gradients of a mean loss."""
+    shapes = [jax.tree.map(jnp.shape, tree) for tree in (gradient, params)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"the gradients have shapes {shapes[0]}, and the parameters {shapes[1]}: they belong "
+            "to other parameters"
+        )
+
+
 def _check_rows(plan: Plan, rows_at_once: int) -> None:
     """Refuses to sum more rows at a time than the plan's bound on rounding is for."""
     if plan.rounding_is_bounded and rows_at_once > (plan.rounding_rows or 0):
@@ -262,10 +367,19 @@ def _check_terms(plan: Plan, microbatch: Microbatch) -> None:
 
 
 def _check_reduced(leaves: list[jax.Array], key: jax.Array) -> None:
-    """Refuses sums that still differ between the devices of a shard_map."""
+    """Refuses sums that still differ between the devices of a shard_map, or may do so."""
+    if axes := unchecked_axes():
+        raise ValueError(
+            f"release is under pmap, or shard_map with check_vma=False, over the axes {axes}: JAX "
+            "does not know there whether the sums are the same on all devices, and several "
+            "releases with the same noise would be private no more. Return privatizer.psum(sums, "
+            "axis) with out_specs=PartitionSpec() and release outside; or leave out "
+            "check_vma=False"
+        )
     varying = varying_axes(leaves) - varying_axes(key)
     if varying:
         raise ValueError(
             f"the sums differ along the mesh axes {sorted(varying)}: add them up first with "
-            "jax.lax.psum, then release once. Each device would add the same noise to its own part"
+            "privatizer.psum(sums, axis), then release once. Each device would add the same noise "
+            "to its own part"
         )

@@ -131,15 +131,15 @@ def most_rows(sampling: Sampling, num_examples: int, expected_batch_size: float)
     return int(expected_batch_size) + 1
 
 
-def pad(indices: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pads indices `[n]` to a multiple of `rows`: `(indices [c], mask bool [c])`.
+def pad(indices: np.ndarray, rows: int, padding: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pads indices `[n]` by `padding`, to a multiple of `rows`: `(indices [c], mask bool [c])`.
 
     A sample of more than `rows` is never cut: it gets a larger shape, for which the step is
     compiled again. With `rows` = `capacity` that happens in one of 1e12 runs.
     """
     padded = rows * max(1, -(-len(indices) // rows))
     mask = np.arange(padded) < len(indices)
-    return np.pad(indices, (0, padded - len(indices))), mask
+    return np.pad(indices, (0, padded - len(indices)), constant_values=padding), mask
 
 
 def assign_units(key: np.ndarray, step: int, rows: np.ndarray, num_units: int) -> np.ndarray:
@@ -154,17 +154,17 @@ def assign_units(key: np.ndarray, step: int, rows: np.ndarray, num_units: int) -
 
 
 def pad_units(
-    indices: np.ndarray, unit_of: np.ndarray, num_units: int, rows: int
+    indices: np.ndarray, unit_of: np.ndarray, num_units: int, rows: int, padding: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sorts sampled records into units: `(indices [m, c], mask bool [m, c])`.
 
-    c is a multiple of `rows` that holds the fullest unit. A unit is never taken in two parts: each
-    would be clipped by itself.
+    Indices are `padding` where the mask is False. c is a multiple of `rows` that holds the fullest
+    unit. A unit is never taken in two parts: each would be clipped by itself.
     """
     order = np.argsort(unit_of, kind="stable")
     counts = np.bincount(unit_of, minlength=num_units)
     padded = rows * max(1, -(-int(np.max(counts)) // rows))
     mask = np.arange(padded) < counts[:, None]
-    units = np.zeros((num_units, padded), indices.dtype)
+    units = np.full((num_units, padded), padding, indices.dtype)
     units[mask] = indices[order]
     return units, mask

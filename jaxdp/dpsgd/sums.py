@@ -1,6 +1,6 @@
 """The sums of a batch before the noise, and private facts about the batch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..gradients.lazy import Microbatch
+from .clipping import Clipping
 
 #: Norms are counted in bins whose edges grow by 2^(1/4); the first and last bins are open.
 NORM_BIN_EDGES = np.exp2(np.arange(-80, 81) / 4).astype(np.float32)
@@ -28,19 +29,32 @@ class Diagnostics:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Sums:
-    """The sums of a batch, or of a part of it, before the noise. Add the parts with `+`."""
+    """The sums of a batch, or of a part of it, before the noise. Add the parts with `+`.
+
+    Row i of `parts` is 1 and part i's clipping norms, once part i is in the sums, and 0 before; it
+    is NaN if padding came before records in this part. `release` asks for every part once, with its
+    own clipping norms: noise for other parts or other norms would not make the sum private.
+    """
 
     gradient: Any  # pytree like the parameters, float32 or wider: the clipped sum, without noise
     counts: jax.Array  # [groups] units within C minus units above it, halved, without noise
     diagnostics: Diagnostics
-    # How many parts were added, and the sum of their clipping norms `[groups]`. `release` compares
-    # them with its own: noise for other clipping norms would not make the sum private.
-    parts: jax.Array
-    clipping_norms: jax.Array
+    parts: jax.Array  # [parts, 1 + groups]
+    clipping: Clipping = field(metadata=dict(static=True))
 
     def __add__(self, other: "Sums") -> "Sums":
         if not isinstance(other, Sums):
             raise TypeError(f"Sums can be added to Sums only, not to {type(other).__name__}")
+        if self.clipping != other.clipping:
+            raise ValueError(
+                f"these sums were clipped by {self.clipping!r} and {other.clipping!r}: add sums of "
+                "one clipping"
+            )
+        if self.parts.shape != other.parts.shape:
+            raise ValueError(
+                f"these are sums of {self.parts.shape[0]} and of {other.parts.shape[0]} parts: "
+                "call sums(grads, state, part=(i, n)) with the same n for all parts of a batch"
+            )
         return jax.tree.map(jnp.add, self, other)
 
 

@@ -1,6 +1,7 @@
 """Checks made before any gradient is computed: of the loss, the parameters, the batch, its mask."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -107,6 +108,24 @@ def check_mask(mask: jax.Array | None, size: int) -> jax.Array | None:
             "True for the rows that count"
         )
     return mask
+
+
+def check_dense(grads: PyTree, size: int, like: PyTree) -> None:
+    """Raises a ValueError unless every leaf is `[size, *shape of its parameter]`."""
+    trees: list[Any] = [jax.tree.structure(tree) for tree in (grads, like)]
+    if trees[0] != trees[1]:
+        raise ValueError(
+            f"grads is a tree {trees[0]}, and the parameters are {trees[1]}: give the gradients of "
+            "all parameters, one example a row"
+        )
+    named = jax.tree_util.tree_leaves_with_path(grads)
+    for (path, leaf), param in zip(named, jax.tree.leaves(like), strict=True):
+        if leaf.shape != (size, *param.shape):
+            raise ValueError(
+                f"gradient {jax.tree_util.keystr(path) or 'grads'} has shape {leaf.shape}, and its "
+                f"parameter has shape {param.shape}: expected {(size, *param.shape)}, one example "
+                "a row. A gradient that is already summed or averaged can't be made private"
+            )
 
 
 def check_loss(loss_fn: Callable[..., jax.Array], params: PyTree, batch: tuple) -> None:

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import jax
-from jax._src import callback, custom_batching, debugging, source_info_util
+from jax._src import callback, config, custom_batching, debugging, source_info_util
 from jax._src import core as jax_core
 from jax._src.interpreters.batching import BatchTrace
 from jax._src.lax import parallel
@@ -59,6 +59,14 @@ def varying_axes(tree: Any) -> frozenset:
         manual = getattr(aval, "manual_axis_type", None)
         axes |= set(getattr(manual, "varying", None) or getattr(aval, "vma", None) or ())
     return frozenset(axes)
+
+
+def unchecked_axes() -> tuple[str, ...]:
+    """The axes of a surrounding `pmap`, or `shard_map` with check_vma=False.
+
+    There JAX does not know which arrays differ between the devices.
+    """
+    return () if config._check_vma.value else tuple(jax.sharding.get_abstract_mesh().manual_axes)
 
 
 def vary(tree: Any, axes: frozenset) -> Any:

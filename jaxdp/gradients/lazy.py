@@ -78,6 +78,9 @@ class PerExampleGrads:
     are clipped, and so break the privacy of the result, fails with an error instead.
     """
 
+    record_mask: jax.Array | None
+    """True for the records that are not padding, `[B]` or `[units, capacity]`; None: none given."""
+
     def __init__(
         self,
         compute: Callable[[PyTree], tuple[jax.Array, list[Representation]]],
@@ -86,8 +89,10 @@ class PerExampleGrads:
         like: PyTree,
         microbatch_size: int | None,
         unit: Unit,
+        record_mask: jax.Array | None,
     ) -> None:
         self.unit = unit
+        self.record_mask = record_mask
         self._compute = compute
         self._batch = batch
         self._mask = mask

@@ -5,10 +5,12 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..types import PyTree, Unit
 from ._checks import (
     batch_size,
+    check_dense,
     check_loss,
     check_mask,
     check_microbatch_size,
@@ -51,7 +53,8 @@ def per_example_grads(
     Returns:
       A function `(params, batch, mask=None) -> PerExampleGrads`. `batch` is the tuple of the
       loss's arguments after `params`, every leaf with a leading axis of length B; `mask [B] bool`
-      is False for padding rows, which contribute exactly zero, whatever they hold. With
+      is False for padding rows, which contribute exactly zero, whatever they hold. `privatize`
+      wants a mask, with the padding last: that of `plan.batches()`, or `all_rows(B)`. With
       unit="batch" the leaves are `[m, capacity, ...]` and the mask `[m, capacity]`: the loss sees
       zeros in place of masked records, and a batch unit without any record contributes zero.
 
@@ -82,6 +85,7 @@ def per_example_grads(
                 "params, e.g. (x, y), or (x,) for one"
             )
         batch, size = tuple(batch), batch_size(batch)
+        record_mask = mask
         if unit == "batch":
             batch, mask = unit_rows(batch, mask)
         mask = check_mask(mask, size)
@@ -93,15 +97,23 @@ def per_example_grads(
             alone = method == "auto" and jax.tree.leaves(rows)[0].shape[0] == 1
             return (_single_engine if alone else engine)(loss_fn, params, rows)
 
-        return PerExampleGrads(compute, batch, mask, params, microbatch_size, unit)
+        return PerExampleGrads(
+            compute, batch, mask, params, microbatch_size, unit, record_mask=record_mask
+        )
 
     return transform
 
 
+def all_rows(count: int) -> np.ndarray:
+    """The mask of a batch without padding, `[count] bool`."""
+    return np.ones(count, bool)
+
+
 def from_dense(
     grads: PyTree,
-    mask: jax.Array | None = None,
+    mask: jax.Array | None,
     *,
+    like: PyTree,
     unit: Unit = "example",
     microbatch_size: int | None = None,
 ) -> PerExampleGrads:
@@ -109,17 +121,22 @@ def from_dense(
 
     Args:
       grads: pytree like the parameters, every leaf `[B, ...]`: row i must depend on example i only.
-      mask: `[B] bool`, False for padding rows.
+      mask: `[B] bool`, False for padding rows; `all_rows(B)` if there are none. None is for
+        clipping alone: `privatize` refuses it.
+      like: the parameters, or their shapes. A mean gradient, or one of a single example, has them
+        too, and would be taken for many examples where its own leading axes agree.
       unit: "batch" if a row is the gradient of a batch unit's mean loss.
       microbatch_size: as in `per_example_grads`.
 
     Raises:
-      ValueError: if leaves or mask disagree in the number of rows, or there are none.
+      ValueError: if leaves or mask disagree in the number of rows, or there are none; or if a leaf
+        does not have the shape of its parameter behind the leading axis.
       TypeError: if a leaf is not a real floating array.
     """
     check_microbatch_size(microbatch_size)
     check_params(grads)
     size = batch_size(grads)
+    check_dense(grads, size, like)
     like = jax.tree.map(lambda g: jax.ShapeDtypeStruct(g.shape[1:], g.dtype), grads)
 
     def compute(rows: PyTree) -> tuple[jax.Array, list[Representation]]:
@@ -127,7 +144,8 @@ def from_dense(
         unknown_loss = jnp.full(leaves[0].shape[:1], jnp.nan, jnp.float32)
         return unknown_loss, [Dense(leaf) for leaf in leaves]
 
-    return PerExampleGrads(compute, grads, check_mask(mask, size), like, microbatch_size, unit)
+    rows = check_mask(mask, size)
+    return PerExampleGrads(compute, grads, rows, like, microbatch_size, unit, record_mask=mask)
 
 
 def _vmap_engine(

@@ -81,7 +81,7 @@ class Run:
         data_config, secrets = self.config.data, self.saved.secrets
         start = self.first_step if start is None else start
         count = (self.plan.steps if end is None else end) - start
-        samples = self.plan.batches(secrets.sampling, start - self.first_step)
+        samples = self.plan.batches(key=secrets.sampling, start=start - self.first_step)
         return feeding.feed(
             self.dataset.private,
             itertools.islice(samples, count),

@@ -9,6 +9,7 @@ import warnings
 
 import jax.numpy as jnp
 import pytest
+from helpers.dense import from_dense
 
 import jaxdp
 from jaxdp.accounting import NoiseTable, epsilon, plan_noise
@@ -86,7 +87,7 @@ def test_the_noise_is_what_privatize_adds(changes, clipping, factor):
 
 def test_no_clipped_mean_is_longer_than_said():
     row = ask(clipping_norm=0.5, batch_sizes=[20], **QUICK).rows[0]
-    aligned = jaxdp.from_dense(jnp.full((20, 650), 9.0))
+    aligned = from_dense(jnp.full((20, 650), 9.0))
     clipping = jaxdp.clip_individual(0.5)
     total, _ = clipping.update(aligned, clipping.init(jnp.zeros(650)))
     assert jnp.linalg.norm(total) / 20 == pytest.approx(row.largest_gradient, rel=1e-4)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.dense import from_dense
 from helpers.problems import flat64, loss, norms64, oracle_grads, random_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,7 +35,7 @@ def coefficients(grads, clipping_norm):
     def body(_, microbatch):
         return jnp.where(microbatch.valid, clip.weigh(microbatch, groups, state)[0][0], 0)
 
-    return jaxdp.from_dense(grads).fold(body, None)
+    return from_dense(grads).fold(body, None)
 
 
 @settings(max_examples=200, deadline=None)
@@ -91,7 +92,7 @@ def test_float32_sums_of_aligned_examples_stay_within_the_stated_slack(size, mic
     clip = plan.clipping
     total = jax.jit(
         lambda mask: clip.update(
-            jaxdp.from_dense(grads, mask, microbatch_size=microbatch_size), clip.init(grads)
+            from_dense(grads, mask, microbatch_size=microbatch_size), clip.init(grads)
         )[0]
     )
     everyone = flat64(total(np.ones(size, bool)))
@@ -111,7 +112,7 @@ def test_later_roundings_do_not_add_up(count, microbatch_size):
     clip = jaxdp.clip_individual(1.0)
     total = jax.jit(
         lambda mask: clip.update(
-            jaxdp.from_dense(grads, mask, microbatch_size=microbatch_size), clip.init(grads[0])
+            from_dense(grads, mask, microbatch_size=microbatch_size), clip.init(grads[0])
         )[0]
     )
     gap = total(np.ones(size, bool)) - total(np.arange(size) != count)
@@ -122,7 +123,7 @@ def test_later_roundings_do_not_add_up(count, microbatch_size):
 def test_norms_of_large_leaves_are_not_rounded_down():
     # A running float32 sum would stop growing at 2^24 equal squares.
     grads = np.full((1, 2**25), 0.1, np.float32)
-    squared = jaxdp.from_dense(grads).squared_norms()
+    squared = from_dense(grads).squared_norms()
     exact = np.sum(np.square(grads, dtype=np.float64))
     assert exact <= squared[0] <= exact * (1 + 1e-5)
 
@@ -162,14 +163,14 @@ def test_clipping_refuses_gradients_that_are_already_averaged():
 
 
 def test_units_of_gradients_and_clipping_must_agree():
-    grads = jaxdp.from_dense(jnp.ones((2, 3)))
+    grads = from_dense(jnp.ones((2, 3)))
     with pytest.raises(ValueError, match=r'use per_example_grads.*unit="batch"'):
         jaxdp.clip_batch(1.0).update(grads, jaxdp.clip_batch(1.0).init(jnp.ones(3)))
 
 
 def test_clipping_norms_in_the_state_are_checked_when_gradients_are_weighed():
     clip, params = jaxdp.clip_layerwise(1.0), {"a": jnp.ones(2), "b": jnp.ones(2)}
-    rows = jaxdp.from_dense(jax.tree.map(lambda p: 5 * p[None], params))
+    rows = from_dense(jax.tree.map(lambda p: 5 * p[None], params))
     with pytest.raises(ValueError, match=r"shape \(1,\): there are 2 groups \(a, b\)"):
         clip.update(rows, ClippingState(jnp.ones(1)))
     for bad in (-1.0, 0.0, 1e-25):  # the noise is for at least 1e-12

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.dense import from_dense
 from helpers.problems import flat64
 from helpers.releases import make_plan, releases
 from hypothesis import given, settings
@@ -37,7 +38,7 @@ def contributions(grads, norms, unit="example"):
     def body(_, microbatch):
         return jnp.where(microbatch.valid, jnp.stack(clip.weigh(microbatch, groups, state)[0]), 0)
 
-    weights = jaxdp.from_dense(grads, unit=unit).fold(body, None)
+    weights = from_dense(grads, unit=unit).fold(body, None)
     return {
         name: jnp.where(weight[:, None] > 0, weight[:, None] * grads[name], 0)
         for name, weight in zip(grads, weights, strict=True)
@@ -97,9 +98,9 @@ def test_it_is_scaling_clipping_and_scaling_back():
     like = jax.tree.map(lambda g: g[0], grads)
     times = lambda tree, sign: {h: tree[h] * (whole / norms[h]) ** sign for h in tree}
     flat, clip = jaxdp.clip_individual(whole), jaxdp.clip_multiplied(norms)
-    scaled, _ = flat.update(jaxdp.from_dense(times(grads, 1)), flat.init(like))
+    scaled, _ = flat.update(from_dense(times(grads, 1)), flat.init(like))
     for microbatch_size in (None, 2):
-        rows = jaxdp.from_dense(grads, microbatch_size=microbatch_size)
+        rows = from_dense(grads, microbatch_size=microbatch_size)
         got, _ = clip.update(rows, clip.init(like))
         np.testing.assert_allclose(flat64(got), flat64(times(scaled, -1)), rtol=1e-4)
 
@@ -121,12 +122,12 @@ def test_times_the_root_of_layers_it_has_the_noise_of_layerwise_and_clips_no_mor
     like = jax.tree.map(lambda g: g[0], rows)
     whole = jax.tree.map(lambda g: g.sum(0), rows)
     for clip in (apart, together):
-        total, _ = clip.update(jaxdp.from_dense(rows), clip.init(like))
+        total, _ = clip.update(from_dense(rows), clip.init(like))
         np.testing.assert_allclose(flat64(total), flat64(whole), atol=1e-5)
     # But a layer that is long alone shrinks the others with it: (100, 1) in clipping norms.
     one = {"a": np.array([[100.0]], np.float32), "b": np.array([[1.0]], np.float32)}
     clip = jaxdp.clip_multiplied(np.sqrt(2.0).item())
-    total, _ = clip.update(jaxdp.from_dense(one), clip.init(jax.tree.map(lambda g: g[0], one)))
+    total, _ = clip.update(from_dense(one), clip.init(jax.tree.map(lambda g: g[0], one)))
     np.testing.assert_allclose([total["a"][0], total["b"][0]], [1.414, 0.01414], rtol=1e-3)
 
 
@@ -144,7 +145,7 @@ def test_within_means_the_whole_gradient():
         "b": np.array([[0.8], [0.6], [2.0], [0.0]], np.float32),
     }
     state = tx.init(jax.tree.map(lambda g: g[0], grads))
-    assert tx.sums(jaxdp.from_dense(grads), state).diagnostics.clipped == 2
+    assert tx.sums(from_dense(grads), state).diagnostics.clipped == 2
 
 
 def test_norms_at_the_edge_of_overflow_make_nothing_nan():
@@ -156,7 +157,7 @@ def test_norms_at_the_edge_of_overflow_make_nothing_nan():
     @jax.jit
     def release(size):
         grads = {name: jnp.zeros(4) for name in params} | {"w0": jnp.zeros(4).at[2].set(size)}
-        return tx.update(jaxdp.from_dense(grads), state)[0]
+        return tx.update(from_dense(grads), state)[0]
 
     size = np.sqrt(np.finfo(np.float32).max)
     for _ in range(200):

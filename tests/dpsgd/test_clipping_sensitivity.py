@@ -5,6 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from helpers.dense import from_dense
 from helpers.layers import LAYERS, layers_loss, layers_records
 from helpers.problems import flat64
 from helpers.releases import make_plan
@@ -141,7 +142,7 @@ def test_frozen_groups_get_neither_gradient_nor_noise():
     plan = make_plan(CLIPPINGS["frozen"]("example"))
     tx = jaxdp.privatize(plan, key=jax.random.key(0))
     batch = layers_records(np.random.default_rng(0), 6, 1.0)
-    grads = jaxdp.per_example_grads(layers_loss)(LAYERS, batch)
+    grads = jaxdp.per_example_grads(layers_loss)(LAYERS, batch, jaxdp.all_rows(6))
     mean, _ = tx.update(grads, tx.init(LAYERS), LAYERS)
     assert not mean["kernel"].any()
     assert mean["table"].all()
@@ -154,6 +155,6 @@ def test_the_sign_of_a_frozen_groups_zeros_tells_nothing(unit):
     for sign in (-1, 1):
         grads = {"a": np.full((1, 4), sign, np.float32), "b": np.ones((1, 2), np.float32)}
         mean, _ = tx.update(
-            jaxdp.from_dense(grads, unit=unit), tx.init(jax.tree.map(lambda g: g[0], grads))
+            from_dense(grads, unit=unit), tx.init(jax.tree.map(lambda g: g[0], grads))
         )
         assert not np.signbit(mean["a"]).any()

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers.dense import from_dense
 
 import jaxdp
 
@@ -143,7 +144,7 @@ def test_a_clipping_keeps_its_norms_when_the_caller_changes_the_dict():
 def test_equal_clippings_are_one_static_argument():
     @functools.partial(jax.jit, static_argnums=0)
     def clipped(clip, rows):
-        return clip.update(jaxdp.from_dense(rows), clip.init(rows[0]))[0]
+        return clip.update(from_dense(rows), clip.init(rows[0]))[0]
 
     rows = jnp.array([[3.0, 4.0]])
     for _ in range(2):
@@ -157,7 +158,7 @@ def test_optax_takes_a_clipping_as_a_transformation():
     later = optax.inject_hyperparams(optax.sgd)(learning_rate=0.5)
     tx = optax.chain(clip, optax.apply_if_finite(later, 3))
     state = tx.init(rows[0])
-    step = jax.jit(lambda s: tx.update(jaxdp.from_dense(rows), s, rows[0]))
+    step = jax.jit(lambda s: tx.update(from_dense(rows), s, rows[0]))
     updates, after = step(state)
     np.testing.assert_allclose(updates, [-0.3, -0.65], rtol=1e-5)
     assert after[0] == state[0]
@@ -165,4 +166,4 @@ def test_optax_takes_a_clipping_as_a_transformation():
     np.testing.assert_allclose(updates, [-0.03, -0.09], rtol=1e-5)
     state = optax.MultiSteps(clip, 2).init(rows[0])
     with pytest.raises(ValueError, match="held lazily"):
-        optax.MultiSteps(clip, 2).update(jaxdp.from_dense(rows), state, rows[0])
+        optax.MultiSteps(clip, 2).update(from_dense(rows), state, rows[0])

@@ -5,6 +5,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
+from helpers.dense import from_dense
 from helpers.layers import LAYERS
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -99,7 +100,7 @@ def test_groups_go_into_a_clipping_and_frozen_layers_stay_frozen():
     assert found.names == ("a + c", "b")
     assert found.of_leaf == (0, 1, 0, None)
     together = jax.tree.map(lambda p: p[None] + 10.0, params)
-    total, _ = clip.update(jaxdp.from_dense(together), clip.init(params))
+    total, _ = clip.update(from_dense(together), clip.init(params))
     np.testing.assert_allclose(np.hypot(*[np.linalg.norm(total[n]) for n in "ac"]), 1, rtol=1e-5)
     assert not total["d"].any()
 

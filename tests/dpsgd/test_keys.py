@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.dense import from_dense
 from helpers.integer_noise import threefry
 from helpers.problems import flat64
 from helpers.releases import FALSE_ALARM, PARAMS, make_plan, releases
@@ -60,7 +61,7 @@ def test_sampling_uses_all_bits_of_a_key():
     for i in range(128):
         flipped = words.at[i // 32].set(words[i // 32] ^ jnp.uint32(1 << i % 32))
         key = jax.random.wrap_key_data(flipped, impl="rbg")
-        drawn.add(tuple(next(make_plan().batches(key))[0].tolist()))
+        drawn.add(tuple(next(make_plan().batches(key=key))[0].tolist()))
     assert len(drawn) == 128
 
 
@@ -115,7 +116,7 @@ def test_vmapped_members_never_share_noise():
     plan = make_plan()
     tx = jaxdp.privatize(plan)
     one = tx.init(PARAMS)
-    grads = lambda p: jaxdp.from_dense(jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), p))
+    grads = lambda p: from_dense(jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), p))
     shared = jax.vmap(jax.jit(lambda p, s: tx.update(grads(p), s, p)[0]), (0, None))
     with pytest.raises(ValueError, match="share their noise"):
         shared(PARAMS_OF_TWO, one)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.dense import from_dense
 from helpers.releases import PARAMS, make_plan, zero_gradients
 
 import jaxdp
@@ -191,7 +192,7 @@ def test_sums_that_get_no_noise_are_not_rounded():
     """Plain training may have any number of parameters, too."""
     tx = jaxdp.privatize(make_plan(jaxdp.clip_individual(1.0), 0.0, num_parameters=1))
     grads = {"a": np.full((1, 40, 50), 1e-9, np.float32), "b": np.zeros((1, 3000), np.float32)}
-    mean, _ = tx.update(jaxdp.from_dense(grads), tx.init(PARAMS))
+    mean, _ = tx.update(from_dense(grads), tx.init(PARAMS))
     np.testing.assert_allclose(mean["a"], 1e-11, rtol=1e-6)
 
 

@@ -154,8 +154,8 @@ def test_composition_by_hand():
 
     params = {"w": jnp.zeros(5), "b": jnp.zeros(())}
     state = tx.init(params)
-    for indices, mask in plan.batches():
-        params, state = step(params, state, (x[indices], y[indices]), mask)
+    for batch, mask in plan.batches(x, y):
+        params, state = step(params, state, batch, mask)
 
     assert step._cache_size() == 1
     assert plan.epsilon_spent(state) == plan.epsilon() <= 3.0

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers.dense import from_dense
 from helpers.problems import flat64, loss, random_problem
 from helpers.releases import PARAMS, make_plan, zero_gradients
 
@@ -17,7 +18,7 @@ def test_the_divisor_is_the_expected_batch_size():
     plan = make_plan(jaxdp.clip_individual(1e6), 0.0, expected_batch_size=10)
     tx = jaxdp.privatize(plan)
     p = random_problem(0, size=8)
-    grads = jaxdp.per_example_grads(loss)(p.params, p.batch, p.mask)
+    grads = jaxdp.per_example_grads(loss)(p.params, p.batch, np.sort(p.mask)[::-1])
     got, _ = tx.update(grads, tx.init(p.params), p.params)
     total, _ = plan.clipping.update(grads, plan.clipping.init(p.params))
     np.testing.assert_allclose(flat64(got), flat64(total) / 10, rtol=1e-6)
@@ -48,11 +49,15 @@ def test_clipping_norms_that_changed_between_sums_and_release_release_nothing():
     tx = jaxdp.privatize(make_plan(jaxdp.clip_individual(1.0)), key=jax.random.key(0))
     state = tx.init(PARAMS)
     sums = tx.sums(zero_gradients(), state)
-    lowered = optax.tree.set(state, clipping_norms=jnp.full(1, 1e-3))
-    assert np.isnan(flat64(tx.release(sums, lowered)[0])).all()
-    mixed = sums + tx.sums(zero_gradients(), lowered)
+    changed = [optax.tree.set(state, clipping_norms=jnp.full(1, c)) for c in (1e-3, 0.5, 1.5)]
+    assert np.isnan(flat64(tx.release(sums, changed[0])[0])).all()
+    part = lambda i, state: tx.sums(zero_gradients(), state, part=(i, 2))
+    mixed = part(0, changed[0]) + part(1, state)
     assert np.isnan(flat64(tx.release(mixed, state)[0])).all()
-    assert np.isfinite(flat64(tx.release(sums + sums, state)[0])).all()
+    # The norms of the parts average to the state's.
+    averaged = part(0, changed[1]) + part(1, changed[2])
+    assert np.isnan(flat64(tx.release(averaged, state)[0])).all()
+    assert np.isfinite(flat64(tx.release(part(0, state) + part(1, state), state)[0])).all()
 
 
 def test_clipping_norms_in_the_state_must_have_one_number_per_group():
@@ -68,7 +73,7 @@ def test_clipping_norms_in_the_state_must_have_one_number_per_group():
 
 def test_released_gradients_have_the_parameters_dtype():
     params = {"w": jnp.zeros(3, jnp.bfloat16), "v": jnp.zeros(2)}
-    grads = jaxdp.from_dense(jax.tree.map(lambda p: jnp.zeros((4, *p.shape), p.dtype), params))
+    grads = from_dense(jax.tree.map(lambda p: jnp.zeros((4, *p.shape), p.dtype), params))
     tx = jaxdp.privatize(make_plan())
     state = tx.init(params)
     mean, _ = tx.update(grads, state, params)
@@ -86,7 +91,8 @@ def test_matrix_products_behind_norms_and_sums_run_at_full_precision():
     state = tx.init(jnp.zeros((8, 6)))
 
     def sums(params, x, method):
-        grads = jaxdp.per_example_grads(loss, method=method)(params, (x,))
+        mask = jaxdp.all_rows(len(x))
+        grads = jaxdp.per_example_grads(loss, method=method)(params, (x,), mask)
         return tx.sums(grads, state)
 
     for shape in ((5, 8), (5, 3, 8), (5, 400, 8)):
@@ -144,7 +150,7 @@ def test_strength_is_of_the_clipped_mean_and_of_the_noise_that_is_added(name):
 
     @jax.jit
     def step(grads, state):
-        make = lambda: jaxdp.from_dense(grads, unit=clipping.unit)
+        make = lambda: from_dense(grads, unit=clipping.unit)
         clipped, _ = clipping.update(make(), state.clipping)
         return clipped, tx.strength(tx.sums(make(), state), state), tx.update(make(), state, params)
 
@@ -160,5 +166,5 @@ def test_without_noise_the_strength_of_the_noise_is_zero():
     plan = make_plan(jaxdp.clip_individual(np.inf), 0)
     tx = jaxdp.privatize(plan)
     state = tx.init(jnp.zeros(2))
-    found = tx.strength(tx.sums(jaxdp.from_dense(jnp.ones((1, 2))), state), state)
+    found = tx.strength(tx.sums(from_dense(jnp.ones((1, 2))), state), state)
     assert found.noise_norm == 0

@@ -55,25 +55,62 @@ plan = jaxdp.Plan(
 )
 tx = jaxdp.privatize(plan, key=jax.random.key(0))
 grads = jaxdp.per_example_grads(loss)
-alone, _ = tx.update(grads(params, batch, mask), tx.init(params), params)
+# The records are dealt to the devices, each with its padding last.
+mask = jnp.arange(32) % 4 < 3
+batch = (batch[0], jnp.where(mask[:, None, None], f32(32, 1, 5), jnp.nan))
+order = np.argsort(~np.asarray(mask), kind="stable")
+first = jax.tree.map(lambda leaf: leaf[order], (batch, mask))
+alone, _ = tx.update(grads(params, *first), tx.init(params), params)
 
-def release(reduce):
-    def step(p, b, m, state):
-        sums = tx.sums(grads(p, b, m), state)
-        return tx.release(jax.lax.psum(sums, "data") if reduce else sums, state, p)[0]
-
+def mapped(step, rows=P("data"), **options):
     return jax.jit(jax.shard_map(
-        step, mesh=mesh, in_specs=(P(), P("data"), P("data"), P()), out_specs=P(),
+        step, mesh=mesh, in_specs=(P(), rows, rows, P()), out_specs=P(), **options
     ))(params, batch, mask, tx.init(params))
 
-for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(release(True)), strict=True):
-    assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(a), (a, b)
+def release(reduce, rows=P("data"), **options):
+    def step(p, b, m, state):
+        return tx.release(reduce(tx.sums(grads(p, b, m), state)), state, p)[0]
+
+    return mapped(step, rows, **options)
+
+def is_refused(text, *args, **options):
+    try:
+        release(*args, **options)
+    except ValueError as error:
+        assert text in str(error), error
+    else:
+        raise AssertionError(f"no error: {text}")
+
+def same(got):
+    for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(got), strict=True):
+        assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(a), (a, b)
+
+psum = lambda sums: tx.psum(sums, "data")
+same(release(psum))
+# Without JAX's knowledge of what differs, sums may be added inside and are released outside.
+state = tx.init(params)
+outside = mapped(lambda p, b, m, s: psum(tx.sums(grads(p, b, m), s)), check_vma=False)
+same(tx.release(outside, state, params)[0])
+is_refused("the sums differ along the mesh axes ['data']", lambda sums: sums)
+is_refused("with check_vma=False, over the axes ('data',)", psum, check_vma=False)
+is_refused("the same on all devices along the mesh axis 'data'", lambda sums: psum(psum(sums)))
+everywhere = P()
+mask, batch = jnp.ones(32, bool), jax.tree.map(jnp.nan_to_num, batch)
+is_refused("the same on all devices along the mesh axis 'data'", psum, everywhere)
+mask = jnp.arange(32) % 4 < 3
+# Nothing tells that a plain psum counts parts, and a second one counts them twice: NaN.
+for wrong in (lambda sums: jax.lax.psum(sums, "data"),
+              lambda sums: jax.lax.psum(psum(sums), "data")):
+    for leaf in jax.tree.leaves(release(wrong)):
+        assert np.isnan(leaf).all()
+update = lambda x, y, m, s: tx.update(grads(params, (x, y), m), s, params)[0]
+dealt = jax.tree.map(lambda leaf: leaf.reshape(8, 4, *leaf.shape[1:]), (*batch, mask))
 try:
-    release(False)
+    jax.pmap(update, in_axes=(0, 0, 0, None))(*dealt, state)
 except ValueError as error:
-    assert "the sums differ along the mesh axes ['data']" in str(error), error
+    assert "release is under pmap" in str(error), error
 else:
-    raise AssertionError("sums of single devices were released")
+    raise AssertionError("pmap released")
 print("equal")
 """
 

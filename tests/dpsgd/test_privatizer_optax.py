@@ -135,7 +135,11 @@ def test_no_clipping_and_no_noise_is_plain_training():
     results = []
     for name, tx in chains.items():
         lazy = jaxdp.per_example_grads(loss, microbatch_size=5)
-        grads = (lambda q: lazy(q, p.batch)) if name == "private" else jax.grad(mean)
+        grads = (
+            (lambda q: lazy(q, p.batch, jaxdp.all_rows(10)))
+            if name == "private"
+            else jax.grad(mean)
+        )
 
         @jax.jit
         def step(params, state, tx=tx, grads=grads):

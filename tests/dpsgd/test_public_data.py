@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers.dense import from_dense
 from helpers.problems import loss, norms64, oracle_grads, random_problem
 
 import jaxdp
@@ -93,7 +94,7 @@ def test_refreshed_clipping_norms_move_the_noise_and_keep_the_noise_multiplier()
     tx = jaxdp.privatize(plan, key=jax.random.key(0))
     measure = jaxdp.public_norms(lambda p, x: p["a"][0] * x + 4 * p["b"][0] * x, clip)
     public = [((np.array([0.5, 1.5], np.float32),), None)]
-    nothing = jaxdp.from_dense(jax.tree.map(lambda p: p[None], params), np.zeros(1, bool))
+    nothing = from_dense(jax.tree.map(lambda p: p[None], params), np.zeros(1, bool))
     step = jax.jit(lambda state: tx.update(nothing, state))
     state = tx.init(params)
     for epoch in range(3):

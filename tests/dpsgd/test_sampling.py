@@ -70,7 +70,7 @@ def test_no_sampled_record_is_dropped_to_fit_a_shape(n, share, seed):
     p = make_plan(n, max(share * n, 1e-3), 3)
     key = jax.random.key(seed)
     philox = keys.philox_key(key, "sampling")
-    for step, (indices, mask) in enumerate(p.batches(key)):
+    for step, (indices, mask) in enumerate(p.batches(key=key)):
         want = sampling.Sampler("poisson", philox, n, p.expected_batch_size).rows(step)
         np.testing.assert_array_equal(indices[mask], want)
         assert len(indices) == len(mask)
@@ -78,9 +78,10 @@ def test_no_sampled_record_is_dropped_to_fit_a_shape(n, share, seed):
 
 
 def test_a_sample_above_the_capacity_gets_a_larger_shape():
-    indices, mask = sampling.pad(np.arange(5, dtype=np.int32), 4)
+    indices, mask = sampling.pad(np.arange(5, dtype=np.int32), 4, padding=9)
     assert len(indices) == len(mask) == 8
     np.testing.assert_array_equal(indices[mask], np.arange(5))
+    assert (indices[~mask] == 9).all()
 
 
 def test_capacity_holds_all_but_one_of_1e12_runs():
@@ -109,7 +110,7 @@ def other_plan(kind, n, size, steps=40, **changes):
 
 
 def test_shuffled_epochs_hold_everybody_once():
-    batches = list(other_plan("shuffled", 50, 20, steps=7).batches(jax.random.key(0)))
+    batches = list(other_plan("shuffled", 50, 20, steps=7).batches(key=jax.random.key(0)))
     sizes = [int(mask.sum()) for _, mask in batches]
     assert sizes == [20, 20, 10, 20, 20, 10, 20]
     epochs = [
@@ -126,14 +127,14 @@ def test_a_shuffled_epoch_goes_on_in_its_own_order_only():
     with pytest.raises(ValueError, match="start is 4, inside a shuffled epoch of 3 steps"):
         next(plan.batches(start=4))
     key = jax.random.key(0)
-    resumed = next(plan.batches(key, start=4))
-    np.testing.assert_array_equal(resumed[0], list(plan.batches(key))[4][0])
+    resumed = next(plan.batches(key=key, start=4))
+    np.testing.assert_array_equal(resumed[0], list(plan.batches(key=key))[4][0])
     next(plan.batches(start=3))
 
 
 def test_fixed_size_batches_are_uniform_and_without_replacement():
     counts = np.zeros(50)
-    for indices, mask in other_plan("fixed_size", 50, 20, steps=400).batches(jax.random.key(0)):
+    for indices, mask in other_plan("fixed_size", 50, 20, steps=400).batches(key=jax.random.key(0)):
         assert mask.all()
         assert len(set(indices)) == 20
         counts[indices] += 1
@@ -154,18 +155,18 @@ def test_batch_sizes_must_be_whole_unless_poisson():
 def test_runs_share_no_samples_unless_a_key_is_given():
     runs = [next(make_plan().batches()) for _ in range(2)]
     assert not np.array_equal(runs[0][0], runs[1][0])
-    repeats = [list(make_plan().batches(jax.random.key(1))) for _ in range(2)]
+    repeats = [list(make_plan().batches(key=jax.random.key(1))) for _ in range(2)]
     for (a, mask_a), (b, mask_b) in zip(*repeats, strict=True):
         np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(mask_a, mask_b)
-    other = next(make_plan().batches(jax.random.key(2)))
+    other = next(make_plan().batches(key=jax.random.key(2)))
     assert not np.array_equal(repeats[0][0][0], other[0])
 
 
 def test_a_batch_depends_on_key_and_step_only():
     key = jax.random.key(5)
-    whole = list(make_plan().batches(key))
-    resumed = list(make_plan().batches(key, start=13))
+    whole = list(make_plan().batches(key=key))
+    resumed = list(make_plan().batches(key=key, start=13))
     assert len(whole) == 20
     assert len(resumed) == 7
     np.testing.assert_array_equal(whole[13][0], resumed[0][0])

@@ -133,7 +133,7 @@ def test_memory_does_not_grow_with_the_number_of_records(kind):
     for plan in plans:
         tracemalloc.start()
         try:
-            batches = plan.batches(jax.random.key(0))
+            batches = plan.batches(key=jax.random.key(0))
             sizes = [int(next(batches)[1].sum()) for _ in range(3)]
             _, peak = tracemalloc.get_traced_memory()
         finally:
@@ -149,14 +149,14 @@ def test_memory_does_not_grow_with_the_number_of_records(kind):
 @pytest.mark.parametrize("kind", ["poisson", "fixed_size", "shuffled"])
 def test_rows_of_any_number_of_records(num_examples, dtype, kind):
     plan = make_plan(num_examples, kind, size=100)
-    batches = plan.batches(jax.random.key(1))
+    batches = plan.batches(key=jax.random.key(1))
     rows = []
     for _ in range(5):
         indices, mask = next(batches)
         assert indices.dtype == dtype
         assert len(indices) == plan.capacity
         rows.append(indices[mask])
-    again = next(plan.batches(jax.random.key(1), start=3))
+    again = next(plan.batches(key=jax.random.key(1), start=3))
     np.testing.assert_array_equal(again[0][again[1]], rows[3])
     rows = np.concatenate(rows)
     assert rows.min() >= 0

@@ -24,7 +24,7 @@ def test_a_records_unit_is_its_own_affair():
     placed = []
     for order in (some, shuffled):
         np.testing.assert_array_equal(sampling.assign_units(KEY, 3, order, m), whole[order])
-        units, mask = sampling.pad_units(order, whole[order], m, 10)
+        units, mask = sampling.pad_units(order, whole[order], m, 10, 10**6)
         placed.append([set(row[keep]) for row, keep in zip(units, mask, strict=True)])
     assert placed[0] == placed[1]
     assert placed[0] == [set(some[whole[some] == unit]) for unit in range(m)]
@@ -51,7 +51,7 @@ def test_units_do_not_follow_from_who_is_sampled():
         noise_multiplier=1.0,
     )
     key = jax.random.key(0)
-    indices, mask = next(plan.batches(key))
+    indices, mask = next(plan.batches(key=key))
     sampled = np.sort(indices[mask])
     in_first = np.isin(sampled, indices[0][mask[0]])
     own = sampling.assign_units(keys.philox_key(key, "sampling"), 0, sampled, 2) == 0
@@ -91,14 +91,14 @@ def test_units_of_other_rows_and_steps_are_independent(rows, steps):
 def test_units_are_placed_for_rows_beyond_32_bits():
     rows = np.array([2**31, 10**12, 2**40])
     assert len(set(sampling.assign_units(KEY, 0, rows, 2**30))) == 3
-    units, mask = sampling.pad_units(rows, np.array([0, 1, 1]), 2, 2)
+    units, mask = sampling.pad_units(rows, np.array([0, 1, 1]), 2, 2, 2**41)
     assert units.dtype == np.int64
     np.testing.assert_array_equal(np.sort(units[mask]), rows)
 
 
 def test_a_unit_above_the_capacity_gets_a_larger_shape():
     units, mask = sampling.pad_units(
-        np.arange(9, dtype=np.int32), np.array([0] * 7 + [2] * 2), 3, 5
+        np.arange(9, dtype=np.int32), np.array([0] * 7 + [2] * 2), 3, 5, padding=9
     )
     assert units.shape == mask.shape == (3, 10)
     assert mask.sum(axis=1).tolist() == [7, 0, 2]

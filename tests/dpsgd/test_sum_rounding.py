@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.dense import from_dense
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -106,7 +107,7 @@ def test_the_bound_is_not_far_above_what_can_happen(count, at_once):
 
 
 def dense(values, size):
-    return jaxdp.from_dense(values, microbatch_size=size)
+    return from_dense(values, microbatch_size=size)
 
 
 def matmul(values, size):
@@ -265,20 +266,21 @@ def bounded(grads, size):
 
 
 def test_a_bound_is_not_for_more_rows_at_a_time_or_more_parts_than_were_said():
-    grads = jaxdp.from_dense({"w": np.ones((8, 3), np.float32)})
+    grads = from_dense({"w": np.ones((8, 3), np.float32)})
     *_, sums = bounded(grads, 4)
     with pytest.raises(ValueError, match="8 rows are summed at a time, and the plan's rounding"):
         sums()
     tx, state, sums = bounded(grads, 8)
-    once = sums()
-    assert np.isfinite(tx.release(once, state)[0]["w"]).all()
-    assert np.isnan(tx.release(once + once, state)[0]["w"]).all()
+    assert np.isfinite(tx.release(sums(), state)[0]["w"]).all()
+    half = lambda i: tx.sums(grads, state, part=(i, 2))
+    with pytest.raises(ValueError, match="the sums have 2 parts, and the plan's rounding bound"):
+        tx.release(half(0) + half(1), state)
 
 
 @pytest.mark.parametrize("method", ["factored", "vmap"])
 def test_a_bound_is_not_for_gradients_of_several_terms(method):
     grads = jaxdp.per_example_grads(lambda w, x: jnp.sum(jnp.sin(x @ w)), method=method)
-    made = lambda rows: grads(jnp.ones((3, 1)), (jnp.ones((8, rows, 3)),))
+    made = lambda rows: grads(jnp.ones((3, 1)), (jnp.ones((8, rows, 3)),), jaxdp.all_rows(8))
     plan = make_plan(num_examples=100, expected_batch_size=8)
     sums = lambda plan, grads: (tx := jaxdp.privatize(plan)).sums(grads, tx.init(jnp.ones((3, 1))))
     sums(plan.with_rounding_bound(8), made(1))

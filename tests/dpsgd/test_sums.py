@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.dense import from_dense
 from helpers.problems import flat64, loss, random_problem
 from helpers.releases import PARAMS, make_plan, zero_gradients
 
@@ -15,23 +16,30 @@ def test_sums_of_parts_add_up_to_the_batch():
     tx = jaxdp.privatize(make_plan(jaxdp.clip_individual(0.5)), key=jax.random.key(0))
     state = tx.init(p.params)
     transform = jaxdp.per_example_grads(loss)
-    whole = tx.sums(transform(p.params, p.batch, p.mask), state)
-    part = lambda rows: tx.sums(
-        transform(p.params, jax.tree.map(lambda leaf: leaf[rows], p.batch), p.mask[rows]), state
+    mask = np.arange(10) < 9
+    whole = tx.sums(transform(p.params, p.batch, mask), state)
+    part = lambda i, rows: tx.sums(
+        transform(p.params, jax.tree.map(lambda leaf: leaf[rows], p.batch), mask[rows]),
+        state,
+        part=(i, 2),
     )
-    parts = part(slice(0, 4)) + part(slice(4, 10))
+    first = part(0, slice(0, 4))
+    parts = first + part(1, slice(4, 10))
     facts = lambda sums: flat64((sums.gradient, sums.counts, sums.diagnostics))
     np.testing.assert_allclose(facts(parts), facts(whole), rtol=1e-4, atol=1e-5)
     released, _ = tx.release(parts, state, p.params)
-    updated, _ = tx.update(transform(p.params, p.batch, p.mask), state, p.params)
+    updated, _ = tx.update(transform(p.params, p.batch, mask), state, p.params)
     np.testing.assert_allclose(flat64(released), flat64(updated), rtol=1e-4, atol=1e-5)
+    # A part that is missing, there twice, or scaled releases nothing.
+    for wrong in (first, parts + first, first + first, jax.tree.map(lambda x: 2 * x, parts)):
+        assert np.isnan(flat64(tx.release(wrong, state, p.params)[0])).all()
 
 
 def test_diagnostics_describe_the_batch():
     grads = jnp.array([[3.0, 4.0], [0.3, 0.4], [jnp.inf, 0.0], [30.0, 40.0]])
     mask = np.array([True, True, True, False])
     tx = jaxdp.privatize(make_plan(jaxdp.clip_individual(1.0)))
-    found = tx.sums(jaxdp.from_dense(grads, mask), tx.init(grads[0])).diagnostics
+    found = tx.sums(from_dense(grads, mask), tx.init(grads[0])).diagnostics
     assert (found.count, found.clipped, found.nonfinite) == (3, 1, 1)
     edges = jaxdp.NORM_BIN_EDGES
     occupied = np.flatnonzero(found.norm_histogram)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.dense import from_dense
 from helpers.problems import flat64, loss, norms64, oracle_grads, random_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,7 +56,7 @@ def test_bfloat16_gradients_have_float32_norms_and_sums():
     rng = np.random.default_rng(0)
     dense = {"w": jnp.asarray(rng.standard_normal((64, 300)), jnp.bfloat16)}
     clip = jaxdp.clip_individual(1.0)
-    total, _ = clip.update(jaxdp.from_dense(dense), clip.init(dense))
+    total, _ = clip.update(from_dense(dense), clip.init(dense))
     assert total["w"].dtype == jnp.float32
     weights = np.minimum(1, 1 / norms64(dense))
     want = weights @ np.asarray(dense["w"], np.float64)
@@ -69,7 +70,7 @@ def test_from_dense_takes_a_users_own_gradients():
     state = clip.init(p.params)
     want, _ = clip.update(jaxdp.per_example_grads(loss)(p.params, p.batch, p.mask), state)
     for size in (None, 4):
-        got, _ = clip.update(jaxdp.from_dense(own, p.mask, microbatch_size=size), state)
+        got, _ = clip.update(from_dense(own, p.mask, microbatch_size=size), state)
         np.testing.assert_allclose(flat64(got), flat64(want), rtol=1e-5, atol=1e-6)
 
 

@@ -49,7 +49,7 @@ class Problem:
         params = {"w": jnp.ones(3), "b": jnp.zeros(())}
         self.state = init_state(params, privatizer, optimizer)
         self.step = make_train_step(self._loss, privatizer, optimizer, 4)
-        self.samples = lambda: self.plan.batches(sampling_key)
+        self.samples = lambda: self.plan.batches(key=sampling_key)
         self.batches = lambda: ((self.take(rows), mask) for rows, mask in self.samples())
 
     def take(self, rows):

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from helpers.dense import from_dense
 
 import jaxdp
 
@@ -19,7 +20,7 @@ def make_plan(clipping=CLIPPING, noise_multiplier=1.5, **changes):
 
 def zero_gradients(params=PARAMS, unit="example", size=4):
     rows = jax.tree.map(lambda p: jnp.zeros((size, *p.shape), p.dtype), params)
-    return jaxdp.from_dense(rows, unit=unit)
+    return from_dense(rows, unit=unit)
 
 
 def releases(plan, key, steps, params=PARAMS, **options):

@@ -54,7 +54,7 @@ def scaled(inputs):
 
 def first_step(run, records, without_first=False):
     """The state after a step on these records that the first takes part in, or is taken out of."""
-    indices, mask = next(run.plan.batches(run.saved.secrets.sampling))
+    indices, mask = next(run.plan.batches(key=run.saved.secrets.sampling))
     padding = tuple(np.argwhere(~mask)[0])  # the index there is 0, and now it counts
     mask[padding] = not without_first
     state = jax.tree.map(jnp.copy, run.state)  # the step is given its memory

@@ -31,7 +31,7 @@ def test_jax_keys_are_derived_for_one_use_and_step():
     secrets, records = run.saved.secrets, run.dataset.private
     params = init_params(run.model, keys.jax_key(secrets.init, "init"), run.dataset)
     jax.tree.map(np.testing.assert_array_equal, run.state.params, params)
-    sampled = run.plan.batches(secrets.sampling)
+    sampled = run.plan.batches(key=secrets.sampling)
     for step, ((inputs, _), _) in zip(range(2), run.batches(), strict=False):
         rows, _ = next(sampled)
         step_key = keys.jax_key(secrets.augmentation, "augmentation", step)

@@ -225,7 +225,7 @@ def test_a_new_segment_begins_new_shuffled_epochs(tmp_path):
         train.main([write_config(config, tmp_path), "--output", str(folder)])
     run, history, _ = prepare_resume(folder, *OPTION)
     assert (history.step, run.first_step, run.repeats) == (2, 2, False)
-    taken = run.plan.batches(run.saved.secrets.sampling, 0)
+    taken = run.plan.batches(key=run.saved.secrets.sampling)
     batches = list(run.batches(2, 5))
     assert len(batches) == 3
     seen = np.zeros(1200, int)
@@ -248,5 +248,5 @@ def test_a_new_segment_begins_new_shuffled_epochs(tmp_path):
     again, history, _ = prepare_resume(folder)
     assert (history.step, again.first_step, again.repeats) == (4, 2, True)
     (got, mask), *_ = again.batches(4, 5)
-    taken = again.plan.batches(again.saved.secrets.sampling, 4 - again.first_step)
+    taken = again.plan.batches(key=again.saved.secrets.sampling, start=4 - again.first_step)
     np.testing.assert_array_equal(got[0][mask], again.dataset.private.inputs[next(taken)[0][mask]])
