@@ -32,7 +32,7 @@ def steps_of(problem: Problem) -> dict[str, tuple[Step, Any]]:
         plan = jaxdp.Plan(
             num_examples=100 * rows,
             expected_batch_size=rows,
-            steps=100,
+            steps=1000,  # more than are measured
             noise_multiplier=noise_multiplier,
             clipping=jaxdp.clip_individual(1.0),
         )
@@ -53,7 +53,7 @@ def steps_of(problem: Problem) -> dict[str, tuple[Step, Any]]:
 
         return run, optimizer.init(problem.params)
 
-    lazily = lambda params: grads(params, problem.batch)
+    lazily = lambda params: grads(params, problem.batch, jaxdp.all_rows(rows))
     return {
         "plain": step(plain, jax.grad(mean_loss)),
         "jaxdp": step(private, lazily),

@@ -35,7 +35,9 @@ def norms_after(clipping: jaxdp.Clipping) -> jax.Array:
 
     def clipped_norm(norm: jax.Array) -> jax.Array:
         grads = {name: jnp.full((1, 1), share) * norm for name, share in SHARES.items()}
-        total, _ = clipping.update(jaxdp.from_dense(grads), clipping.init(params))
+        total, _ = clipping.update(
+            jaxdp.from_dense(grads, None, like=params), clipping.init(params)
+        )
         return jnp.sqrt(sum(jnp.sum(t**2) for t in total.values()))
 
     return jax.lax.map(clipped_norm, jnp.asarray(NORMS))

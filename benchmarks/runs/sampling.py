@@ -67,9 +67,9 @@ def sampler(kind: Sampling, num_examples: int, units: bool) -> Draw:
     def draw(step: int) -> object:
         rows = made.rows(step)
         if not units:
-            return sampling.pad(rows, capacity)
+            return sampling.pad(rows, capacity, num_examples)
         unit_of = sampling.assign_units(UNIT_KEY, step, rows, UNITS)
-        return sampling.pad_units(rows, unit_of, UNITS, capacity)
+        return sampling.pad_units(rows, unit_of, UNITS, capacity, num_examples)
 
     return draw
 

@@ -41,6 +41,12 @@ CALLBACKS = _primitives(callback, debugging)
 REFS = _primitives(state_primitives) | {jax_core.ref_p}
 
 
+def settings() -> dict[str, Any]:
+    """Every setting of JAX by its name, as it is here and now."""
+    values = jax.config.values
+    return {name: getattr(jax.config, name, value) for name, value in values.items()}
+
+
 def is_traced() -> bool:
     """Whether this code runs under jit, vmap or another transformation."""
     return not jax_core.trace_state_clean()

@@ -19,11 +19,16 @@ class Microbatch:
     """The gradients of the b rows (examples, or batch units) that are differentiated at a time."""
 
     def __init__(
-        self, values: jax.Array, leaves: Sequence[Representation], mask: jax.Array | None
+        self,
+        values: jax.Array,
+        leaves: Sequence[Representation],
+        mask: jax.Array | None,
+        constant_time: bool,
     ) -> None:
         self.values = values  # [b] losses
         self.leaves = leaves
         self._mask = mask
+        self._constant_time = constant_time
 
     @cached_property
     def mask(self) -> jax.Array:
@@ -54,6 +59,8 @@ class Microbatch:
             # 0·inf is NaN, so invalid rows are zeroed themselves, but only if there are any; leaf
             # by leaf, so that at most one leaf is held twice. (A sum outside of the cond is no
             # faster on CPUs, and takes up to twice the memory.)
+            if self._constant_time:
+                return leaf.keep(self.valid).weighted_sum(weights)
             return jax.lax.cond(
                 all_finite,
                 lambda: leaf.weighted_sum(weights),
@@ -90,8 +97,10 @@ class PerExampleGrads:
         microbatch_size: int | None,
         unit: Unit,
         record_mask: jax.Array | None,
+        constant_time: bool = False,
     ) -> None:
         self.unit = unit
+        self._constant_time = constant_time
         self.record_mask = record_mask
         self._compute = compute
         self._batch = batch
@@ -113,14 +122,17 @@ class PerExampleGrads:
     def fold(self, body: Callable[[Carry, Microbatch], Carry], init: Carry) -> Carry:
         """Folds `body(carry, microbatch) -> carry` over the physical microbatches.
 
-        Microbatches that hold only trailing padding are skipped. How many there are is data, not
-        part of the compiled step, so batches of uneven size share one.
+        Microbatches that hold only trailing padding are skipped, unless the time must be constant.
+        How many there are is data, not part of the compiled step, so batches of uneven size share
+        one.
         """
         m = self._microbatch_size
         if m >= self._size:
             return body(init, self._differentiate(self._batch, self._mask))
         batch, mask = self._padded()
-        last_row = jnp.max(jnp.where(mask, jnp.arange(1, mask.size + 1), 0))
+        last_row: jax.Array | int = mask.size
+        if not self._constant_time:
+            last_row = jnp.max(jnp.where(mask, jnp.arange(1, mask.size + 1), 0))
 
         def step(k: jax.Array, carry: Carry) -> Carry:
             rows, rows_mask = jax.tree.map(
@@ -179,7 +191,7 @@ class PerExampleGrads:
 
     def _differentiate(self, rows: PyTree, mask: jax.Array | None) -> Microbatch:
         values, leaves = self._compute(rows)
-        return Microbatch(values, leaves, mask)
+        return Microbatch(values, leaves, mask, self._constant_time)
 
     def __repr__(self) -> str:
         return f"PerExampleGrads({self._size} rows, microbatches of {self._microbatch_size})"

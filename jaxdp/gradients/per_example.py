@@ -34,6 +34,7 @@ def per_example_grads(
     method: Method = "auto",
     unit: Unit = "example",
     microbatch_size: int | None = None,
+    constant_time: bool = False,
 ) -> Callable[..., PerExampleGrads]:
     """Turns the loss of one example into the lazy gradients of a batch.
 
@@ -49,6 +50,9 @@ def per_example_grads(
       microbatch_size: how many examples (or batch units) are differentiated at a time. It bounds
         the memory and changes nothing else. None takes the whole batch at once. A batch unit is
         never split: it takes the memory of plain training on its records (`mean_loss` needs less).
+      constant_time: also computes microbatches that hold only padding, and always zeroes rows that
+        are not finite. Otherwise the time of a step tells how many records were sampled, and
+        whether a gradient was not finite, to whoever can watch it.
 
     Returns:
       A function `(params, batch, mask=None) -> PerExampleGrads`. `batch` is the tuple of the
@@ -98,7 +102,14 @@ def per_example_grads(
             return (_single_engine if alone else engine)(loss_fn, params, rows)
 
         return PerExampleGrads(
-            compute, batch, mask, params, microbatch_size, unit, record_mask=record_mask
+            compute,
+            batch,
+            mask,
+            params,
+            microbatch_size,
+            unit,
+            record_mask=record_mask,
+            constant_time=constant_time,
         )
 
     return transform

@@ -227,6 +227,10 @@ class TrainingConfig:
     """Number of examples that are differentiated at a time.
     It bounds the memory and changes nothing else."""
 
+    constant_time: bool = False
+    """Computes padding, too, so that the time of a step does not tell the sampled batch size.
+    For runs that somebody may watch."""
+
     def __post_init__(self) -> None:
         require(
             self.learning_rate > 0 and math.isfinite(self.learning_rate),

@@ -241,6 +241,7 @@ def build(
             optimizer,
             units_at_a_time(config, plan),
             plan.clipping.unit,
+            config.training.constant_time,
         ),
         saved=saved,
         frozen=learner.frozen,

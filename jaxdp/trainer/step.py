@@ -45,6 +45,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     microbatch_size: int,
     unit: Unit = "example",
+    constant_time: bool = False,
 ) -> jax.stages.Wrapped:
     """Returns the jitted function `(state, batch, mask) -> (state, facts)`.
 
@@ -58,8 +59,11 @@ def make_train_step(
       optimizer: uses the private gradient.
       microbatch_size: number of examples (or units) that are differentiated at a time.
       unit: what is clipped.
+      constant_time: as in `per_example_grads`.
     """
-    grads = per_example_grads(loss, unit=unit, microbatch_size=microbatch_size)
+    grads = per_example_grads(
+        loss, unit=unit, microbatch_size=microbatch_size, constant_time=constant_time
+    )
 
     @functools.partial(jax.jit, donate_argnums=0)
     def train_step(

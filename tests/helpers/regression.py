@@ -1,5 +1,7 @@
 """A small regression that the loop trains on: the frame of a run without data sets or files."""
 
+import copy
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -49,11 +51,11 @@ class Problem:
         params = {"w": jnp.ones(3), "b": jnp.zeros(())}
         self.state = init_state(params, privatizer, optimizer)
         self.step = make_train_step(self._loss, privatizer, optimizer, 4)
-        self.samples = lambda: self.plan.batches(key=sampling_key)
+        self.samples = lambda: copy.copy(self.plan).batches(key=sampling_key)
         self.batches = lambda: ((self.take(rows), mask) for rows, mask in self.samples())
 
     def take(self, rows):
-        return tuple(leaf[rows] for leaf in self.records)
+        return self.plan.take(tuple(self.records), rows)
 
     def _loss(self, *args):
         self.traces += 1

@@ -148,6 +148,27 @@ def test_a_second_run_on_one_plan_warns():
         without_noise.batches()
 
 
+def test_the_program_of_constant_time_does_not_look_at_the_records():
+    """No loop whose length, and no branch whose choice, depends on the batch."""
+    plan = make_plan()
+    tx = jaxdp.privatize(plan)
+    state = tx.init(PARAMS)
+    batch, mask = next(plan.batches(X, Y))
+
+    def sums(constant_time):
+        grads = jaxdp.per_example_grads(loss, microbatch_size=4, constant_time=constant_time)
+        return lambda x, y, mask: tx.sums(grads(PARAMS, (x, y), mask), state).gradient["w"]
+
+    text = lambda constant: str(jax.make_jaxpr(sums(constant))(*batch, mask))
+    assert "while[" in text(False)
+    assert "cond[" in text(False)
+    assert "while[" not in text(True)
+    assert "cond[" not in text(True)
+    np.testing.assert_allclose(sums(True)(*batch, mask), sums(False)(*batch, mask), rtol=1e-6)
+    batch[0][0] = np.inf  # and it contributes nothing, still
+    np.testing.assert_allclose(sums(True)(*batch, mask), sums(False)(*batch, mask), rtol=1e-6)
+
+
 def test_several_processes_need_a_common_key(monkeypatch):
     plan, tx = make_plan(), jaxdp.privatize(make_plan())
     monkeypatch.setattr(jax, "process_count", lambda: 2)

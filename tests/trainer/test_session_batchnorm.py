@@ -55,10 +55,12 @@ def scaled(inputs):
 def first_step(run, records, without_first=False):
     """The state after a step on these records that the first takes part in, or is taken out of."""
     indices, mask = next(run.plan.batches(key=run.saved.secrets.sampling))
-    padding = tuple(np.argwhere(~mask)[0])  # the index there is 0, and now it counts
+    padding = tuple(np.argwhere(~mask)[0])
     mask[padding] = not without_first
     state = jax.tree.map(jnp.copy, run.state)  # the step is given its memory
-    return run.train_step(state, (records.inputs[indices], records.labels[indices]), mask)[0]
+    # Record 0 is taken for padding, and in one place it counts now.
+    batch = run.plan.take((records.inputs, records.labels), indices)
+    return run.train_step(state, batch, mask)[0]
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ from .statement import (
 
 ASSUMPTIONS = (
     "The noise and sampling keys stay secret, with every file in private/ and the live output of "
-    "the run.",
+    "the run, which shows losses, norms and the number of sampled records step by step.",
     "Generators are taken for random, so that privacy is computational: Threefry-4x32 with 20 "
     "rounds for the noise and for deriving keys, NumPy's Philox for sampling, all with keys of 128 "
     "bits (made of 32, if a seed was given); and JAX's Threefry-2x32 for augmentation and initial "
@@ -46,6 +46,17 @@ ASSUMPTIONS = (
 )
 
 RECORD_LOSS = "The loss of a record depends on that record and the parameters only."
+
+WATCHED = (
+    "Nobody could time the steps of the run: they take longer the more records are sampled. (With "
+    "training.constant-time they do not.)"
+)
+
+CONSTANT_TIME = (
+    "Nobody could time how the host draws a sample, about a millisecond a step. The rest of a step "
+    "takes the same time whatever records are in it, since padding is computed, too. (But in one "
+    "of 1e12 runs some batch is larger than the padded one.)"
+)
 
 UNIT_LOSS = "The loss of a batch unit depends on the records in it and the parameters only."
 
@@ -163,7 +174,11 @@ def make_statement(
             _numbers(dataset.center), _numbers(dataset.scale), dataset.scaling
         ),
         batch_norm=BatchNormFacts(config.data.public or "") if batch_norm else None,
-        assumptions=(*ASSUMPTIONS, UNIT_LOSS if batch_norm else RECORD_LOSS),
+        assumptions=(
+            *ASSUMPTIONS,
+            UNIT_LOSS if batch_norm else RECORD_LOSS,
+            CONSTANT_TIME if config.training.constant_time else WATCHED,
+        ),
         not_covered=NOT_COVERED,
     )
 

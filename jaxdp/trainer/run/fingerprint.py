@@ -18,19 +18,46 @@ import jax
 from ...datasets.records import Dataset, Records, arrays_digest
 from ...dpsgd import sampling
 from ...dpsgd.plan import Plan
+from ...gradients.jax_internals import settings
 from .. import config as configs
 from ..device import describe_device
 
 Fingerprint = dict[str, Any]
 COMPUTING_PACKAGES = ("jax", "jaxlib", "numpy", "optax", "flax", "scipy")
 
-JAX_SETTINGS = (
-    "jax_enable_x64",
-    "jax_default_prng_impl",
-    "jax_threefry_partitionable",
-    "jax_default_matmul_precision",
-    "jax_numpy_dtype_promotion",
+# Settings of JAX that change no bit of a result: what is logged, shown and cached. All others,
+# also those of a JAX to come, are in the fingerprint.
+HARMLESS = frozenset(
+    {
+        "jax_captured_constants_report_frames",
+        "jax_captured_constants_warn_bytes",
+        "jax_check_proxy_envs",
+        "jax_compilation_cache_dir",
+        "jax_compilation_cache_include_metadata_in_key",
+        "jax_compilation_cache_max_size",
+        "jax_compiler_detailed_logging_min_ops",
+        "jax_debug_log_modules",
+        "jax_dump_ir_modes",
+        "jax_dump_ir_to",
+        "jax_enable_compilation_cache",
+        "jax_explain_cache_misses",
+        "jax_include_debug_info_in_dumps",
+        "jax_include_full_tracebacks_in_locations",
+        "jax_log_checkpoint_residuals",
+        "jax_log_compiles",
+        "jax_logging_level",
+        "jax_persistent_cache_min_compile_time_secs",
+        "jax_persistent_cache_min_entry_size_bytes",
+        "jax_pprint_use_color",
+        "jax_raise_persistent_cache_errors",
+        "jax_traceback_filtering",
+        "jax_traceback_in_locations_limit",
+        "jax_tracer_error_num_traceback_frames",
+    }
 )
+
+# Of environment variables that XLA and the libraries under it read.
+PREFIXES = ("JAX_", "XLA_", "LIBTPU_", "TF_XLA_", "CUBLAS_", "CUDNN_", "NVIDIA_TF32_OVERRIDE")
 
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
@@ -41,15 +68,17 @@ NOT_COMPUTED = ("name", "output", "dry_run", "resume", "checkpoint", "evaluation
 def make_fingerprint(config: configs.Config, dataset: Dataset, plan: Plan) -> Fingerprint:
     """Everything that decides the results of a step, given the secrets and the state before it."""
     records, public = dataset.private, dataset.public
-    settings = {name: value for name, value in asdict(config).items() if name not in NOT_COMPUTED}
+    computed = {name: value for name, value in asdict(config).items() if name not in NOT_COMPUTED}
     return json.loads(
         json.dumps(
             {
-                "config": settings,
+                "config": computed,
                 "code": _code_digest(),
                 "versions": {name: _version(name) for name in COMPUTING_PACKAGES},
-                "jax settings": {name: str(getattr(jax.config, name)) for name in JAX_SETTINGS},
-                "XLA flags": os.environ.get("XLA_FLAGS", ""),
+                "jax settings": {
+                    name: str(value) for name, value in settings().items() if name not in HARMLESS
+                },
+                "environment": _environment(),
                 "device": describe_device(),
                 "shapes": [plan.capacity, *records.inputs.shape],
                 "noise multiplier": plan.noise_multiplier,
@@ -95,6 +124,22 @@ def changes(before: Fingerprint, now: Fingerprint) -> str:
         elif old != new:
             parts.append(name)
     return ", ".join(parts)
+
+
+def _environment() -> dict[str, str]:
+    """The environment variables that may change a result, with the contents of a file of flags."""
+    found = {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name.startswith(PREFIXES) and name.lower() not in HARMLESS
+    }
+    flags = found.get("XLA_FLAGS", "")
+    if flags and not flags.startswith("-"):  # XLA takes it for the name of a file
+        try:
+            found["file of XLA_FLAGS"] = Path(flags).read_text()
+        except OSError as error:
+            found["file of XLA_FLAGS"] = str(error)
+    return found
 
 
 def _code_digest() -> str:

@@ -13,7 +13,7 @@ from jaxdp.accounting import gdp, guarantee
 from jaxdp.accounting.noise_charge import noise_charge
 from jaxdp.accounting.rounding import round_up
 from jaxdp.datasets.config import DataConfig
-from jaxdp.trainer.config import ClippingConfig, Config, PlanConfig
+from jaxdp.trainer.config import ClippingConfig, Config, PlanConfig, TrainingConfig
 from jaxdp.trainer.release import claims
 from jaxdp.trainer.release.claims import EarlierSegment
 from jaxdp.trainer.release.statement import DataUse, RoundingFacts
@@ -163,6 +163,15 @@ def test_the_generators_are_named():
     for named in ("Threefry-4x32 with 20 rounds for the noise", "Philox", "Threefry-2x32"):
         assert named in listed
     assert "privacy is computational" in listed
+
+
+def test_what_can_be_seen_while_it_runs_is_told():
+    told = lambda config: " ".join(statement_of(config=config).assumptions)
+    assert "the live output of the run, which shows losses, norms" in told(Config())
+    assert "Nobody could time the steps of the run" in told(Config())
+    constant = told(Config(training=TrainingConfig(constant_time=True)))
+    assert "takes the same time whatever records are in it" in constant
+    assert "Nobody could time the steps" not in constant
 
 
 def test_a_seeded_run_is_not_private():

@@ -1,6 +1,7 @@
 """The fingerprint of a computation: all that may change a bit of a step changes it."""
 
 import importlib.resources
+import json
 import os
 import shutil
 import subprocess
@@ -157,3 +158,59 @@ def test_the_digest_is_of_the_package_that_was_imported(package):
     before, changed, after = done.stdout.split()
     assert before == after == fingerprint._code_digest()
     assert changed != before
+
+
+def after_a_change(monkeypatch, name, value):
+    """What differs once an environment variable has another value."""
+    before = fingerprint_of([])
+    monkeypatch.setenv(name, value)
+    return changes(before, fingerprint_of([]))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["JAX_DISABLE_JIT", "XLA_FLAGS", "LIBTPU_INIT_ARGS", "TF_XLA_FLAGS", "JAX_NEW"],
+)
+def test_every_variable_that_xla_may_read_is_another_computation(monkeypatch, name):
+    assert after_a_change(monkeypatch, name, "--other") == f"environment.{name}"
+
+
+def test_what_is_only_logged_or_cached_is_the_same_computation(monkeypatch):
+    assert after_a_change(monkeypatch, "JAX_LOG_COMPILES", "1") == ""
+    before = fingerprint_of([])
+    with jax.log_compiles(False), jax.numpy_rank_promotion("warn"):
+        assert changes(before, fingerprint_of([])) == "jax settings.jax_numpy_rank_promotion"
+
+
+def test_the_contents_of_a_file_of_flags_count(monkeypatch, tmp_path):
+    path = tmp_path / "flags"
+    path.write_text("--xla_a=1")
+    monkeypatch.setenv("XLA_FLAGS", str(path))
+    before = fingerprint_of([])
+    path.write_text("--xla_a=2")
+    assert changes(before, fingerprint_of([])) == "environment.file of XLA_FLAGS"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "named"),
+    [
+        ("JAX_DISABLE_MOST_OPTIMIZATIONS", "1", "jax settings.jax_disable_most_optimizations"),
+        ("JAX_DISABLE_JIT", "1", "jax settings.jax_disable_jit"),
+    ],
+)
+def test_settings_of_jax_are_read_from_the_environment(variable, value, named):
+    program = (
+        "from jaxdp.gradients.jax_internals import settings; import json;"
+        "print(json.dumps({k: str(v) for k, v in settings().items()}))"
+    )
+    read = lambda **more: json.loads(
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env=dict(os.environ, **more),
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    )
+    before, after = read(), read(**{variable: value})
+    assert [f"jax settings.{k}" for k in after if after[k] != before[k]] == [named]
