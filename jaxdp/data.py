@@ -1,24 +1,29 @@
-"""The command `python -m jaxdp.data prepare NAME`: prepares images without TensorFlow."""
+"""The command `python -m jaxdp.data`: prepares images without TensorFlow, and empties the cache."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
 from .datasets import tfds_prepare
+from .datasets.cache import cache_folder, forget
 
 
 def main(args: Sequence[str]) -> int:
     """Runs the command with the given arguments and returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m jaxdp.data",
-        description="Prepares an image-classification data set for TFDS, without TensorFlow.",
+        description="Prepares data sets of images, and deletes the copies that jaxdp keeps.",
     )
-    commands = parser.add_subparsers(required=True, metavar="prepare")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    commands.add_parser("forget", help=f"delete the cache of decoded records, {cache_folder()}")
     command = commands.add_parser("prepare", help="download a data set and write it as TFDS does")
     command.add_argument("name", metavar="NAME", help=", ".join(tfds_prepare.NAMES))
     command.add_argument("--dir", help="where TFDS keeps prepared sets; default: TFDS_DATA_DIR")
     command.add_argument("--archives", help="a folder with the original archives of this set")
     chosen = parser.parse_args(args)
+    if chosen.command == "forget":
+        print(f"{forget()} files deleted from {cache_folder()}")
+        return 0
     try:
         where = tfds_prepare.prepare(chosen.name, chosen.dir, archives=chosen.archives)
     except ValueError as error:

@@ -17,6 +17,17 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxdp"
 
 
+def forget() -> int:
+    """Deletes all that `cached` keeps, and returns how many files that were.
+
+    Nothing else ever deletes it. Copies that backups made of it stay.
+    """
+    kept = [*cache_folder().glob("*.npz"), *cache_folder().glob("*.partial")]
+    for path in kept:
+        path.unlink(missing_ok=True)
+    return len(kept)
+
+
 def cached(name: str, make: Callable[[], Arrays]) -> Arrays:
     """Returns the arrays that are kept under a name, or makes them and keeps them.
 

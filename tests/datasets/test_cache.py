@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 
+from jaxdp import data
 from jaxdp.datasets import cache
 
 
@@ -57,3 +58,13 @@ def test_files_appear_whole_and_are_the_owners_alone(folder, monkeypatch):
     cache.cached("x", Maker())
     assert [file.name for file in folder.iterdir()] == ["x.npz"]
     assert os.stat(folder / "x.npz").st_mode & 0o077 == 0
+
+
+def test_the_command_forgets_what_is_kept(folder, capsys):
+    assert data.main(["forget"]) == 0
+    assert f"0 files deleted from {folder}" in capsys.readouterr().out
+    cache.cached("images", lambda: {"x": np.arange(3)})
+    (folder / "torn.partial").touch()
+    assert data.main(["forget"]) == 0
+    assert "2 files deleted" in capsys.readouterr().out
+    assert list(folder.iterdir()) == []

@@ -24,6 +24,23 @@ def test_the_divisor_is_the_expected_batch_size():
     np.testing.assert_allclose(flat64(got), flat64(total) / 10, rtol=1e-6)
 
 
+def test_the_divisor_is_the_same_for_every_sample():
+    """With the noise taken off, the release is the clipped sum over one constant."""
+    plan = make_plan(jaxdp.clip_individual(1.0), noise_multiplier=1.0, expected_batch_size=10)
+    tx = jaxdp.privatize(plan, key=jax.random.key(0))
+    p = random_problem(0, size=8)
+    state = tx.init(p.params)
+    grads = jaxdp.per_example_grads(loss)
+    release = lambda count: flat64(
+        tx.update(grads(p.params, p.batch, np.arange(8) < count), state, p.params)[0]
+    )
+    noise = release(0)
+    for count in (1, 3, 8):
+        made = grads(p.params, p.batch, np.arange(8) < count)
+        total, _ = plan.clipping.update(made, plan.clipping.init(p.params))
+        np.testing.assert_allclose(release(count) - noise, flat64(total) / 10, atol=1e-6)
+
+
 def test_an_empty_batch_is_a_step_with_noise():
     tx = jaxdp.privatize(make_plan(), key=jax.random.key(0))
     p = random_problem(0)
