@@ -16,13 +16,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..accounting import calibration, guarantee
 from ..accounting.mechanism import Mechanism, accountants, batches_per_epoch, event_factor
-from ..accounting.noise_charge import UNKNOWN_DRAWS
 from ..accounting.tradeoffs import LEVELS, group_epsilon, tradeoff
 from ..types import Accountant, Adjacency, PyTree, Sampling, Schedule
 from . import keys, sampling, sum_rounding
 from ._numbers import real, whole
+from ._plan_numbers import check_batch_size, delta_of, draws_of, units_of
 from ._schedules import first_steps, noise_schedule
 from .clipping import Clipping
+from .rows import take_rows
 
 
 @dataclass(frozen=True, init=False)
@@ -101,12 +102,12 @@ class Plan:
     ) -> None:
         num_examples = whole("num_examples", num_examples, "the number of private records")
         steps = whole("steps", steps, "the number of updates")
-        _check_batch_size(expected_batch_size, num_examples, sampling)
+        check_batch_size(expected_batch_size, num_examples, sampling)
         if not isinstance(clipping, Clipping):
             raise TypeError(
                 f"clipping is {clipping!r}: pass a jaxdp clipping, e.g. jaxdp.clip_individual(1.0)"
             )
-        delta = _delta(delta, num_examples)
+        delta = delta_of(delta, num_examples)
         if (epsilon is None) == (noise_multiplier is None):
             raise ValueError(
                 f"epsilon is {epsilon} and noise_multiplier is {noise_multiplier}: give exactly one"
@@ -114,7 +115,7 @@ class Plan:
         if epsilon is not None and not real("epsilon", epsilon) > 0:
             raise ValueError(f"epsilon is {epsilon}: give a number above 0 (1 to 8 are common)")
         z = None if noise_multiplier is None else noise_schedule(noise_multiplier, steps)
-        num_units = _units(num_units, clipping)
+        num_units = units_of(num_units, clipping)
         if num_parameters is not None:
             meaning = "how many numbers get noise in a step"
             num_parameters = whole("num_parameters", num_parameters, meaning)
@@ -134,7 +135,7 @@ class Plan:
                 unit=clipping.unit,
                 num_examples=num_examples,
                 accountant=accountants(sampling, adjacency)[0],
-                noise_draws_per_step=_draws_per_step(num_parameters, steps),
+                noise_draws_per_step=draws_of(num_parameters, steps),
             )
         values = dict(
             num_examples=num_examples,
@@ -240,7 +241,7 @@ class Plan:
             adjacency=self.adjacency,
             unit=self.clipping.unit,
             num_examples=self.num_examples,
-            noise_draws_per_step=_draws_per_step(self.num_parameters, self.steps),
+            noise_draws_per_step=draws_of(self.num_parameters, self.steps),
         )
 
     @property
@@ -320,20 +321,7 @@ class Plan:
         Raises:
           ValueError: for arrays with another number of rows, or indices that are out of range.
         """
-        for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
-            if not np.shape(leaf) or len(leaf) != self.num_examples:
-                raise ValueError(
-                    f"the array {jax.tree_util.keystr(path) or 'given'} has shape {np.shape(leaf)},"
-                    f" and the plan is for {self.num_examples} records: give one row for each"
-                )
-        indices = np.asarray(indices)
-        if np.any((indices < 0) | (indices > self.num_examples)):
-            raise ValueError(
-                f"indices go from {indices.min()} to {indices.max()}: records are counted from 0 "
-                f"to {self.num_examples - 1}, and {self.num_examples} stands for padding"
-            )
-        rows = np.where(indices == self.num_examples, 0, indices)
-        return jax.tree.map(lambda array: array[rows], arrays)
+        return take_rows(arrays, indices, self.num_examples)
 
     def batches(
         self, *arrays: ArrayLike, key: jax.Array | None = None, start: int = 0
@@ -415,45 +403,3 @@ class Plan:
             else:
                 unit_of = sampling.assign_units(unit_philox, step, rows, self.num_units)
                 yield sampling.pad_units(rows, unit_of, self.num_units, capacity, padding)
-
-
-def _check_batch_size(size: object, num_examples: int, sampling: Sampling) -> None:
-    number = real("expected_batch_size", size)
-    if not 0 < number <= num_examples:
-        raise ValueError(
-            f"expected_batch_size is {size}, with {num_examples} examples: it must be above 0 and "
-            "at most the number of examples"
-        )
-    if sampling != "poisson" and number % 1:
-        raise ValueError(
-            f"expected_batch_size is {size}: with sampling={sampling!r} every batch has the same "
-            "size, so give a whole number"
-        )
-
-
-def _delta(delta: float | None, num_examples: int) -> float:
-    delta = num_examples**-1.1 if delta is None else real("delta", delta)
-    if not 0 < delta < 1 / num_examples:
-        raise ValueError(
-            f"delta is {delta:.3g}: it must be above 0 and below 1/N = {1 / num_examples:.3g}, "
-            "because a mechanism that publishes one random record whole has δ = 1/N. Leave it "
-            f"out for N^-1.1 = {num_examples**-1.1:.3g}"
-        )
-    return delta
-
-
-def _draws_per_step(num_parameters: int | None, steps: int) -> float:
-    return UNKNOWN_DRAWS / steps if num_parameters is None else float(num_parameters)
-
-
-def _units(num_units: int | None, clipping: Clipping) -> int | None:
-    if clipping.unit == "batch":
-        return (
-            1 if num_units is None else whole("num_units", num_units, "the number of batch units")
-        )
-    if num_units is not None:
-        raise ValueError(
-            f"num_units is {num_units}, but {clipping!r} clips every example on its own: leave it "
-            "out, or use a clipping with unit='batch'"
-        )
-    return None

@@ -5,13 +5,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ..gradients.jax_internals import is_traced, is_vmapped, unchecked_axes, varying_axes
 from ..gradients.lazy import Microbatch, PerExampleGrads
 from ..types import Allocation
 from . import keys
-from ._numbers import whole
+from ._checks import check_reduced, check_rows, check_shapes, check_terms
 from .clipping import ClippingState, sum_shapes
 from .groups import Groups
 from .noise import (
@@ -26,7 +25,7 @@ from .noise import (
     noise_stds,
 )
 from .plan import Plan
-from .sums import NORM_BIN_EDGES, Diagnostics, Strength, Sums, diagnose
+from .sums import NORM_BIN_EDGES, Diagnostics, Strength, Sums, diagnose, is_whole, stamp
 
 
 class PrivatizeState(NamedTuple):
@@ -110,12 +109,12 @@ class Privatizer:
         """
         clipping = self.plan.clipping
         clipping.check(grads)
-        stamp = _stamp(grads, state.clipping.clipping_norms, part)
-        _check_rows(self.plan, grads.rows_at_once)
+        parts = stamp(grads, state.clipping.clipping_norms, part)
+        check_rows(self.plan, grads.rows_at_once)
         groups = clipping.groups(grads.like)
 
         def sums_of(microbatch: Microbatch) -> tuple[list[Any], jax.Array, Diagnostics]:
-            _check_terms(self.plan, microbatch)
+            check_terms(self.plan, microbatch)
             coefficients, within = clipping.weigh(microbatch, groups, state.clipping)
             counts = jnp.sum(
                 jnp.where(microbatch.valid, within - 0.5, 0), axis=1, dtype=jnp.float32
@@ -128,7 +127,7 @@ class Privatizer:
         like = (sum_shapes(grads), no_counts, Diagnostics(none, none, none, none, bins))
         leaves, counts, diagnostics = grads.sum(sums_of, like)
         gradient = jax.tree.unflatten(jax.tree.structure(grads.like), leaves)
-        return Sums(gradient, counts, diagnostics, stamp, clipping)
+        return Sums(gradient, counts, diagnostics, parts, clipping)
 
     def psum(self, sums: Sums, axis: str | tuple[str, ...]) -> Sums:
         """Adds up the sums of the devices along an axis of a mesh, inside `jax.shard_map`.
@@ -184,23 +183,26 @@ class Privatizer:
                 f"{clipping!r}: release them by the privatizer that made them"
             )
         if params is not None:
-            _check_shapes(sums.gradient, params)
+            check_shapes(sums.gradient, params)
         if plan.rounding_is_bounded and sums.parts.shape[0] > plan.rounding_parts:
             raise ValueError(
                 f"the sums have {sums.parts.shape[0]} parts, and the plan's rounding bound holds "
                 f"for {plan.rounding_parts}: give plan.with_rounding_bound(parts=...) their number"
             )
         leaves, structure = jax.tree.flatten(sums.gradient)
-        _check_reduced([*leaves, sums.counts], state.privatize_key)
+        check_reduced([*leaves, sums.counts], state.privatize_key)
         groups = clipping.groups(sums.gradient)
         like = jax.tree.leaves(sums.gradient if params is None else params)
         dtypes = [leaf.dtype for leaf in like]
+        # A release that must not happen is NaN.
+        allowed = is_whole(sums, state.clipping.clipping_norms)
         if plan.noise_multiplier == 0:  # an infinite clipping norm would give 0·inf
-            divisor = jnp.where(_whole(sums, state), plan.divisor, jnp.nan)
+            divisor = jnp.where(allowed, plan.divisor, jnp.nan)
             means = [(s / divisor).astype(d) for s, d in zip(leaves, dtypes, strict=True)]
             counts = sums.counts / divisor
         else:
-            noised, counts = self._noised(sums, state, groups, dtypes)
+            allowed &= state.privatize_step < plan.steps
+            noised, counts = self._noised(sums, state, groups, dtypes, allowed)
             # A frozen leaf's sum is 0 or -0. The sign would tell of the data.
             zeros = [jnp.zeros(leaf.shape, d) for leaf, d in zip(leaves, dtypes, strict=True)]
             means = [noised.get(i, zero) for i, zero in enumerate(zeros)]
@@ -209,23 +211,26 @@ class Privatizer:
         return means, PrivatizeState(state.privatize_key, state.privatize_step + 1, adapted)
 
     def _noised(
-        self, sums: Sums, state: PrivatizeState, groups: Groups, dtypes: list[jnp.dtype]
+        self,
+        sums: Sums,
+        state: PrivatizeState,
+        groups: Groups,
+        dtypes: list[jnp.dtype],
+        allowed: jax.Array,
     ) -> tuple[dict[int, jax.Array], jax.Array]:
         """Means with noise: of every leaf that is not frozen, by its number; and of the counts."""
         plan, quantile = self.plan, self.plan.clipping.quantile
         clipping_norms, step = state.clipping.clipping_norms, state.privatize_step
         grid = noise_grid(plan, groups)
         stds = noise_stds(plan, groups, clipping_norms, self.allocation, step)
-        # A release that must not happen is NaN.
-        paid_for = _whole(sums, state) & (step < plan.steps)
-        stds = jnp.where(paid_for, stds, jnp.nan)
+        stds = jnp.where(allowed, stds, jnp.nan)
         leaves, group_of = jax.tree.leaves(sums.gradient), groups.of_leaf
         noisy = [i for i, group in enumerate(group_of) if group is not None]
         std_of, sum_of = [stds[group_of[i]] for i in noisy], [leaves[i] for i in noisy]
         dtype_of = [dtypes[i] for i in noisy]
         if quantile is not None:
             std = count_std(plan) * (1 + plan.rounding_slack) * grid.inflation
-            std_of.append(jnp.where(paid_for, jnp.float32(std), jnp.nan))
+            std_of.append(jnp.where(allowed, jnp.float32(std), jnp.nan))
             sum_of.append(sums.counts)
             dtype_of.append(sums.counts.dtype)
         add_noise = noise_adder(grid.scale, plan.divisor, tuple(dtype_of))
@@ -290,96 +295,3 @@ def privatize(
     if key is None:
         return Privatizer(plan, allocation)
     return Privatizer(plan, allocation, keys.bits_of(key), keys.derived(key, "noise"))
-
-
-def _stamp(
-    grads: PerExampleGrads, clipping_norms: jax.Array, part: tuple[int | jax.Array, int]
-) -> jax.Array:
-    """What `Sums.parts` is for the sums of one part: `[n, 1 + groups]`."""
-    mask = grads.record_mask
-    if mask is None:
-        raise ValueError(
-            "the gradients were made without a mask, so padding rows would count as records: pass "
-            "the mask of plan.batches(), grads(params, batch, mask), or mask=jaxdp.all_rows(B) for "
-            "a batch without padding"
-        )
-    # NumPy, where the mask is known: inside jit, `jnp` would trace it.
-    known: Any = mask if isinstance(mask, jax.core.Tracer) else np.asarray(mask)
-    padding_last = (known[..., :-1] >= known[..., 1:]).all()
-    if not isinstance(padding_last, jax.core.Tracer) and not padding_last:
-        raise ValueError(
-            "the mask is False for a row before one for which it is True. Padding comes last, as "
-            "plan.batches() gives it: is the mask inverted, or of another batch?"
-        )
-    try:
-        number, count = part
-    except (TypeError, ValueError):
-        raise TypeError(f"part is {part!r}: give (i, n) for part i of n") from None
-    count = whole("the n of part=(i, n)", count, "the number of parts of a batch")
-    if not jnp.issubdtype(jnp.result_type(number), jnp.integer):
-        raise TypeError(f"part is {part!r}: i counts the parts, from 0 to n - 1")
-    if not isinstance(number, jax.core.Tracer) and not 0 <= number < count:
-        raise ValueError(f"part is {part!r}: i counts the parts, from 0 to n - 1")
-    row = jnp.concatenate([jnp.ones(1), clipping_norms.astype(jnp.float32)])
-    row = jnp.where(padding_last, row, jnp.nan)
-    return jnp.where((jnp.arange(count) == number)[:, None], row, 0)
-
-
-def _whole(sums: Sums, state: PrivatizeState) -> jax.Array:
-    """Whether every part is in the sums once, with its padding last, clipped to the state's norms.
-
-    Adding zeros is exact, in any order, so that the comparison is, too.
-    """
-    norms = state.clipping.clipping_norms.astype(jnp.float32)
-    return jnp.all(sums.parts == jnp.concatenate([jnp.ones(1), norms]))
-
-
-def _check_shapes(gradient: Any, params: Any) -> None:
-    """Refuses gradients of other parameters, such as the dense gradients of a mean loss."""
-    shapes = [jax.tree.map(jnp.shape, tree) for tree in (gradient, params)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f"the gradients have shapes {shapes[0]}, and the parameters {shapes[1]}: they belong "
-            "to other parameters"
-        )
-
-
-def _check_rows(plan: Plan, rows_at_once: int) -> None:
-    """Refuses to sum more rows at a time than the plan's bound on rounding is for."""
-    if plan.rounding_is_bounded and rows_at_once > (plan.rounding_rows or 0):
-        raise ValueError(
-            f"{rows_at_once} rows are summed at a time, and the plan's rounding bound holds for "
-            f"{plan.rounding_rows}: give per_example_grads(microbatch_size={plan.rounding_rows}), "
-            f"or a plan made by with_rounding_bound({rows_at_once}). Where its bound is above 1 %, "
-            "that plan's rounding is estimated, as it is without any bound"
-        )
-
-
-def _check_terms(plan: Plan, microbatch: Microbatch) -> None:
-    """Refuses gradients for which the plan's bound on rounding was not proved."""
-    if plan.rounding_is_bounded and not all(leaf.one_term for leaf in microbatch.leaves):
-        raise ValueError(
-            "the plan has a rounding bound, and for these gradients none is known: an example adds "
-            "several terms to some numbers of the sum (jaxdp.explain tells to which). Take the "
-            "plan without with_rounding_bound, whose rounding is estimated, or "
-            'per_example_grads(method="vmap")'
-        )
-
-
-def _check_reduced(leaves: list[jax.Array], key: jax.Array) -> None:
-    """Refuses sums that still differ between the devices of a shard_map, or may do so."""
-    if axes := unchecked_axes():
-        raise ValueError(
-            f"release is under pmap, or shard_map with check_vma=False, over the axes {axes}: JAX "
-            "does not know there whether the sums are the same on all devices, and several "
-            "releases with the same noise would be private no more. Return privatizer.psum(sums, "
-            "axis) with out_specs=PartitionSpec() and release outside; or leave out "
-            "check_vma=False"
-        )
-    varying = varying_axes(leaves) - varying_axes(key)
-    if varying:
-        raise ValueError(
-            f"the sums differ along the mesh axes {sorted(varying)}: add them up first with "
-            "privatizer.psum(sums, axis), then release once. Each device would add the same noise "
-            "to its own part"
-        )

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..gradients.lazy import Microbatch
+from ..gradients.lazy import Microbatch, PerExampleGrads
+from ._numbers import whole
 from .clipping import Clipping
 
 #: Norms are counted in bins whose edges grow by 2^(1/4); the first and last bins are open.
@@ -78,3 +79,45 @@ def diagnose(microbatch: Microbatch, within: jax.Array) -> Diagnostics:
         nonfinite=count(microbatch.mask & ~microbatch.finite),
         norm_histogram=jnp.zeros(len(NORM_BIN_EDGES) + 1, jnp.float32).at[bins].add(valid),
     )
+
+
+def stamp(
+    grads: PerExampleGrads, clipping_norms: jax.Array, part: tuple[int | jax.Array, int]
+) -> jax.Array:
+    """What `Sums.parts` is for the sums of one part: `[n, 1 + groups]`."""
+    mask = grads.record_mask
+    if mask is None:
+        raise ValueError(
+            "the gradients were made without a mask, so padding rows would count as records: pass "
+            "the mask of plan.batches(), grads(params, batch, mask), or mask=jaxdp.all_rows(B) for "
+            "a batch without padding"
+        )
+    # NumPy, where the mask is known: inside jit, `jnp` would trace it.
+    known: Any = mask if isinstance(mask, jax.core.Tracer) else np.asarray(mask)
+    padding_last = (known[..., :-1] >= known[..., 1:]).all()
+    if not isinstance(padding_last, jax.core.Tracer) and not padding_last:
+        raise ValueError(
+            "the mask is False for a row before one for which it is True. Padding comes last, as "
+            "plan.batches() gives it: is the mask inverted, or of another batch?"
+        )
+    try:
+        number, count = part
+    except (TypeError, ValueError):
+        raise TypeError(f"part is {part!r}: give (i, n) for part i of n") from None
+    count = whole("the n of part=(i, n)", count, "the number of parts of a batch")
+    if not jnp.issubdtype(jnp.result_type(number), jnp.integer):
+        raise TypeError(f"part is {part!r}: i counts the parts, from 0 to n - 1")
+    if not isinstance(number, jax.core.Tracer) and not 0 <= number < count:
+        raise ValueError(f"part is {part!r}: i counts the parts, from 0 to n - 1")
+    row = jnp.concatenate([jnp.ones(1), clipping_norms.astype(jnp.float32)])
+    row = jnp.where(padding_last, row, jnp.nan)
+    return jnp.where((jnp.arange(count) == number)[:, None], row, 0)
+
+
+def is_whole(sums: Sums, clipping_norms: jax.Array) -> jax.Array:
+    """Whether every part is in the sums once, with its padding last, clipped to these norms.
+
+    Adding zeros is exact, in any order, so that the comparison is, too.
+    """
+    row = jnp.concatenate([jnp.ones(1), clipping_norms.astype(jnp.float32)])
+    return jnp.all(sums.parts == row)

@@ -1,0 +1,61 @@
+"""What is refused before sums are taken or released."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..gradients.jax_internals import unchecked_axes, varying_axes
+from ..gradients.lazy import Microbatch
+from .plan import Plan
+
+
+def check_shapes(gradient: Any, params: Any) -> None:
+    """Refuses gradients of other parameters, such as the dense gradients of a mean loss."""
+    shapes = [jax.tree.map(jnp.shape, tree) for tree in (gradient, params)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"the gradients have shapes {shapes[0]}, and the parameters {shapes[1]}: they belong "
+            "to other parameters"
+        )
+
+
+def check_rows(plan: Plan, rows_at_once: int) -> None:
+    """Refuses to sum more rows at a time than the plan's bound on rounding is for."""
+    if plan.rounding_is_bounded and rows_at_once > (plan.rounding_rows or 0):
+        raise ValueError(
+            f"{rows_at_once} rows are summed at a time, and the plan's rounding bound holds for "
+            f"{plan.rounding_rows}: give per_example_grads(microbatch_size={plan.rounding_rows}), "
+            f"or a plan made by with_rounding_bound({rows_at_once}). Where its bound is above 1 %, "
+            "that plan's rounding is estimated, as it is without any bound"
+        )
+
+
+def check_terms(plan: Plan, microbatch: Microbatch) -> None:
+    """Refuses gradients for which the plan's bound on rounding was not proved."""
+    if plan.rounding_is_bounded and not all(leaf.one_term for leaf in microbatch.leaves):
+        raise ValueError(
+            "the plan has a rounding bound, and for these gradients none is known: an example adds "
+            "several terms to some numbers of the sum (jaxdp.explain tells to which). Take the "
+            "plan without with_rounding_bound, whose rounding is estimated, or "
+            'per_example_grads(method="vmap")'
+        )
+
+
+def check_reduced(leaves: list[jax.Array], key: jax.Array) -> None:
+    """Refuses sums that still differ between the devices of a shard_map, or may do so."""
+    if axes := unchecked_axes():
+        raise ValueError(
+            f"release is under pmap, or shard_map with check_vma=False, over the axes {axes}: JAX "
+            "does not know there whether the sums are the same on all devices, and several "
+            "releases with the same noise would be private no more. Return privatizer.psum(sums, "
+            "axis) with out_specs=PartitionSpec() and release outside; or leave out "
+            "check_vma=False"
+        )
+    varying = varying_axes(leaves) - varying_axes(key)
+    if varying:
+        raise ValueError(
+            f"the sums differ along the mesh axes {sorted(varying)}: add them up first with "
+            "privatizer.psum(sums, axis), then release once. Each device would add the same noise "
+            "to its own part"
+        )
