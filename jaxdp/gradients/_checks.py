@@ -1,12 +1,14 @@
 """Checks made before any gradient is computed: of the loss, the parameters, the batch, its mask."""
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ..types import PyTree
+from ._cures import KEYS_BY_RECORD, NO_BATCH_NORM, tell_the_cure
 
 
 def check_microbatch_size(size: int | None) -> None:
@@ -19,29 +21,60 @@ def check_microbatch_size(size: int | None) -> None:
 
 
 def check_params(params: PyTree) -> None:
-    """Raises an error unless all parameters are real floating arrays, none of them batch_stats."""
+    """Raises an error unless all are real floating arrays, and none is a statistic or state."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
         raise ValueError(f"params is {params!r}, which has no arrays: there is nothing to train")
+    _check_variables(params)
     for path, leaf in leaves:
         name = jax.tree_util.keystr(path) or "params"
+        if any(
+            getattr(entry, "key", getattr(entry, "name", "")) == "batch_stats" for entry in path
+        ):
+            raise ValueError(
+                f"the model has BatchNorm (layer {jax.tree_util.keystr(path[:-1])}), whose "
+                f"batch_stats are in params: {NO_BATCH_NORM}"
+            )
         if not hasattr(leaf, "dtype"):
             raise TypeError(f"parameter {name} is {leaf!r}: pass JAX arrays")
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            cure = "pass real floating parameters only, and close over other constants"
+            if _is_key(leaf):
+                cure = f"a key is no parameter. {KEYS_BY_RECORD}"
             raise TypeError(
-                f"parameter {name} has dtype {leaf.dtype}, which has no gradient here: pass real "
-                "floating parameters only, and close over everything else"
+                f"parameter {name} has dtype {leaf.dtype}, which has no gradient here: {cure}"
             )
         if leaf.size == 0:
             raise ValueError(f"parameter {name} has shape {leaf.shape}: it holds no numbers")
-    if isinstance(params, Mapping) and "batch_stats" in params:
-        layers = jax.tree_util.tree_leaves_with_path(params["batch_stats"])
-        where = jax.tree_util.keystr(layers[0][0][:-1]) if layers else "batch_stats"
+
+
+def _check_variables(params: PyTree) -> None:
+    """Refuses Flax nnx variables that are no parameters: statistics, random state, caches."""
+    nnx: Any = sys.modules.get("flax.nnx")  # Flax is an extra: without it there are no variables
+    if nnx is None:
+        return
+    is_variable = lambda node: isinstance(node, nnx.Variable)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params, is_leaf=is_variable):
+        if not is_variable(leaf) or isinstance(leaf, nnx.Param):
+            continue
+        kind = type(leaf).__name__
+        why = "It would be changed by noise, as parameters are"
+        if isinstance(leaf, nnx.BatchStat):
+            why = NO_BATCH_NORM
+        elif isinstance(leaf, nnx.RngState):
+            why = f"Every example would draw the same. {KEYS_BY_RECORD}"
         raise ValueError(
-            f"the model has BatchNorm (layer {where}), whose batch_stats are in params: it mixes "
-            "the examples of a batch, so no gradient belongs to one example. Use GroupNorm or "
-            "LayerNorm; or clip batch units, with jaxdp.models.batchnorm.unit_loss and params alone"
+            f"{jax.tree_util.keystr(path) or 'params'} in params is an nnx.{kind}, and no "
+            "nnx.Param. Give the parameters alone: graph, params, rest = "
+            f"nnx.split(model, nnx.Param, ...), or params = nnx.state(model, nnx.Param). {why}"
         )
+
+
+def _is_key(leaf: Any) -> bool:
+    """Whether it is a key of JAX: a typed one, or a single one as plain words."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return True
+    return leaf.dtype == jnp.uint32 and leaf.shape in ((2,), (4,))
 
 
 def batch_size(batch: PyTree) -> int:
@@ -53,14 +86,15 @@ def batch_size(batch: PyTree) -> int:
     for path, leaf in leaves:
         name = jax.tree_util.keystr(path)
         if not hasattr(leaf, "shape") or leaf.shape == ():
-            raise ValueError(
-                f"batch{name} is {leaf!r}, without a leading axis of examples: close over what all "
-                "examples share"
-            )
+            cure = "close over constants that all examples share"
+            if hasattr(leaf, "dtype") and _is_key(leaf):
+                cure = f"all examples would draw the same numbers. {KEYS_BY_RECORD}"
+            raise ValueError(f"batch{name} is {leaf!r}, without a leading axis of examples: {cure}")
         sizes[name] = leaf.shape[0]
     if len(set(sizes.values())) > 1:
         each = ", ".join(f"batch{name} has {size}" for name, size in sizes.items())
-        raise ValueError(f"the batch's leaves disagree in their number of examples: {each}")
+        cure = f". {KEYS_BY_RECORD}" if any(_is_key(leaf) for _, leaf in leaves) else ""
+        raise ValueError(f"the batch's leaves disagree in their number of examples: {each}{cure}")
     size = next(iter(sizes.values()))
     if size == 0:
         raise ValueError(
@@ -131,9 +165,10 @@ def check_dense(grads: PyTree, size: int, like: PyTree) -> None:
 def check_loss(loss_fn: Callable[..., jax.Array], params: PyTree, batch: tuple) -> None:
     """Raises a TypeError unless the loss of one example is one real floating number."""
     # Slices inside the traced function, so that typed keys and tracers need no special case.
-    out = jax.eval_shape(
-        lambda p, b: loss_fn(p, *jax.tree.map(lambda leaf: leaf[0], b)), params, batch
-    )
+    with tell_the_cure():
+        out = jax.eval_shape(
+            lambda p, b: loss_fn(p, *jax.tree.map(lambda leaf: leaf[0], b)), params, batch
+        )
     if not isinstance(out, jax.ShapeDtypeStruct):
         raise TypeError(
             f"loss_fn returned {type(out).__name__}: return the loss of one example alone, a scalar"

@@ -7,12 +7,15 @@ from typing import Any, Literal, Protocol
 
 import jax
 
-from ..types import PyTree
+from ..types import PyTree, Unit
+from ._checks import check_params
+from ._cures import tell_the_cure
 from .choice import Choice, Form, choose
 from .convolution import ConvShape
 from .lookup import LookupShape
 from .matmul import MatmulShape
 from .program import trace
+from .zero_gradients import zero_gradients
 
 
 class RoundingPlan(Protocol):
@@ -61,10 +64,13 @@ class Explanation:
     """Prints as a table; iterate over `leaves` for the numbers.
 
     `plan` is the one that was given; with the bound of its `with_rounding_bound`, if there is one.
+    `without_gradient` names the leaves that the loss uses, and whose gradient is exactly zero for
+    random inputs and parameters: these leaves would get noise only.
     """
 
     leaves: tuple[LeafPlan, ...]
     plan: RoundingPlan | None = None
+    without_gradient: tuple[str, ...] = ()
 
     @property
     def one_term(self) -> bool:
@@ -92,7 +98,26 @@ class Explanation:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in [head, *rows]
         ]
-        return "\n".join([*lines, "", self._summary(), "", self._rounding()])
+        lines += ["", self._summary(), "", self._rounding()]
+        return "\n".join([*lines, "", self.warning] if self.warning else lines)
+
+    @property
+    def warning(self) -> str:
+        """What is probably wrong where gradients are exactly zero; empty if none is."""
+        if not self.without_gradient:
+            return ""
+        *first, last = self.without_gradient
+        names = f"{', '.join(first)} and {last}" if first else last
+        if len(first) > 3:
+            names = f"{', '.join(first[:3])} and of {len(first) - 2} more"
+        return (
+            f"The gradient of {names} is exactly zero, on random inputs at random parameters: "
+            "statistics over one example? BatchNorm of x[None], or GroupNorm of a single number, "
+            "returns the same for every input, so layers before it learn nothing and get noise "
+            "only. Use LayerNorm, or GroupNorm over several numbers; or clip batch units "
+            "(docs/guides/batchnorm.md). If it is meant, as with stop_gradient, let the loss close "
+            "over these parameters."
+        )
 
     def _summary(self) -> str:
         total = lambda field: sum(getattr(leaf, field) for leaf in self.leaves)
@@ -142,16 +167,24 @@ def explain(
     example: tuple,
     *,
     method: Literal["auto", "factored"] = "auto",
+    unit: Unit = "example",
     microbatch_size: int | None = None,
     plan: RoundingPlan | None = None,
 ) -> Explanation:
     """Explains how `per_example_grads(loss_fn)` will hold every leaf's gradients.
 
+    Gradients that are always exactly zero are told, too: those of layers before BatchNorm, say.
+    They are found by a few gradients of one example, with random inputs at perturbed parameters. It
+    is left out for models of more than 2^26 numbers, under `jit`, and if the loss can't be run.
+
     Args:
       loss_fn: the loss of one example, `loss_fn(params, *example)`.
-      params: pytree of parameters; only shapes and dtypes matter.
-      example: the tuple of the loss's other arguments, for one example, without a batch axis.
+      params: pytree of parameters, or their shapes.
+      example: the tuple of the loss's other arguments, for one example, without a batch axis; or
+        their shapes. Of values only whole numbers matter, since random ones may make no sense.
       method: "auto" or "factored", as in `per_example_grads`.
+      unit: "batch" if the example is a batch unit, with its mask last. BatchNorm is right there, so
+        gradients that are zero are not looked for.
       microbatch_size: as in `per_example_grads`.
       plan: a `jaxdp.Plan`; how far rounding may move its sums is told, too.
 
@@ -159,7 +192,9 @@ def explain(
       An explanation that prints as a table; its `leaves` hold the numbers.
 
     Raises:
-      ValueError: for another method, a loss that is not a scalar, or one that couples examples.
+      ValueError: for another method, a loss that is not a scalar, or one that couples examples, and
+        for parameters that are no parameters: BatchNorm's statistics, or other state.
+      TypeError: for parameters that are not real floating arrays.
 
     Example:
       >>> loss = lambda w, x: jnp.sum(jnp.tanh(x @ w))
@@ -170,12 +205,15 @@ def explain(
         raise ValueError(
             f'method is {method!r}: give "auto" or "factored"; "vmap" holds every leaf as dense'
         )
-    out = jax.eval_shape(loss_fn, params, *example)
+    check_params(params)
+    with tell_the_cure():
+        out = jax.eval_shape(loss_fn, params, *example)
     if getattr(out, "shape", None) != ():
         raise ValueError(
             f"loss_fn returned {out}, not a scalar: give explain one example, without a batch axis"
         )
-    choices = choose(trace(loss_fn, params, example), thrifty=method == "auto")
+    program = trace(loss_fn, params, example)
+    choices = choose(program, thrifty=method == "auto")
     if method == "auto" and microbatch_size == 1:
         choices = [replace(c, form="dense", reason="one example at a time") for c in choices]
     named = jax.tree_util.tree_leaves_with_path(params)
@@ -187,7 +225,9 @@ def explain(
     )
     if plan is not None and explained.one_term:
         plan = plan.with_rounding_bound(microbatch_size)
-    return replace(explained, plan=plan)
+    zero = zero_gradients(program, params, example) if unit == "example" else []
+    names = tuple(explained.leaves[i].leaf for i in zero)
+    return replace(explained, plan=plan, without_gradient=names)
 
 
 def _leaf_plan(name: str, shape: tuple[int, ...], choice: Choice) -> LeafPlan:

@@ -312,11 +312,16 @@ def _make_plan(
             f"training.microbatch-size = {config.training.microbatch_size} says. More "
             "clipping.units make them smaller."
         )
-    return _with_rounding_bound(plan, config, dataset, learner)
+    return _with_rounding_bound(plan, config, dataset, learner, tell)
 
 
-def _with_rounding_bound(plan: Plan, config: Config, dataset: Dataset, learner: Learner) -> Plan:
-    """The plan with a bound on the rounding of its sums, if one is proved for the model."""
+def _with_rounding_bound(
+    plan: Plan, config: Config, dataset: Dataset, learner: Learner, tell: Tell
+) -> Plan:
+    """The plan with a bound on the rounding of its sums, if one is proved for the model.
+
+    Tells of parameters that can't learn. Only the shapes of the records are looked at.
+    """
     batch_unit = plan.clipping.unit == "batch"
     rows = (plan.capacity,) if batch_unit else ()
     example = [
@@ -326,5 +331,13 @@ def _with_rounding_bound(plan: Plan, config: Config, dataset: Dataset, learner: 
     if batch_unit:
         example.append(jax.ShapeDtypeStruct(rows, bool))
     at_a_time = units_at_a_time(config, plan)
-    held = explain(learner.loss, learner.params, tuple(example), microbatch_size=at_a_time)
+    held = explain(
+        learner.loss,
+        learner.params,
+        tuple(example),
+        unit=plan.clipping.unit,
+        microbatch_size=at_a_time,
+    )
+    if held.warning:
+        tell(held.warning)
     return plan.with_rounding_bound(at_a_time) if held.one_term else plan
