@@ -10,7 +10,7 @@ import pytest
 import jaxdp
 
 PACKAGE = Path(jaxdp.__file__).parent
-COMMANDS = {"train", "evaluate", "report", "plan", "data"}
+COMMANDS = {"train", "evaluate", "report", "seal", "plan", "data"}
 
 # What each part may import, besides itself.
 MAY_IMPORT = {
@@ -28,6 +28,18 @@ MAY_IMPORT = {
     "__init__": {"_distribution", "gradients", "accounting", "dpsgd", "trainer"},
 }
 GRADIENTS_MAY_IMPORT = {"jax", "numpy", *sys.stdlib_module_names}
+POSIX_ONLY = {
+    "crypt",
+    "fcntl",
+    "grp",
+    "posix",
+    "pty",
+    "pwd",
+    "resource",
+    "syslog",
+    "termios",
+    "tty",
+}
 APPLICATION = {"flax", "orbax", "tyro", "rich", "matplotlib", "sklearn", "tensorflow_datasets"}
 APPLICATION |= {"safetensors", "PIL", "jaxdp.trainer", "jaxdp.models", "jaxdp.datasets"}
 
@@ -110,6 +122,25 @@ def test_imports_go_one_way():
     assert back_arrows(own) == []
     assert circles(own) == []
     assert private_imports(own) == []
+
+
+def posix_only(others):
+    return [f"{name} imports {found}" for name in others for found in others[name] & POSIX_ONLY]
+
+
+def test_no_module_needs_an_operating_system():
+    _, others = imports(PACKAGE)
+    assert posix_only(others) == []
+    assert posix_only({"trainer.run.files": {"os", "fcntl"}}) == ["trainer.run.files imports fcntl"]
+
+
+def test_the_trainer_can_be_imported_where_there_is_no_fcntl():
+    for module in ("tyro", "sklearn", "safetensors"):
+        pytest.importorskip(module)
+    hidden = "".join(f"sys.modules[{name!r}] = None\n" for name in ("fcntl", "resource"))
+    code = f"import sys, warnings\n{hidden}warnings.simplefilter('ignore')\nimport jaxdp\n"
+    code += "".join(f"import jaxdp.{command}\n" for command in sorted(COMMANDS - {"data"}))
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_accounting_imports_no_jax_and_the_gradients_little_else():

@@ -53,7 +53,9 @@ def cached(name: str, make: Callable[[], Arrays]) -> Arrays:
                 np.savez(file, allow_pickle=False, **arrays)
                 file.flush()
                 os.fsync(file.fileno())
+                file.close()  # Windows renames no open file
                 partial.replace(path)
             finally:
+                file.close()
                 partial.unlink(missing_ok=True)
     return arrays

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..models.scores import Scores
 from ..types import Tell
+from .run.files import append_private
 
 
 class PeriodicScores:
@@ -48,5 +49,5 @@ class PeriodicScores:
 
 def write_scores(path: Path, step: int, scores: Scores) -> None:
     """Appends one line of JSON."""
-    with path.open("a") as file:
+    with append_private(path) as file:
         file.write(json.dumps({"step": step, **scores._asdict()}) + "\n")

@@ -200,7 +200,7 @@ def _train(opened: Opened, stop: StopRequest, console: Console) -> Trained:
     try:
         with (
             shown.step_display(console, end) as display,
-            (opened.private / "metrics.jsonl").open("a") as metrics_file,
+            files.append_private(opened.private / "metrics.jsonl") as metrics_file,
         ):
 
             def watch(facts: metrics.Metrics) -> None:
@@ -284,5 +284,5 @@ def _report(
         "seconds_of_first_step": round(trained.compile_seconds, 2),
         "seconds_waiting_for_data": round(trained.waiting_seconds, 2),
     }
-    (opened.private / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    files.write_private(opened.private / "results.json", json.dumps(results, indent=2) + "\n")
     console.print(shown.result_table(run, released.statement, results, opened.folder))

@@ -78,7 +78,7 @@ class Run:
         A segment's sampling begins at its first step, and so do its shuffled epochs. The accounting
         counts them from there, too.
         """
-        data_config, secrets = self.config.data, self.saved.secrets
+        data_config, secrets = self.config.data, self.saved.keys
         start = self.first_step if start is None else start
         count = (self.plan.steps if end is None else end) - start
         samples = self.plan.batches(key=secrets.sampling, start=start - self.first_step)
@@ -131,32 +131,35 @@ def resume_run(config: Config, history: resume.History, tell: Tell = print) -> R
         would change what was promised, and if no step is left to take.
     """
     dataset = _load_data(config, tell, resume.earlier_data(history))
-    learner = make_learner(config, dataset, history.last.secrets.init)
+    secrets = resume.next_secrets(history)
+    learner = make_learner(config, dataset, secrets.init)
     if config.training.frozen:
         frozen = resume.restore_frozen(history, learner.frozen)
         if frozen is not None:
-            learner = make_learner(config, dataset, history.last.secrets.init, frozen)
+            learner = make_learner(config, dataset, secrets.init, frozen)
     measure, norms = _measure_norms(config, dataset, learner, tell)
     delta = history.ledger.budget.delta if config.plan.delta is None else config.plan.delta
     plan = _make_plan(config, dataset, learner, norms, delta, tell)
     resume.check_budget(history, config, plan)
 
     newest, fingerprint = history.newest, make_fingerprint(config, dataset, plan)
-    run = build(config, dataset, plan, replace(history.last, config=config), learner, measure)
-    state = resume.restore(history, config, run.state, lambda line: None)
-    if run.refresh and newest is not None and newest.segment < len(history.ledger.segments):
-        state = run.refresh(history.step, state)  # the last segment began with this, too
-    reason = resume.why_not_free(history, fingerprint, state)
+    reason = resume.why_sealed(history)
     if reason is None:
-        first_step = history.ledger.segments[-1].start
-        return replace(run, state=state, repeats=True, first_step=first_step)
+        run = build(config, dataset, plan, replace(history.last, config=config), learner, measure)
+        state = resume.restore(history, config, run.state, lambda line: None)
+        if run.refresh and newest is not None and newest.segment < len(history.ledger.segments):
+            state = run.refresh(history.step, state)  # the last segment began with this, too
+        reason = resume.why_not_free(history, fingerprint, state)
+        if reason is None:
+            first_step = history.ledger.segments[-1].start
+            return replace(run, state=state, repeats=True, first_step=first_step)
 
     resume.check_a_step_is_left(history, plan)
     tell(
         f"Steps that were charged stay charged, and a new segment begins, with new secrets: "
         f"{reason}."
     )
-    saved = SavedSegment(config, fingerprint, resume.next_secrets(history))
+    saved = SavedSegment(config, fingerprint, secrets)
     run = build(config, dataset, plan, saved, learner, measure)
     state = resume.restore(history, config, run.state, tell)
     # The norms in the checkpoint may come from other settings or other public records.
@@ -227,7 +230,7 @@ def build(
       learner: from `make_learner`.
       measure: measures the layers' norms on public records; None if clipping norms are given.
     """
-    privatizer = privatize(plan, key=saved.secrets.noise, allocation=config.clipping.allocation)
+    privatizer = privatize(plan, key=saved.keys.noise, allocation=config.clipping.allocation)
     optimizer = make_optimizer(config.training, plan.steps)
     return Run(
         config=config,

@@ -165,6 +165,7 @@ def make_statement(
         steps=sum(facts.steps for facts in spent),
         steps_planned=plan.steps,
         mechanisms=spent,
+        secrets="kept",
         noise=_noise_facts(plan, config, steps, before),
         data=used,
         earlier_data=_other_data(used, earlier),

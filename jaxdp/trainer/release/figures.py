@@ -1,5 +1,6 @@
 """The figures of a report. They are private, and can be read in grey print."""
 
+import io
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from ...accounting.mechanism import Mechanism
 from ...accounting.rounding import round_up, shown_delta
 from ...dpsgd.sums import NORM_BIN_EDGES
 from .. import averages
-from ..run.files import Record
+from ..run.files import Record, write_private
 
 EPSILON_POINTS = 12  # of a segment, in the curve of ε against steps
 
@@ -163,8 +164,10 @@ def _save(path: Path, draw: Callable[[Figure, Any], None], what: Any) -> Path:
     matplotlib.use("agg")
     figure = pyplot.figure(figsize=(7, 5.5), layout="constrained")
     draw(figure, what)
-    figure.savefig(path, dpi=130)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=130, format="png")
     pyplot.close(figure)
+    write_private(path, drawn.getvalue())
     return path
 
 

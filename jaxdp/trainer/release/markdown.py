@@ -33,6 +33,11 @@ SAMPLINGS = {
     "full_batch": "all records in every step",
 }
 
+SECRETS = {
+    "kept": "kept in private/ of the run: with them, the noise can be taken off",
+    "destroyed": "destroyed in private/ of the run; copies must be destroyed, too",
+}
+
 SEEDED = (
     "A seed was given, so the noise and sampling are reproducible: NOT PRIVATE against anyone who "
     "knows or guesses it. The figures below are what the same run would promise with secret keys."
@@ -92,6 +97,7 @@ def _rows(s: Statement) -> Iterator[tuple[str, str]]:
     yield "steps", f"{s.steps}"
     yield from _segment_rows(s.mechanisms)
     yield from _noise_rows(s.noise)
+    yield "keys of noise and sampling", SECRETS[s.secrets]
     yield "privacy against", "everyone who can't break the generator: it is computational"
     yield "data", _data(s.data)
     for used in s.earlier_data:

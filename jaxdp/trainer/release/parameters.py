@@ -10,7 +10,7 @@ No byte of them tells a path, a host, a user or a time (privacy rule 20).
 
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from .markdown import as_markdown
 from .statement import Statement, read_statement, to_text
 
 PARTIAL = "release.partial"  # until it is complete
+PARTIAL_STATEMENT = "statement.partial"
 
 DTYPES: dict[str, Any] = {
     "F64": np.float64,
@@ -122,6 +123,37 @@ def set_aside(folder: Path) -> Path | None:
     return old.rename(aside)
 
 
+def releases(folder: Path) -> list[Path]:
+    """The release of a run, if there is one, and those that were set aside."""
+    found = [folder / "release", *sorted(folder.glob("release-after-*"))]
+    return [release for release in found if release.is_dir()]
+
+
+def says_destroyed(release: Path) -> bool:
+    """Whether the statement of a release says that the secrets are destroyed.
+
+    Raises:
+      ValueError: if there is no statement, or it is damaged.
+    """
+    return _statement_of(release).secrets == "destroyed"
+
+
+def say_destroyed(release: Path) -> None:
+    """Writes into the statement of a release that the secrets are destroyed.
+
+    PRIVACY.md comes first: after a crash in the middle, `says_destroyed` is still false.
+    """
+    statement = replace(_statement_of(release), secrets="destroyed")
+    for name, text in (
+        ("PRIVACY.md", as_markdown(statement)),
+        ("privacy.json", to_text(statement)),
+    ):
+        partial = release.with_name(PARTIAL_STATEMENT)
+        _write(partial, text.encode())
+        partial.replace(release / name)
+        sync(release)
+
+
 def released_steps(folder: Path) -> int | None:
     """How many spent steps the release of a run speaks of; None if there is no release.
 
@@ -129,10 +161,12 @@ def released_steps(folder: Path) -> int | None:
       ValueError: if its statement is damaged.
     """
     release = folder / "release"
-    if not release.is_dir():
-        return None
+    return _statement_of(release).steps if release.is_dir() else None
+
+
+def _statement_of(release: Path) -> Statement:
     try:
-        return read_statement(release / "privacy.json").steps
+        return read_statement(release / "privacy.json")
     except OSError as error:
         raise ValueError(
             f"{release} has no statement that can be read ({error.strerror}): put privacy.json "

@@ -261,6 +261,8 @@ class Statement:
       steps: how many were spent, by all mechanisms.
       steps_planned: how many the last plan has.
       mechanisms: one for every segment of the run, in order; together they have the ε above.
+      secrets: the keys of noise and sampling, with which the noise can be taken off. kept: the
+        run's private files hold some; destroyed: they hold none any more, but copies may.
       noise: where the noise comes from.
       data: the records that the last segment used.
       earlier_data: other records that earlier segments used.
@@ -288,6 +290,7 @@ class Statement:
     steps: int
     steps_planned: int
     mechanisms: tuple[MechanismFacts, ...]
+    secrets: Literal["kept", "destroyed"]
     noise: NoiseFacts
     data: DataUse
     earlier_data: tuple[DataUse, ...]

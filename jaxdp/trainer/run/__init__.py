@@ -1,7 +1,7 @@
 """What a run keeps: its folder, ledger, secrets and checkpoints; and how it goes on after a stop.
 
-`python -m jaxdp.train` writes these files. `--resume` and `python -m jaxdp.report` read them. All
-of them are private.
+`python -m jaxdp.train` writes these files. `--resume` and `python -m jaxdp.report` read them, and
+`python -m jaxdp.seal` destroys the secrets. All of them are private.
 """
 
 from .files import Record as Record

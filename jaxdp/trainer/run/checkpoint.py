@@ -6,6 +6,7 @@ of its segment.
 
 import contextlib
 import hashlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -37,9 +38,10 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep),
         )
 
     def save(self, checkpoint: Checkpoint) -> None:
@@ -58,6 +60,7 @@ class Checkpoints:
             )
         except Exception as error:
             raise self._failure(error) from error
+        self._hide()
 
     def wait(self) -> None:
         """Waits until all checkpoints are on disk. Raises OSError if one failed."""
@@ -66,6 +69,7 @@ class Checkpoints:
             self._manager.check_for_errors()
         except Exception as error:
             raise self._failure(error) from error
+        self._hide()
 
     def newest(self, tell: Callable[[str], None]) -> Checkpoint | None:
         """Loads the newest undamaged checkpoint, and tells of newer ones that are damaged."""
@@ -89,6 +93,16 @@ class Checkpoints:
         """Finishes the checkpoint that is being written. Errors are raised by `wait`, not here."""
         with contextlib.suppress(Exception):
             self._manager.close()
+        self._hide()
+
+    def _hide(self) -> None:
+        """Leaves the files to their owner alone. Orbax gives them what the umask allows."""
+        for folder, folders, files in os.walk(self.folder):
+            for names, mode in ((folders, 0o700), (files, 0o600)):
+                for name in names:
+                    # Orbax may just have removed it, or the file system knows no permissions.
+                    with contextlib.suppress(OSError):
+                        os.chmod(os.path.join(folder, name), mode)
 
     def _load(self, step: int) -> Checkpoint:
         restored = self._manager.restore(

@@ -12,7 +12,6 @@ private/lock             locked by the process that trains
 """
 
 import datetime
-import fcntl
 import json
 import os
 import socket
@@ -20,26 +19,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+from filelock import lock_descriptor
 
 from ...accounting.mechanism import Mechanism
 from .. import config as configs
 from .. import parsing
-from ..disk import sync
+from ..disk import BINARY, sync
 from .ledger import Budget, Ledger
 
+PARTIAL = ".partial"  # the end of a file's name until it is complete
 
-def write_private(path: Path, text: str) -> None:
+
+def write_private(path: Path, content: str | bytes) -> None:
     """Writes a file, whole or not at all. Only its owner may read it; it is synced on return."""
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + PARTIAL)
     partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    with open(descriptor, "w") as file:
-        file.write(text)
+    descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | BINARY, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(descriptor)
-    partial.rename(path)
+    partial.replace(path)
     sync(path.parent)
+
+
+def append_private(path: Path) -> TextIO:
+    """Opens a text file at its end. If it is new, only its owner may read it."""
+    return open(path, "a", opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 @contextmanager
@@ -50,25 +58,28 @@ def locked(folder: Path) -> Iterator[None]:
       ValueError: if another process trains in it, or it is not the folder of a run.
     """
     path = folder / "private" / "lock"
+    descriptor = None
     try:
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | BINARY, 0o600)
+        mine = lock_descriptor(descriptor, blocking=False)
     except OSError as error:
+        if descriptor is not None:
+            os.close(descriptor)
         raise ValueError(
-            f"{folder} can't be resumed ({error.strerror}: {path}): name the folder of a run, in a "
-            "place that you may write to"
+            f"{folder} can't be locked ({error.strerror}: {path}): name the folder of a run, in a "
+            "place that you may write to and whose file system has locks"
         ) from None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        holder = os.read(descriptor, 200).decode(errors="replace") or "another process"
-        os.close(descriptor)
-        raise ValueError(
-            f"{folder} is being trained in by {holder}: wait until it ends, or end it. Two "
-            "processes would spend the budget twice"
-        ) from None
-    try:
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        os.lseek(descriptor, 1, os.SEEK_SET)  # Windows locks the first byte against reading, too
+        if not mine:
+            holder = os.read(descriptor, 200).decode(errors="replace") or "another process"
+            raise ValueError(
+                f"{folder} is being trained in by {holder}: wait until it ends, or end it. Two "
+                "processes would spend the budget twice"
+            )
+        me = f"process {os.getpid()} on {socket.gethostname()}".encode()
+        os.write(descriptor, me)
+        os.ftruncate(descriptor, 1 + len(me))
         yield
     finally:
         os.close(descriptor)

@@ -5,9 +5,11 @@ It is a text file that only grows. Every line is a fact with a checksum of all t
     {"ledger": 2, "epsilon": 3.0, "delta": 0.000336, "adjacency": "add_remove", ...} 5c1f...
     {"segment": 1, "start": 0, "noise_multiplier": 1.81, "sampling_probability": 0.5, ...} 09ab...
     {"charge": 1, "first": 0, "last": 19, "time": "2026-01-31T12:00:00Z"} e27d...
+    {"sealed": 1, "time": "2026-01-31T13:00:00Z"} 77b0...
 
 The first line fixes the budget for good. A segment is a series of steps with the same secrets and
-the same computation. Its steps can be repeated for free, because they give the same results.
+the same computation. Its steps can be repeated for free, because they give the same results. This
+ends when the run is sealed: the secrets of all segments up to the named one are destroyed (`seal`).
 """
 
 import hashlib
@@ -22,7 +24,7 @@ from typing import Any, NamedTuple
 from ...accounting import composition
 from ...accounting.mechanism import Mechanism
 from ...types import Accountant, Adjacency, Sampling, Unit
-from ..disk import sync
+from ..disk import BINARY, sync
 
 CHECK_DIGITS = 16
 BLOCK_SECONDS = 0.5  # time of the steps that one line charges: a sync may take as long as a step
@@ -52,6 +54,7 @@ class Segment:
       num_parameters: how many numbers get noise in a step.
       state: digest of the state before its first step.
       fingerprint: digest of the computation.
+      secrets: digest of its keys. It tells nothing about them.
     """
 
     start: int
@@ -61,6 +64,7 @@ class Segment:
     num_parameters: int
     state: str
     fingerprint: str
+    secrets: str
 
 
 class Position(NamedTuple):
@@ -76,6 +80,7 @@ class Ledger:
     Attributes:
       budget: what the first line says.
       segments: the segments in order; they are numbered from 1.
+      sealed: the secrets of segments up to this number are destroyed, or about to be; 0: of none.
       torn: whether a crash left the last line half written; that line is dropped.
     """
 
@@ -84,6 +89,7 @@ class Ledger:
     def __init__(self, path: Path, text: bytes, descriptor: int | None) -> None:
         self.path = path
         self.segments: list[Segment] = []
+        self.sealed = 0
         self.torn = False
         self._stops: list[int] = []  # of every segment, the step after its last charged one
         self._checks: list[str] = []
@@ -100,7 +106,9 @@ class Ledger:
             raise ValueError(
                 f"delta of the budget is {budget.delta}: give a number between 0 and 1"
             )
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o600)
+        descriptor = os.open(
+            path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND | BINARY, 0o600
+        )
         ledger = cls(path, b"", descriptor)
         epsilon = None if budget.epsilon == math.inf else budget.epsilon
         ledger._append({"ledger": 2, **asdict(budget), "epsilon": epsilon})
@@ -117,7 +125,7 @@ class Ledger:
           OSError: if the file can't be written to.
         """
         text = _text_of(path)
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | BINARY)
         try:
             ledger = cls(path, text, descriptor)
         except BaseException:
@@ -157,6 +165,11 @@ class Ledger:
         """
         if not self.segments:
             raise ValueError(f"{self.path} has no segment yet: open one before the first charge")
+        if self.is_sealed:
+            raise ValueError(
+                f"the secrets of segment {len(self.segments)} are destroyed: open a new segment "
+                "before the next charge"
+            )
         stop = self._stops[-1]
         if not self.segments[-1].start <= first <= stop or last < first:
             raise ValueError(
@@ -166,9 +179,21 @@ class Ledger:
             )
         if last < stop:
             return
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())  # for people: no code reads it
-        self._append({"charge": len(self.segments), "first": stop, "last": last, "time": now})
+        self._append({"charge": len(self.segments), "first": stop, "last": last, "time": _now()})
         self._stops[-1] = last + 1
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the newest segment is sealed: no step can be charged to it or repeated."""
+        return 0 < self.sealed == len(self.segments)
+
+    def seal(self) -> None:
+        """Notes that the secrets of all segments are destroyed; call it before that happens."""
+        if not self.segments:
+            raise ValueError(f"{self.path} has no segment yet: there are no secrets to destroy")
+        if not self.is_sealed:
+            self._append({"sealed": len(self.segments), "time": _now()})
+            self.sealed = len(self.segments)
 
     def stop(self, segment: int) -> int:
         """The step after the last charged step of a segment."""
@@ -224,7 +249,7 @@ class Ledger:
         except FileNotFoundError:
             raise FileNotFoundError(2, "the ledger was deleted", str(self.path)) from None
         mine = os.fstat(descriptor)
-        if (there.st_dev, there.st_ino, there.st_size) != (mine.st_dev, mine.st_ino, self._size):
+        if not os.path.samestat(there, mine) or there.st_size != self._size:
             raise FileExistsError(17, "somebody else wrote to the ledger", str(self.path))
 
     def _read(self, text: bytes) -> None:
@@ -260,7 +285,13 @@ class Ledger:
             if fact.pop("segment") != len(self.segments) + 1:
                 raise ValueError("segments are out of order")
             self._add_segment(Segment(**fact))
+        elif "sealed" in fact:
+            if self.is_sealed or fact["sealed"] != len(self.segments):
+                raise ValueError("seals are out of order")
+            self.sealed = fact["sealed"]
         else:
+            if self.is_sealed:
+                raise ValueError("a step is charged to a segment that is sealed")
             if fact["charge"] != len(self.segments) or fact["first"] != self._stops[-1]:
                 raise ValueError("charges are out of order")
             self._stops[-1] = fact["last"] + 1
@@ -320,6 +351,11 @@ def _text_of(path: Path) -> bytes:
     if not text:
         raise ValueError(f"{path}, line 1 is missing: the ledger is empty")
     return text
+
+
+def _now() -> str:
+    """The time, for people: no code reads it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _check(before: str, text: str) -> str:

@@ -26,7 +26,14 @@ from .fingerprint import (
     steps_repeat_exactly,
 )
 from .ledger import Budget, Ledger, Segment
-from .segment import SavedSegment, Secrets, draw_secrets, load_segment, save_segment
+from .segment import (
+    SavedSegment,
+    Secrets,
+    draw_secrets,
+    load_segment,
+    save_segment,
+    secrets_digest,
+)
 
 
 @dataclass(frozen=True)
@@ -72,13 +79,7 @@ def open_history(folder: Path, keep: int, tell: Tell) -> History:
         that the ledger has not paid for.
     """
     private = folder / "private"
-    try:
-        ledger = Ledger.open(private / "ledger.txt")
-    except OSError as error:
-        raise ValueError(
-            f"{private / 'ledger.txt'} can't be written to ({error.strerror}): make the folder "
-            "writable, because no step can be paid for otherwise"
-        ) from None
+    ledger = open_ledger(private / "ledger.txt")
     if ledger.torn:
         tell("The last line of the ledger was half written: no step had been taken for it.")
     if not ledger.segments:
@@ -88,7 +89,7 @@ def open_history(folder: Path, keep: int, tell: Tell) -> History:
                 "not known what was spent. Put back the ledger that belongs to them"
             )
         raise ValueError(f"{folder} stopped before its first step: start the run anew")
-    last = load_segment(_segment_file(folder, len(ledger.segments)))
+    last = _load_newest(folder, ledger)
     checkpoints = Checkpoints(private / "checkpoints", keep)
     newest = checkpoints.newest(tell)
     if newest is not None:
@@ -101,6 +102,38 @@ def open_history(folder: Path, keep: int, tell: Tell) -> History:
                 "that belongs to the checkpoint"
             )
     return History(folder, ledger, checkpoints, newest, last)
+
+
+def open_ledger(path: Path) -> Ledger:
+    """Opens the ledger of a run.
+
+    Raises:
+      ValueError: if it is missing or damaged, or can't be written to.
+    """
+    try:
+        return Ledger.open(path)
+    except OSError as error:
+        raise ValueError(
+            f"{path} can't be written to ({error.strerror}): make the folder writable, because no "
+            "step can be paid for otherwise"
+        ) from None
+
+
+def _load_newest(folder: Path, ledger: Ledger) -> SavedSegment:
+    """Reads the newest segment. Its secrets must be those that the ledger paid for (rule 15)."""
+    path = _segment_file(folder, len(ledger.segments))
+    saved = load_segment(path)
+    if ledger.is_sealed:
+        # Also if the file has some, because a seal was cut short or a copy was put back.
+        return dataclasses.replace(saved, secrets=None)
+    if saved.secrets is None or secrets_digest(saved.secrets) != ledger.segments[-1].secrets:
+        raise ValueError(
+            f"{path} does not hold the secrets with which the ledger began the segment: charged "
+            "steps would be repeated with other noise. Put back the file that belongs to the "
+            f"ledger; or run `python -m jaxdp.seal {folder}`, after which a resume begins a new "
+            "segment"
+        )
+    return saved
 
 
 def earlier_data(history: History) -> list[loading.Use]:
@@ -182,8 +215,14 @@ def open_segment(
             num_parameters=plan.num_parameters,
             state=state_digest(state),
             fingerprint=fingerprint_digest(saved.fingerprint),
+            secrets=secrets_digest(saved.keys),
         )
     )
+
+
+def why_sealed(history: History) -> str | None:
+    """Says that no step can be repeated because the secrets are destroyed; None if they are not."""
+    return None if history.last.secrets else "the run was sealed, which destroyed the old ones"
 
 
 def why_not_free(history: History, fingerprint: Fingerprint, state: TrainState) -> str | None:
@@ -302,9 +341,10 @@ def drop_metrics_after(path: Path, step: int) -> None:
 
 
 def next_secrets(history: History) -> Secrets:
-    """Draws the secrets of a new segment. The key of the first parameters stays."""
+    """Draws the secrets of a new segment. The key of the first parameters stays, if it is there."""
     last = history.last
-    return draw_secrets(last.config.seed, len(history.ledger.segments) + 1, last.secrets.init)
+    init = None if last.secrets is None else last.secrets.init
+    return draw_secrets(last.config.seed, len(history.ledger.segments) + 1, init)
 
 
 def _segment_file(folder: Path, number: int) -> Path:

@@ -1,5 +1,6 @@
 """A segment of a run: its secrets, configuration and fingerprint."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +31,14 @@ class SavedSegment:
 
     config: configs.Config
     fingerprint: Fingerprint
-    secrets: Secrets
+    secrets: Secrets | None  # None: they are destroyed (`seal`)
+
+    @property
+    def keys(self) -> Secrets:
+        """The secrets. Raises ValueError if they are destroyed."""
+        if self.secrets is None:
+            raise ValueError("the secrets of the segment are destroyed: begin a new one")
+        return self.secrets
 
 
 def draw_secrets(seed: int | None, segment: int = 1, init: jax.Array | None = None) -> Secrets:
@@ -55,30 +63,40 @@ def save_segment(path: Path, saved: SavedSegment) -> None:
     fact = {
         "config": asdict(saved.config),
         "fingerprint": saved.fingerprint,
-        "secrets": {
-            name: np.asarray(jax.random.key_data(key)).tolist()
-            for name, key in vars(saved.secrets).items()
-        },
+        "secrets": _words(saved.keys),
     }
     write_private(path, json.dumps(fact, indent=1) + "\n")
 
 
 def load_segment(path: Path) -> SavedSegment:
-    """Reads the file of a segment.
+    """Reads the file of a segment. Without secrets in it, they are None.
 
     Raises:
       ValueError: if it is missing or damaged.
     """
     try:
         fact = json.loads(path.read_text())
-        secrets = {
+        keys = {
             name: jax.random.wrap_key_data(jax.numpy.asarray(words, jax.numpy.uint32), impl="rbg")
-            for name, words in fact["secrets"].items()
+            for name, words in fact.get("secrets", {}).items()
         }
+        secrets = Secrets(**keys) if "secrets" in fact else None
         config = parsing.from_json(configs.Config, fact["config"])
-        return SavedSegment(config, fact["fingerprint"], Secrets(**secrets))
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        return SavedSegment(config, fact["fingerprint"], secrets)
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
             f"{path} can't be read ({error}): without the secrets and settings in it the run "
             "can't go on. Put back an undamaged copy of the file"
         ) from None
+
+
+def secrets_digest(secrets: Secrets) -> str:
+    """A checksum of a segment's keys. Nobody can guess keys of 128 bits from it."""
+    text = json.dumps(_words(secrets), sort_keys=True)
+    return hashlib.sha256(f"the secrets of a segment of jaxdp\n{text}".encode()).hexdigest()
+
+
+def _words(secrets: Secrets) -> dict[str, list[int]]:
+    return {
+        name: np.asarray(jax.random.key_data(key)).tolist() for name, key in vars(secrets).items()
+    }

@@ -2,13 +2,18 @@
 
 import datetime
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
 for module in ("tyro", "sklearn", "safetensors"):
     pytest.importorskip(module)
-from helpers.trainer import STEPS  # noqa: E402
+from helpers.trainer import SHORT, STEPS, stopped_run  # noqa: E402
 
+from jaxdp import report, train  # noqa: E402
+from jaxdp.trainer.run import files  # noqa: E402
 from jaxdp.trainer.run.files import (  # noqa: E402
     load_record,
     locked,
@@ -71,9 +76,75 @@ def test_one_process_at_a_time_is_in_a_run(tmp_path):
             pass
 
 
+def test_a_killed_process_leaves_no_lock(tmp_path):
+    folder = make_run_folder("digits", str(tmp_path / "run"), NOW)
+    code = (
+        "import pathlib, time; from jaxdp.trainer.run.files import locked\n"
+        f"with locked(pathlib.Path({str(folder)!r})): print('locked', flush=True); time.sleep(600)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "locked\n"
+        says = f"is being trained in by process {holder.pid} on \\S+: wait until it ends"
+        for _ in range(2):  # asking does not change what the lock says
+            with pytest.raises(ValueError, match=says), locked(folder):
+                pass
+    finally:
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.wait()
+        holder.stdout.close()
+    with locked(folder):
+        pass
+
+
+def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
+    folder = make_run_folder("digits", str(tmp_path / "run"), NOW)
+
+    def refuse(descriptor, blocking):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(files, "lock_descriptor", refuse)
+    with (
+        pytest.raises(ValueError, match=r"can't be locked \(Function not impl.*has locks"),
+        locked(folder),
+    ):
+        pass
+
+
+def loose(folder):
+    """What others than its owner may use, in a folder and below."""
+    found = [folder, *folder.rglob("*")]
+    return [path for path in found if path.stat().st_mode & 0o077]
+
+
+@pytest.fixture
+def no_umask():
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def test_private_files_are_the_owner_s_whatever_the_umask(tmp_path, no_umask):
+    folder = tmp_path / "run"
+    assert train.main([*SHORT, "--output", str(folder)]) == 0
+    assert report.main([str(folder)]) == 0
+    names = {path.name for path in (folder / "private").iterdir()}
+    expected = "lock ledger.txt segment-1.json config.json checkpoints metrics.jsonl scores.jsonl "
+    assert set((expected + "results.json training.png").split()) <= names
+    assert loose(folder / "private") == []
+    assert loose(folder / "release")  # may be shared: there the umask decides
+
+
+def test_a_crash_leaves_no_private_file_open_to_others(tmp_path, no_umask):
+    private = stopped_run(tmp_path / "run") / "private"
+    checkpoints = private / "checkpoints"
+    # Orbax may not have finished in there.
+    assert [path for path in loose(private) if checkpoints not in path.parents] == []
+
+
 def test_what_is_no_run_has_no_lock(tmp_path):
     with (
-        pytest.raises(ValueError, match=f"{tmp_path} can't be resumed .No such file"),
+        pytest.raises(ValueError, match=f"{tmp_path} can't be locked .No such file"),
         locked(tmp_path),
     ):
         pass

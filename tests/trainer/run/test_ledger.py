@@ -26,6 +26,7 @@ def segment(start=0, **changed):
         num_parameters=650,
         state="ab",
         fingerprint="cd",
+        secrets="12",
     )
     return Segment(**{**values, **changed})
 
@@ -246,6 +247,43 @@ def test_a_clock_going_backwards_changes_nothing(charged, monkeypatch):
 def test_reading_is_not_writing(charged):
     with pytest.raises(ValueError, match="not open for writing"):
         Ledger.read(charged).charge(30, 30)
+
+
+def test_a_sealed_segment_can_be_charged_no_more(charged):
+    book = Ledger.open(charged)
+    book.seal()
+    book.seal()  # says nothing new
+    lines = charged.read_text().splitlines()
+    assert lines[-1].startswith('{"sealed": 1, "time": "20')
+    assert len(lines) == 5
+    for other in (book, Ledger.read(charged)):
+        assert (other.sealed, other.is_sealed, other.steps) == (1, True, 30)
+    for first, last in ((30, 30), (5, 9)):
+        with pytest.raises(ValueError, match="the secrets of segment 1 are destroyed: open a new"):
+            book.charge(first, last)
+    book.open_segment(segment(start=30))
+    book.charge(30, 34)
+    again = Ledger.read(charged)
+    assert (again.sealed, again.is_sealed, again.steps) == (1, False, 35)
+
+
+def test_a_ledger_without_a_segment_has_nothing_to_seal(path):
+    with pytest.raises(ValueError, match="there are no secrets to destroy"):
+        Ledger.create(path, BUDGET).seal()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"sealed": 1}, {"sealed": 0}, {"sealed": 2}, {"charge": 1, "first": 30, "last": 30}],
+)
+def test_what_no_seal_allows_is_damage(charged, wrong):
+    book = Ledger.open(charged)
+    book.seal()
+    book._append(wrong)
+    with pytest.raises(
+        ValueError, match=r"line 6 is damaged \((seals are out of|a step is charged)"
+    ):
+        Ledger.read(charged)
 
 
 class Crash(BaseException):

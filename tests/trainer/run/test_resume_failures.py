@@ -1,6 +1,7 @@
 """Files that are damaged, in use or can't be written: one line, and nothing is lost."""
 
 import errno
+import json
 import os
 import re
 import resource
@@ -10,7 +11,7 @@ import pytest
 
 for module in ("tyro", "sklearn", "safetensors"):
     pytest.importorskip(module)
-from helpers.trainer import assert_same_run, go_on, ledger_of  # noqa: E402
+from helpers.trainer import assert_same_run, go_on, ledger_of, prepare_resume  # noqa: E402
 
 from jaxdp import report  # noqa: E402
 from jaxdp.trainer.run.files import locked  # noqa: E402
@@ -60,6 +61,30 @@ def test_a_damaged_ledger_is_refused_by_line(secret, capsys):
     assert "ledger.txt, line 3 is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("damage", ["edited", "swapped", "gone"])
+def test_other_secrets_than_the_ledger_s_are_refused(secret, capsys, damage):
+    """Else charged steps would be repeated with other noise, for free."""
+    path = secret / "private" / "segment-1.json"
+    before = path.read_text()
+    fact = json.loads(before)
+    if damage == "gone":
+        changed = [{name: value for name, value in fact.items() if name != "secrets"}]
+    elif damage == "swapped":
+        changed = [{**fact, "secrets": {name: [1, 2, 3, 4] for name in fact["secrets"]}}]
+    else:  # one bit of one key
+        changed = [json.loads(before) for _ in fact["secrets"]]
+        for name, one in zip(fact["secrets"], changed, strict=True):
+            one["secrets"][name][3] ^= 1
+    for one in changed:
+        path.write_text(json.dumps(one))
+        assert go_on(secret) == 2
+        said = capsys.readouterr().err
+        assert "segment-1.json does not hold the secrets with which the ledger began" in said
+        assert f"python -m jaxdp.seal {secret}" in said
+    path.write_text(before)
+    assert prepare_resume(secret)[0].repeats
+
+
 @orbax_fails
 def test_a_full_disk_stops_the_run_and_nothing_is_lost(reference, seeded, capsys):
     """No file may grow beyond the ledger's size now, which is what a full disk does to it."""
@@ -101,7 +126,7 @@ def test_a_read_only_folder_is_refused_in_one_line(secret, capsys, monkeypatch):
     assert go_on(secret) == 2
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 1
-    assert "can't be resumed (Read-only file system:" in said
+    assert "can't be locked (Read-only file system:" in said
     assert "in a place that you may write to" in said
 
 
