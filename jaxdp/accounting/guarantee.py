@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from dp_accounting.rdp import rdp_privacy_accountant as dp_rdp
+from scipy import special
 
 from ..types import Accountant
 from . import gdp, pld
@@ -222,7 +223,9 @@ def rdp_curve(mechanisms: Sequence[Mechanism]) -> Curve:
                 accountant.compose(event)
         kept = accountant.orders
         # Rounding can make a small divergence too low, even negative, and that would count as zero.
-        return kept, np.maximum(accountant.rdp, 0.0) + 1e-15 * steps / (kept - 1)
+        # A step's is a logarithm over order - 1, whose terms are as exact as lgamma(order + 1).
+        off = np.maximum(1e-15, 2.0**-50 * special.gammaln(kept + 1))
+        return kept, np.maximum(accountant.rdp, 0.0) + off * steps / (kept - 1)
 
     def best(convert: Callable[..., tuple[float, float]], at: float) -> float:
         bound, order = convert(*divergences(_ORDERS), at)

@@ -125,7 +125,8 @@ class Mechanism:
         object.__setattr__(
             self, "noise_multiplier", schedule[0][0] if len(schedule) == 1 else schedule
         )
-        q = self.sampling_probability
+        object.__setattr__(self, "sampling_probability", float(self.sampling_probability))
+        q = self.sampling_probability  # a NumPy float32 would be rounded in 1 - q
         if not 0 <= q <= 1:
             raise ValueError(
                 f"sampling_probability is {q}: it is expected batch size / number of examples, "

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from ..gradients.jax_internals import unchecked_axes, varying_axes
 from ..gradients.lazy import Microbatch
 from .plan import Plan
+from .sums import Sums
 
 
 def check_shapes(gradient: Any, params: Any) -> None:
@@ -42,7 +43,7 @@ def check_terms(plan: Plan, microbatch: Microbatch) -> None:
         )
 
 
-def check_reduced(leaves: list[jax.Array], key: jax.Array) -> None:
+def check_reduced(sums: Sums, key: jax.Array) -> None:
     """Refuses sums that still differ between the devices of a shard_map, or may do so."""
     if axes := unchecked_axes():
         raise ValueError(
@@ -52,10 +53,24 @@ def check_reduced(leaves: list[jax.Array], key: jax.Array) -> None:
             "axis) with out_specs=PartitionSpec() and release outside; or leave out "
             "check_vma=False"
         )
-    varying = varying_axes(leaves) - varying_axes(key)
+    varying = varying_axes((sums.gradient, sums.counts, sums.parts)) | sums.row_axes
+    varying -= varying_axes(key)
     if varying:
         raise ValueError(
             f"the sums differ along the mesh axes {sorted(varying)}: add them up first with "
             "privatizer.psum(sums, axis), then release once. Each device would add the same noise "
             "to its own part"
         )
+
+
+def has_own_key(key: jax.Array) -> jax.Array:
+    """Whether no other device has this key, where keys differ along the axes of a mesh.
+
+    Devices that release sums of their own, each with its state, would share the noise otherwise.
+    """
+    axes = tuple(sorted(varying_axes(key)))
+    if not axes:
+        return jnp.bool_(True)
+    words = jax.random.key_data(key)
+    all_words = jax.lax.all_gather(words, axes).reshape(-1, words.shape[-1])
+    return jnp.sum(jnp.all(all_words == words, axis=-1)) == 1

@@ -227,6 +227,10 @@ def noise_adder(
             raise ValueError(SHARED_NOISE)
         spread = lambda x, batched: x if batched else jnp.repeat(x[None], axis_size, axis=0)
         others = jax.tree.map(spread, [step, stds, sums], others_batched)
+        stds = others[1]
+        alike = jnp.sum(jnp.all(key[:, None] == key[None], axis=-1), axis=-1)
+        apart = alike == 1  # members with copies of one key would share their noise
+        others[1] = [jnp.where(apart, std, jnp.nan) for std in stds]
         # lax.map, not vmap: a vmap here would call this rule again, without end.
         released = jax.lax.map(lambda args: add_noise(*args), (key, *others))
         return released, [True] * len(sums)

@@ -129,7 +129,7 @@ class Plan:
                 target_epsilon=epsilon,
                 delta=delta,
                 steps=steps,
-                sampling_probability=expected_batch_size / num_examples,
+                sampling_probability=_python_number(expected_batch_size) / num_examples,
                 sampling=sampling,
                 adjacency=adjacency,
                 unit=clipping.unit,
@@ -139,7 +139,7 @@ class Plan:
             )
         values = dict(
             num_examples=num_examples,
-            expected_batch_size=expected_batch_size,
+            expected_batch_size=_python_number(expected_batch_size),
             steps=steps,
             clipping=clipping,
             num_units=num_units,
@@ -312,14 +312,14 @@ class Plan:
 
         Args:
           arrays: pytree of NumPy or JAX arrays with N rows.
-          indices: from `batches()`, of any shape. Where they are N, for padding, row 0 is taken,
-            which the mask keeps out.
+          indices: from `batches()`, of any shape. Where they are N, for padding, the rows are 0.
 
         Returns:
           The pytree of arrays `[*indices.shape, ...]`.
 
         Raises:
-          ValueError: for arrays with another number of rows, or indices that are out of range.
+          ValueError: for arrays with another number of rows, and for indices that are out of range
+            or repeat a record.
         """
         return take_rows(arrays, indices, self.num_examples)
 
@@ -348,6 +348,8 @@ class Plan:
           of 1e12 runs, some sample exceeds the capacity. It gets a larger shape, a multiple of the
           capacity.
         """
+        if isinstance(start, bool) or not isinstance(start, int | np.integer) or start < 0:
+            raise ValueError(f"start is {start!r}: it is the number of a step, from 0")
         if key is None:
             keys.check_one_process("plan.batches(key=key)")
         if arrays:
@@ -403,3 +405,8 @@ class Plan:
             else:
                 unit_of = sampling.assign_units(unit_philox, step, rows, self.num_units)
                 yield sampling.pad_units(rows, unit_of, self.num_units, capacity, padding)
+
+
+def _python_number(number: float) -> float:
+    """The number in full precision: 1 - q of a NumPy float32 would be rounded, and ε too small."""
+    return int(number) if isinstance(number, int | np.integer) else float(number)

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..gradients.jax_internals import is_traced, is_vmapped, unchecked_axes, varying_axes
+from ..gradients.jax_internals import is_traced, is_vmapped
 from ..gradients.lazy import Microbatch, PerExampleGrads
 from ..types import Allocation
 from . import keys
-from ._checks import check_reduced, check_rows, check_shapes, check_terms
+from ._checks import check_reduced, check_rows, check_shapes, check_terms, has_own_key
 from .clipping import ClippingState, sum_shapes
 from .groups import Groups
 from .noise import (
@@ -25,7 +25,16 @@ from .noise import (
     noise_stds,
 )
 from .plan import Plan
-from .sums import NORM_BIN_EDGES, Diagnostics, Strength, Sums, diagnose, is_whole, stamp
+from .sums import (
+    NORM_BIN_EDGES,
+    Diagnostics,
+    Strength,
+    Sums,
+    check_wide,
+    diagnose,
+    is_whole,
+    stamp,
+)
 
 
 class PrivatizeState(NamedTuple):
@@ -109,7 +118,8 @@ class Privatizer:
         """
         clipping = self.plan.clipping
         clipping.check(grads)
-        parts = stamp(grads, state.clipping.clipping_norms, part)
+        step, norms = _step(state), state.clipping.clipping_norms
+        parts = stamp(grads, step, norms, part)
         check_rows(self.plan, grads.rows_at_once)
         groups = clipping.groups(grads.like)
 
@@ -127,27 +137,31 @@ class Privatizer:
         like = (sum_shapes(grads), no_counts, Diagnostics(none, none, none, none, bins))
         leaves, counts, diagnostics = grads.sum(sums_of, like)
         gradient = jax.tree.unflatten(jax.tree.structure(grads.like), leaves)
-        return Sums(gradient, counts, diagnostics, parts, clipping)
+        return Sums(gradient, counts, diagnostics, parts, clipping, grads.row_axes)
 
     def psum(self, sums: Sums, axis: str | tuple[str, ...]) -> Sums:
         """Adds up the sums of the devices along an axis of a mesh, inside `jax.shard_map`.
 
         Raises:
-          ValueError: if the sums are the same on all devices along the axis. Then they were added
-            already, or every device has the whole batch.
+          ValueError: if they were added along the axis already, or not every array of the batch
+            differs along it: then devices may have the same rows.
         """
+        check_wide(sums)
         for name in (axis,) if isinstance(axis, str) else axis:
-            differ = varying_axes([sums.gradient, sums.counts])
-            if not unchecked_axes() and name not in differ:
+            if name not in sums.row_axes:
                 raise ValueError(
-                    f"the sums are the same on all devices along the mesh axis {name!r}, so adding "
-                    "them would count every record several times: add them once, and give every "
-                    "device its own rows (in_specs)"
+                    f"the devices along the mesh axis {name!r} were added up already, or not every "
+                    "array of the batch differs along it, so that records would count several "
+                    "times: add up once, and give every device its own rows (in_specs)"
                 )
             count = jax.lax.axis_size(name)
             own = jnp.arange(count) == jax.lax.axis_index(name)
             parts = jnp.where(own[:, None, None], sums.parts, 0)
-            sums = replace(sums, parts=parts.reshape(-1, sums.parts.shape[1]))
+            sums = replace(
+                sums,
+                parts=parts.reshape(-1, sums.parts.shape[1]),
+                row_axes=sums.row_axes - {name},
+            )
             sums = jax.lax.psum(sums, name)
         return sums
 
@@ -165,8 +179,9 @@ class Privatizer:
 
         Returns:
           `(mean gradient, state)`. The gradient is NaN, and never a number, if a part of the batch
-          is missing, was added twice or scaled; if padding came before records; for sums that were
-          clipped to other norms than the state's; and after the plan's last step.
+          is missing, was added twice or scaled; if padding came before records; for sums of another
+          step, or clipped to other norms, than the state's; after the plan's last step; and where
+          several devices have copies of one key.
 
         Raises:
           ValueError: for sums of another clipping, sums that differ between devices, and parameters
@@ -182,6 +197,7 @@ class Privatizer:
                 f"the sums were clipped by {sums.clipping!r}, and the plan's noise is for "
                 f"{clipping!r}: release them by the privatizer that made them"
             )
+        check_wide(sums)
         if params is not None:
             check_shapes(sums.gradient, params)
         if plan.rounding_is_bounded and sums.parts.shape[0] > plan.rounding_parts:
@@ -190,25 +206,26 @@ class Privatizer:
                 f"for {plan.rounding_parts}: give plan.with_rounding_bound(parts=...) their number"
             )
         leaves, structure = jax.tree.flatten(sums.gradient)
-        check_reduced([*leaves, sums.counts], state.privatize_key)
+        check_reduced(sums, state.privatize_key)
         groups = clipping.groups(sums.gradient)
         like = jax.tree.leaves(sums.gradient if params is None else params)
         dtypes = [leaf.dtype for leaf in like]
         # A release that must not happen is NaN.
-        allowed = is_whole(sums, state.clipping.clipping_norms)
+        step = _step(state)
+        allowed = is_whole(sums, step, state.clipping.clipping_norms)
         if plan.noise_multiplier == 0:  # an infinite clipping norm would give 0·inf
             divisor = jnp.where(allowed, plan.divisor, jnp.nan)
             means = [(s / divisor).astype(d) for s, d in zip(leaves, dtypes, strict=True)]
             counts = sums.counts / divisor
         else:
-            allowed &= state.privatize_step < plan.steps
+            allowed &= (step >= 0) & (step < plan.steps) & has_own_key(state.privatize_key)
             noised, counts = self._noised(sums, state, groups, dtypes, allowed)
             # A frozen leaf's sum is 0 or -0. The sign would tell of the data.
             zeros = [jnp.zeros(leaf.shape, d) for leaf, d in zip(leaves, dtypes, strict=True)]
             means = [noised.get(i, zero) for i, zero in enumerate(zeros)]
-        adapted = clipping.adapt(groups, state.clipping, state.privatize_step, counts + 0.5)
+        adapted = clipping.adapt(groups, state.clipping, step, counts + 0.5)
         means = jax.tree.unflatten(structure, means)
-        return means, PrivatizeState(state.privatize_key, state.privatize_step + 1, adapted)
+        return means, PrivatizeState(state.privatize_key, step + 1, adapted)
 
     def _noised(
         self,
@@ -220,7 +237,7 @@ class Privatizer:
     ) -> tuple[dict[int, jax.Array], jax.Array]:
         """Means with noise: of every leaf that is not frozen, by its number; and of the counts."""
         plan, quantile = self.plan, self.plan.clipping.quantile
-        clipping_norms, step = state.clipping.clipping_norms, state.privatize_step
+        clipping_norms, step = state.clipping.clipping_norms, _step(state)
         grid = noise_grid(plan, groups)
         stds = noise_stds(plan, groups, clipping_norms, self.allocation, step)
         stds = jnp.where(allowed, stds, jnp.nan)
@@ -295,3 +312,11 @@ def privatize(
     if key is None:
         return Privatizer(plan, allocation)
     return Privatizer(plan, allocation, keys.bits_of(key), keys.derived(key, "noise"))
+
+
+def _step(state: PrivatizeState) -> jax.Array:
+    """The number of the step. In a narrower type it would begin again at 0, with the same noise."""
+    step = state.privatize_step
+    if step.dtype != jnp.int32:
+        raise ValueError(f"privatize_step has dtype {step.dtype}: leave it as int32")
+    return step

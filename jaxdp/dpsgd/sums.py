@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..gradients.jax_internals import varying_axes
 from ..gradients.lazy import Microbatch, PerExampleGrads
 from ._numbers import whole
 from .clipping import Clipping
@@ -32,16 +33,18 @@ class Diagnostics:
 class Sums:
     """The sums of a batch, or of a part of it, before the noise. Add the parts with `+`.
 
-    Row i of `parts` is 1 and part i's clipping norms, once part i is in the sums, and 0 before; it
-    is NaN if padding came before records in this part. `release` asks for every part once, with its
-    own clipping norms: noise for other parts or other norms would not make the sum private.
+    Row i of `parts` is 1, the step and the clipping norms of part i, once part i is in the sums,
+    and 0 before; it is NaN if padding came before records in this part. `release` asks for every
+    part once, of its own step and norms: else the noise would not make the sum private.
     """
 
     gradient: Any  # pytree like the parameters, float32 or wider: the clipped sum, without noise
     counts: jax.Array  # [groups] units within C minus units above it, halved, without noise
     diagnostics: Diagnostics
-    parts: jax.Array  # [parts, 1 + groups]
+    parts: jax.Array  # [parts, 2 + groups]
     clipping: Clipping = field(metadata=dict(static=True))
+    # Mesh axes of which the devices have rows of their own, and are not added up yet.
+    row_axes: frozenset = field(metadata=dict(static=True))
 
     def __add__(self, other: "Sums") -> "Sums":
         if not isinstance(other, Sums):
@@ -56,7 +59,24 @@ class Sums:
                 f"these are sums of {self.parts.shape[0]} and of {other.parts.shape[0]} parts: "
                 "call sums(grads, state, part=(i, n)) with the same n for all parts of a batch"
             )
+        if self.row_axes != other.row_axes:
+            raise ValueError(
+                f"these sums differ along the mesh axes {sorted(self.row_axes)} and "
+                f"{sorted(other.row_axes)}: call privatizer.psum on both, or on their sum"
+            )
+        check_wide(self)
+        check_wide(other)
         return jax.tree.map(jnp.add, self, other)
+
+
+def check_wide(sums: Sums) -> None:
+    """Refuses sums that were cast: the bound on rounding is for float32 (privacy rule 8)."""
+    for leaf in jax.tree.leaves((sums.gradient, sums.counts, sums.parts)):
+        if jnp.promote_types(leaf.dtype, jnp.float32) != leaf.dtype:
+            raise ValueError(
+                f"the sums have dtype {leaf.dtype}, which is too narrow to add them up: leave them "
+                "as privatizer.sums made them, float32 or wider"
+            )
 
 
 class Strength(NamedTuple):
@@ -82,9 +102,12 @@ def diagnose(microbatch: Microbatch, within: jax.Array) -> Diagnostics:
 
 
 def stamp(
-    grads: PerExampleGrads, clipping_norms: jax.Array, part: tuple[int | jax.Array, int]
+    grads: PerExampleGrads,
+    step: jax.Array,
+    clipping_norms: jax.Array,
+    part: tuple[int | jax.Array, int],
 ) -> jax.Array:
-    """What `Sums.parts` is for the sums of one part: `[n, 1 + groups]`."""
+    """What `Sums.parts` is for the sums of one part: `[n, 2 + groups]`."""
     mask = grads.record_mask
     if mask is None:
         raise ValueError(
@@ -109,15 +132,25 @@ def stamp(
         raise TypeError(f"part is {part!r}: i counts the parts, from 0 to n - 1")
     if not isinstance(number, jax.core.Tracer) and not 0 <= number < count:
         raise ValueError(f"part is {part!r}: i counts the parts, from 0 to n - 1")
-    row = jnp.concatenate([jnp.ones(1), clipping_norms.astype(jnp.float32)])
-    row = jnp.where(padding_last, row, jnp.nan)
+    alone = varying_axes(number) - grads.row_axes
+    if alone:
+        raise ValueError(
+            f"part differs along the mesh axes {sorted(alone)}, and not every array of the batch "
+            "does: devices with the same rows would count them several times. Give every device "
+            "its own rows (in_specs)"
+        )
+    row = jnp.where(padding_last, _row(step, clipping_norms), jnp.nan)
     return jnp.where((jnp.arange(count) == number)[:, None], row, 0)
 
 
-def is_whole(sums: Sums, clipping_norms: jax.Array) -> jax.Array:
-    """Whether every part is in the sums once, with its padding last, clipped to these norms.
+def is_whole(sums: Sums, step: jax.Array, clipping_norms: jax.Array) -> jax.Array:
+    """Whether every part of this step is in the sums once, padding last, clipped to these norms.
 
     Adding zeros is exact, in any order, so that the comparison is, too.
     """
-    row = jnp.concatenate([jnp.ones(1), clipping_norms.astype(jnp.float32)])
-    return jnp.all(sums.parts == row)
+    return jnp.all(sums.parts == _row(step, clipping_norms))
+
+
+def _row(step: jax.Array, clipping_norms: jax.Array) -> jax.Array:
+    exact = jnp.stack([jnp.int32(1), step & (2**24 - 1)])  # whole numbers that float32 holds
+    return jnp.concatenate([exact.astype(jnp.float32), clipping_norms.astype(jnp.float32)])

@@ -9,7 +9,10 @@ from .jax_internals import (
     CALLBACKS,
     COLLECTIVES,
     CUSTOM_VMAP,
+    FOREIGN,
     REFS,
+    RNG_OF_BACKENDS,
+    foreign_key,
     jaxprs_in_params,
     one_example,
     open_jaxpr,
@@ -24,6 +27,9 @@ _COUPLING = {
     "its batching rule is the user's own and may mix examples. Write the loss of one example "
     "without custom_vmap": CUSTOM_VMAP,
     "a callback sees several examples and leaves the program. Take it out of the loss": CALLBACKS,
+    "under vmap one draw serves all examples, by the key of the first of them. Use keys of JAX's "
+    "default kind (threefry2x32)": RNG_OF_BACKENDS,
+    "foreign code sees several examples, and may mix them. Take it out of the loss": FOREIGN,
     "a Ref can carry values from one example to the next. Return values instead": REFS,
 }
 
@@ -49,6 +55,13 @@ def refuse_coupling(jaxpr: Any) -> None:
                     f"the loss uses {eqn.primitive.name} ({source_line(eqn)}), which has no "
                     f"per-example gradient: {reason}"
                 )
+        if (kind := foreign_key(eqn)) is not None:
+            raise ValueError(
+                f"the loss draws random numbers from a key of kind {kind} ({source_line(eqn)}): "
+                "under vmap one draw serves all examples, by the key of the first of them, so that "
+                "examples see each other. Derive JAX's own kind of key from it: "
+                'jaxdp.dpsgd.jax_key(key, "dropout", step)'
+            )
         for inner in jaxprs_in_params(eqn.params):
             refuse_coupling(open_jaxpr(inner)[0])
 

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import jax
-from jax._src import callback, config, custom_batching, debugging, source_info_util
+from jax._src import callback, config, custom_batching, debugging, ffi, source_info_util
 from jax._src import core as jax_core
 from jax._src.interpreters.batching import BatchTrace
 from jax._src.lax import parallel
@@ -37,6 +37,11 @@ COLLECTIVES = _primitives(parallel) - {primitives.axis_index_p, PVARY}
 CUSTOM_VMAP = frozenset({custom_batching.custom_vmap_p})
 
 CALLBACKS = _primitives(callback, debugging)
+
+# Random numbers of the backend's own: under vmap there is one draw for all.
+RNG_OF_BACKENDS = frozenset({primitives.rng_bit_generator_p, primitives.rng_uniform_p})
+
+FOREIGN = _primitives(ffi)
 
 REFS = _primitives(state_primitives) | {jax_core.ref_p}
 
@@ -92,6 +97,15 @@ def vary(tree: Any, axes: frozenset) -> Any:
 def one_example(batch: Any) -> Any:
     """The batch's tree with abstract values in place of arrays, each without its leading axis."""
     return jax.tree.map(lambda leaf: mapped_aval(leaf.shape[0], 0, jax.typeof(leaf)), batch)
+
+
+def foreign_key(eqn: Any) -> str | None:
+    """The kind of the key that an equation draws from, unless it is JAX's own Threefry."""
+    name = eqn.primitive.name
+    if not name.startswith("random_") or name in ("random_wrap", "random_unwrap", "random_seed"):
+        return None
+    dtype = eqn.invars[0].aval.dtype
+    return None if str(dtype) == "key<fry>" else str(dtype)
 
 
 def source_line(eqn: Any) -> str:

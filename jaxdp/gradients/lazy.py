@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ..types import PyTree, Unit
 from ._padding import pad_rows, split_rows
-from .jax_internals import vary, varying_axes
+from .jax_internals import unchecked_axes, vary, varying_axes
 from .representations import Representation
 
 Carry = TypeVar("Carry")
@@ -113,6 +113,16 @@ class PerExampleGrads:
     def rows_at_once(self) -> int:
         """How many examples (units) are differentiated and summed at a time."""
         return self._microbatch_size
+
+    @property
+    def row_axes(self) -> frozenset:
+        """The mesh axes of a surrounding `shard_map` along which every array of the batch differs.
+
+        Where JAX does not know, all of them.
+        """
+        unchecked = frozenset(unchecked_axes())
+        differ = [varying_axes(leaf) for leaf in jax.tree.leaves(self._batch)]
+        return unchecked or frozenset.intersection(*differ)
 
     @property
     def like(self) -> PyTree:

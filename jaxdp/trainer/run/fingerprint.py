@@ -57,7 +57,13 @@ HARMLESS = frozenset(
 )
 
 # Of environment variables that XLA and the libraries under it read.
-PREFIXES = ("JAX_", "XLA_", "LIBTPU_", "TF_XLA_", "CUBLAS_", "CUDNN_", "NVIDIA_TF32_OVERRIDE")
+PREFIXES = (
+    *("JAX_", "XLA_", "LIBTPU_", "TF_XLA_", "PJRT_", "NPROC", "OMP_", "MKL_"),
+    *("DNNL_", "ONEDNN_", "CUBLAS_", "CUDNN_", "CUDA_", "NCCL_", "NVIDIA_", "HIP_", "ROCR_"),
+)
+
+# Of the names of packages that hold compilers and libraries of kernels.
+KERNELS = ("jax", "nvidia-", "libtpu")
 
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
@@ -74,7 +80,8 @@ def make_fingerprint(config: configs.Config, dataset: Dataset, plan: Plan) -> Fi
             {
                 "config": computed,
                 "code": _code_digest(),
-                "versions": {name: _version(name) for name in COMPUTING_PACKAGES},
+                "versions": {name: _version(name) for name in COMPUTING_PACKAGES} | _kernels(),
+                "platform": jax.devices()[0].client.platform_version,
                 "jax settings": {
                     name: str(value) for name, value in settings().items() if name not in HARMLESS
                 },
@@ -105,8 +112,10 @@ def steps_repeat_exactly() -> bool:
     of cores are the same: these are in the fingerprint.
     """
     platforms = {device.platform for device in jax.devices()}
-    flags = os.environ.get("XLA_FLAGS", "").split()
-    return platforms == {"cpu"} or (platforms == {"gpu"} and DETERMINISTIC in flags)
+    name = DETERMINISTIC.partition("=")[0]
+    flags = [f for f in os.environ.get("XLA_FLAGS", "").split() if f.partition("=")[0] == name]
+    # The last one counts.
+    return platforms == {"cpu"} or (platforms == {"gpu"} and flags[-1:] == [DETERMINISTIC])
 
 
 def fingerprint_digest(fingerprint: Fingerprint) -> str:
@@ -160,6 +169,12 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "none"
+
+
+def _kernels() -> dict[str, str]:
+    """The versions of all packages that bring compilers or kernels."""
+    names = [(d.metadata["Name"] or "").lower() for d in importlib.metadata.distributions()]
+    return {name: _version(name) for name in sorted(set(names)) if name.startswith(KERNELS)}
 
 
 def _differing(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
