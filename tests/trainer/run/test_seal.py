@@ -222,6 +222,14 @@ def test_a_resume_begins_a_new_segment_and_pays_again(secret, capsys):
     assert jaxdp.load_release(secret).statement.secrets == "destroyed"
 
 
+def test_without_checkpoints_a_sealed_run_begins_again_and_pays(secret):
+    seal(secret)
+    shutil.rmtree(secret / "private" / "checkpoints")
+    run, history, _ = prepare_resume(secret)
+    assert (history.step, run.first_step, run.repeats) == (0, 0, False)
+    assert resume.steps_left(history, run.plan, run.repeats) < run.plan.steps
+
+
 def test_a_sealed_run_that_has_ended_takes_no_step(ended, capsys):
     seal(ended)
     before = content(ended)
