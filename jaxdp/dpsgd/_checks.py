@@ -13,12 +13,20 @@ from .sums import Sums
 
 def check_shapes(gradient: Any, params: Any) -> None:
     """Refuses gradients of other parameters, such as the dense gradients of a mean loss."""
-    shapes = [jax.tree.map(jnp.shape, tree) for tree in (gradient, params)]
-    if shapes[0] != shapes[1]:
+    trees: list[Any] = [jax.tree.structure(tree) for tree in (gradient, params)]
+    if trees[0] != trees[1]:
         raise ValueError(
-            f"the gradients have shapes {shapes[0]}, and the parameters {shapes[1]}: they belong "
-            "to other parameters"
+            f"the gradients are a tree {trees[0]}, and the parameters are {trees[1]}: pass the "
+            "parameters that were differentiated, for Flax nnx the state of nnx.split(model, "
+            "nnx.Param, ...)"
         )
+    named = jax.tree_util.tree_leaves_with_path(gradient)
+    for (path, leaf), param in zip(named, jax.tree.leaves(params), strict=True):
+        if leaf.shape != jnp.shape(param):
+            raise ValueError(
+                f"the gradient {jax.tree_util.keystr(path)} has shape {leaf.shape}, and the "
+                f"parameter {jnp.shape(param)}: they belong to other parameters"
+            )
 
 
 def check_rows(plan: Plan, rows_at_once: int) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..accounting.mechanism import Mechanism, event_factor
 from ..accounting.noise_charge import UNKNOWN_DRAWS
+from ..gradients.jax_internals import vary, varying_axes
 from ..types import Allocation
 from ._noise_tables import Scale
 from .clipping import Clipping, safe_clipping_norms
@@ -253,7 +254,9 @@ def _noised_mean(
     # A branch of its own: else XLA would draw the noise again for everything that reads it, such
     # as either moment of Adam.
     release = lambda total: (_noised(key, step, leaf, std, total, scale) / divisor).astype(dtype)
-    nothing = lambda total: jnp.full_like(total, jnp.nan, dtype)
+    # On the devices of a mesh it differs wherever the released number does.
+    axes = varying_axes((key, step, std, total))
+    nothing = lambda total: vary(jnp.full_like(total, jnp.nan, dtype), axes)
     return jax.lax.cond(jnp.isfinite(std), release, nothing, total)
 
 

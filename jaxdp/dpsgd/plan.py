@@ -352,6 +352,8 @@ class Plan:
             raise ValueError(f"start is {start!r}: it is the number of a step, from 0")
         if key is None:
             keys.check_one_process("plan.batches(key=key)")
+        if any(hasattr(array, "dtype") and np.ndim(array) == 0 for array in arrays):
+            raise ValueError("plan.batches takes arrays of records, and a key as key=key")
         if arrays:
             self.take(arrays, np.empty(0, int))  # refuses arrays with another number of rows
         self._remember_run(key, start)
@@ -369,7 +371,7 @@ class Plan:
             warnings.warn(
                 "plan.batches() was called again: that is a second run on the same records, whose "
                 f"budget adds up to that of the first. A plan has {self.steps} steps in all: give "
-                "it those of all epochs. To resume or repeat a run, call "
+                "it those of all epochs. After them every release of the same state is NaN. To resume or repeat a run, call "
                 "plan.batches(key=key, start=step) with its key",
                 stacklevel=3,
             )

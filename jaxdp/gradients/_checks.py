@@ -144,8 +144,8 @@ def check_mask(mask: jax.Array | None, size: int) -> jax.Array | None:
     return mask
 
 
-def check_dense(grads: PyTree, size: int, like: PyTree) -> None:
-    """Raises a ValueError unless every leaf is `[size, *shape of its parameter]`."""
+def check_dense(grads: PyTree, like: PyTree) -> None:
+    """Raises a ValueError unless every leaf is `[B, *shape of its parameter]`."""
     trees: list[Any] = [jax.tree.structure(tree) for tree in (grads, like)]
     if trees[0] != trees[1]:
         raise ValueError(
@@ -154,10 +154,10 @@ def check_dense(grads: PyTree, size: int, like: PyTree) -> None:
         )
     named = jax.tree_util.tree_leaves_with_path(grads)
     for (path, leaf), param in zip(named, jax.tree.leaves(like), strict=True):
-        if leaf.shape != (size, *param.shape):
+        if leaf.ndim != 1 + len(param.shape) or leaf.shape[1:] != param.shape:
             raise ValueError(
                 f"gradient {jax.tree_util.keystr(path) or 'grads'} has shape {leaf.shape}, and its "
-                f"parameter has shape {param.shape}: expected {(size, *param.shape)}, one example "
+                f"parameter has shape {param.shape}: expected that behind an axis of examples, one "
                 "a row. A gradient that is already summed or averaged can't be made private"
             )
 

@@ -146,8 +146,8 @@ def from_dense(
     """
     check_microbatch_size(microbatch_size)
     check_params(grads)
+    check_dense(grads, like)
     size = batch_size(grads)
-    check_dense(grads, size, like)
     like = jax.tree.map(lambda g: jax.ShapeDtypeStruct(g.shape[1:], g.dtype), grads)
 
     def compute(rows: PyTree) -> tuple[jax.Array, list[Representation]]:

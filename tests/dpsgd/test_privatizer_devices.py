@@ -93,16 +93,56 @@ outside = mapped(lambda p, b, m, s: psum(tx.sums(grads(p, b, m), s)), check_vma=
 same(tx.release(outside, state, params)[0])
 is_refused("the sums differ along the mesh axes ['data']", lambda sums: sums)
 is_refused("with check_vma=False, over the axes ('data',)", psum, check_vma=False)
-is_refused("the same on all devices along the mesh axis 'data'", lambda sums: psum(psum(sums)))
-everywhere = P()
+twice = "along the mesh axis 'data' were added up already, or not every array of the batch"
+is_refused(twice, lambda sums: psum(psum(sums)))
+is_refused(twice, lambda sums: psum(jax.lax.pcast(psum(sums), ("data",), to="varying")))
+# A plain psum does not say that it added up; after it and psum, parts are there twice.
+is_refused("the sums differ along the mesh axes ['data']", lambda sums: jax.lax.psum(sums, "data"))
+for leaf in jax.tree.leaves(release(lambda sums: jax.lax.psum(psum(sums), "data"))):
+    assert np.isnan(leaf).all()
+try:
+    mapped(lambda p, b, m, s: psum(psum(tx.sums(grads(p, b, m), s))), check_vma=False)
+except ValueError as error:
+    assert twice in str(error), error
+else:
+    raise AssertionError("added up twice without checks")
+
+# The same rows on every device, also where something else differs.
+everywhere, dealt = P(), (mask, batch)
 mask, batch = jnp.ones(32, bool), jax.tree.map(jnp.nan_to_num, batch)
-is_refused("the same on all devices along the mesh axis 'data'", psum, everywhere)
-mask = jnp.arange(32) % 4 < 3
-# Nothing tells that a plain psum counts parts, and a second one counts them twice: NaN.
-for wrong in (lambda sums: jax.lax.psum(sums, "data"),
-              lambda sums: jax.lax.psum(psum(sums), "data")):
-    for leaf in jax.tree.leaves(release(wrong)):
-        assert np.isnan(leaf).all()
+is_refused(twice, psum, everywhere)
+vary = lambda tree: jax.tree.map(lambda x: jax.lax.pcast(x, ("data",), to="varying"), tree)
+index = lambda: jax.lax.axis_index("data")
+for text, wrong in (
+    (twice, lambda p, b, m, s: psum(tx.sums(grads(vary(p), b, m), s))),
+    ("part differs along the mesh axes ['data']",
+     lambda p, b, m, s: jax.lax.psum(tx.sums(grads(p, b, m), s, part=(index(), 8)), "data")),
+):
+    try:
+        mapped(lambda *args: tx.release(wrong(*args), args[-1])[0], everywhere)
+    except ValueError as error:
+        assert text in str(error), error
+    else:
+        raise AssertionError(text)
+mask, batch = dealt
+
+# Every device a run of its own: not with copies of one key.
+def own_runs(states):
+    def step(p, b, m, s):
+        s = jax.tree.map(lambda leaf: leaf[0], s)
+        made = tx.release(tx.sums(grads(p, b, m), s), s, p)[0]
+        return jax.tree.map(lambda leaf: leaf[None], made)
+
+    data = P("data")
+    return jax.jit(jax.shard_map(
+        step, mesh=mesh, in_specs=(P(), data, data, data), out_specs=data
+    ))(params, batch, mask, states)
+
+stacked = lambda states: jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+others = [jaxdp.privatize(plan, key=jax.random.key(i)).init(params) for i in range(8)]
+assert np.isfinite(own_runs(stacked(others))["w"]).all()
+copies = own_runs(stacked([others[0]] * 2 + others[2:]))["w"]
+assert np.isnan(copies[:2]).all() and np.isfinite(copies[2:]).all()
 update = lambda x, y, m, s: tx.update(grads(params, (x, y), m), s, params)[0]
 dealt = jax.tree.map(lambda leaf: leaf.reshape(8, 4, *leaf.shape[1:]), (*batch, mask))
 try:

@@ -103,7 +103,17 @@ def test_rows_are_taken_from_the_plans_own_records_only():
         with pytest.raises(ValueError, match="records are counted from 0 to 199"):
             plan.take(X, wrong)
     for arrays in (X, jnp.asarray(X)):
-        np.testing.assert_array_equal(plan.take(arrays, indices)[mask], X[indices[mask]])
+        rows = plan.take(arrays, indices)
+        np.testing.assert_array_equal(rows[mask], X[indices[mask]])
+        # Padding is no record: with the mask of another step, none counts twice.
+        assert not np.asarray(rows)[~mask].any()
+    with pytest.raises(ValueError, match="indices have dtype bool"):
+        plan.take(X, mask)
+    with pytest.raises(ValueError, match="record 7 is in indices twice"):
+        plan.take(X, np.array([7, 3, 7, N, N]))
+    for wrong in (-3, 1.5, True):
+        with pytest.raises(ValueError, match="it is the number of a step, from 0"):
+            plan.batches(start=wrong)
     with pytest.raises(ValueError, match="the array"):
         plan.batches(jax.random.key(0))  # a key goes in as key=
 

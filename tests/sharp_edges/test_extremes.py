@@ -1,7 +1,9 @@
 """Small ε, small δ and rare records: the noise is that of the better accountant."""
 
+import numpy as np
 import pytest
 
+import jaxdp
 from jaxdp.accounting import Mechanism, epsilon, solve_noise_multiplier
 
 
@@ -28,3 +30,21 @@ def test_a_record_that_is_hardly_ever_used_costs_nothing(z):
     # It is in one of 11 steps with a chance of almost 1.1e-5.
     if z < 0.1:
         assert epsilon(Mechanism(z, steps=11, sampling_probability=1e-6), 1.09e-5) > 0
+
+
+def test_numbers_of_numpy_are_taken_in_full_precision():
+    """1 - q of a float32 is rounded, which made ε too small."""
+    for kind in (np.float16, np.float32):
+        q = kind(0.01)
+        rounded = Mechanism(1.1, steps=1000, sampling_probability=q)
+        assert type(rounded.sampling_probability) is float
+        exact = Mechanism(1.1, steps=1000, sampling_probability=float(q))
+        assert epsilon(rounded, 1e-11) == epsilon(exact, 1e-11)
+        plan = jaxdp.Plan(
+            num_examples=1437,
+            expected_batch_size=kind(143.7),
+            steps=10,
+            clipping=jaxdp.clip_individual(1.0),
+            noise_multiplier=1.0,
+        )
+        assert plan.sampling_probability == float(kind(143.7)) / 1437

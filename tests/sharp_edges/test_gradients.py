@@ -73,6 +73,77 @@ def test_a_part_that_is_counted_twice_or_missing_or_scaled_is_nan():
             tx.sums(dense(), state, part=wrong)
 
 
+def test_sums_of_another_step_are_nan():
+    tx = jaxdp.privatize(make_plan())
+    state = tx.init(SQUARE)
+    sums = tx.sums(dense(), state)
+    released, later = tx.release(sums, state)
+    assert not is_nan(released)
+    assert is_nan(tx.release(sums, later)[0])
+    part = lambda i, state: tx.sums(dense(), state, part=(i, 2))
+    assert is_nan(tx.release(part(0, state) + part(1, later), later)[0])
+    with pytest.raises(ValueError, match="privatize_step has dtype uint8"):
+        tx.sums(dense(), state._replace(privatize_step=jnp.uint8(0)))
+    assert is_nan(tx.update(dense(), state._replace(privatize_step=jnp.int32(-1)))[0])
+
+
+def test_sums_that_were_cast_are_refused():
+    tx = jaxdp.privatize(make_plan())
+    state = tx.init(SQUARE)
+    cast = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tx.sums(dense(), state))
+    for use in (lambda: tx.release(cast, state), lambda: cast + cast):
+        with pytest.raises(ValueError, match="dtype bfloat16, which is too narrow"):
+            use()
+
+
+def test_members_of_an_ensemble_with_copies_of_one_key_are_nan():
+    tx = jaxdp.privatize(make_plan())
+    states = [tx.init(SQUARE) for _ in range(3)]
+    stack = lambda states: jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    updates = jax.vmap(lambda state: tx.update(dense(), state)[0])
+    assert np.isfinite(updates(stack(states))["w"]).all()
+    copied = updates(stack([states[0], states[1], states[0]]))["w"]
+    assert np.isnan(copied[np.array([0, 2])]).all()
+    assert np.isfinite(copied[1]).all()
+
+
+@pytest.mark.parametrize("kind", ["rbg", "unsafe_rbg"])
+@pytest.mark.parametrize("method", ["auto", "vmap"])
+def test_keys_whose_draws_are_shared_under_vmap_are_refused(kind, method):
+    """jaxdp.secret_key() is one of them: the first record's key would decide everybody's mask."""
+    step_key = jax.random.key(0, impl=kind)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(4))
+
+    def loss(params, x, key):
+        return jnp.sum(params["b"] * jax.random.bernoulli(key, 0.5, x.shape) * x)
+
+    grads = jaxdp.per_example_grads(loss, method=method)
+    with pytest.raises(ValueError, match=r"draws random numbers from a key of kind .*jax_key"):
+        grads({"b": jnp.zeros(4)}, (jnp.ones((4, 4)), keys), jaxdp.all_rows(4))
+    words = jax.random.key_data(keys)
+
+    def raw(params, x, key):
+        return loss(params, x, jax.random.wrap_key_data(key, impl=kind))
+
+    with pytest.raises(ValueError, match="draws random numbers from a key of kind"):
+        jaxdp.per_example_grads(raw, method=method)({"b": jnp.zeros(4)}, (jnp.ones((4, 4)), words))
+    own = jaxdp.dpsgd.jax_key(jaxdp.secret_key(), "dropout", 0)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(own, jnp.arange(4))
+    grads({"b": jnp.zeros(4)}, (jnp.ones((4, 4)), keys), jaxdp.all_rows(4))
+
+
+def test_foreign_code_in_a_loss_is_refused():
+    @jax.custom_vjp
+    def twice(x):
+        like = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        return jax.ffi.ffi_call("somewhere", like, vmap_method="expand_dims")(x)
+
+    twice.defvjp(lambda x: (twice(x), None), lambda _, c: (2 * c,))
+    loss = lambda params, x: jnp.sum(twice(params["b"] * x))
+    with pytest.raises(ValueError, match="foreign code sees several examples"):
+        jaxdp.per_example_grads(loss)({"b": jnp.zeros(4)}, (jnp.ones((3, 4)),))
+
+
 @pytest.mark.parametrize(
     ("clip", "release"),
     [

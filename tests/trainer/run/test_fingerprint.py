@@ -94,6 +94,8 @@ def test_the_fingerprint_tells_computations_apart(monkeypatch, change, named):
         ("gpu", "--xla_gpu_autotune_level=0", False),
         ("gpu", "--xla_a=1 --xla_gpu_deterministic_ops=true", True),
         ("gpu", "--xla_gpu_deterministic_ops=false", False),
+        ("gpu", "--xla_gpu_deterministic_ops=true --xla_gpu_deterministic_ops=false", False),
+        ("gpu", "--xla_gpu_deterministic_ops=false --xla_gpu_deterministic_ops=true", True),
         ("tpu", "", False),
     ],
 )
@@ -169,7 +171,15 @@ def after_a_change(monkeypatch, name, value):
 
 @pytest.mark.parametrize(
     "name",
-    ["JAX_DISABLE_JIT", "XLA_FLAGS", "LIBTPU_INIT_ARGS", "TF_XLA_FLAGS", "JAX_NEW"],
+    [
+        "JAX_DISABLE_JIT",
+        "XLA_FLAGS",
+        "LIBTPU_INIT_ARGS",
+        "TF_XLA_FLAGS",
+        "JAX_NEW",
+        "ONEDNN_MAX_CPU_ISA",
+        "PJRT_NPROC",
+    ],
 )
 def test_every_variable_that_xla_may_read_is_another_computation(monkeypatch, name):
     assert after_a_change(monkeypatch, name, "--other") == f"environment.{name}"
