@@ -76,7 +76,7 @@ def _gradients(program: Program, leaves: list, inputs: list) -> Iterator[list]:
 
 
 def _on_cpu() -> AbstractContextManager:
-    """Computes on the CPU, if JAX has it: accelerators compile longer, and their memory may be full."""
+    """Computes on the CPU, if JAX has it: elsewhere compiling is slower, and memory is scarce."""
     try:
         return jax.default_device(jax.local_devices(backend="cpu")[0])
     except RuntimeError:
