@@ -41,7 +41,7 @@ def per_example_grads(
     Args:
       loss_fn: `loss_fn(params, *example) -> scalar`, the loss of a *single* example, without a
         batch axis (layers that want one get `x[None]`). Only `params` is differentiated. Randomness
-        (dropout) comes in as a per-example key in the batch.
+        (dropout) comes in as a key in the batch: one for each example, made of its record's number.
         With unit="batch", `loss_fn(params, *records, mask) -> scalar`, the *mean* loss of a whole
         batch unit: records have a leading axis, and only those where `mask` is True count.
       method: "vmap" differentiates every example on its own; "factored" holds the gradients as the

@@ -13,11 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..types import PyTree
-from .jax_internals import is_traced
 from .program import Program
 
 _DRAWS = 8  # so many only for gradients that stay zero: one draw may miss by bad luck
-_SCALES = (1.0, 0.1)  # in turns: small numbers do not saturate a tanh
+_SCALES = (1.0, 0.01)  # in turns: small numbers do not saturate a tanh
 _MOST_NUMBERS = 2**26  # of parameters; the gradient of more would take long, and much memory
 
 _KEYS = ("threefry2x32", "rbg", "unsafe_rbg")
@@ -38,7 +37,7 @@ def zero_gradients(program: Program, params: PyTree, example: tuple) -> list[int
       example: pytree of arrays or shapes.
     """
     leaves = jax.tree.leaves(params)
-    if is_traced() or sum(math.prod(leaf.shape) for leaf in leaves) > _MOST_NUMBERS:
+    if sum(math.prod(leaf.shape) for leaf in leaves) > _MOST_NUMBERS:
         return []
     branches = {"cond", "while"}
     judged = [
@@ -54,7 +53,7 @@ def zero_gradients(program: Program, params: PyTree, example: tuple) -> list[int
                 left = [i for i in left if not np.any(np.asarray(grads[i]) != 0)]
                 if not left:
                     break
-    except Exception:  # the user's loss may do anything; what can't be tried can't be judged
+    except Exception:  # under jit, or without memory: what can't be tried can't be judged
         return []
     # A loss may ignore labels or tokens that are made up, and then has no gradient at all.
     return [] if left == judged and any(_made_up(leaf) for leaf in inputs) else left
@@ -77,7 +76,7 @@ def _gradients(program: Program, leaves: list, inputs: list) -> Iterator[list]:
 
 
 def _on_cpu() -> AbstractContextManager:
-    """Computes on the CPU, if JAX has it: it adds and multiplies without fusing the two."""
+    """Computes on the CPU, if JAX has it: elsewhere compiling is slower, and memory is scarce."""
     try:
         return jax.default_device(jax.local_devices(backend="cpu")[0])
     except RuntimeError:

@@ -73,3 +73,25 @@ def test_the_rounding_of_the_sum_is_bounded_where_a_bound_is_proved(args, kind):
         assert plan.rounding_slack == plan.rounding_bound
     else:
         assert plan.rounding_slack == plan.rounding_estimate
+
+
+def test_parameters_that_cannot_learn_are_told(monkeypatch):
+    def over_itself(params, x, y):
+        h = x.reshape(1, -1) @ params["Dense_0"]["kernel"]
+        logits = (h - h.mean(0))[0] + params["Dense_0"]["bias"]
+        return -jax.nn.log_softmax(logits)[y]
+
+    def told(args):
+        lines = []
+        setup.start_run(parsing.parse(["--model.name", *args.split()]), lines.append)
+        return [line for line in lines if "exactly zero" in line]
+
+    assert told("linear") == told("cnn --model.widths 2") == []
+    monkeypatch.setattr(setup, "make_loss", lambda model, dataset: over_itself)
+    (line,) = told("linear")
+    assert "The gradient of ['Dense_0']['kernel'] is exactly zero" in line
+    assert "statistics over one example?" in line
+    # The records of a unit are normalised together, and may be.
+    of_unit = lambda params, x, y, mask: over_itself(params, x[0], y[0]) * mask[0]
+    monkeypatch.setattr(setup, "make_unit_loss", lambda model, dataset, size: of_unit)
+    assert told("linear --clipping.kind batch --clipping.units 4") == []
