@@ -371,8 +371,8 @@ class Plan:
             warnings.warn(
                 "plan.batches() was called again: that is a second run on the same records, whose "
                 f"budget adds up to that of the first. A plan has {self.steps} steps in all: give "
-                "it those of all epochs. After them every release of the same state is NaN. To resume or repeat a run, call "
-                "plan.batches(key=key, start=step) with its key",
+                "it those of all epochs. After them every release of the same state is NaN. To "
+                "resume or repeat a run, call plan.batches(key=key, start=step) with its key",
                 stacklevel=3,
             )
         known.add(name)

@@ -114,7 +114,7 @@ def test_rows_are_taken_from_the_plans_own_records_only():
     for wrong in (-3, 1.5, True):
         with pytest.raises(ValueError, match="it is the number of a step, from 0"):
             plan.batches(start=wrong)
-    with pytest.raises(ValueError, match="the array"):
+    with pytest.raises(ValueError, match="a key as key=key"):
         plan.batches(jax.random.key(0))  # a key goes in as key=
 
 

@@ -33,6 +33,13 @@ def test_three_times_the_steps():
     assert f"three times the steps: ε = {round_up(plan.epsilon(450), 3):g} instead of 1" in PAGE
 
 
+def test_batches_of_shuffled_data():
+    z = make_plan(epsilon=1.0).noise_multiplier
+    shuffled = make_plan(noise_multiplier=z, sampling="shuffled", adjacency="zero_out")
+    cost = round_up(shuffled.epsilon(), 3)
+    assert f"150 batches of 256 of them cost ε = {cost:g}" in PAGE
+
+
 def test_a_mean_gradient():
     # Every row of the layer is taken for an example, and one record may turn all of them round.
     width = 16
