@@ -103,13 +103,6 @@ def _merged(mechanisms: Sequence[Mechanism]) -> list[Mechanism]:
     ]
 
 
-def _events(
-    parts: Sequence[Mechanism],
-) -> tuple[dp_accounting.DpEvent, dp_accounting.NeighboringRelation]:
-    events, relations = zip(*(dp_event(part) for part in parts), strict=True)
-    return dp_accounting.ComposedDpEvent(list(events)), relations[0]
-
-
 def _pld_epsilon(parts: Sequence[Mechanism], delta: float) -> float:
     slack = pld.roundoff(sum(part.steps for part in parts))
     if delta <= slack:
@@ -119,7 +112,7 @@ def _pld_epsilon(parts: Sequence[Mechanism], delta: float) -> float:
 
 @functools.lru_cache(maxsize=4)
 def _composed(parts: tuple[Mechanism, ...]) -> pld_privacy_accountant.PLDAccountant:
-    event, relation = _events(parts)
-    accountant = pld_privacy_accountant.PLDAccountant(relation, pld.COARSEST_INTERVAL)
-    accountant.compose(event)
+    events, relations = zip(*map(dp_event, parts), strict=True)
+    accountant = pld_privacy_accountant.PLDAccountant(relations[0], pld.COARSEST_INTERVAL)
+    accountant.compose(dp_accounting.ComposedDpEvent(list(events)))
     return accountant

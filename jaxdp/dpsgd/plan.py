@@ -366,8 +366,8 @@ class Plan:
         """Warns of a second run. What is remembered is no part of the plan, nor of its copies."""
         name = None if key is None else keys.philox_key(key, "run").tobytes()
         known: set = self.__dict__.setdefault("_runs", set())
-        again = start == 0 and (name is None or name not in known)
-        if known and again and self.noise_multiplier != 0:
+        is_new = start == 0 and (name is None or name not in known)
+        if known and is_new and self.noise_multiplier != 0:
             warnings.warn(
                 "plan.batches() was called again: that is a second run on the same records, whose "
                 f"budget adds up to that of the first. A plan has {self.steps} steps in all: give "

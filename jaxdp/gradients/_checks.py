@@ -154,10 +154,11 @@ def check_dense(grads: PyTree, like: PyTree) -> None:
         )
     named = jax.tree_util.tree_leaves_with_path(grads)
     for (path, leaf), param in zip(named, jax.tree.leaves(like), strict=True):
-        if leaf.ndim != 1 + len(param.shape) or leaf.shape[1:] != param.shape:
+        shape = jnp.shape(param)
+        if leaf.ndim != 1 + len(shape) or leaf.shape[1:] != shape:
             raise ValueError(
                 f"gradient {jax.tree_util.keystr(path) or 'grads'} has shape {leaf.shape}, and its "
-                f"parameter has shape {param.shape}: expected that behind an axis of examples, one "
+                f"parameter has shape {shape}: expected that behind an axis of examples, one "
                 "a row. A gradient that is already summed or averaged can't be made private"
             )
 

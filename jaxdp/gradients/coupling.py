@@ -52,18 +52,23 @@ def refuse_coupling(jaxpr: Any) -> None:
         for reason, primitives in _COUPLING.items():
             if eqn.primitive in primitives and _reaches_out(eqn):
                 raise ValueError(
-                    f"the loss uses {eqn.primitive.name} ({source_line(eqn)}), which has no "
-                    f"per-example gradient: {reason}"
+                    f"the loss uses {eqn.primitive.name}{_line(eqn)}, which has no per-example "
+                    f"gradient: {reason}"
                 )
         if (kind := foreign_key(eqn)) is not None:
             raise ValueError(
-                f"the loss draws random numbers from a key of kind {kind} ({source_line(eqn)}): "
+                f"the loss draws random numbers from a key of kind {kind}{_line(eqn)}: "
                 "under vmap one draw serves all examples, by the key of the first of them, so that "
                 "examples see each other. Derive JAX's own kind of key from it: "
                 'jaxdp.dpsgd.jax_key(key, "dropout", step)'
             )
         for inner in jaxprs_in_params(eqn.params):
             refuse_coupling(open_jaxpr(inner)[0])
+
+
+def _line(eqn: Any) -> str:
+    line = source_line(eqn)
+    return f" ({line})" if line else ""
 
 
 def _reaches_out(eqn: Any) -> bool:

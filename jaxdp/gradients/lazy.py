@@ -56,11 +56,11 @@ class Microbatch:
         all_finite = jnp.all(self.finite)
 
         def total(leaf: Representation, weights: jax.Array) -> jax.Array:
+            if self._constant_time:
+                return leaf.keep(self.valid).weighted_sum(weights)
             # 0·inf is NaN, so invalid rows are zeroed themselves, but only if there are any; leaf
             # by leaf, so that at most one leaf is held twice. (A sum outside of the cond is no
             # faster on CPUs, and takes up to twice the memory.)
-            if self._constant_time:
-                return leaf.keep(self.valid).weighted_sum(weights)
             return jax.lax.cond(
                 all_finite,
                 lambda: leaf.weighted_sum(weights),
