@@ -145,7 +145,7 @@ def _environment() -> dict[str, str]:
     flags = found.get("XLA_FLAGS", "")
     if flags and not flags.startswith("-"):  # XLA takes it for the name of a file
         try:
-            found["file of XLA_FLAGS"] = Path(flags).read_text()
+            found["file of XLA_FLAGS"] = hashlib.sha256(Path(flags).read_bytes()).hexdigest()
         except OSError as error:
             found["file of XLA_FLAGS"] = str(error)
     return found
