@@ -14,7 +14,7 @@ with _distribution.exit_without("python -m jaxdp.report", "train"):
 
     from .trainer.release import figures
     from .trainer.release.report import compare
-    from .trainer.run.files import load_record
+    from .trainer.run.record import load_record
 
 USAGE = """usage: python -m jaxdp.report RUN [RUN2 ...]
 
