@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .tasks.task import Task as Task
     from .trainer.fit import fit as fit
     from .trainer.plan_settings import PlanSettings as PlanSettings
+    from .trainer.release.parameters import export as export
     from .trainer.release.parameters import load_release as load_release
 
 # Parts of the trainer, which are loaded only when somebody uses them.
@@ -46,6 +47,7 @@ _LAZY = {
     "Dataset": "jaxdp.datasets.records",
     "PlanSettings": "jaxdp.trainer.plan_settings",
     "Task": "jaxdp.tasks.task",
+    "export": "jaxdp.trainer.release.parameters",
     "fit": "jaxdp.trainer.fit",
     "load_release": "jaxdp.trainer.release.parameters",
     "tasks": "jaxdp",
