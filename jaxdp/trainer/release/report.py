@@ -1,34 +1,79 @@
-"""The table of a report: what runs spent and how well they did. It is private."""
+"""The tables of a report: what runs spent and how well they did. They are private."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from rich.table import Table
 
 from ...accounting.rounding import round_up, shown_delta
-from .. import averages
+from .. import averages, options
 from ..config import ClippingConfig
 from ..run.files import Record
 from . import figures
 
+COMMAND = "python -m jaxdp.report"
 
-def compare(records: Sequence[Record]) -> Table:
-    """Makes a table with one column for every run."""
-    table = Table("", *(record.name for record in records), highlight=False)
-    row = lambda name, tell: table.add_row(name, *(tell(record) for record in records))
-    row("test accuracy", lambda r: _shown(r.results.get("test_accuracy"), ".4f"))
-    row("of the parameters", lambda r: averages.describe(r.config.training.ema))
-    row("test loss", lambda r: _shown(r.results.get("test_loss"), ".4f"))
-    row("ε spent", lambda r: f"{round_up(figures.epsilon(r)):g} of {r.budget.epsilon:g}")
-    row("δ", lambda r: f"{shown_delta(r.budget.delta):g}")
-    row("steps charged", lambda r: f"{sum(m.steps for m in r.spent)}")
-    row("segments", lambda r: f"{len(r.spent)}")
-    row("noise multiplier", lambda r: f"{r.spent[-1].noise_multiplier:g}")
-    row("sampling probability", lambda r: f"{r.spent[-1].sampling_probability:.4g}")
-    row("clipping", lambda r: _clipping(r.config.clipping))
-    row("model", lambda r: r.config.model.name)
-    row("optimizer", lambda r: f"{r.config.training.optimizer} {r.config.training.learning_rate:g}")
-    row("seconds", lambda r: _shown(r.results.get("seconds"), ".0f"))
+
+@dataclass(frozen=True)
+class Options:
+    """The options of `python -m jaxdp.report`."""
+
+    output: Path | None = None
+
+
+def read_options(args: Sequence[str]) -> tuple[tuple[str, ...], Path | None]:
+    """Reads the command line `RUN [RUN2 ...] [--output FOLDER]`.
+
+    Returns:
+      The folders of the runs, and the folder for the figures.
+
+    Raises:
+      ValueError: if no run is given, there is no such folder, or an option does not exist.
+    """
+    values, runs = options.read(args, Options, COMMAND)
+    output = Options(**values).output
+    if not runs:
+        raise ValueError(f"no run is given: give folders, as {COMMAND} runs/NAME-TIME")
+    if output is not None and not output.is_dir():
+        raise ValueError(f"output is {output}, which is no folder: make it, or name one that exists")
+    return runs, output
+
+
+def compare(records: Sequence[Record], width: int) -> list[Table]:
+    """Makes tables with one column for every run, as many in each as fit into the width.
+
+    Nothing is cut: a word that is longer than a line is folded.
+    """
+    titles = ["", *(title for title, _ in ROWS)]
+    left = width - 4 - max(map(len, titles))
+    tables: list[list[list[str]]] = []
+    room = 0
+    for name, record in zip(_distinct_names(records), records, strict=True):
+        column = [name, *(tell(record) for _, tell in ROWS)]
+        need = 3 + max(len(word) for cell in column for word in cell.split())  # with its border
+        if not tables or need > room:
+            tables.append([titles])
+            room = left
+        tables[-1].append(column)
+        room -= need
+    return [_table(columns) for columns in tables]
+
+
+def _table(columns: Sequence[Sequence[str]]) -> Table:
+    table = Table(highlight=False)
+    heads, *rows = zip(*columns, strict=True)
+    for i, head in enumerate(heads):
+        table.add_column(head, overflow="fold", no_wrap=i == 0)
+    for row in rows:
+        table.add_row(*row)
     return table
+
+
+def _distinct_names(records: Sequence[Record]) -> list[str]:
+    """The names of the runs; their folders if two have one name."""
+    names = [record.name for record in records]
+    return names if len({*names}) == len(names) else [str(record.folder) for record in records]
 
 
 def _clipping(config: ClippingConfig) -> str:
@@ -40,3 +85,20 @@ def _clipping(config: ClippingConfig) -> str:
 
 def _shown(value: float | None, spec: str) -> str:
     return "not known yet" if value is None else format(value, spec)
+
+
+ROWS: tuple[tuple[str, Callable[[Record], str]], ...] = (
+    ("test accuracy", lambda r: _shown(r.results.get("test_accuracy"), ".4f")),
+    ("of the parameters", lambda r: averages.describe(r.config.training.ema)),
+    ("test loss", lambda r: _shown(r.results.get("test_loss"), ".4f")),
+    ("ε spent", lambda r: f"{round_up(figures.epsilon(r)):g} of {r.budget.epsilon:g}"),
+    ("δ", lambda r: f"{shown_delta(r.budget.delta):g}"),
+    ("steps charged", lambda r: f"{sum(m.steps for m in r.spent)}"),
+    ("segments", lambda r: f"{len(r.spent)}"),
+    ("noise multiplier", lambda r: f"{r.spent[-1].noise_multiplier:g}"),
+    ("sampling probability", lambda r: f"{r.spent[-1].sampling_probability:.4g}"),
+    ("clipping", lambda r: _clipping(r.config.clipping)),
+    ("model", lambda r: r.config.model.name),
+    ("optimizer", lambda r: f"{r.config.training.optimizer} {r.config.training.learning_rate:g}"),
+    ("seconds", lambda r: _shown(r.results.get("seconds"), ".0f")),
+)
