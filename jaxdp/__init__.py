@@ -1,9 +1,11 @@
 """Differentially private deep learning for JAX: exact, fast and hard to misuse.
 
 `Plan` holds a run's privacy numbers, `per_example_grads` gives lazy per-example gradients, and
-`privatize(plan)` turns them into a private mean gradient for any Optax chain.
+`privatize(plan)` turns them into a private mean gradient for any Optax chain. `fit` trains a task
+on a data set, with a ledger, checkpoints and a release.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import _command as _command  # first: the imports below take seconds, and Ctrl-C may come
@@ -33,13 +35,28 @@ from .gradients.per_example import per_example_grads as per_example_grads
 from .gradients.unit_loss import mean_loss as mean_loss
 
 if TYPE_CHECKING:
+    from . import tasks as tasks
+    from .datasets.records import Dataset as Dataset
+    from .tasks.task import Task as Task
+    from .trainer.fit import fit as fit
+    from .trainer.plan_settings import PlanSettings as PlanSettings
     from .trainer.release.parameters import load_release as load_release
+
+# Parts of the trainer, which are loaded only when somebody uses them.
+_LAZY = {
+    "Dataset": "jaxdp.datasets.records",
+    "PlanSettings": "jaxdp.trainer.plan_settings",
+    "Task": "jaxdp.tasks.task",
+    "fit": "jaxdp.trainer.fit",
+    "load_release": "jaxdp.trainer.release.parameters",
+    "tasks": "jaxdp",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Loads `load_release`, a part of the trainer, only when somebody uses it."""
-    if name != "load_release":
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with needed_by("jaxdp.load_release", "train"):
-        from .trainer.release.parameters import load_release
-    return load_release
+    with needed_by(f"jaxdp.{name}", "train"):
+        if name == "tasks":
+            return importlib.import_module("jaxdp.tasks")
+        return getattr(importlib.import_module(_LAZY[name]), name)

@@ -14,7 +14,7 @@ with _distribution.exit_without("python -m jaxdp.report", "train"):
 
     from .trainer import parsing
     from .trainer.release import figures, report
-    from .trainer.run.files import load_record
+    from .trainer.run.record import load_record
 
 USAGE = """usage: python -m jaxdp.report RUN [RUN2 ...] [--output FOLDER]
 

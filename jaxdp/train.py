@@ -10,7 +10,7 @@ with _distribution.exit_without("python -m jaxdp.train", "train"):
     import safetensors  # noqa: F401
     import tyro  # noqa: F401
 
-    from .trainer import parsing, session
+    from .trainer import command, parsing
     from .trainer.device import check_device
     from .trainer.run.resume import saved_config
 
@@ -25,7 +25,7 @@ def main(args: Sequence[str]) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return session.train(config)
+    return command.train(config)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,7 @@
-"""Random changes of images. They depend on the step's key and the record's id, on nothing else."""
+"""Random changes of images, by a key that each record has at each step."""
 
 import jax
 import jax.numpy as jnp
-
-
-def record_keys(step_key: jax.Array, ids: jax.Array) -> jax.Array:
-    """Returns one key per record, `[B]`.
-
-    A record's key depends neither on its place in the batch nor on the other records.
-
-    Args:
-      step_key: the JAX key for augmentation at this step.
-      ids: `[B]`, the ids of the records (`Records.numbers`).
-    """
-    return jax.vmap(lambda id_: jax.random.fold_in(step_key, id_))(ids)
 
 
 def crop_and_flip(key: jax.Array, image_HxWxC: jax.Array, padding: int = 4) -> jax.Array:

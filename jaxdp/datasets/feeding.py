@@ -1,38 +1,40 @@
 """Brings the records of each step to the device."""
 
-import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 
-from .augmentation import record_keys
+from ..types import PyTree
 from .config import Placement
 from .records import Records
-
-Augment = Callable[[jax.Array, jax.Array], jax.Array]  # (key, input) -> input
 
 StepKey = Callable[[int], jax.Array]  # number of the step -> JAX key
 
 Sample = tuple[np.ndarray, np.ndarray]  # the indices of records, and a mask: False is padding
-
-Batch = tuple[jax.Array, jax.Array]  # inputs and labels, each with one row per index
 
 DEVICE_SHARE = 0.25  # the share of the device's memory that "auto" gives to the records
 
 CPU_BYTES = 4 * 2**30  # instead of that share, where a device does not tell its memory
 
 
+class Batch(NamedTuple):
+    """The records of a step, as arrays on the device, or as shapes."""
+
+    records: PyTree  # arrays with one row for each index
+    ids: Any  # int32, like the indices: the records' numbers in the whole data set
+    key: Any  # a JAX key for what the loss draws at this step
+
+
 def feed(
     records: Records,
     samples: Iterable[Sample],
     *,
+    step_key: StepKey,
     placement: Placement = "auto",
-    augment: Augment | None = None,
-    step_key: StepKey | None = None,
     start: int = 0,
 ) -> Iterator[tuple[Batch, np.ndarray]]:
     """Turns indices and masks into batches on the device and masks, one for each step.
@@ -40,19 +42,27 @@ def feed(
     Args:
       records: the records that the indices number.
       samples: indices and masks of the same shape, from `plan.batches()`.
+      step_key: gives the JAX key of a step, for what the loss draws alone.
       placement: "device" keeps all records on the device. "host" keeps them in the host's memory,
         and a thread fetches the next batch while a step runs. "auto" chooses by their size.
-      augment: changes one input. Its key depends on the step's key and the record's id.
-      step_key: gives the JAX key of a step, for `augment` alone.
       start: number of the first step.
-
-    Raises:
-      ValueError: for `augment` without `step_key`.
     """
-    prepare = _preparation(augment, step_key)
     if resolve(placement, records) == "device":
-        return _from_device(records, samples, prepare, start)
-    return _from_host(records, samples, prepare, start)
+        return _from_device(records, samples, step_key, start)
+    return _from_host(records, samples, step_key, start)
+
+
+def record_keys(step_key: jax.Array, ids: jax.Array) -> jax.Array:
+    """Returns one key per record, of the shape of `ids`.
+
+    A record's key depends neither on its place in the batch nor on the other records.
+
+    Args:
+      step_key: the JAX key of the step.
+      ids: the ids of the records (`Records.numbers`), of any shape.
+    """
+    keys = jax.vmap(lambda id_: jax.random.fold_in(step_key, id_))(ids.reshape(-1))
+    return keys.reshape(ids.shape)
 
 
 def resolve(placement: Placement, records: Records) -> Literal["device", "host"]:
@@ -61,7 +71,7 @@ def resolve(placement: Placement, records: Records) -> Literal["device", "host"]
         return placement
     memory = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
     limit = CPU_BYTES if memory is None else DEVICE_SHARE * memory
-    return "device" if records.inputs.nbytes + records.labels.nbytes <= limit else "host"
+    return "device" if records.nbytes <= limit else "host"
 
 
 class Waiting:
@@ -82,60 +92,32 @@ class Waiting:
             self.seconds += time.monotonic() - start
 
 
-Prepare = Callable[[jax.Array, jax.Array, int], jax.Array]  # (inputs, ids, step) -> inputs
-
-
-def _preparation(augment: Augment | None, step_key: StepKey | None) -> Prepare | None:
-    if augment is None:
-        return None
-    if step_key is None:
-        raise ValueError("an augmentation was given without keys: pass step_key, for it alone")
-    return lambda inputs, ids, step: _augmented(augment, step_key(step), inputs, ids)
-
-
-# These two are compiled once, however many feeds there are.
-@functools.partial(jax.jit, static_argnums=0)
-def _augmented(
-    augment: Augment, step_key: jax.Array, inputs: jax.Array, ids: jax.Array
-) -> jax.Array:
-    flat = inputs.reshape(-1, *inputs.shape[ids.ndim :])  # with batch units, ids have two axes
-    keys = record_keys(step_key, ids.reshape(-1))
-    return jax.vmap(augment)(keys, flat).reshape(inputs.shape)
-
-
-@jax.jit
-def _rows(arrays: tuple[jax.Array, ...], indices: jax.Array) -> tuple[jax.Array, ...]:
+@jax.jit  # compiled once, however many feeds there are
+def _rows(arrays: PyTree, indices: jax.Array) -> PyTree:
     # Padding has an index behind the last record; its rows are masked, whatever they hold.
-    return tuple(array.at[indices].get(mode="clip") for array in arrays)
+    return jax.tree.map(lambda array: array.at[indices].get(mode="clip"), arrays)
 
 
 def _from_device(
-    records: Records,
-    samples: Iterable[Sample],
-    prepare: Prepare | None,
-    start: int,
+    records: Records, samples: Iterable[Sample], step_key: StepKey, start: int
 ) -> Iterator[tuple[Batch, np.ndarray]]:
-    on_device = jax.device_put((records.inputs, records.labels, records.numbers()))
+    on_device = jax.device_put((records.fields, records.numbers()))
     for step, (indices, mask) in enumerate(samples, start):
-        inputs, labels, ids = _rows(on_device, indices)
-        yield (prepare(inputs, ids, step) if prepare else inputs, labels), mask
+        fields, ids = _rows(on_device, indices)
+        yield Batch(fields, ids, step_key(step)), mask
 
 
 def _from_host(
-    records: Records,
-    samples: Iterable[Sample],
-    prepare: Prepare | None,
-    start: int,
+    records: Records, samples: Iterable[Sample], step_key: StepKey, start: int
 ) -> Iterator[tuple[Batch, np.ndarray]]:
     numbered = enumerate(samples, start)
-    ids = records.numbers()
+    arrays = (records.fields, records.numbers())
 
     def fetch() -> tuple[Batch, np.ndarray] | None:
         for step, (indices, mask) in numbered:
-            indices = np.minimum(indices, len(ids) - 1)  # padding is masked, whatever it holds
-            rows = (records.inputs[indices], records.labels[indices], ids[indices])
-            inputs, labels, numbers = jax.device_put(rows)
-            return (prepare(inputs, numbers, step) if prepare else inputs, labels), mask
+            indices = np.minimum(indices, len(records) - 1)  # padding is masked, whatever it holds
+            fields, ids = jax.device_put(jax.tree.map(lambda array: array[indices], arrays))
+            return Batch(fields, ids, step_key(step)), mask
         return None
 
     with ThreadPoolExecutor(1, thread_name_prefix="jaxdp-feed") as thread:

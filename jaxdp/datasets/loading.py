@@ -3,20 +3,18 @@
 import itertools
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from ..types import Tell
 from . import splits
 from .config import DataConfig
-from .records import Dataset, Records, arrays_digest
-from .sources import Source, characters, digits, images
+from .records import USES, Dataset, Records, arrays_digest, parse_rules, split_records
+from .sources import Format, Source, characters, digits, images
 
 Use = tuple[DataConfig, Mapping[str, str]]  # the data of a segment, and the digests of its splits
 
 
 def load(
     config: DataConfig, tell: Tell = lambda line: None, earlier: Sequence[Use] = ()
-) -> Dataset:
+) -> tuple[Dataset, Format]:
     """Loads the data set and the splits that the configuration names.
 
     Args:
@@ -26,34 +24,47 @@ def load(
         a record that is private in one segment must not be public or a test record in another
         (privacy rule 15).
 
+    Returns:
+      The records, each a pair (input, label), and what they are.
+
     Raises:
       ValueError: if the data are missing, damaged or of the wrong kind, if splits are empty or
         overlap, or if they don't agree with the earlier segments.
     """
     source = _open(config, tell)
-    parts = _parts(config, source.sizes)
-    splits.check_disjoint({_title(config, use): part for use, part in parts.items()})
-    whole = {name: source.read(name) for name in {p.name for ps in parts.values() for p in ps}}
-    digests = {name: arrays_digest(arrays) for name, arrays in whole.items()}
+    rules = _rules(config)
+    title = lambda use: _title(config, use)
+    parts = parse_rules(rules, source.sizes, title)
+    needed = {part.name for use in parts.values() for part in use}
+    whole = {name: Records(source.read(name)) for name in source.sizes if name in needed}
+    for name, records in whole.items():
+        _check_labels(name, records, source.format.num_classes)
+    digests = {name: arrays_digest(records.fields) for name, records in whole.items()}
     for before, known in earlier:
         _check_same_records(before, config, known, digests)
         _check_same_uses(before, config, source.sizes)
-    chosen = {use: _select(part, whole, source.sizes) for use, part in parts.items()}
-    return Dataset(
-        private=chosen["private"],
-        test=chosen["test"],
-        public=chosen.get("public"),
-        num_classes=source.num_classes,
-        center=source.center,
-        scale=source.scale,
-        scaling=source.scaling,
+    dataset = Dataset.of_parts(
+        split_records(whole, source.sizes, rules, title),
+        name=config.name,
+        test_is_public=config.test_is_public,
+        rules={use: rule for use, rule in rules.items() if rule is not None},
         digests=digests,
+        window=config.window if config.name == "text" else None,
     )
+    return dataset, source.format
 
 
-def _parts(config: DataConfig, sizes: Mapping[str, int]) -> dict[str, list[splits.Part]]:
-    specs = {"private": config.private, "public": config.public, "test": config.test}
-    return {use: splits.parse_split(spec, sizes) for use, spec in specs.items() if spec is not None}
+def _check_labels(split: str, records: Records, num_classes: int) -> None:
+    labels = records.fields[1]
+    low, high = labels.min(), labels.max()
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"the labels of {split!r} go from {low} to {high}: expected 0 to {num_classes - 1}"
+        )
+
+
+def _rules(config: DataConfig) -> dict[str, str | None]:
+    return {use: getattr(config, use) for use in USES}
 
 
 def _title(config: DataConfig, use: str) -> str:
@@ -62,7 +73,10 @@ def _title(config: DataConfig, use: str) -> str:
 
 def _check_same_uses(before: DataConfig, now: DataConfig, sizes: Mapping[str, int]) -> None:
     """Refuses records that are private now and had another use before, or the other way round."""
-    old, new = _parts(before, sizes), _parts(now, sizes)
+    old, new = (
+        parse_rules(_rules(config), sizes, lambda use: _title(config, use))
+        for config in (before, now)
+    )
     for use, other in itertools.product(new, old):
         if use != other and "private" in (use, other):
             title = f"{_title(before, other)} in an earlier segment of the run"
@@ -99,19 +113,3 @@ def _open(config: DataConfig, tell: Tell) -> Source:
             raise ValueError("data.name is 'text', and no file is given: give --data.file TEXT.txt")
         return characters(config.file, config.window)
     return images(config.name, config.dir, tell)
-
-
-def _select(
-    parts: Sequence[splits.Part],
-    whole: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    sizes: Mapping[str, int],
-) -> Records:
-    """Joins the rows of some parts. Ids number the records of all splits together."""
-    names = list(sizes)
-    first = {name: sum(sizes[before] for before in names[:i]) for i, name in enumerate(names)}
-    join = lambda arrays: arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-    return Records(
-        inputs=join([whole[p.name][0][p.start : p.stop] for p in parts]),
-        labels=join([whole[p.name][1][p.start : p.stop] for p in parts]),
-        ids=join([first[p.name] + np.arange(p.start, p.stop, dtype=np.int32) for p in parts]),
-    )

@@ -20,21 +20,40 @@ PUBLISHED_SCALING = {
 
 
 @dataclass(frozen=True)
-class Source:
-    """A data set in the splits that it comes with.
+class Format:
+    """What the inputs and labels of a built-in data set are, which decides the ends of a model.
 
     Attributes:
-      sizes: number of records of each split.
-      read: returns the inputs and labels of a split; see `Records` for their shapes.
-      num_classes, center, scale, scaling: as in `Dataset`.
+      num_classes: labels are 0 to num_classes - 1.
+      center, scale: the model sees (input - center) / scale, per channel where they are tuples.
+        None for tokens. They are constants of the file format, or published ones: computed from
+        private records, they would leak information about them.
+      scaling: where these two come from, in words for the privacy statement.
     """
 
-    sizes: Mapping[str, int]
-    read: Callable[[str], tuple[np.ndarray, np.ndarray]]
     num_classes: int
     center: float | Sequence[float] | None
     scale: float | Sequence[float] | None
     scaling: str
+
+    @property
+    def is_text(self) -> bool:
+        return self.center is None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set in the splits that it comes with. A record is a pair (input, label).
+
+    Attributes:
+      sizes: number of records of each split.
+      read: returns the inputs `[n, ...]` and labels `[n, ...]`, whole numbers, of a split.
+      format: what they are.
+    """
+
+    sizes: Mapping[str, int]
+    read: Callable[[str], tuple[np.ndarray, np.ndarray]]
+    format: Format
 
 
 def digits() -> Source:
@@ -65,10 +84,9 @@ def digits() -> Source:
     return Source(
         sizes={split: len(rows[split]) for split in rows},
         read=lambda split: (images[rows[split]], labels[rows[split]]),
-        num_classes=10,
-        center=8.0,
-        scale=8.0,
-        scaling="pixels of 0 to 16 are mapped to [-1, 1], by the range of the file format",
+        format=Format(
+            10, 8.0, 8.0, "pixels of 0 to 16 are mapped to [-1, 1], by the range of the file format"
+        ),
     )
 
 
@@ -89,7 +107,7 @@ def images(name: str, folder: str | None, tell: Tell) -> Source:
             f"pixels are shifted by {constants[0]} and divided by {constants[1]} (of 1), constants "
             "that were published for this set"
         )
-    return Source(found.sizes, found.read, found.num_classes, center, scale, scaling)
+    return Source(found.sizes, found.read, Format(found.num_classes, center, scale, scaling))
 
 
 def characters(file: str, window: int) -> Source:
@@ -106,8 +124,10 @@ def characters(file: str, window: int) -> Source:
     return Source(
         sizes={"train": middle, "test": len(inputs) - middle},
         read=lambda split: (inputs[rows[split]], targets[rows[split]]),
-        num_classes=text.VOCABULARY_SIZE,
-        center=None,
-        scale=None,
-        scaling=f"characters are numbered by a fixed table; windows of {window + 1} don't overlap",
+        format=Format(
+            text.VOCABULARY_SIZE,
+            None,
+            None,
+            f"characters are numbered by a fixed table; windows of {window + 1} don't overlap",
+        ),
     )

@@ -10,7 +10,7 @@ from ..dpsgd.clippings import (
     clip_quantile,
 )
 from ..dpsgd.plan import Plan
-from .config import ClippingConfig, Config
+from .config import ClippingConfig
 
 NormsOfLayers = dict[tuple[str, ...], float]  # paths of the parameters that are clipped as one
 
@@ -43,7 +43,6 @@ def make_clipping(config: ClippingConfig, norms: NormsOfLayers | None = None) ->
     return (clip_batch if unit == "batch" else clip_individual)(config.norm)
 
 
-def units_at_a_time(config: Config, plan: Plan) -> int:
-    """How many examples (or batch units) are differentiated at a time."""
-    records = config.training.microbatch_size
+def units_at_a_time(records: int, plan: Plan) -> int:
+    """How many examples (or batch units) are differentiated at a time, as so many records."""
     return records if plan.clipping.unit == "example" else max(1, records // plan.capacity)

@@ -22,7 +22,7 @@ from .release.claims import epsilons
 from .release.markdown import NO_PRIVACY, SAMPLINGS
 from .release.statement import Statement, labelled_epsilons
 from .run.ledger import Ledger
-from .setup import Run
+from .setup import Run, shape_of_batch
 
 PLAIN_LINES = 10  # number of lines about the steps, if there is no terminal
 
@@ -34,7 +34,7 @@ def describe_plan(run: Run) -> str:
         plan,
         plan.clipping.groups(state.params),
         state.privatize.clipping.clipping_norms,
-        run.config.clipping.allocation,
+        run.job.options.allocation,
     )
     epsilon = plan.target_epsilon
     aim = "target ε" if epsilon is not None else "which costs ε"
@@ -61,30 +61,33 @@ def describe_sampling(run: Run) -> str:
 
 def describe_clipping(run: Run) -> str:
     """What is clipped, and to which norms, in a few words."""
-    config = run.config.clipping
-    groups = run.plan.clipping.groups(run.state.params)
-    text = f"clipping norm {config.norm:g}"
-    if config.norms_from != "given":
-        norms = run.state.privatize.clipping.clipping_norms
-        text = f"clipping norms from {float(norms.min()):.3g} to {float(norms.max()):.3g}"
-    if config.kind != "individual":
-        text = f"{config.kind} {text}"
+    plan, options = run.plan, run.job.clipping_options
+    groups = plan.clipping.groups(run.state.params)
+    norms = run.state.privatize.clipping.clipping_norms
+    low, high = float(norms.min()), float(norms.max())
+    text = f"clipping norm {high:.6g}"
+    if low < high:
+        text = f"clipping norms from {low:.3g} to {high:.3g}"
+    kind = plan.clipping.kind if options is None else options.kind
+    if kind != "individual":
+        text = f"{kind} {text}"
     if len(groups.names) > 1:
-        kind = "layers" if config.groups is None else "groups of layers"
-        each = "each of " if config.norms_from == "given" else ""
-        text += f" for {each}{len(groups.names)} {kind}"
-    if run.plan.num_units is not None:
-        text += f" of the mean gradient of {run.plan.num_units} unit(s)"
+        layers = "layers" if options is None or options.groups is None else "groups of layers"
+        each = "each of " if low == high else ""
+        text += f" for {each}{len(groups.names)} {layers}"
+    if plan.num_units is not None:
+        text += f" of the mean gradient of {plan.num_units} unit(s)"
     return text
 
 
 def describe_cost(run: Run) -> str:
     """The lines that --dry-run adds to the plan: the compiler's memory estimate, and ε."""
-    batch, mask = next(run.batches())
-    memory = run.train_step.lower(run.state, batch, mask).compile().memory_analysis()
-    private = run.dataset.private
-    resident = feeding.resolve(run.config.data.placement, private) == "device"
-    records = private.inputs.nbytes + private.labels.nbytes if resident else 0
+    batch, mask = shape_of_batch(run)
+    program = run.train_step.lower(run.state, batch, mask, run.frozen)
+    memory = program.compile().memory_analysis()
+    private = run.job.data.private
+    resident = feeding.resolve(run.job.options.placement, private) == "device"
+    records = private.nbytes if resident else 0
     size = "unknown: this device does not tell"
     if memory is not None:
         total = memory.temp_size_in_bytes + memory.argument_size_in_bytes + records
@@ -99,15 +102,17 @@ def describe_cost(run: Run) -> str:
 
 def result_table(run: Run, statement: Statement, results: dict[str, Any], folder: Path) -> Table:
     """The results of the run and what it has spent, for its owner."""
-    config, total = run.config, len(run.dataset.test)
-    public = "declared public" if config.data.test_is_public else "PRIVATE: so is this number"
+    data, options = run.job.data, run.job.options
+    public = "declared public" if data.test_is_public else "PRIVATE: so is this number"
     table = Table(show_header=False, highlight=False)
     table.add_column()
     table.add_column(overflow="fold")  # paths can be long, and must not be cut
-    table.add_row("test accuracy", f"{results['test_accuracy']:.4f} on {total} records, {public}")
-    table.add_row("of the parameters", averages.describe(config.training.ema))
-    if run.dataset.center is None:
-        table.add_row("test perplexity", f"{math.exp(results['test_loss']):.3f} a character")
+    for name, score in results["scores"].items():
+        table.add_row(f"test {name}", f"{score:.4f} on {len(data.test or ())} records, {public}")
+    table.add_row("of the parameters", averages.describe(options.ema))
+    if data.window is not None:
+        perplexity = math.exp(results["scores"]["loss"])
+        table.add_row("test perplexity", f"{perplexity:.3f} a character")
     delta = shown_delta(statement.delta)
     for label, value in labelled_epsilons(statement):
         table.add_row(f"ε by {label}", f"{value:g} at δ = {delta:g}")
@@ -121,7 +126,8 @@ def result_table(run: Run, statement: Statement, results: dict[str, Any], folder
     table.add_row("steps", f"{statement.steps} of {statement.steps_planned}{early}")
     first = results["seconds_of_first_step"]
     table.add_row("wall time", f"{results['seconds']:.1f} s, {first:.1f} s of it compiling")
-    table.add_row("may be shared", f"{folder / 'release'}")
+    shared = "not private" if statement.reproducible else "may be shared"
+    table.add_row(shared, f"{folder / 'release'}")
     table.add_row("keep private", f"{folder / 'private'}")
     return table
 

@@ -21,8 +21,8 @@ def check_device() -> None:
         asked = os.environ.get("JAX_PLATFORMS", "")
         reason = str(error).partition("\n")[0] or "none is installed"
         raise ValueError(
-            f"JAX_PLATFORMS is {asked!r}, and JAX finds no such device ({reason}): unset it, or set "
-            f"it to cpu; for a GPU install '{DISTRIBUTION}[cuda13]'"
+            f"JAX_PLATFORMS is {asked!r}, and JAX finds no such device ({reason}): unset it, or "
+            f"set it to cpu; for a GPU install '{DISTRIBUTION}[cuda13]'"
         ) from None
 
 

@@ -1,45 +1,47 @@
 """Frozen parameters: they are named by patterns, stay as they were drawn, and cost nothing."""
 
 from collections.abc import Sequence
-from typing import Any
 
-from flax.traverse_util import flatten_dict, unflatten_dict
+import jax
 
-from ..dpsgd.groups import takes
-
-Params = dict[str, Any]  # nested
+from ..dpsgd.groups import path_name, takes
+from ..types import PyTree
 
 
-def split(params: Params, patterns: Sequence[str]) -> tuple[Params, Params]:
-    """Splits nested parameters: `(trainable, frozen)`.
+def split(params: PyTree, patterns: Sequence[str]) -> tuple[PyTree, PyTree]:
+    """Splits parameters: `(trainable, frozen)`, each with None where the other has an array.
 
     Args:
-      params: nested dicts of arrays.
+      params: pytree of arrays.
       patterns: patterns over paths such as "Conv_0/kernel", where `*` stands for any text. A
         pattern also takes everything below it.
 
     Raises:
       ValueError: for a pattern that takes nothing, or if nothing is left to train.
     """
-    leaves = flatten_dict(params)
-    names = {path: "/".join(path) for path in leaves}
+    names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     for pattern in patterns:
-        if not any(takes(pattern, name) for name in names.values()):
+        if not any(takes(pattern, name) for name in names):
             raise ValueError(
                 f"training.frozen has {pattern!r}, which no parameter matches: they are "
-                + ", ".join(names.values())
+                + ", ".join(names)
             )
-    frozen = {
-        path: leaves[path]
-        for path, name in names.items()
-        if any(takes(pattern, name) for pattern in patterns)
-    }
-    trainable = {path: leaf for path, leaf in leaves.items() if path not in frozen}
-    if not trainable:
+    leaves, structure = jax.tree.flatten(params)
+    fixed = [any(takes(pattern, name) for pattern in patterns) for name in names]
+    if all(fixed):
         raise ValueError(f"training.frozen is {tuple(patterns)}: nothing is left to train")
-    return unflatten_dict(trainable), unflatten_dict(frozen)
+    pick = lambda which: jax.tree.unflatten(
+        structure,
+        [leaf if is_fixed == which else None for leaf, is_fixed in zip(leaves, fixed, strict=True)],
+    )
+    return pick(False), pick(True)
 
 
-def merge(trainable: Params, frozen: Params) -> Params:
+def merge(trainable: PyTree, frozen: PyTree) -> PyTree:
     """Puts the two parts from `split` together again."""
-    return unflatten_dict(flatten_dict(trainable) | flatten_dict(frozen))
+    return jax.tree.map(
+        lambda one, other: other if one is None else one,
+        trainable,
+        frozen,
+        is_leaf=lambda leaf: leaf is None,
+    )

@@ -53,7 +53,7 @@ class _Taken(NamedTuple):
 
 
 def train(
-    train_step: jax.stages.Wrapped,
+    train_step: Callable[[TrainState, PyTree, np.ndarray], tuple[TrainState, StepFacts]],
     state: TrainState,
     batches: Iterable[tuple[PyTree, np.ndarray]],
     *,
@@ -67,7 +67,7 @@ def train(
     """Takes the steps until the batches end or a stop is requested.
 
     Args:
-      train_step: from `make_train_step`.
+      train_step: `(state, batch, mask) -> (state, facts)`.
       state: the state before the first of these steps; donated.
       batches: the batch and the mask of every step.
       payment: pays for every step before it is dispatched.

@@ -132,7 +132,9 @@ def _convert(name: str, given: list[str], hint: Any) -> Any:
         if len(given) % 2:
             raise wrong
         value = get_args(hint)[1]
-        return {k: _one(name, v, value, wrong) for k, v in zip(given[::2], given[1::2], strict=True)}
+        return {
+            k: _one(name, v, value, wrong) for k, v in zip(given[::2], given[1::2], strict=True)
+        }
     if not given:
         raise ValueError(f"--{name} is given no value: give {expected(hint)}")
     return _one(name, given[0], hint, wrong)
@@ -146,8 +148,8 @@ def _one(name: str, text: str, hint: Any, wrong: ValueError) -> Any:
     if get_origin(hint) is Literal:
         if text not in get_args(hint):
             meant = nearest(text, get_args(hint))
-            raise wrong if meant is None else ValueError(
-                f"{name} is {text!r}: did you mean {meant}?"
+            raise (
+                wrong if meant is None else ValueError(f"{name} is {text!r}: did you mean {meant}?")
             )
         return text
     if hint is bool:

@@ -13,11 +13,10 @@ from rich.table import Table
 
 from ..accounting.noise_table import NoiseTable, plan_noise
 from ..accounting.rounding import round_up, shown_delta
-from ..datasets import loading
-from ..models.build import init_params, make_model
 from ..types import Accountant, Adjacency, Sampling, Unit
 from . import options, parsing
 from .clipping_options import make_clipping
+from .command import make_job
 from .device import check_device
 from .planner_figure import draw
 
@@ -142,12 +141,9 @@ def from_config(path: str) -> Options:
     tell = lambda line: print(line, file=sys.stderr)
     config = parsing.load_config(path)
     check_device()
-    dataset = loading.load(config.data, tell)
-    model = make_model(config.model, dataset)
-    clipping = make_clipping(config.clipping)
-    params = jax.eval_shape(
-        lambda key: init_params(model, key, dataset, clipping.unit), jax.random.key(0)
-    )
+    job, clipping = make_job(config, tell), make_clipping(config.clipping)
+    record = job.data.private.zero()
+    params = jax.eval_shape(lambda key: job.task.init(key, record), jax.random.key(0))
     groups = clipping.groups(params)
     if config.plan.epsilon is None or config.plan.sampling != "poisson":
         raise ValueError(
@@ -167,7 +163,7 @@ def from_config(path: str) -> Options:
         )
     if config.clipping.kind == "quantile":
         tell("note: the clipping norm of the first step, and no noise for its counts, are assumed.")
-    n, size = len(dataset.private), config.plan.expected_batch_size
+    n, size = len(job.data.private), config.plan.expected_batch_size
     return Options(
         num_examples=n,
         num_parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),

@@ -13,39 +13,36 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ..accounting.mechanism import batches_per_epoch
 from ..datasets import feeding
-from ..datasets.augmentation import AUGMENTATIONS
 from ..datasets.records import Records
 from ..dpsgd.clipping import Clipping
 from ..dpsgd.clippings import clip_layerwise
 from ..dpsgd.groups import SMALLEST_CLIPPING_NORM, group_alike, path_name
 from ..dpsgd.public_data import pretrained_copy, public_norms, scale_norms
 from .clipping_options import NormsOfLayers
-from .config import ClippingConfig, Config
+from .config import ClippingConfig
+from .job import Job
 from .step import TrainState
 
+Loss = Callable[..., jax.Array]
 Measure = Callable[[Any, int], np.ndarray]  # (parameters, epoch) -> norms of the layers
 Refresh = Callable[[int, TrainState], TrainState]  # (step, state before it) -> state
 LEAST_UNITS = 32  # units of public records whose norms are averaged; records are used again if few
 PRETRAINING_BATCH = 64
 
 
-def steps_per_epoch(config: Config, num_examples: int) -> int:
-    """The number of steps in an epoch: together they take about N records."""
-    return batches_per_epoch(num_examples, config.plan.expected_batch_size)
-
-
 def make_measure(
-    config: Config,
+    job: Job,
+    settings: ClippingConfig,
     public: Records,
-    loss: Callable[..., jax.Array],
+    loss: Loss,
     clipping: Clipping,
 ) -> Measure:
     """Returns a function that measures the norms of every layer's gradient on public records.
 
     Args:
-      config: the settings; units get as many records as private units have on average.
+      job: the job; units get as many records as private units have on average.
+      settings: the options of its clipping.
       public: the public records.
       loss: the loss of an example, or the mean loss of a unit if the clipping clips batch units.
       clipping: its groups are the layers to measure.
@@ -54,12 +51,12 @@ def make_measure(
       ValueError: if there are fewer public records than a unit has.
     """
     if clipping.unit == "example":
-        size = min(config.training.microbatch_size, len(public))
+        size = min(job.options.microbatch_size, len(public))
     else:
-        size = max(1, round(config.plan.expected_batch_size / config.clipping.units))
+        size = max(1, round(job.plan.expected_batch_size / settings.units))
         if size > len(public):
             raise ValueError(
-                f"clipping.norms-from is {config.clipping.norms_from}, and data.public has "
+                f"clipping.norms-from is {settings.norms_from}, and data.public has "
                 f"{len(public)} records where a unit has {size}: norms of smaller units are "
                 "longer. Name more public records, or take smaller batches or more units"
             )
@@ -76,15 +73,16 @@ def make_measure(
             yield indices[None], mask[None]
 
     def layers(params: Any, epoch: int) -> np.ndarray:
-        return measure(params, _feed(config, public, samples(epoch), epoch))
+        return measure(params, _feed(job, public, samples(epoch), epoch))
 
     return layers
 
 
 def first_norms(
-    config: Config,
+    job: Job,
+    settings: ClippingConfig,
     public: Records,
-    unit_loss: Callable[..., jax.Array],
+    unit_loss: Loss,
     measure: Measure,
     clipping: Clipping,
     params: Any,
@@ -92,7 +90,8 @@ def first_norms(
     """Measures the first clipping norms, with a copy of the model trained on public records.
 
     Args:
-      config: the settings.
+      job: the job.
+      settings: the options of its clipping.
       public: the public records.
       unit_loss: the mean loss of some records.
       measure: from `make_measure`.
@@ -103,15 +102,15 @@ def first_norms(
       `{paths: norm}` for `clip_layerwise`, per layer or per group of layers with similar norms.
     """
     size = min(PRETRAINING_BATCH, len(public))
-    epochs = config.clipping.pretraining_epochs
+    epochs = settings.pretraining_epochs
     samples = _passes(len(public), size, epochs, epoch=-1)
     copy = pretrained_copy(
         unit_loss,
         params,
-        _feed(config, public, samples, epoch=-1),
-        optimizer=optax.adam(config.clipping.pretraining_rate),
+        _feed(job, public, samples, epoch=-1),
+        optimizer=optax.adam(settings.pretraining_rate),
     )
-    values = _scaled(config.clipping, measure(copy, 0), 0)
+    values = _scaled(settings, measure(copy, 0), 0)
     paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     of_leaf = clipping.groups(params).of_leaf
     norms = {
@@ -121,9 +120,9 @@ def first_norms(
         )
         for group, value in enumerate(values)
     }
-    if config.clipping.groups is None:
+    if settings.groups is None:
         return norms
-    return group_alike(norms, config.clipping.groups)
+    return group_alike(norms, settings.groups)
 
 
 def layers_apart(config: ClippingConfig) -> Clipping:
@@ -133,18 +132,17 @@ def layers_apart(config: ClippingConfig) -> Clipping:
     return clip_layerwise(1.0, layer=config.layer, unit=config.clipped_unit)
 
 
-def make_refresh(
-    config: Config, num_examples: int, clipping: Clipping, measure: Measure | None
-) -> Refresh | None:
+def make_refresh(job: Job, clipping: Clipping, measure: Measure | None) -> Refresh | None:
     """Returns a function that gives a state the clipping norms of its epoch; None if they stay.
 
     Args:
-      config: the settings.
-      num_examples: N.
+      job: the job.
       clipping: the clipping of the plan.
       measure: from `make_measure`; None if the norms do not follow public records.
     """
-    settings, epoch_steps = config.clipping, steps_per_epoch(config, num_examples)
+    settings, epoch_steps = job.clipping_options, job.steps_per_epoch
+    if settings is None:
+        return None
     follows = measure is not None and settings.refresh
     if not follows and settings.decay == 1:
         return None
@@ -170,12 +168,14 @@ def make_refresh(
     return refresh
 
 
-def describe(config: Config, num_examples: int, num_public: int) -> str:
+def describe(job: Job) -> str:
     """Where the clipping norms come from, in words for the privacy statement."""
-    settings = config.clipping
-    if settings.kind == "quantile":
+    settings, num_public = job.clipping_options, len(job.data.public or ())
+    if job.plan.clipping.kind == "quantile":
         return "follow a quantile of the norms, by noised counts that are part of the mechanism"
-    epoch = f"after every epoch of {steps_per_epoch(config, num_examples)} steps"
+    if settings is None:
+        return "given beforehand"
+    epoch = f"after every epoch of {job.steps_per_epoch} steps"
     if settings.norms_from == "given":
         decays = f", and times {settings.decay:g} {epoch}" if settings.decay < 1 else ""
         return f"given beforehand{decays}"
@@ -221,13 +221,14 @@ def _passes(
                 yield np.pad(rows, (0, size - len(rows))), np.arange(size) < len(rows)
 
 
-def _feed(config: Config, public: Records, samples: Any, epoch: int) -> Iterator[Any]:
-    """Brings public records to the device, with the same augmentation as private ones."""
-    return feeding.feed(
+def _feed(job: Job, public: Records, samples: Any, epoch: int) -> Iterator[Any]:
+    """Brings public records to the device, each with a key of its own, as private ones have."""
+    batches = feeding.feed(
         public,
         samples,
-        placement=config.data.placement,
-        augment=AUGMENTATIONS[config.data.augment],
         # No secret: everything here is public.
         step_key=functools.partial(jax.random.fold_in, jax.random.key(epoch + 1)),
+        placement=job.options.placement,
     )
+    for batch, mask in batches:
+        yield (batch.records, feeding.record_keys(batch.key, batch.ids)), mask

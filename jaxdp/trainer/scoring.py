@@ -9,9 +9,42 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..models.scores import Scores
-from ..types import Tell
+import jax
+import numpy as np
+
+from ..datasets.records import Records
+from ..tasks.task import Task
+from ..types import PyTree, Tell
 from .run.files import append_private
+
+ROWS_AT_A_TIME = 500  # records in a pass over many of them, which bounds its memory
+
+Scores = dict[str, float]
+
+
+def make_scorer(task: Task, records: Records | None) -> Callable[[PyTree], Scores]:
+    """Returns a function from variables to the means of a task's scores. It compiles once.
+
+    The scores are none if the task has no scores, or there are no records.
+    """
+    scores_of = task.scores
+    if scores_of is None or records is None:
+        return lambda variables: {}
+
+    @jax.jit
+    def totals(variables: PyTree, rows: PyTree) -> dict[str, jax.Array]:
+        scores = jax.vmap(scores_of, (None, 0))(variables, rows)
+        return jax.tree.map(lambda score: jax.numpy.sum(score, 0), scores)
+
+    def score(variables: PyTree) -> Scores:
+        sums: Scores = {}
+        for start in range(0, len(records), ROWS_AT_A_TIME):
+            rows = jax.tree.map(lambda a: a[start : start + ROWS_AT_A_TIME], records.fields)
+            for name, part in totals(variables, rows).items():
+                sums[name] = sums.get(name, 0.0) + float(np.asarray(part))
+        return {name: total / len(records) for name, total in sums.items()}
+
+    return score
 
 
 class PeriodicScores:
@@ -44,10 +77,11 @@ class PeriodicScores:
             reason = str(error).strip().partition("\n")[0]
             self._tell(f"The test records can't be scored while the run trains: {reason}")
             return
-        write_scores(self._path, step, scores)
+        if scores:
+            write_scores(self._path, step, scores)
 
 
 def write_scores(path: Path, step: int, scores: Scores) -> None:
     """Appends one line of JSON."""
     with append_private(path) as file:
-        file.write(json.dumps({"step": step, **scores._asdict()}) + "\n")
+        file.write(json.dumps({"step": step, **scores}) + "\n")

@@ -1,35 +1,35 @@
-"""Prepares a run before its first step: data, plan, model, keys, and where it goes on."""
+"""Prepares a run before its first step: plan, model, keys, and where it goes on."""
 
+import copy
 import functools
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import numpy as np
 
 from ..datasets import feeding
-from ..datasets.augmentation import AUGMENTATIONS
-from ..datasets.loading import Use, load
-from ..datasets.records import Dataset
 from ..dpsgd import keys
+from ..dpsgd.clipping import Clipping
 from ..dpsgd.noise import draws_per_step
 from ..dpsgd.plan import Plan
 from ..dpsgd.privatizer import privatize
 from ..gradients.explanation import explain
-from ..models.build import init_params, make_model, public_statistics
-from ..models.losses import make_loss, make_unit_loss
-from ..types import Tell
+from ..gradients.unit_loss import mean_loss
+from ..tasks.task import Task, WithStatistics
+from ..types import PyTree, Tell, Unit
 from . import averages, freezing, public_norms
 from .clipping_options import NormsOfLayers, make_clipping, units_at_a_time
-from .config import Config
-from .optimizer import make_optimizer
+from .job import Job
+from .plan_settings import PlanSettings
+from .release.claims import make_facts
 from .run import resume
 from .run.fingerprint import make_fingerprint
-from .run.segment import SavedSegment, draw_secrets
-from .step import TrainState, init_state, make_train_step
+from .run.segment import SavedSegment, Secrets, draw_secrets
+from .scoring import Scores, make_scorer
+from .step import StepFacts, TrainState, init_state, make_train_step
 
 
 @dataclass(frozen=True)
@@ -37,38 +37,52 @@ class Run:
     """Everything that is decided before the first step.
 
     Attributes:
-      config: the settings.
-      dataset: the records to train on and to score.
+      job: what the run is made of.
       plan: the numbers that decide privacy.
-      model: a Flax module.
       state: the state before the next step.
-      train_step: `(state, batch, mask) -> (state, facts)`.
-      saved: the segment's secrets, configuration and fingerprint.
+      train_step: `(state, batch, mask, frozen) -> (state, facts)`.
+      saved: the segment's secrets, facts and fingerprint.
       frozen: the parameters that are not trained.
-      statistics: a function that finds BatchNorm's statistics on public records; it returns None
-        if the model has no BatchNorm.
+      score: a function from variables to scores on the test records.
       refresh: a function that gives a state the clipping norms of its epoch; None if they stay.
       first_step: the first step of the segment; its sampling begins there.
       repeats: whether the run goes on in the segment in which it was stopped.
     """
 
-    config: Config
-    dataset: Dataset
+    job: Job
     plan: Plan
-    model: nn.Module
     state: TrainState
     train_step: jax.stages.Wrapped
     saved: SavedSegment
-    frozen: freezing.Params
-    statistics: Callable[[freezing.Params], Any]
+    frozen: PyTree
+    score: Callable[[PyTree], Scores]
     refresh: public_norms.Refresh | None
     first_step: int = 0
     repeats: bool = False
 
-    def released(self, state: TrainState) -> freezing.Params:
+    def take_step(
+        self, state: TrainState, batch: feeding.Batch, mask: np.ndarray
+    ) -> tuple[TrainState, StepFacts]:
+        """Takes a step. The memory of the state is used again."""
+        taken: tuple[TrainState, StepFacts] = self.train_step(state, batch, mask, self.frozen)
+        return taken
+
+    def released(self, state: TrainState) -> PyTree:
         """The parameters to score and release: the average if there is one, and the frozen ones."""
         average = averages.averaged(state.optimizer)
         return freezing.merge(state.params if average is None else average, self.frozen)
+
+    def statistics(self, params: PyTree) -> PyTree | None:
+        """BatchNorm's statistics at released parameters, from public records, if there are any."""
+        task, public = self.job.task, self.job.data.public
+        if task.statistics is None or public is None:
+            return None
+        return task.statistics(params, public.fields)
+
+    def variables(self, params: PyTree) -> PyTree:
+        """What the task scores and predicts with, at released parameters."""
+        statistics = self.statistics(params)
+        return params if statistics is None else WithStatistics(params, statistics)
 
     def batches(
         self, start: int | None = None, end: int | None = None
@@ -78,78 +92,68 @@ class Run:
         A segment's sampling begins at its first step, and so do its shuffled epochs. The accounting
         counts them from there, too.
         """
-        data_config, secrets = self.config.data, self.saved.keys
+        secrets = self.saved.keys
         start = self.first_step if start is None else start
         count = (self.plan.steps if end is None else end) - start
         samples = self.plan.batches(key=secrets.sampling, start=start - self.first_step)
         return feeding.feed(
-            self.dataset.private,
+            self.job.data.private,
             itertools.islice(samples, count),
-            placement=data_config.placement,
-            augment=AUGMENTATIONS[data_config.augment],
-            step_key=functools.partial(keys.jax_key, secrets.augmentation, "augmentation"),
+            step_key=functools.partial(keys.jax_key, secrets.loss, "loss"),
+            placement=self.job.options.placement,
             start=start,
         )
 
     def before_step(self, step: int, state: TrainState) -> TrainState:
         """Gives the state new clipping norms before the first step of an epoch."""
-        epoch_steps = public_norms.steps_per_epoch(self.config, len(self.dataset.private))
-        if self.refresh is None or step == 0 or step % epoch_steps:
+        if self.refresh is None or step == 0 or step % self.job.steps_per_epoch:
             return state
         return self.refresh(step, state)
 
 
-def start_run(config: Config, tell: Tell = print) -> Run:
-    """Loads the data, solves the plan and builds the model of a new run.
+def start_run(job: Job, tell: Tell = print) -> Run:
+    """Draws the parameters, solves the plan and builds the step of a new run.
 
     Args:
-      config: the settings.
+      job: what the run is made of.
       tell: gets a line about what takes long or is not as expected.
 
     Raises:
       ValueError: for any number or name that makes no sense. No budget is spent yet.
     """
-    dataset = _load_data(config, tell)
-    secrets = draw_secrets(config.seed)
-    learner = make_learner(config, dataset, secrets.init)
-    measure, norms = _measure_norms(config, dataset, learner, tell)
-    plan = _make_plan(config, dataset, learner, norms, config.plan.delta, tell)
-    saved = SavedSegment(config, make_fingerprint(config, dataset, plan), secrets)
-    return build(config, dataset, plan, saved, learner, measure)
+    secrets = draw_secrets(job.options.seed)
+    prepared = _prepare(job, make_learner(job, secrets.init), None, tell)
+    return prepared.run(secrets)
 
 
-def resume_run(config: Config, history: resume.History, tell: Tell = print) -> Run:
+def resume_run(job: Job, history: resume.History, tell: Tell = print) -> Run:
     """Prepares a stopped run, so that it goes on in its segment or in a new one.
 
     Args:
-      config: the settings; they may differ from the run's earlier ones.
+      job: what the run is made of; its settings may differ from the run's earlier ones.
       history: the history of the run. Its budget stays in force.
       tell: gets a line about what takes long or is not as expected.
 
     Raises:
-      ValueError: for any number or name that makes no sense, for other records, for settings that
-        would change what was promised, and if no step is left to take.
+      ValueError: for any number or name that makes no sense, for settings that would change what
+        was promised, and if no step is left to take.
     """
-    dataset = _load_data(config, tell, resume.earlier_data(history))
     secrets = resume.next_secrets(history)
-    learner = make_learner(config, dataset, secrets.init)
-    if config.training.frozen:
+    learner = make_learner(job, secrets.init)
+    if job.options.frozen:
         frozen = resume.restore_frozen(history, learner.frozen)
-        if frozen is not None:
-            learner = make_learner(config, dataset, secrets.init, frozen)
-    measure, norms = _measure_norms(config, dataset, learner, tell)
-    delta = history.ledger.budget.delta if config.plan.delta is None else config.plan.delta
-    plan = _make_plan(config, dataset, learner, norms, delta, tell)
-    resume.check_budget(history, config, plan)
+        learner = learner if frozen is None else learner._replace(frozen=frozen)
+    prepared = _prepare(job, learner, history.ledger.budget.delta, tell)
+    plan = prepared.plan
+    resume.check_budget(history, job.options.seed, plan)
 
-    newest, fingerprint = history.newest, make_fingerprint(config, dataset, plan)
-    reason = resume.why_sealed(history)
+    newest, reason = history.newest, resume.why_sealed(history)
     if reason is None:
-        run = build(config, dataset, plan, replace(history.last, config=config), learner, measure)
-        state = resume.restore(history, config, run.state, lambda line: None)
+        run = prepared.run(history.last.keys)
+        state = resume.restore(history, run.saved.clipping, run.state, lambda line: None)
         if run.refresh and newest is not None and newest.segment < len(history.ledger.segments):
             state = run.refresh(history.step, state)  # the last segment began with this, too
-        reason = resume.why_not_free(history, fingerprint, state)
+        reason = resume.why_not_free(history, run.saved.fingerprint, state)
         if reason is None:
             first_step = history.ledger.segments[-1].start
             return replace(run, state=state, repeats=True, first_step=first_step)
@@ -159,109 +163,142 @@ def resume_run(config: Config, history: resume.History, tell: Tell = print) -> R
         f"Steps that were charged stay charged, and a new segment begins, with new secrets: "
         f"{reason}."
     )
-    saved = SavedSegment(config, fingerprint, secrets)
-    run = build(config, dataset, plan, saved, learner, measure)
-    state = resume.restore(history, config, run.state, tell)
+    run = prepared.run(secrets)
+    state = resume.restore(history, run.saved.clipping, run.state, tell)
     # The norms in the checkpoint may come from other settings or other public records.
     if run.refresh and newest is not None:
         state = run.refresh(history.step, state)
-    elif measure is not None:
+    elif prepared.measure is not None:
         state = state.with_clipping_norms(run.state.privatize.clipping.clipping_norms)
     return replace(run, state=state, first_step=history.step)
 
 
 class Learner(NamedTuple):
-    """The model before its first step.
+    """What is trained, before its first step.
 
     Attributes:
-      model: a Flax module.
       params: the trainable parameters.
       frozen: the other parameters.
-      loss: the loss of one record, `(params, x, y)`; with batch units the same as `unit_loss`.
-      unit_loss: the mean loss of some records, `(params, x, y, mask)`.
+      loss: the loss that is differentiated, `(params, record, key, shared=frozen)`; with batch
+        units the same as `unit_loss`.
+      unit_loss: the mean loss of some records, `(params, records, keys, mask, shared=frozen)`.
     """
 
-    model: nn.Module
-    params: freezing.Params
-    frozen: freezing.Params
+    params: PyTree
+    frozen: PyTree
     loss: Callable[..., jax.Array]
     unit_loss: Callable[..., jax.Array]
 
 
-def make_learner(
-    config: Config,
-    dataset: Dataset,
-    init_key: jax.Array,
-    frozen: freezing.Params | None = None,
-) -> Learner:
-    """Builds the model and draws its parameters, except `frozen` ones from a checkpoint."""
-    model = make_model(config.model, dataset)
-    unit = config.clipping.clipped_unit
-    params, drawn = freezing.split(
-        init_params(model, keys.jax_key(init_key, "init"), dataset, unit), config.training.frozen
-    )
-    others = drawn if frozen is None else frozen
+def make_learner(job: Job, init_key: jax.Array) -> Learner:
+    """Draws the parameters, and takes the frozen ones apart.
 
-    def with_frozen(full_loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-        if not others:
-            return full_loss
-        return lambda params, *records: full_loss(freezing.merge(params, others), *records)
-
-    unit_loss = with_frozen(make_unit_loss(model, dataset, config.training.microbatch_size))
-    loss = unit_loss if unit == "batch" else with_frozen(make_loss(model, dataset))
-    return Learner(model, params, others, loss, unit_loss)
-
-
-def build(
-    config: Config,
-    dataset: Dataset,
-    plan: Plan,
-    saved: SavedSegment,
-    learner: Learner,
-    measure: public_norms.Measure | None = None,
-) -> Run:
-    """Puts the model, the mechanism and the optimizer together, before the first step.
-
-    Args:
-      config: the settings.
-      dataset: the records to train on and to score.
-      plan: the numbers that decide privacy.
-      saved: the segment with its secrets.
-      learner: from `make_learner`.
-      measure: measures the layers' norms on public records; None if clipping norms are given.
+    Raises:
+      ValueError: for a task that can't be learnt with the clipping, or on these records.
     """
-    privatizer = privatize(plan, key=saved.keys.noise, allocation=config.clipping.allocation)
-    optimizer = make_optimizer(config.training, plan.steps)
-    return Run(
-        config=config,
-        dataset=dataset,
-        plan=plan,
-        model=learner.model,
-        state=init_state(learner.params, privatizer, optimizer),
-        train_step=make_train_step(
-            learner.loss,
-            privatizer,
-            optimizer,
-            units_at_a_time(config, plan),
-            plan.clipping.unit,
-            config.training.constant_time,
-        ),
-        saved=saved,
-        frozen=learner.frozen,
-        statistics=public_statistics(learner.model, dataset),
-        refresh=public_norms.make_refresh(config, len(dataset.private), plan.clipping, measure),
+    task, unit = job.task, job.unit
+    _check_unit(job, unit)
+    drawn = task.init(keys.jax_key(init_key, "init"), job.data.private.zero())
+    params, frozen = freezing.split(drawn, job.options.frozen)
+    unit_loss = _unit_loss(task, job.options.microbatch_size)
+
+    def of_unit(params: PyTree, records: PyTree, *rest: jax.Array, shared: PyTree) -> jax.Array:
+        return unit_loss(freezing.merge(params, shared), records, *rest)
+
+    def of_record(params: PyTree, record: PyTree, key: jax.Array, *, shared: PyTree) -> jax.Array:
+        assert task.loss is not None  # `_check_unit` has looked
+        return task.loss(freezing.merge(params, shared), record, key)
+
+    return Learner(params, frozen, of_unit if unit == "batch" else of_record, of_unit)
+
+
+def _check_unit(job: Job, unit: Unit) -> None:
+    if unit == "example" and job.task.loss is None:
+        raise ValueError(
+            "the model has BatchNorm: it mixes the examples of a batch, so that no example has a "
+            "gradient of its own to clip. Use GroupNorm instead (--model.norm group), or clip "
+            "batch units (--clipping.kind batch, jaxdp.clip_batch)"
+        )
+    if job.task.statistics is not None and job.data.public is None:
+        raise ValueError(
+            "the model has BatchNorm, whose statistics for evaluation and release must not come "
+            "from private records, and there are no public ones: set some apart, as "
+            "--data.private train[:80%] --data.public train[80%:], or use GroupNorm (--model.norm "
+            "group)"
+        )
+
+
+def _unit_loss(task: Task, microbatch_size: int) -> Callable[..., jax.Array]:
+    if task.unit_loss is not None:
+        return task.unit_loss
+    assert task.loss is not None  # a task has one of the two
+    return mean_loss(task.loss, microbatch_size=microbatch_size)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A run without its secrets: nothing in it depends on them."""
+
+    job: Job
+    plan: Plan
+    learner: Learner
+    train_step: jax.stages.Wrapped
+    measure: public_norms.Measure | None
+
+    def run(self, secrets: Secrets) -> Run:
+        """The run with its secrets, before its first step."""
+        job, plan = self.job, self.plan
+        privatizer = privatize(plan, key=secrets.noise, allocation=job.options.allocation)
+        state = init_state(self.learner.params, privatizer, job.optimizer)
+        saved = SavedSegment(make_facts(job, plan, self.learner.params), job.config, {}, secrets)
+        run = Run(
+            job=job,
+            plan=plan,
+            state=state,
+            train_step=self.train_step,
+            saved=saved,
+            frozen=self.learner.frozen,
+            score=make_scorer(job.task, job.data.test),
+            refresh=public_norms.make_refresh(job, plan.clipping, self.measure),
+        )
+        batch, mask = shape_of_batch(run)
+        program = self.train_step.trace(state, batch, mask, self.learner.frozen)
+        fingerprint = make_fingerprint(job, plan, program)
+        return replace(run, saved=replace(saved, fingerprint=fingerprint))
+
+
+def shape_of_batch(run: Run) -> tuple[feeding.Batch, jax.ShapeDtypeStruct]:
+    """The shapes of the batch and the mask of a step."""
+    plan = run.plan
+    rows = (plan.capacity,) if plan.num_units is None else (plan.num_units, plan.capacity)
+    shape = lambda leaf: jax.ShapeDtypeStruct((*rows, *leaf.shape), leaf.dtype)
+    batch = feeding.Batch(
+        records=jax.tree.map(shape, run.job.data.private.shape_of_one()),
+        ids=jax.ShapeDtypeStruct(rows, np.int32),
+        key=_KEY,
     )
+    return batch, jax.ShapeDtypeStruct(rows, bool)
 
 
-def _load_data(config: Config, tell: Tell, earlier: list[Use] | tuple[()] = ()) -> Dataset:
-    dataset = load(config.data, tell, earlier)
-    if config.data.augment == "crop_flip" and dataset.private.inputs.ndim != 4:
-        raise ValueError("data.augment is crop_flip, and the records are no images: choose none")
-    return dataset
+_KEY = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
+
+
+def _prepare(job: Job, learner: Learner, delta: float | None, tell: Tell) -> _Prepared:
+    measure, norms = _measure_norms(job, learner, tell)
+    plan = _make_plan(job, learner, norms, delta, tell)
+    train_step = make_train_step(
+        learner.loss,
+        privatize(plan, allocation=job.options.allocation),
+        job.optimizer,
+        units_at_a_time(job.options.microbatch_size, plan),
+        plan.clipping.unit,
+        job.options.constant_time,
+    )
+    return _Prepared(job, plan, learner, train_step, measure)
 
 
 def _measure_norms(
-    config: Config, dataset: Dataset, learner: Learner, tell: Tell
+    job: Job, learner: Learner, tell: Tell
 ) -> tuple[public_norms.Measure | None, NormsOfLayers | None]:
     """Finds the first clipping norms on public records, if they come from there.
 
@@ -269,73 +306,61 @@ def _measure_norms(
       A function that measures them again, and the first norms for every group of layers. Both are
       None if the norms are given.
     """
-    if config.clipping.norms_from == "given":
+    settings, public = job.clipping_options, job.data.public
+    if settings is None or settings.norms_from == "given":
         return None, None
-    public = dataset.public
     if public is None:
         raise ValueError(
-            f"clipping.norms-from is {config.clipping.norms_from}, and there are no public "
+            f"clipping.norms-from is {settings.norms_from}, and there are no public "
             "records: name some that need no protection, as --data.private train[:90%] "
             "--data.public train[90%:]. Norms of private gradients would leak"
         )
-    layers = public_norms.layers_apart(config.clipping)
+    layers = public_norms.layers_apart(settings)
     tell(f"Measuring gradient norms on {len(public):,} public records ...")
-    measure = public_norms.make_measure(config, public, learner.loss, layers)
+    loss, unit_loss = (
+        functools.partial(each, shared=learner.frozen) for each in (learner.loss, learner.unit_loss)
+    )
+    measure = public_norms.make_measure(job, settings, public, loss, layers)
     norms = public_norms.first_norms(
-        config, public, learner.unit_loss, measure, layers, learner.params
+        job, settings, public, unit_loss, measure, layers, learner.params
     )
     return measure, norms
 
 
 def _make_plan(
-    config: Config,
-    dataset: Dataset,
-    learner: Learner,
-    norms: NormsOfLayers | None,
-    delta: float | None,
-    tell: Tell,
+    job: Job, learner: Learner, norms: NormsOfLayers | None, delta: float | None, tell: Tell
 ) -> Plan:
-    clipping = make_clipping(config.clipping, norms)
-    plan = Plan(
-        num_examples=len(dataset.private),
-        expected_batch_size=config.plan.expected_batch_size,
-        steps=config.plan.steps,
-        clipping=clipping,
-        num_units=config.clipping.units if config.clipping.clipped_unit == "batch" else None,
-        epsilon=config.plan.epsilon,
-        noise_multiplier=config.plan.noise_multiplier,
-        delta=delta,
-        sampling=config.plan.sampling,
-        adjacency=config.plan.adjacency,
-        num_parameters=draws_per_step(clipping, clipping.groups(learner.params)),
-    )
-    if config.model.norm == "batch" and plan.capacity > config.training.microbatch_size:
+    plan = job.plan
+    if isinstance(plan, PlanSettings):
+        given = plan.clipping
+        clipping = given if isinstance(given, Clipping) else make_clipping(given, norms)
+        groups = clipping.groups(learner.params)
+        plan = plan.solve(len(job.data.private), clipping, draws_per_step(clipping, groups), delta)
+    else:
+        plan = copy.copy(plan)  # its batches are drawn here
+    size = job.options.microbatch_size
+    if job.task.statistics is not None and plan.capacity > size:
         tell(
             f"BatchNorm takes a whole unit at once: up to {plan.capacity} records, whatever "
-            f"training.microbatch-size = {config.training.microbatch_size} says. More "
-            "clipping.units make them smaller."
+            f"training.microbatch-size = {size} says. More clipping.units make them smaller."
         )
-    return _with_rounding_bound(plan, config, dataset, learner, tell)
+    return _with_rounding_bound(plan, job, learner, tell)
 
 
-def _with_rounding_bound(
-    plan: Plan, config: Config, dataset: Dataset, learner: Learner, tell: Tell
-) -> Plan:
-    """The plan with a bound on the rounding of its sums, if one is proved for the model.
+def _with_rounding_bound(plan: Plan, job: Job, learner: Learner, tell: Tell) -> Plan:
+    """The plan with a bound on the rounding of its sums, if one is proved for the task.
 
     Tells of parameters that can't learn. Only the shapes of the records are looked at.
     """
     batch_unit = plan.clipping.unit == "batch"
     rows = (plan.capacity,) if batch_unit else ()
-    example = [
-        jax.ShapeDtypeStruct((*rows, *array.shape[1:]), jax.dtypes.canonicalize_dtype(array.dtype))
-        for array in (dataset.private.inputs, dataset.private.labels)
-    ]
+    shape = lambda leaf: jax.ShapeDtypeStruct((*rows, *leaf.shape), leaf.dtype)
+    example = [jax.tree.map(shape, job.data.private.shape_of_one()), shape(_KEY)]
     if batch_unit:
         example.append(jax.ShapeDtypeStruct(rows, bool))
-    at_a_time = units_at_a_time(config, plan)
+    at_a_time = units_at_a_time(job.options.microbatch_size, plan)
     held = explain(
-        learner.loss,
+        functools.partial(learner.loss, shared=learner.frozen),
         learner.params,
         tuple(example),
         unit=plan.clipping.unit,

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from ..datasets.feeding import Batch, record_keys
 from ..dpsgd.privatizer import Privatizer, PrivatizeState
 from ..dpsgd.sums import Diagnostics, Strength
 from ..gradients.per_example import per_example_grads
@@ -47,30 +48,38 @@ def make_train_step(
     unit: Unit = "example",
     constant_time: bool = False,
 ) -> jax.stages.Wrapped:
-    """Returns the jitted function `(state, batch, mask) -> (state, facts)`.
+    """Returns the jitted function `(state, batch, mask, frozen) -> (state, facts)`.
 
-    `batch` is the tuple of the loss's arguments after the parameters. Rows are padding where `mask`
-    is False. The state is donated: its memory is used again, so the old state can't be read after.
+    `batch` is a `Batch`: rows are padding where `mask` is False. `frozen` are the parameters that
+    are not trained. The state is donated: its memory is used again, so the old state can't be read
+    after.
 
     Args:
-      loss: the loss of one example; with unit="batch" that of a batch unit, with its mask as the
-        last argument.
+      loss: the loss of one record, `(params, record, key, shared=frozen)`; with unit="batch" that
+        of a batch unit, `(params, records, keys, mask, shared=frozen)`. A key is that of its record
+        at this step.
       privatizer: makes the gradient private.
       optimizer: uses the private gradient.
       microbatch_size: number of examples (or units) that are differentiated at a time.
       unit: what is clipped.
       constant_time: as in `per_example_grads`.
     """
-    grads = per_example_grads(
-        loss, unit=unit, microbatch_size=microbatch_size, constant_time=constant_time
-    )
 
     @functools.partial(jax.jit, donate_argnums=0)
     def train_step(
-        state: TrainState, batch: PyTree, mask: jax.Array
+        state: TrainState, batch: Batch, mask: jax.Array, frozen: PyTree
     ) -> tuple[TrainState, StepFacts]:
         params, private, optimizer_state = state
-        sums = privatizer.sums(grads(params, batch, mask), private)
+        examples = (batch.records, record_keys(batch.key, batch.ids))
+        sums = privatizer.sums(
+            per_example_grads(
+                functools.partial(loss, shared=frozen),
+                unit=unit,
+                microbatch_size=microbatch_size,
+                constant_time=constant_time,
+            )(params, examples, mask),
+            private,
+        )
         facts = StepFacts(
             sums.diagnostics,
             privatizer.strength(sums, private),

@@ -174,8 +174,8 @@ def check_used(config: Config, given: Container[str] = (), source: str | None = 
             if source is not None and name not in given:
                 cure = f"{source} sets it, so give {_as_option(name, _value(default, name))} too"
             raise ValueError(
-                f"{shown(name)} is {_told(value)}, but it is for {rule.need}, and {shown(rule.but)} "
-                f"is {_told(_value(config, rule.but))}: {cure}"
+                f"{shown(name)} is {_told(value)}, but it is for {rule.need}, and "
+                f"{shown(rule.but)} is {_told(_value(config, rule.but))}: {cure}"
             )
 
 

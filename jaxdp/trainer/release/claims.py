@@ -2,19 +2,20 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from ... import _distribution
 from ...accounting import composition, gdp, guarantee
 from ...accounting.mechanism import Mechanism, accountants
 from ...accounting.rounding import round_up
-from ...datasets.config import DataConfig
 from ...datasets.records import Dataset
+from ...datasets.sources import Format
 from ...dpsgd.noise import grid_of
 from ...dpsgd.plan import Plan
+from ...types import PyTree
 from .. import public_norms
-from ..clipping_options import make_clipping
-from ..config import Config
+from ..job import Job
 from .statement import (
     FORMAT,
     BatchNormFacts,
@@ -32,6 +33,7 @@ from .statement import (
     RoundingFacts,
     SamplingFacts,
     Statement,
+    TaskFacts,
 )
 
 ASSUMPTIONS = (
@@ -39,8 +41,8 @@ ASSUMPTIONS = (
     "the run, which shows losses, norms and the number of sampled records step by step.",
     "Generators are taken for random, so that privacy is computational: Threefry-4x32 with 20 "
     "rounds for the noise and for deriving keys, NumPy's Philox for sampling, all with keys of 128 "
-    "bits (made of 32, if a seed was given); and JAX's Threefry-2x32 for augmentation and initial "
-    "parameters, with a derived key of 64 bits for every step.",
+    "bits (made of 32, if a seed was given); and JAX's Threefry-2x32 for what the loss draws "
+    "(augmentation, dropout) and initial parameters, with a derived key of 64 bits for every step.",
     "The number of private records N is public.",
     "No record is in the data twice, also not in part: windows of a text do not overlap.",
 )
@@ -75,11 +77,35 @@ NOT_COVERED = (
 
 
 @dataclass(frozen=True)
-class EarlierSegment:
-    """A segment of the run before the last one: what it spent, and its settings."""
+class SegmentFacts:
+    """What the statement says of one segment; it is known when the segment begins.
 
-    mechanism: Mechanism
-    config: Config
+    Attributes:
+      mechanism: with the number of steps that are planned.
+      data: the records.
+      task: what is learnt.
+      preprocessing: as in `Statement`.
+      test_is_public: whether the test records were declared public.
+      seed: the seed of the secrets; null: they come from the operating system.
+      ema: the share of itself that the released average keeps at a step; 0: there is none.
+      constant_time: whether padding is computed, too.
+    """
+
+    mechanism: MechanismFacts
+    data: DataUse
+    task: TaskFacts
+    preprocessing: Preprocessing | None
+    test_is_public: bool
+    seed: int | None
+    ema: float
+    constant_time: bool
+
+
+class SpentSegment(NamedTuple):
+    """A segment, and what it spent."""
+
+    facts: SegmentFacts
+    spent: Mechanism
 
 
 def epsilons(
@@ -122,37 +148,45 @@ def gaussian_dp(plan: Plan, steps: int, earlier: Sequence[Mechanism] = ()) -> Ga
     return GaussianDP(round_up(mu), exact)
 
 
+def make_facts(job: Job, plan: Plan, params: PyTree) -> SegmentFacts:
+    """What is known about a segment before its first step.
+
+    Args:
+      job: what the run is made of.
+      plan: its numbers.
+      params: the trainable parameters, or their shapes.
+    """
+    return SegmentFacts(
+        mechanism=_mechanism_facts(job, plan, params),
+        data=_data_use(job.data),
+        task=TaskFacts(job.task.name, job.model),
+        preprocessing=job.preprocessing,
+        test_is_public=job.data.test_is_public,
+        seed=job.options.seed,
+        ema=job.options.ema,
+        constant_time=job.options.constant_time,
+    )
+
+
 def make_statement(
-    plan: Plan,
-    config: Config,
-    dataset: Dataset,
-    steps: int,
-    sensitivity: float,
-    earlier: Sequence[EarlierSegment] = (),
-    batch_norm: bool = False,
+    plan: Plan, segments: Sequence[SpentSegment], has_statistics: bool = False
 ) -> Statement:
     """Makes the statement of a release: the mechanisms, and their ε after the steps spent.
 
     Args:
-      plan: the numbers of the run, or of its last segment.
-      config: its settings.
-      dataset: what it was trained on.
-      steps: how many steps of the plan were spent.
-      sensitivity: how far one record moves the clipped sum of the plan's first step, in Euclidean
-        norm: `plan.clipping.sensitivity(plan.adjacency, clipping_norms)`.
-      earlier: the segments before, under other settings or secrets.
-      batch_norm: whether the model has BatchNorm.
+      plan: the numbers of the last segment.
+      segments: all segments of the run, the last one too.
+      has_statistics: whether the release has BatchNorm's statistics.
     """
-    before = [segment.mechanism for segment in earlier]
-    mechanisms = [_earlier_facts(segment, config, dataset) for segment in earlier]
-    mechanisms.append(_mechanism_facts(plan, config, dataset, steps, sensitivity))
-    spent = tuple(facts for facts in mechanisms if facts.steps)
-    used = _data_use(config.data)
+    *earlier, last = segments
+    before, steps = [segment.spent for segment in earlier], last.spent.steps
+    mechanisms = tuple(_spent_facts(segment) for segment in segments if segment.spent.steps)
+    facts = last.facts
     return Statement(
         format=FORMAT,
         library=Library(_distribution.DISTRIBUTION, _distribution.__version__),
-        private=config.seed is None,
-        reproducible=config.seed is not None,
+        private=facts.seed is None,
+        reproducible=facts.seed is not None,
         privacy_unit=PrivacyUnit("record"),
         adjacency=plan.adjacency,
         num_examples=plan.num_examples,
@@ -162,30 +196,30 @@ def make_statement(
         epsilon_at_smaller_deltas=smaller_deltas(plan, steps, before),
         gaussian_dp=gaussian_dp(plan, steps, before),
         target_epsilon=plan.target_epsilon,
-        steps=sum(facts.steps for facts in spent),
+        steps=sum(mechanism.steps for mechanism in mechanisms),
         steps_planned=plan.steps,
-        mechanisms=spent,
+        mechanisms=mechanisms,
         secrets="kept",
-        noise=_noise_facts(plan, config, steps, before),
-        data=used,
-        earlier_data=_other_data(used, earlier),
-        test_is_public=config.data.test_is_public,
-        model=config.model,
-        preprocessing=Preprocessing(
-            _numbers(dataset.center), _numbers(dataset.scale), dataset.scaling
+        noise=_noise_facts(plan, facts.seed, steps, before),
+        data=facts.data,
+        earlier_data=tuple(
+            use for use in dict.fromkeys(s.facts.data for s in earlier) if use != facts.data
         ),
-        batch_norm=BatchNormFacts(config.data.public or "") if batch_norm else None,
+        test_is_public=facts.test_is_public,
+        task=facts.task,
+        preprocessing=facts.preprocessing,
+        batch_norm=BatchNormFacts(facts.data.public or "") if has_statistics else None,
         assumptions=(
             *ASSUMPTIONS,
-            UNIT_LOSS if batch_norm else RECORD_LOSS,
-            CONSTANT_TIME if config.training.constant_time else WATCHED,
+            UNIT_LOSS if has_statistics else RECORD_LOSS,
+            CONSTANT_TIME if facts.constant_time else WATCHED,
         ),
         not_covered=NOT_COVERED,
     )
 
 
 def _noise_facts(
-    plan: Plan, config: Config, steps: int, earlier: Sequence[Mechanism]
+    plan: Plan, seed: int | None, steps: int, earlier: Sequence[Mechanism]
 ) -> NoiseFacts:
     spent = [*earlier, plan.mechanism(steps)]
     charge = guarantee.charge_of(spent)
@@ -196,33 +230,35 @@ def _noise_facts(
         distribution="rounded normal",
         points_per_std=4_194_304 if min(grid.scale for grid in grids) == 22 else 16_777_216,
         generator="threefry4x32-20",
-        key_bits=128 if config.seed is None else 32,
+        key_bits=128 if seed is None else 32,
         privacy="computational",
         extra_epsilon=round_up(charge.epsilon),
         extra_delta=round_up(min(charge.added_delta(epsilon), 1.0)),
     )
 
 
-def _mechanism_facts(
-    plan: Plan, config: Config, dataset: Dataset, steps: int, sensitivity: float
-) -> MechanismFacts:
-    mechanism = plan.mechanism(steps)
+def _mechanism_facts(job: Job, plan: Plan, params: PyTree) -> MechanismFacts:
+    mechanism, clipping = plan.mechanism(), plan.clipping
+    norms = clipping.init(params).clipping_norms
     return MechanismFacts(
         kind="dp_sgd",
         steps=mechanism.steps,
         noise_multiplier=_noise_multiplier(mechanism),
-        sampling=_sampling_facts(mechanism, plan.expected_batch_size),
+        sampling=SamplingFacts(
+            kind=plan.sampling,
+            probability=float(plan.sampling_probability),
+            expected_batch_size=float(plan.expected_batch_size),
+            num_examples=plan.num_examples,
+        ),
         clipping=ClippingFacts(
-            kind=plan.clipping.kind,
-            call=repr(plan.clipping),
-            clipping_norms=public_norms.describe(
-                config, plan.num_examples, len(dataset.public or ())
-            ),
-            unit=plan.clipping.unit,
+            kind=clipping.kind,
+            call=repr(clipping),
+            clipping_norms=public_norms.describe(job),
+            unit=clipping.unit,
             batch_units=plan.num_units,
-            clipped_together=plan.clipping.joint,
-            noise_allocation=config.clipping.allocation,
-            sensitivity_at_first_step=float(sensitivity),
+            clipped_together=clipping.joint,
+            noise_allocation=job.options.allocation,
+            sensitivity_at_first_step=float(clipping.sensitivity(plan.adjacency, norms)),
         ),
         rounding=RoundingFacts(
             noise_raised_by=plan.rounding_slack,
@@ -232,31 +268,11 @@ def _mechanism_facts(
     )
 
 
-def _earlier_facts(segment: EarlierSegment, config: Config, dataset: Dataset) -> MechanismFacts:
-    """The same of a segment whose plan and public records are no longer at hand."""
-    mechanism, clipping = segment.mechanism, segment.config.clipping
-    sampling = _sampling_facts(mechanism, segment.config.plan.expected_batch_size)
-    norms, given = None, clipping.norms_from == "given"
-    if given or segment.config.data.public == config.data.public:
-        norms = public_norms.describe(
-            segment.config, sampling.num_examples, len(dataset.public or ())
-        )
-    return MechanismFacts(
-        kind="dp_sgd",
-        steps=mechanism.steps,
-        noise_multiplier=_noise_multiplier(mechanism),
-        sampling=sampling,
-        clipping=ClippingFacts(
-            kind=make_clipping(clipping).kind if given else clipping.kind,
-            call=None,
-            clipping_norms=norms,
-            unit=mechanism.unit,
-            batch_units=clipping.units if mechanism.unit == "batch" else None,
-            clipped_together=None,
-            noise_allocation=clipping.allocation,
-            sensitivity_at_first_step=None,
-        ),
-        rounding=None,
+def _spent_facts(segment: SpentSegment) -> MechanismFacts:
+    """The facts of a segment with what it spent in place of what was planned."""
+    spent = segment.spent
+    return replace(
+        segment.facts.mechanism, steps=spent.steps, noise_multiplier=_noise_multiplier(spent)
     )
 
 
@@ -266,24 +282,14 @@ def _noise_multiplier(mechanism: Mechanism) -> float | tuple[NoiseStretch, ...]:
     return mechanism.noise_multiplier
 
 
-def _sampling_facts(mechanism: Mechanism, expected_batch_size: float) -> SamplingFacts:
-    assert mechanism.num_examples is not None  # plans and the ledger know it
-    return SamplingFacts(
-        kind=mechanism.sampling,
-        probability=float(mechanism.sampling_probability),
-        expected_batch_size=float(expected_batch_size),
-        num_examples=mechanism.num_examples,
-    )
+def _data_use(data: Dataset) -> DataUse:
+    rules = data.rules
+    return DataUse(data.name, rules["private"], rules.get("public"), rules.get("test"), data.window)
 
 
-def _data_use(config: DataConfig) -> DataUse:
-    window = config.window if config.name == "text" else None
-    return DataUse(config.name, config.private, config.public, config.test, window)
-
-
-def _other_data(used: DataUse, earlier: Sequence[EarlierSegment]) -> tuple[DataUse, ...]:
-    uses = dict.fromkeys(_data_use(segment.config.data) for segment in earlier)
-    return tuple(use for use in uses if use != used)
+def preprocessing_of(data: Format) -> Preprocessing:
+    """What a model of jaxdp sees of the inputs of a built-in data set."""
+    return Preprocessing(_numbers(data.center), _numbers(data.scale), data.scaling)
 
 
 def _numbers(values: float | Sequence[float] | None) -> float | tuple[float, ...] | None:

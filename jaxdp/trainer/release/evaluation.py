@@ -10,10 +10,11 @@ import safetensors  # noqa: F401  # for `load_release`: without it the command s
 from ...accounting.rounding import shown_delta
 from ...datasets import loading
 from ...datasets.config import DataConfig
-from ...models.build import make_model
-from ...models.scores import evaluate
+from ...tasks.builtin import make_task
+from ...tasks.task import WithStatistics
 from .. import options, parsing
 from ..config import Config
+from ..scoring import make_scorer
 from ..unused import check_used
 from .parameters import Release, load_release
 from .statement import Statement, labelled_epsilons
@@ -70,7 +71,7 @@ def data_options(path: str | Path, statement: Statement) -> DataConfig:
         name=used.name,
         private=used.private,
         public=used.public,
-        test=used.test,
+        test=used.test or "test",
         window=DataConfig.window if used.window is None else used.window,
         test_is_public=statement.test_is_public,
     )
@@ -91,15 +92,25 @@ def score_release(release: Release, data: DataConfig) -> str:
         raise ValueError(
             "the data are a text, and a release does not have it: give --data.file TEXT.txt"
         )
-    used = statement.data
+    used, model = statement.data, statement.task.model
+    if model is None:
+        raise ValueError(
+            "the model is its owner's, not one of jaxdp: score it with "
+            "jaxdp.load_release(...).predict"
+        )
     if used.window is not None and data.window != used.window:
         raise ValueError(
             f"data.window is {data.window}, and the model is for windows of {used.window}: leave "
             "the option out"
         )
-    dataset = loading.load(data, print)
-    model = make_model(statement.model, dataset)
-    scores = evaluate(model, dataset, release.params, release.batch_stats)
+    dataset, data_format = loading.load(data, print)
+    task = make_task(model, data_format)
+    variables = (
+        release.params
+        if release.batch_stats is None
+        else WithStatistics(release.params, release.batch_stats)
+    )
+    scores = make_scorer(task, dataset.test)(variables)
     public = "declared public" if statement.test_is_public else "PRIVATE: so are these numbers"
     if (data.name, data.test) != (used.name, used.test):
         public = "not the run's test records: if they are private, so are these numbers"
@@ -108,11 +119,10 @@ def score_release(release: Release, data: DataConfig) -> str:
     label, epsilon = labelled_epsilons(statement)[0]
     private = "" if statement.private else ", but NOT PRIVATE: it was made with a seed"
     lines = [
-        f"{data.name}, {data.test}: {len(dataset.test)} records, {public}",
-        f"accuracy {scores.accuracy:.4f}",
-        f"loss {scores.loss:.4f}",
+        f"{data.name}, {data.test}: {len(dataset.test or ())} records, {public}",
+        *(f"{name} {score:.4f}" for name, score in scores.items()),
     ]
-    if dataset.center is None:
-        lines.append(f"perplexity {math.exp(scores.loss):.3f} a character")
+    if data_format.is_text:
+        lines.append(f"perplexity {math.exp(scores['loss']):.3f} a character")
     lines.append(f"ε = {epsilon:g} by {label}, at δ = {shown_delta(statement.delta):g}{private}")
     return "\n".join(lines)

@@ -20,7 +20,8 @@ from ...accounting.mechanism import Mechanism
 from ...accounting.rounding import round_up, shown_delta
 from ...dpsgd.sums import NORM_BIN_EDGES
 from .. import averages
-from ..run.files import Record, write_private
+from ..run.files import write_private
+from ..run.record import Record
 
 EPSILON_POINTS = 12  # of a segment, in the curve of ε against steps
 
@@ -62,7 +63,7 @@ def draw_training(figure: Figure, record: Record) -> None:
     scored, accuracies, losses = _scores(record)
     upper.plot(scored, accuracies, "o-", color="black", markersize=4, label="test accuracy")
     upper.set(ylabel="test accuracy")
-    upper.set_title(f"{record.name}\nscored: {averages.describe(record.config.training.ema)}")
+    upper.set_title(f"{record.name}\nscored: {averages.describe(record.facts.ema)}")
     steps, batch_losses = _losses(record)
     lower.plot(steps, batch_losses, "-", color="0.75", linewidth=0.8, label="loss of a batch")
     lower.plot(steps, _smoothed(batch_losses), "-", color="black", label="the same, smoothed")

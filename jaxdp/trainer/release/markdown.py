@@ -58,7 +58,7 @@ def as_markdown(statement: Statement) -> str:
     if s.claimed_epsilon > guarantee.NO_PRIVACY:
         parts.append(_wrap(f"**{NO_PRIVACY}**"))
     parts.append("\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in _rows(s))]))
-    if not s.test_is_public:
+    if s.data.test is not None and not s.test_is_public:
         parts.append(_wrap("Accuracy on the test records is a private number: it is not released."))
     parts += ["## It holds if", _bullets(s.assumptions)]
     parts += ["## It does not cover", _bullets(s.not_covered)]
@@ -102,14 +102,19 @@ def _rows(s: Statement) -> Iterator[tuple[str, str]]:
     yield "data", _data(s.data)
     for used in s.earlier_data:
         yield "data of earlier segments", _data(used)
-    yield "preprocessing", s.preprocessing.description
+    yield "task", s.task.name if s.task.model is None else f"{s.task.name}, {s.task.model.name}"
+    if s.preprocessing is None:
+        yield "preprocessing", "a part of the task: constants in it must not come from private data"
+    else:
+        yield "preprocessing", s.preprocessing.description
     if s.batch_norm is not None:
         yield (
             "BatchNorm",
             f"the statistics are those of {s.batch_norm.public}, which needs no protection, at the "
             "released parameters; in training they were those of the unit, and none were kept",
         )
-    yield "test records", "declared public" if s.test_is_public else "private"
+    if s.data.test is not None:
+        yield "test records", "declared public" if s.test_is_public else "private"
     yield "trained by", f"{s.library.name} {s.library.version}"
 
 
@@ -119,17 +124,14 @@ def _mechanism_rows(mechanism: MechanismFacts) -> Iterator[tuple[str, str]]:
     yield "sampling", _sampling(mechanism.sampling)
     yield "expected batch size", f"{mechanism.sampling.expected_batch_size:g}"
     yield "mechanism", f"Gaussian noise on the sum of clipped {clipped} gradients (DP-SGD)"
-    yield "clipping", clipping.call or clipping.kind
-    if clipping.clipping_norms is not None:
-        yield "clipping norms", clipping.clipping_norms
+    yield "clipping", clipping.call
+    yield "clipping norms", clipping.clipping_norms
     yield "noise over groups", clipping.noise_allocation
     if clipping.batch_units is not None:
         yield "batch units", f"{clipping.batch_units}"
-    if clipping.sensitivity_at_first_step is not None:
-        yield "sensitivity of the sum at the first step", _sensitivity(clipping)
+    yield "sensitivity of the sum at the first step", _sensitivity(clipping)
     yield "noise multiplier", _noise_multiplier(mechanism.noise_multiplier)
-    if mechanism.rounding is not None:
-        yield "rounding of the sum", _rounding(mechanism.rounding)
+    yield "rounding of the sum", _rounding(mechanism.rounding)
 
 
 def _segment_rows(mechanisms: Sequence[MechanismFacts]) -> Iterator[tuple[str, str]]:
@@ -137,12 +139,11 @@ def _segment_rows(mechanisms: Sequence[MechanismFacts]) -> Iterator[tuple[str, s
     if len(mechanisms) < 2:
         return
     for number, part in enumerate(mechanisms, 1):
-        clipping = part.clipping.call or f"{part.clipping.kind} clipping"
         yield (
             f"segment {number}",
             f"{part.steps} steps, noise multiplier {_noise_multiplier(part.noise_multiplier)}, "
             f"sampling probability {part.sampling.probability:.6g} of "
-            f"{part.sampling.num_examples:,} records, {clipping}",
+            f"{part.sampling.num_examples:,} records, {part.clipping.call}",
         )
 
 
@@ -205,7 +206,8 @@ def _noise_rows(noise: NoiseFacts) -> Iterator[tuple[str, str]]:
 def _data(used: DataUse) -> str:
     windows = f", in windows of {used.window + 1} characters" if used.window is not None else ""
     public = f", not protected: {used.public}" if used.public is not None else ""
-    return f"{used.name}{windows}; protected: {used.private}{public}; scored: {used.test}"
+    scored = f"; scored: {used.test}" if used.test is not None else ""
+    return f"{used.name}{windows}; protected: {used.private}{public}{scored}"
 
 
 def _wrap(text: str, indent: str = "") -> str:

@@ -9,15 +9,17 @@ No byte of them tells a path, a host, a user or a time (privacy rule 20).
 """
 
 import shutil
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ... import _distribution
+from ...dpsgd.groups import path_name
+from ...types import PyTree
 from ..disk import sync
 from .markdown import as_markdown
 from .statement import Statement, read_statement, to_text
@@ -64,6 +66,22 @@ class Release:
             return {"params": self.params}
         return {"params": self.params, "batch_stats": self.batch_stats}
 
+    def params_like(self, like: PyTree) -> PyTree:
+        """The parameters in the form of `like`, such as the tree that `task.init` draws.
+
+        Raises:
+          ValueError: if they do not fit.
+        """
+        own, wanted = named_leaves(self.params), named_leaves(like)
+        shapes = lambda named: {name: np.shape(leaf) for name, leaf in named.items()}
+        if shapes(own) != shapes(wanted):
+            different = sorted(n for n, _ in set(shapes(own).items()) ^ set(shapes(wanted).items()))
+            raise ValueError(
+                f"the parameters do not fit, in {', '.join(different[:3])}: give a tree of the "
+                "model that was trained"
+            )
+        return jax.tree.unflatten(jax.tree.structure(like), [own[name] for name in wanted])
+
 
 def save_params(folder: Path, params: Any, batch_stats: Any = None) -> None:
     """Writes the parameters, and BatchNorm's statistics on public records if there are any.
@@ -72,11 +90,11 @@ def save_params(folder: Path, params: Any, batch_stats: Any = None) -> None:
 
     Args:
       folder: of the run.
-      params: nested dicts of arrays.
+      params: pytree of arrays.
       batch_stats: likewise.
 
     Raises:
-      ValueError: for other containers, names with "/", or arrays of a type the format lacks.
+      ValueError: for names that are not unique, or arrays of a type the format lacks.
     """
     partial = folder / PARTIAL
     if partial.exists():  # of a run that was killed while it wrote
@@ -214,7 +232,7 @@ def _to_bytes(tree: Any) -> bytes:
     from safetensors.numpy import save
 
     flat = {}
-    for name, leaf in _flatten(tree, ""):
+    for name, leaf in named_leaves(tree).items():
         array = np.asarray(leaf, order="C")
         if array.dtype not in [np.dtype(dtype) for dtype in DTYPES.values()]:
             raise ValueError(
@@ -225,18 +243,27 @@ def _to_bytes(tree: Any) -> bytes:
     return bytes(save(flat))
 
 
-def _flatten(tree: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if not isinstance(key, str) or "/" in key:
-            raise ValueError(f"a name in the parameters is {key!r}: use a string without '/'")
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}/")
-        elif hasattr(value, "dtype"):
-            yield f"{prefix}{key}", value
-        else:
-            raise ValueError(
-                f"{prefix}{key} is a {type(value).__name__}: use nested dicts of arrays"
-            )
+def named_leaves(tree: PyTree) -> dict[str, Any]:
+    """The arrays of a tree by their paths, as `Conv_0/kernel`.
+
+    Raises:
+      ValueError: if two have the same name, or one is named like a folder of another.
+    """
+    found: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = path_name(path) or "params"
+        if name in found or any(not part for part in name.split("/")):
+            raise ValueError(f"two parameters are named {name!r}, or one has no name: rename them")
+        found[name] = leaf
+    for name in found:
+        folders = name.split("/")[:-1]
+        for i in range(1, len(folders) + 1):
+            if "/".join(folders[:i]) in found:
+                raise ValueError(
+                    f"the parameters {'/'.join(folders[:i])!r} and {name!r} can't both be "
+                    "released: rename one"
+                )
+    return found
 
 
 def _from_file(file: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The tables of a report: what runs spent and how well they did. They are private."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +9,7 @@ from rich.table import Table
 
 from ...accounting.rounding import round_up, shown_delta
 from .. import averages, options
-from ..config import ClippingConfig
-from ..run.files import Record
+from ..run.record import Record
 from . import figures
 
 COMMAND = "python -m jaxdp.report"
@@ -36,7 +36,9 @@ def read_options(args: Sequence[str]) -> tuple[tuple[str, ...], Path | None]:
     if not runs:
         raise ValueError(f"no run is given: give folders, as {COMMAND} runs/NAME-TIME")
     if output is not None and not output.is_dir():
-        raise ValueError(f"output is {output}, which is no folder: make it, or name one that exists")
+        raise ValueError(
+            f"output is {output}, which is no folder: make it, or name one that exists"
+        )
     return runs, output
 
 
@@ -45,12 +47,13 @@ def compare(records: Sequence[Record], width: int) -> list[Table]:
 
     Nothing is cut: a word that is longer than a line is folded.
     """
-    titles = ["", *(title for title, _ in ROWS)]
+    rows = _rows(records)
+    titles = ["", *rows]
     left = width - 4 - max(map(len, titles))
     tables: list[list[list[str]]] = []
     room = 0
     for name, record in zip(_distinct_names(records), records, strict=True):
-        column = [name, *(tell(record) for _, tell in ROWS)]
+        column = [name, *(tell(record) for tell in rows.values())]
         need = 3 + max(len(word) for cell in column for word in cell.split())  # with its border
         if not tables or need > room:
             tables.append([titles])
@@ -70,13 +73,47 @@ def _table(columns: Sequence[Sequence[str]]) -> Table:
     return table
 
 
+def _rows(records: Sequence[Record]) -> dict[str, Callable[[Record], str]]:
+    """The title of every row, and a function that finds it for a run."""
+    scores = dict.fromkeys(name for r in records for name in r.results.get("scores", {}))
+    return {
+        **{f"test {name}": functools.partial(_score, name) for name in scores or ("scores",)},
+        "of the parameters": lambda r: averages.describe(r.facts.ema),
+        "ε spent": lambda r: f"{round_up(figures.epsilon(r)):g} of {r.budget.epsilon:g}",
+        "δ": lambda r: f"{shown_delta(r.budget.delta):g}",
+        "steps charged": lambda r: f"{sum(m.steps for m in r.spent)}",
+        "segments": lambda r: f"{len(r.spent)}",
+        "noise multiplier": lambda r: f"{r.spent[-1].noise_multiplier:g}",
+        "sampling probability": lambda r: f"{r.spent[-1].sampling_probability:.4g}",
+        "clipping": _clipping,
+        "task": lambda r: r.facts.task.name,
+        "model": lambda r: "its owner's" if r.config is None else r.config.model.name,
+        "optimizer": _optimizer,
+        "seconds": lambda r: _shown(r.results.get("seconds"), ".0f"),
+    }
+
+
+def _score(name: str, record: Record) -> str:
+    return _shown(record.results.get("scores", {}).get(name), ".4f")
+
+
 def _distinct_names(records: Sequence[Record]) -> list[str]:
     """The names of the runs; their folders if two have one name."""
     names = [record.name for record in records]
     return names if len({*names}) == len(names) else [str(record.folder) for record in records]
 
 
-def _clipping(config: ClippingConfig) -> str:
+def _optimizer(record: Record) -> str:
+    if record.config is None:
+        return "its owner's"
+    training = record.config.training
+    return f"{training.optimizer} {training.learning_rate:g}"
+
+
+def _clipping(record: Record) -> str:
+    if record.config is None:
+        return record.facts.mechanism.clipping.call
+    config = record.config.clipping
     if config.norms_from == "given":
         return f"{config.kind} {config.norm:g}"
     norm = f", the largest {config.norm:g}" if config.norms_from == "public" else ""
@@ -85,20 +122,3 @@ def _clipping(config: ClippingConfig) -> str:
 
 def _shown(value: float | None, spec: str) -> str:
     return "not known yet" if value is None else format(value, spec)
-
-
-ROWS: tuple[tuple[str, Callable[[Record], str]], ...] = (
-    ("test accuracy", lambda r: _shown(r.results.get("test_accuracy"), ".4f")),
-    ("of the parameters", lambda r: averages.describe(r.config.training.ema)),
-    ("test loss", lambda r: _shown(r.results.get("test_loss"), ".4f")),
-    ("ε spent", lambda r: f"{round_up(figures.epsilon(r)):g} of {r.budget.epsilon:g}"),
-    ("δ", lambda r: f"{shown_delta(r.budget.delta):g}"),
-    ("steps charged", lambda r: f"{sum(m.steps for m in r.spent)}"),
-    ("segments", lambda r: f"{len(r.spent)}"),
-    ("noise multiplier", lambda r: f"{r.spent[-1].noise_multiplier:g}"),
-    ("sampling probability", lambda r: f"{r.spent[-1].sampling_probability:.4g}"),
-    ("clipping", lambda r: _clipping(r.config.clipping)),
-    ("model", lambda r: r.config.model.name),
-    ("optimizer", lambda r: f"{r.config.training.optimizer} {r.config.training.learning_rate:g}"),
-    ("seconds", lambda r: _shown(r.results.get("seconds"), ".0f")),
-)

@@ -1,4 +1,4 @@
-"""The privacy statement of a release as typed fields: the contents of `privacy.json`, format 2.
+"""The privacy statement of a release as typed fields: the contents of `privacy.json`, format 3.
 
 The fields are an allow-list (privacy rule 20): nothing about the machine, and nothing taken from
 private records but the noised parameters. `privacy.schema.json` is their JSON schema: a test says
@@ -15,7 +15,7 @@ from ...types import Accountant, Adjacency, Allocation, ClippingKind, Sampling, 
 from . import typed_json
 from .typed_json import UpperBound
 
-FORMAT: Literal[2] = 2
+FORMAT: Literal[3] = 3
 
 Epsilons = dict[Accountant, UpperBound]
 
@@ -108,26 +108,26 @@ class ClippingFacts:
 
     Attributes:
       kind: which clipping.
-      call: the call that makes it, with its clipping norms; null: not recorded.
-      clipping_norms: where the clipping norms come from, in words; null: not recorded.
+      call: the call that makes it, with its clipping norms.
+      clipping_norms: where the clipping norms come from, in words.
       unit: whose gradient was clipped: an example's, or the mean of a batch unit's.
       batch_units: into how many batch units the records of a step were sorted; null: examples were
         clipped.
       clipped_together: whether all layers have one factor, so that noise and sensitivity of every
-        layer are in proportion to its clipping norm; null: not recorded.
+        layer are in proportion to its clipping norm.
       noise_allocation: how layers share the noise.
       sensitivity_at_first_step: how far one record moves the clipped sum, in Euclidean norm; if
-        clipped together, that of the layer with the largest clipping norm; null: not recorded.
+        clipped together, that of the layer with the largest clipping norm.
     """
 
     kind: ClippingKind
-    call: str | None
-    clipping_norms: str | None
+    call: str
+    clipping_norms: str
     unit: Unit
     batch_units: int | None
-    clipped_together: bool | None
+    clipped_together: bool
     noise_allocation: Allocation
-    sensitivity_at_first_step: float | None
+    sensitivity_at_first_step: float
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class MechanismFacts:
         adjacency; where it changes with the step, a list.
       sampling: how records were chosen.
       clipping: how gradients were clipped.
-      rounding: of their sum; null: not recorded.
+      rounding: of their sum.
     """
 
     kind: Literal["dp_sgd"]
@@ -165,7 +165,7 @@ class MechanismFacts:
     noise_multiplier: float | tuple[NoiseStretch, ...]
     sampling: SamplingFacts
     clipping: ClippingFacts
-    rounding: RoundingFacts | None
+    rounding: RoundingFacts
 
 
 @dataclass(frozen=True)
@@ -202,20 +202,33 @@ class DataUse:
       name: of the data set.
       private: the protected records that the model was trained on.
       public: records without protection; null: none.
-      test: the records that are scored.
+      test: the records that are scored; null: none.
       window: of a text, the characters that a record predicts; it is one longer. null: no text.
     """
 
     name: str
     private: str
     public: str | None
-    test: str
+    test: str | None
     window: int | None
 
 
 @dataclass(frozen=True)
+class TaskFacts:
+    """What was learnt.
+
+    Attributes:
+      name: what it is, in a word or two.
+      model: the options of a model of jaxdp; null: the model is its owner's.
+    """
+
+    name: str
+    model: ModelConfig | None
+
+
+@dataclass(frozen=True)
 class Preprocessing:
-    """What the model sees of an input: (input - center) / scale.
+    """What a model of jaxdp sees of an input: (input - center) / scale.
 
     Attributes:
       center: one number, or one for each channel; null: inputs are tokens.
@@ -267,14 +280,14 @@ class Statement:
       data: the records that the last segment used.
       earlier_data: other records that earlier segments used.
       test_is_public: whether the test records were declared public.
-      model: the options of the model.
-      preprocessing: what the model sees of an input.
+      task: what was learnt.
+      preprocessing: what the model sees of an input; null: that is a part of the task.
       batch_norm: null: the model has no BatchNorm.
       assumptions: it holds if all of these do.
       not_covered: what it does not promise.
     """
 
-    format: Literal[2]
+    format: Literal[3]
     library: Library
     private: bool
     reproducible: bool
@@ -295,8 +308,8 @@ class Statement:
     data: DataUse
     earlier_data: tuple[DataUse, ...]
     test_is_public: bool
-    model: ModelConfig
-    preprocessing: Preprocessing
+    task: TaskFacts
+    preprocessing: Preprocessing | None
     batch_norm: BatchNormFacts | None
     assumptions: tuple[str, ...]
     not_covered: tuple[str, ...]

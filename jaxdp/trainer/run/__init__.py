@@ -4,8 +4,8 @@
 `python -m jaxdp.seal` destroys the secrets. All of them are private.
 """
 
-from .files import Record as Record
-from .files import load_record as load_record
 from .ledger import Budget as Budget
 from .ledger import Ledger as Ledger
 from .ledger import Segment as Segment
+from .record import Record as Record
+from .record import load_record as load_record

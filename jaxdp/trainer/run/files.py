@@ -1,9 +1,9 @@
-"""The files of a run: makes and locks its folder, writes private files, and reads them.
+"""The files of a run: makes and locks its folder, and writes private files.
 
 release/                 may be shared (`release.parameters`)
 private/ledger.txt       what was spent (`ledger`)
-private/segment-1.json   secrets, configuration and fingerprint of a segment (`segment`)
-private/config.json      the configuration of the newest segment
+private/segment-1.json   secrets, facts, configuration and fingerprint of a segment (`segment`)
+private/config.json      the configuration of the newest segment, if the command made the run
 private/checkpoints/     the state after some steps (`checkpoint`)
 private/metrics.jsonl    numbers about every step, without noise
 private/scores.jsonl     scores of the test records during training
@@ -12,22 +12,16 @@ private/lock             locked by the process that trains
 """
 
 import datetime
-import json
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from filelock import lock_descriptor
 
-from ...accounting.mechanism import Mechanism
-from .. import config as configs
-from .. import parsing
 from ..disk import BINARY, sync
-from .ledger import Budget, Ledger
 
 PARTIAL = ".partial"  # the end of a file's name until it is complete
 
@@ -85,13 +79,16 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def make_run_folder(name: str, output: str | None, now: datetime.datetime) -> Path:
+def make_run_folder(
+    name: str, output: str | None, now: datetime.datetime, *, numbered: bool = False
+) -> Path:
     """Makes the folder of a run, with `private/` in it.
 
     Args:
       name: name of the run.
-      output: the folder, which must not exist; None makes runs/NAME-TIME.
+      output: the folder, which must not exist unless `numbered`; None makes runs/NAME-TIME.
       now: the TIME in that name.
+      numbered: if `output` exists, takes OUTPUT-2, OUTPUT-3, ... instead.
 
     Raises:
       ValueError: if it exists already or can't be made.
@@ -104,7 +101,7 @@ def make_run_folder(name: str, output: str | None, now: datetime.datetime) -> Pa
                 folder.mkdir(parents=True)  # fails if another run has just made it
                 break
             except FileExistsError:
-                if output is not None:
+                if output is not None and not numbered:
                     raise
                 attempt += 1
                 folder = stem.with_name(f"{stem.name}-{attempt}")
@@ -120,53 +117,3 @@ def make_run_folder(name: str, output: str | None, now: datetime.datetime) -> Pa
             "that you may write to, as --output FOLDER"
         ) from None
     return folder
-
-
-@dataclass(frozen=True)
-class Record:
-    """What the files of a run say."""
-
-    name: str
-    folder: Path
-    config: configs.Config
-    budget: Budget
-    spent: list[Mechanism]  # one per segment
-    starts: list[int]  # the first step of every segment
-    metrics: list[dict[str, Any]]  # one per step
-    scores: list[dict[str, Any]]  # of the test records, after some of the steps
-    results: dict[str, Any]  # empty until the run has ended
-
-
-def load_record(folder: Path) -> Record:
-    """Reads the files of a run.
-
-    Raises:
-      ValueError: if the folder holds no run, or a file is damaged.
-    """
-    private = folder / "private"
-    if not (private / "ledger.txt").is_file():
-        raise ValueError(
-            f"{folder} holds no run (private/ledger.txt): name a folder that "
-            "`python -m jaxdp.train` made"
-        )
-    ledger = Ledger.read(private / "ledger.txt")
-    settings, results = private / "config.json", private / "results.json"
-    if not settings.is_file() or not ledger.segments:
-        raise ValueError(f"{folder} stopped before its first step: there is nothing to report")
-    return Record(
-        name=folder.resolve().name,
-        folder=folder,
-        config=parsing.read_config(settings),
-        budget=ledger.budget,
-        spent=ledger.mechanisms(),
-        starts=[segment.start for segment in ledger.segments],
-        metrics=_lines(private / "metrics.jsonl"),
-        scores=_lines(private / "scores.jsonl"),
-        results=json.loads(results.read_text()) if results.is_file() else {},
-    )
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of JSON in a file; a crash may have left the last one half written."""
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]

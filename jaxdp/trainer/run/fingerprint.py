@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
-from ...datasets.records import Dataset, Records, arrays_digest
+from ...datasets.records import arrays_digest
 from ...dpsgd import sampling
 from ...dpsgd.plan import Plan
 from ...gradients.jax_internals import settings
-from .. import config as configs
 from ..device import describe_device
+from ..job import Job
 
 Fingerprint = dict[str, Any]
 COMPUTING_PACKAGES = ("jax", "jaxlib", "numpy", "optax", "flax", "scipy")
@@ -68,18 +69,23 @@ KERNELS = ("jax", "nvidia-", "libtpu")
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
 # Parts of the configuration that do not change any step.
-NOT_COMPUTED = ("name", "output", "dry_run", "resume", "checkpoint", "evaluations")
+NOT_COMPUTED = ("name", "output", "numbered", "dry_run", "resume", "checkpoint", "evaluations")
 
 
-def make_fingerprint(config: configs.Config, dataset: Dataset, plan: Plan) -> Fingerprint:
-    """Everything that decides the results of a step, given the secrets and the state before it."""
-    records, public = dataset.private, dataset.public
-    computed = {name: value for name, value in asdict(config).items() if name not in NOT_COMPUTED}
+def make_fingerprint(job: Job, plan: Plan, program: jax.stages.Traced) -> Fingerprint:
+    """Everything that decides the results of a step, given the secrets and the state before it.
+
+    Args:
+      job: what the run is made of.
+      plan: its numbers.
+      program: the train step, traced. Its text stands for the code of the task and the optimizer.
+    """
     return json.loads(
         json.dumps(
             {
-                "config": computed,
+                "config": _settings(job),
                 "code": _code_digest(),
+                "program": _program_digest(program),
                 "versions": {name: _version(name) for name in COMPUTING_PACKAGES} | _kernels(),
                 "platform": jax.devices()[0].client.platform_version,
                 "jax settings": {
@@ -87,21 +93,42 @@ def make_fingerprint(config: configs.Config, dataset: Dataset, plan: Plan) -> Fi
                 },
                 "environment": _environment(),
                 "device": describe_device(),
-                "shapes": [plan.capacity, *records.inputs.shape],
                 "noise multiplier": plan.noise_multiplier,
                 "delta": plan.delta,
-                "data": _data_digest(records),
-                "public data": None if public is None else _data_digest(public),
-                "splits": dict(dataset.digests),
+                "clipping": repr(plan.clipping),
+                "data": job.data.private.digest(),
+                "public data": None if job.data.public is None else job.data.public.digest(),
+                "splits": dict(job.data.digests),
                 "sampler": [
                     sampling.VERSION,
                     plan.sampling,
                     plan.expected_batch_size,
                     plan.num_examples,
+                    plan.num_units,
+                    plan.capacity,
                 ],
             }
         )
     )
+
+
+def _settings(job: Job) -> dict[str, Any]:
+    """The settings by name, so that a message can tell which of them changed."""
+    if job.config is not None:
+        return {name: v for name, v in asdict(job.config).items() if name not in NOT_COMPUTED}
+    kept = {name: v for name, v in asdict(job.options).items() if name not in NOT_COMPUTED}
+    options = job.clipping_options
+    return kept | {"clipping": None if options is None else asdict(options)}
+
+
+def _program_digest(program: jax.stages.Traced) -> str:
+    """A checksum of a program: of its text without places in files, and of its constants.
+
+    Its text has the constants, too, but another version of JAX may pass them as arguments.
+    """
+    total = hashlib.sha256(program.lower().as_text(debug_info=False).encode())
+    total.update(arrays_digest([np.asarray(c) for c in program.jaxpr.consts]).encode())
+    return total.hexdigest()
 
 
 def steps_repeat_exactly() -> bool:
@@ -158,10 +185,6 @@ def _code_digest() -> str:
     for path in sorted(package.rglob("*.py")):
         total.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
     return total.hexdigest()
-
-
-def _data_digest(records: Records) -> str:
-    return arrays_digest((records.inputs, records.labels, records.numbers()))
 
 
 def _version(package: str) -> str:

@@ -11,10 +11,12 @@ import jax
 from ...accounting import composition
 from ...accounting.rounding import round_up
 from ...datasets import loading
+from ...datasets.records import Dataset
 from ...dpsgd.plan import Plan
 from ...types import Tell
 from .. import config as configs
 from .. import parsing
+from ..release.claims import SpentSegment
 from ..step import TrainState
 from .checkpoint import FROZEN, Checkpoint, Checkpoints, from_arrays, split_frozen, state_digest
 from .files import write_private
@@ -137,13 +139,55 @@ def _load_newest(folder: Path, ledger: Ledger) -> SavedSegment:
 
 
 def earlier_data(history: History) -> list[loading.Use]:
-    """The records that every segment used, and what it used them for."""
-    return [(one.config.data, one.fingerprint["splits"]) for one in _saved_segments(history)]
+    """The records that every segment used, and what it used them for, in a run of the command.
+
+    Raises:
+      ValueError: for a run of `fit`.
+    """
+    uses = []
+    for one in _saved_segments(history):
+        if one.config is None:
+            raise ValueError(
+                f"{history.folder} is a run of jaxdp.fit, whose task and data the command does not "
+                f"know: call jaxdp.fit again, with resume={str(history.folder)!r}"
+            )
+        uses.append((one.config.data, one.fingerprint["splits"]))
+    return uses
 
 
-def segment_configs(history: History) -> list[configs.Config]:
-    """The settings of every segment, from the first to the newest."""
-    return [one.config for one in _saved_segments(history)]
+def check_same_data(history: History, data: Dataset) -> None:
+    """Refuses other records than those that a run of `fit` began with (privacy rule 15).
+
+    Raises:
+      ValueError: for other records, or for a run of the command.
+    """
+    for one in _saved_segments(history):
+        if one.config is not None:
+            raise ValueError(
+                f"{history.folder} is a run of the command: go on with `python -m jaxdp.train "
+                f"--resume {history.folder}`"
+            )
+        for use, digest in one.fingerprint["splits"].items():
+            if use != "test" and data.digests.get(use) != digest:
+                raise ValueError(
+                    f"the {use} rows are not those that the run began with, which its guarantee is "
+                    "about. Give the same ones in the same order, or start another run"
+                )
+        rules, before = dict(data.rules), one.facts.data
+        if "rows" in data.digests and rules.get("private") != before.private:
+            raise ValueError(
+                f"the private rows are {rules.get('private')!r}, and the run began with "
+                f"{before.private!r}: its guarantee is about those. Give the same rule, or start "
+                "another run"
+            )
+
+
+def spent_segments(history: History) -> list[SpentSegment]:
+    """Every segment with what it spent, from the first to the newest."""
+    return [
+        SpentSegment(saved.facts, spent)
+        for saved, spent in zip(_saved_segments(history), history.ledger.mechanisms(), strict=True)
+    ]
 
 
 def _saved_segments(history: History) -> list[SavedSegment]:
@@ -151,10 +195,10 @@ def _saved_segments(history: History) -> list[SavedSegment]:
     return [load_segment(_segment_file(history.folder, number)) for number in numbers]
 
 
-def check_budget(history: History, config: configs.Config, plan: Plan) -> None:
+def check_budget(history: History, seed: int | None, plan: Plan) -> None:
     """Refuses settings that would change what the run promised when it began."""
-    promised = vars(history.ledger.budget) | {"seed": history.last.config.seed}
-    now = vars(make_budget(plan)) | {"seed": config.seed}
+    promised = vars(history.ledger.budget) | {"seed": history.last.facts.seed}
+    now = vars(make_budget(plan)) | {"seed": seed}
     for name, value in promised.items():
         if now[name] != value:
             raise ValueError(
@@ -186,12 +230,14 @@ def make_budget(plan: Plan) -> Budget:
 
 
 def begin(
-    folder: Path, budget: Budget, plan: Plan, saved: SavedSegment, state: TrainState
+    folder: Path, budget: Budget, plan: Plan, saved: SavedSegment, state: TrainState, keep: int
 ) -> History:
-    """Starts the private files of a new run, with its first segment."""
+    """Starts the private files of a new run, with its first segment.
+
+    `keep` is the number of checkpoints to keep.
+    """
     ledger = Ledger.create(folder / "private" / "ledger.txt", budget)
     open_segment(folder, ledger, 0, plan, saved, state)
-    keep = saved.config.checkpoint.keep
     return History(
         folder, ledger, Checkpoints(folder / "private" / "checkpoints", keep), None, saved
     )
@@ -293,18 +339,24 @@ def affordable_end(ledger: Ledger, plan: Plan) -> int:
     return start + composition.affordable_steps(spent, more, budget.epsilon, budget.delta)
 
 
-def restore(history: History, config: configs.Config, state: TrainState, tell: Tell) -> TrainState:
+def restore(history: History, clipping: str, state: TrainState, tell: Tell) -> TrainState:
     """Puts the newest checkpoint into a run's state. The noise key of the state stays.
 
-    Parameters must fit. Other parts that do not fit a changed configuration start anew.
+    Parameters must fit. Other parts that do not fit changed settings start anew.
+
+    Args:
+      history: of the run.
+      clipping: what decides the clipping norms now, from `SavedSegment.clipping`.
+      state: the state of the run before its first step.
+      tell: gets a line about each part that starts anew.
     """
     if history.newest is None:
         return state
     restored = state._asdict()
     arrays, _ = split_frozen(history.newest.arrays)
-    before = load_segment(_segment_file(history.folder, history.newest.segment)).config
+    before = load_segment(_segment_file(history.folder, history.newest.segment)).clipping
     for name, like in restored.items():
-        if name == "privatize" and config.clipping != before.clipping:
+        if name == "privatize" and clipping != before:
             continue  # it holds the old clipping norms, which would replace the new ones
         own = {key: value for key, value in arrays.items() if key.partition(".")[0] == name}
         try:
@@ -344,7 +396,7 @@ def next_secrets(history: History) -> Secrets:
     """Draws the secrets of a new segment. The key of the first parameters stays, if it is there."""
     last = history.last
     init = None if last.secrets is None else last.secrets.init
-    return draw_secrets(last.config.seed, len(history.ledger.segments) + 1, init)
+    return draw_secrets(last.facts.seed, len(history.ledger.segments) + 1, init)
 
 
 def _segment_file(folder: Path, number: int) -> Path:
@@ -353,5 +405,7 @@ def _segment_file(folder: Path, number: int) -> Path:
 
 def _save_config(folder: Path, saved: SavedSegment) -> None:
     """Writes the settings for `saved_config` and for people. Segments have their own copy."""
+    if saved.config is None:
+        return
     text = json.dumps(dataclasses.asdict(saved.config), indent=2) + "\n"
     write_private(folder / "private" / "config.json", text)

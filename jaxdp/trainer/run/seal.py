@@ -93,7 +93,7 @@ def _secret_files(private: Path) -> list[SecretFile]:
         try:
             text = path.read_bytes().decode()
             fact = json.loads(text)
-            seed = fact["config"]["seed"]
+            seed = fact["facts"]["seed"]
             if "secrets" in fact:
                 found.append(SecretFile(path, text, fact))
                 _place_of_keys(found[-1])

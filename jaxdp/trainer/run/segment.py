@@ -1,4 +1,4 @@
-"""A segment of a run: its secrets, configuration and fingerprint."""
+"""A segment of a run: its secrets, what is known of it, and its fingerprint."""
 
 import hashlib
 import json
@@ -11,6 +11,8 @@ import numpy as np
 from ...dpsgd import keys
 from .. import config as configs
 from .. import parsing
+from ..release import typed_json
+from ..release.claims import SegmentFacts
 from .files import write_private
 from .fingerprint import Fingerprint
 
@@ -22,16 +24,31 @@ class Secrets:
     init: jax.Array
     noise: jax.Array
     sampling: jax.Array
-    augmentation: jax.Array
+    loss: jax.Array  # for augmentation, dropout and whatever else the loss draws
 
 
 @dataclass(frozen=True)
 class SavedSegment:
-    """The content of private/segment-N.json."""
+    """The content of private/segment-N.json.
 
-    config: configs.Config
+    Attributes:
+      facts: for the statement.
+      config: the configuration of the command; None: the run was made by `fit`.
+      fingerprint: everything that may change a bit of its results.
+      secrets: None: they are destroyed (`seal`).
+    """
+
+    facts: SegmentFacts
+    config: configs.Config | None
     fingerprint: Fingerprint
-    secrets: Secrets | None  # None: they are destroyed (`seal`)
+    secrets: Secrets | None
+
+    @property
+    def clipping(self) -> str:
+        """What decides the clipping norms, as text."""
+        facts = self.facts.mechanism.clipping
+        options = None if self.config is None else self.config.clipping
+        return f"{facts.call} {facts.clipping_norms} {options}"
 
     @property
     def keys(self) -> Secrets:
@@ -61,7 +78,8 @@ def draw_secrets(seed: int | None, segment: int = 1, init: jax.Array | None = No
 def save_segment(path: Path, saved: SavedSegment) -> None:
     """Writes the file of a segment. Only its owner may read it; it is synced on return."""
     fact = {
-        "config": asdict(saved.config),
+        "facts": typed_json.to_json(saved.facts),
+        "config": None if saved.config is None else asdict(saved.config),
         "fingerprint": saved.fingerprint,
         "secrets": _words(saved.keys),
     }
@@ -81,8 +99,13 @@ def load_segment(path: Path) -> SavedSegment:
             for name, words in fact.get("secrets", {}).items()
         }
         secrets = Secrets(**keys) if "secrets" in fact else None
-        config = parsing.from_json(configs.Config, fact["config"])
-        return SavedSegment(config, fact["fingerprint"], secrets)
+        config = fact["config"]
+        return SavedSegment(
+            typed_json.from_json(SegmentFacts, fact["facts"]),
+            None if config is None else parsing.from_json(configs.Config, config),
+            fact["fingerprint"],
+            secrets,
+        )
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
             f"{path} can't be read ({error}): without the secrets and settings in it the run "

@@ -1,0 +1,43 @@
+"""The tasks of the built-in models: their data scaled, their model applied, their loss."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from ..datasets.sources import Format
+from ..models.build import make_model
+from ..models.config import ModelConfig
+from .supervised import classifier, language_model
+from .task import Task
+
+
+def make_task(
+    config: ModelConfig,
+    data: Format,
+    augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+) -> Task:
+    """Returns the task that a configuration names.
+
+    Args:
+      config: the options of the model.
+      data: what the records are: pairs (input, label).
+      augment: `(key, input) -> input`, before it is scaled.
+
+    Raises:
+      ValueError: for an image model on text, or a text model on images.
+    """
+    make = language_model if data.is_text else classifier
+    return make(
+        make_model(config, data),
+        preprocess=lambda x: scaled(data, x),
+        augment=augment,
+        batch_norm=config.norm == "batch",
+    )
+
+
+def scaled(data: Format, x: jax.Array) -> jax.Array:
+    """Returns the inputs of a model, float32, or int32 for tokens."""
+    if data.center is None or data.scale is None:
+        return x.astype(jnp.int32)
+    return (x.astype(jnp.float32) - jnp.asarray(data.center)) / jnp.asarray(data.scale)

@@ -1,0 +1,130 @@
+"""The command `python -m jaxdp.train`, from its configuration to its exit status."""
+
+import logging
+import sys
+import time
+from contextlib import ExitStack
+
+from rich.console import Console
+
+from ..datasets import loading
+from ..datasets.augmentation import AUGMENTATIONS
+from ..tasks.builtin import make_task
+from ..types import Tell
+from . import loop, session
+from .config import Config
+from .job import Job, Options
+from .optimizer import make_optimizer
+from .plan_settings import PlanSettings
+from .release.claims import preprocessing_of
+from .run import resume
+
+
+def train(config: Config) -> int:
+    """Trains, writes the release, and only then scores it.
+
+    Args:
+      config: the settings; `config.resume` names a run to go on with.
+
+    Returns:
+      The exit status of the command: 0 if all went well, 1 after a failure that may have spent
+      budget, 2 for wrong options, 130 if it was interrupted before the first step, 128 + signal
+      if it was stopped.
+    """
+    start = time.monotonic()
+    console = Console(highlight=False, markup=False)
+    # Orbax logs whole tracebacks of failures. Here they are told in one line.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    with ExitStack() as stack:
+        try:
+            options = make_options(config)
+            prepare = lambda history, tell: make_job(config, tell, history)
+            opened = stack.enter_context(session.opened(prepare, options, console))
+        except (ValueError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            console.print("Interrupted before the first step: nothing was spent or written.")
+            return 130
+        if not opened.left:
+            return 0
+        try:
+            trained = session.train(opened, console)
+            released = session.release(opened, trained, console)
+            session.report(opened, trained, released, start, console)
+        except loop.NotFinite as error:
+            cure = "Try a lower training.learning-rate: --resume goes on from the last checkpoint"
+            print(f"error: {error}: nothing is released. {cure}", file=sys.stderr)
+            return 1
+        except OSError as error:
+            folder = opened.folder
+            print(
+                f"error: {error}: stopped, what was spent stays charged. Make the folder {folder} "
+                f"writable with room on its disk, then: python -m jaxdp.train --resume {folder}",
+                file=sys.stderr,
+            )
+            return 1
+        if trained.stopped_by is None:
+            return 0
+        console.print(f"To go on: python -m jaxdp.train --resume {opened.folder}", soft_wrap=True)
+        return 128 + trained.stopped_by  # as a shell reports it: 130 for Ctrl-C, 143 for SIGTERM
+
+
+def make_options(config: Config) -> Options:
+    """The part of a configuration that says how the run is made, whatever is learnt."""
+    training = config.training
+    return Options(
+        name=config.name,
+        output=config.output,
+        resume=config.resume,
+        allocation=config.clipping.allocation,
+        microbatch_size=training.microbatch_size,
+        constant_time=training.constant_time,
+        ema=training.ema,
+        frozen=training.frozen,
+        evaluations=config.evaluations,
+        placement=config.data.placement,
+        checkpoint=config.checkpoint,
+        seed=config.seed,
+        dry_run=config.dry_run,
+    )
+
+
+def make_job(
+    config: Config, tell: Tell = lambda line: None, history: resume.History | None = None
+) -> Job:
+    """Loads the data and builds the task that a configuration names.
+
+    Args:
+      config: the configuration.
+      tell: gets a line about everything that takes long.
+      history: of the run that goes on; its records must be the same.
+
+    Raises:
+      ValueError: for any name or number that makes no sense.
+    """
+    earlier = () if history is None else resume.earlier_data(history)
+    data, data_format = loading.load(config.data, tell, earlier)
+    image = len(data.private.shape_of_one()[0].shape) == 3
+    if config.data.augment == "crop_flip" and not image:
+        raise ValueError("data.augment is crop_flip, and the records are no images: choose none")
+    settings = config.plan
+    return Job(
+        task=make_task(config.model, data_format, AUGMENTATIONS[config.data.augment]),
+        data=data,
+        plan=PlanSettings(
+            expected_batch_size=settings.expected_batch_size,
+            steps=settings.steps,
+            clipping=config.clipping,
+            epsilon=settings.epsilon,
+            noise_multiplier=settings.noise_multiplier,
+            delta=settings.delta,
+            sampling=settings.sampling,
+            adjacency=settings.adjacency,
+        ),
+        optimizer=make_optimizer(config.training, settings.steps),
+        options=make_options(config),
+        preprocessing=preprocessing_of(data_format),
+        model=config.model,
+        config=config,
+    )

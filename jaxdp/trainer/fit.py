@@ -1,0 +1,216 @@
+"""`jaxdp.fit`: trains any task on any records, with everything that the command does."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import optax
+from rich.console import Console
+
+from ..datasets.config import Placement
+from ..datasets.records import Dataset
+from ..dpsgd.plan import Plan
+from ..tasks.task import Task
+from ..types import Allocation, PyTree, Tell
+from . import session
+from .config import CheckpointConfig
+from .job import Job, Options
+from .plan_settings import PlanSettings
+from .progress import Progress, check_metrics, make_watchers
+from .release.parameters import Release, load_release
+from .release.statement import Statement
+from .run import resume as resuming
+from .scoring import Scores
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What `fit` returns.
+
+    Attributes:
+      params: the released parameters, in the form that the task drew them.
+      release: the release: it predicts, and may be shared. None after a dry run.
+      statement: its privacy statement. None after a dry run.
+      epsilon: ε that the run has spent, or would spend after a dry run.
+      scores: means of the task's scores on the test records. They are private, unless the records
+        are public. Empty if there are none, or no step was left to take.
+      folder: the folder of the run. None after a dry run.
+      plan: the numbers that decided privacy.
+      finished: whether all steps of the plan were taken that the budget allowed. If not,
+        `fit(..., resume=result.folder)` goes on.
+    """
+
+    params: PyTree
+    release: Release | None
+    statement: Statement | None
+    epsilon: float
+    scores: Scores
+    folder: Path | None
+    plan: Plan
+    finished: bool
+
+
+def fit(
+    task: Task,
+    data: Dataset,
+    plan: PlanSettings | Plan,
+    *,
+    optimizer: optax.GradientTransformation,
+    output: str | Path | None = None,
+    resume: str | Path | None = None,
+    name: str = "run",
+    allocation: Allocation = "proportional",
+    microbatch_size: int = 256,
+    constant_time: bool = False,
+    ema: float = 0.0,
+    frozen: Sequence[str] = (),
+    evaluations: int = 10,
+    placement: Placement = "auto",
+    checkpoint_seconds: float = 60.0,
+    keep_checkpoints: int = 2,
+    callbacks: Sequence[Callable[[Progress], object]] = (),
+    metrics: Literal["tensorboard"] | None = None,
+    seed: int | None = None,
+    dry_run: bool = False,
+) -> Fitted:
+    """Trains a task privately, and writes its release with its privacy statement.
+
+    Every step is entered into the ledger of the run's folder before it is taken. Ctrl-C stops after
+    a step; the release is still written, and `resume` goes on.
+
+    Args:
+      task: what is learnt: `jaxdp.tasks.classifier(model)`, or a `jaxdp.Task` of your functions.
+      data: the records.
+      plan: the privacy numbers.
+      optimizer: any Optax transformation. It is put behind `privatize`, so that it sees private
+        gradients only.
+      output: the folder of the run. If it exists, a number is added. None: runs/NAME-TIME.
+      resume: the folder of a stopped run, to go on with it. Give the same data; the ledger keeps
+        what was spent, and a step is repeated for free only where nothing has changed.
+      name: of the run.
+      allocation: how the noise is spread over layers that are clipped separately, as in
+        `privatize`.
+      microbatch_size: number of records that are differentiated at a time. It bounds the memory.
+      constant_time: computes padding, too, so that the time of a step does not tell the sampled
+        batch size.
+      ema: a moving average of the parameters is scored and released, which keeps this share of
+        itself at a step. 0: the last parameters are.
+      frozen: patterns over the paths of parameters that are not trained, as "encoder/*".
+      evaluations: how often the test records are scored, with the end. 0: only at the end.
+      placement: where the records are kept. "auto": on the device if they take at most a quarter
+        of it.
+      checkpoint_seconds: seconds between checkpoints.
+      keep_checkpoints: how many to keep, the newest ones.
+      callbacks: called after every step with a `Progress`: public facts only.
+      metrics: "tensorboard" writes the loss, norms and clipped fraction of every step as events
+        under private/, for the owner of the data.
+      seed: makes the run reproducible, and so NOT private. None: secret keys from the operating
+        system.
+      dry_run: shows the plan, a memory estimate and ε, then stops.
+
+    Raises:
+      ValueError, TypeError: for anything that is wrong. Nothing is spent then.
+      ArithmeticError: if the parameters become NaN or infinite. Nothing is released.
+      OSError: if a file can't be written. What was spent stays charged.
+
+    Example:
+      >>> result = jaxdp.fit(task, data, plan, optimizer=optax.adam(1e-2))  # doctest: +SKIP
+      >>> result.epsilon, result.scores  # doctest: +SKIP
+      (2.99, {'accuracy': 0.93, 'loss': 0.31})
+    """
+    _check(task, data, plan, optimizer)
+    check_metrics(metrics)
+    start = time.monotonic()
+    options = Options(
+        name=name,
+        output=None if output is None else str(output),
+        numbered=True,
+        resume=None if resume is None else str(resume),
+        allocation=allocation,
+        microbatch_size=microbatch_size,
+        constant_time=constant_time,
+        ema=ema,
+        frozen=tuple(frozen),
+        evaluations=evaluations,
+        placement=placement,
+        checkpoint=CheckpointConfig(checkpoint_seconds, keep_checkpoints),
+        seed=seed,
+        dry_run=dry_run,
+    )
+    job = Job(task, data, plan, optimizer, options)
+
+    def prepare(history: resuming.History | None, tell: Tell) -> Job:
+        if history is not None:
+            resuming.check_same_data(history, data)
+        return job
+
+    # A notebook's output takes text: no bars that move, and no line for every step.
+    console = Console(highlight=False, markup=False, force_jupyter=False)
+    with _quiet_orbax(), session.opened(prepare, options, console) as opened:
+        if opened.history is None or dry_run:
+            run = opened.run
+            return Fitted(
+                params=run.released(run.state),
+                release=None,
+                statement=None,
+                epsilon=run.plan.epsilon(),
+                scores={},
+                folder=None,
+                plan=run.plan,
+                finished=False,
+            )
+        if not opened.left:
+            return _fitted(opened, {}, finished=True)
+        with contextlib.closing(
+            make_watchers(opened, callbacks, metrics, console.print)
+        ) as watchers:
+            trained = session.train(opened, console, watchers.each)
+        released = session.release(opened, trained, console)
+        scores = session.report(opened, trained, released, start, console)
+        return _fitted(opened, scores, finished=trained.stopped_by is None)
+
+
+def _fitted(opened: session.Opened, scores: Scores, finished: bool) -> Fitted:
+    release = load_release(opened.folder)
+    return Fitted(
+        params=release.params_like(opened.run.released(opened.run.state)),
+        release=release,
+        statement=release.statement,
+        epsilon=release.statement.claimed_epsilon,
+        scores=scores,
+        folder=opened.folder,
+        plan=opened.run.plan,
+        finished=finished,
+    )
+
+
+def _check(task: object, data: object, plan: object, optimizer: object) -> None:
+    wanted = {
+        "task": (task, Task, "jaxdp.tasks.classifier(model), or a jaxdp.Task"),
+        "data": (data, Dataset, "jaxdp.Dataset(private=(x, y), test=(x_test, y_test))"),
+        "plan": (plan, (PlanSettings, Plan), "jaxdp.PlanSettings(...)"),
+        "optimizer": (
+            optimizer,
+            optax.GradientTransformation,
+            "an Optax optimizer, as optax.adam(1e-3)",
+        ),
+    }
+    for name, (value, kind, cure) in wanted.items():
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} is a {type(value).__name__}: give {cure}")
+
+
+@contextlib.contextmanager
+def _quiet_orbax() -> Iterator[None]:
+    """Keeps back the tracebacks that Orbax logs of failures, which are raised as errors."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
