@@ -8,6 +8,7 @@ on a data set, with a ledger, checkpoints and a release.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from . import _command as _command  # first: the imports below take seconds, and Ctrl-C may come
 from ._distribution import __version__ as __version__
 from ._distribution import needed_by
 from .accounting.noise_table import plan_noise as plan_noise

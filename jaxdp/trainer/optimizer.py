@@ -50,6 +50,7 @@ def _from_optax(option: str, name: str, ending: str) -> Callable[..., Any]:
     found = getattr(optax, name + ending, None)
     if not name.isidentifier() or not inspect.isfunction(found):
         known = [n.removesuffix(ending) for n in dir(optax) if n.endswith(ending)]
+        known += ["cosine"] if ending else []
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else "see Optax's documentation for their names"
         raise ValueError(f"{option} is {name!r}, which Optax does not have: {hint}")
