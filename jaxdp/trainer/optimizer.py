@@ -7,7 +7,7 @@ from typing import Any
 
 import optax
 
-from .averages import average_parameters
+from .averages import with_average
 from .config import TrainingConfig
 
 
@@ -28,7 +28,7 @@ def make_optimizer(config: TrainingConfig, steps: int) -> optax.GradientTransfor
             "of Optax's optimizers, as adam"
         )
     optimizer = _call("training.optimizer-options", make, {"learning_rate": rate, **options})
-    return optax.chain(optimizer, average_parameters(config.ema)) if config.ema else optimizer
+    return with_average(optimizer, config.ema)
 
 
 def _scaled_schedule(config: TrainingConfig, steps: int) -> optax.ScalarOrSchedule:

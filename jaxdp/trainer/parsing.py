@@ -5,8 +5,6 @@ import dataclasses
 import difflib
 import json
 import re
-import runpy
-import traceback
 import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,14 +12,15 @@ from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_ty
 
 from ..datasets.config import DataConfig
 from ..models.config import ModelConfig
-from . import options
+from . import options, own
 from .config import CheckpointConfig, ClippingConfig, Config, PlanConfig, TrainingConfig
 from .unused import check_used
 
 COMMAND = "python -m jaxdp.train"
 
 
-HELP = """Trains a private classifier. CONFIG.py sets other defaults for these options."""
+HELP = """Trains a model with differential privacy. CONFIG.py sets other defaults for these options,
+and may define a task, data and an optimizer of its own."""
 EXAMPLES = """examples:
   python -m jaxdp.train                                    handwritten digits, in 15 s
   python -m jaxdp.train configs/digits_linear.py --plan.epsilon 1 --dry-run
@@ -42,7 +41,9 @@ def parse(args: Sequence[str], load_saved: Callable[[str], Config] | None = None
       SystemExit: for --help.
     """
     if wants_help(args):
-        show_help(Config, f"{COMMAND} [CONFIG.py]", HELP, EXAMPLES, Config())
+        _, others = options.read([a for a in args if not wants_help([a])], Config, COMMAND)
+        default = load_config(only_config(others)) if others else Config()
+        show_help(Config, f"{COMMAND} [CONFIG.py]", HELP, EXAMPLES, default)
     values, others = options.read(args, Config, COMMAND)
     default, source = Config(), None
     if others:
@@ -109,15 +110,15 @@ def load_config(path: str) -> Config:
     if not path.endswith(".py"):
         raise ValueError(f"{path} is no config file: give {_A_CONFIG}, and name it NAME.py")
     try:
-        found = runpy.run_path(path)
-    except (Exception, SystemExit) as error:
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
-        where = f"{path}, line {lines[-1]}" if lines else path
-        raise ValueError(f"{where}: {error}{_nearest_field(str(error))}") from error
+        found = vars(own.load_file(path))
+    except own.FileFailed as failed:
+        raise ValueError(f"{failed}{_nearest_field(str(failed.error))}") from failed.error
     config = found.get("config")
     if not isinstance(config, Config):
         wrong = f"sets config to {config!r}" if "config" in found else "sets no config"
         raise ValueError(f"{path} {wrong}: a config file is {_A_CONFIG}")
+    if any(name in found for name in own.KINDS):
+        config = dataclasses.replace(config, own=str(Path(path).resolve()))
     try:
         check_types("", config)
         check_used(config)

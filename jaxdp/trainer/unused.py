@@ -1,10 +1,14 @@
 """Refuses options that would do nothing, because another option makes them idle."""
 
+import dataclasses
 from collections.abc import Callable, Container
 from typing import Any, NamedTuple
 
+from ..datasets.config import DataConfig
+from ..models.config import ModelConfig
 from .config import Config
 from .options import shown
+from .own import defines
 
 
 class Rule(NamedTuple):
@@ -31,7 +35,31 @@ def _separate(c: Config) -> bool:
     )
 
 
+def _without(part: str) -> Callable[[Config], bool]:
+    """Whether a configuration has no part of its own of that name."""
+    return lambda c: not defines(c.own, part)
+
+
+def _names(section: Any, name: str) -> tuple[str, ...]:
+    return tuple(f"{name}.{field.name}" for field in dataclasses.fields(section))
+
+
+_OPTIMIZER = ("optimizer", "optimizer_options", "learning_rate", "momentum", "schedule")
+
 RULES = (
+    Rule(_names(ModelConfig, "model"), _without("task"), "a model of jaxdp", "own"),
+    Rule(
+        tuple(n for n in _names(DataConfig, "data") if n != "data.placement"),
+        _without("data"),
+        "a data set by name",
+        "own",
+    ),
+    Rule(
+        tuple(f"training.{n}" for n in (*_OPTIMIZER, "schedule_options")),
+        _without("optimizer"),
+        "an optimizer by name",
+        "own",
+    ),
     Rule(
         ("data.file", "data.window"),
         lambda c: c.data.name == "text",

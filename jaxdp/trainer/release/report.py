@@ -87,8 +87,8 @@ def _rows(records: Sequence[Record]) -> dict[str, Callable[[Record], str]]:
         "sampling probability": lambda r: f"{r.spent[-1].sampling_probability:.4g}",
         "clipping": _clipping,
         "task": lambda r: r.facts.task.name,
-        "model": lambda r: "its owner's" if r.config is None else r.config.model.name,
-        "optimizer": _optimizer,
+        "model": lambda r: r.facts.task.model.name if r.facts.task.model else "its owner's",
+        "optimizer": lambda r: r.facts.optimizer,
         "seconds": lambda r: _shown(r.results.get("seconds"), ".0f"),
     }
 
@@ -101,13 +101,6 @@ def _distinct_names(records: Sequence[Record]) -> list[str]:
     """The names of the runs; their folders if two have one name."""
     names = [record.name for record in records]
     return names if len({*names}) == len(names) else [str(record.folder) for record in records]
-
-
-def _optimizer(record: Record) -> str:
-    if record.config is None:
-        return "its owner's"
-    training = record.config.training
-    return f"{training.optimizer} {training.learning_rate:g}"
 
 
 def _clipping(record: Record) -> str:
