@@ -99,10 +99,16 @@ def only_config(others: Sequence[str]) -> str:
 def load_config(path: str) -> Config:
     """Runs a config file, a Python program that sets `config = Config(...)`.
 
+    Args:
+      path: the file, or the name of one that comes with jaxdp, as `mnist_cnn`.
+
     Raises:
       ValueError: if there is no such file, it fails, it sets no `config`, or one with options that
         would do nothing.
     """
+    shipped = _shipped()
+    if path in shipped and not Path(path).exists():
+        path = str(shipped[path])
     if Path(path).is_dir():
         raise ValueError(f"{path} is a folder: give a config file, or --resume {path} for a run")
     if not Path(path).is_file():
@@ -199,14 +205,24 @@ def _fits(value: object, hint: Any) -> bool:
     return isinstance(value, (int, float) if hint is float else hint)
 
 
+def _shipped() -> dict[str, Path]:
+    """The config files that come with jaxdp, by name."""
+    package = Path(__file__).parents[1]
+    # In a checkout they lie beside the package.
+    folders = (package / "configs", package.parent / "configs")
+    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.py"))}
+
+
 def _nearest_file(path: str) -> str:
-    folders = {Path(path).parent, Path("configs")}
-    files = {file.name: str(file) for folder in folders for file in folder.glob("*.py")}
-    near = difflib.get_close_matches(Path(path).with_suffix(".py").name, files, n=1)
+    neighbours = {file.name: str(file) for file in Path(path).parent.glob("*.py")}
+    near = difflib.get_close_matches(Path(path).with_suffix(".py").name, neighbours, n=1)
     if near:
-        return f"did you mean {files[near[0]]}?"
-    found = ", ".join(sorted(file for file in files.values() if file.startswith("configs")))
-    return f"there are {found}" if found else "leave it out to run with the defaults"
+        return f"did you mean {neighbours[near[0]]}?"
+    shipped = _shipped()
+    near = difflib.get_close_matches(Path(path).stem, shipped, n=1)
+    if near:
+        return f"did you mean {near[0]}, which comes with jaxdp?"
+    return f"with jaxdp come {', '.join(shipped)}"
 
 
 def _nearest_field(message: str) -> str:
