@@ -54,23 +54,31 @@ def compare(records: Sequence[Record], width: int) -> list[Table]:
     room = 0
     for name, record in zip(_distinct_names(records), records, strict=True):
         column = [name, *(tell(record) for tell in rows.values())]
-        need = 3 + max(len(word) for cell in column for word in cell.split())  # with its border
+        need = 3 + _longest_word(column)  # with its border
         if not tables or need > room:
             tables.append([titles])
             room = left
         tables[-1].append(column)
         room -= need
-    return [_table(columns) for columns in tables]
+    return [_table(columns, left - 3) for columns in tables]
 
 
-def _table(columns: Sequence[Sequence[str]]) -> Table:
+def _table(columns: Sequence[Sequence[str]], widest: int) -> Table:
     table = Table(highlight=False)
-    heads, *rows = zip(*columns, strict=True)
-    for i, head in enumerate(heads):
-        table.add_column(head, overflow="fold", no_wrap=i == 0)
-    for row in rows:
+    for column in columns:
+        table.add_column(
+            column[0],
+            overflow="fold",
+            min_width=min(_longest_word(column), widest),
+            no_wrap=column is columns[0],
+        )
+    for row in list(zip(*columns, strict=True))[1:]:
         table.add_row(*row)
     return table
+
+
+def _longest_word(texts: Sequence[str]) -> int:
+    return max(len(word) for text in texts for word in text.split())
 
 
 def _rows(records: Sequence[Record]) -> dict[str, Callable[[Record], str]]:
