@@ -23,9 +23,9 @@ COMMAND = "python -m jaxdp.train"
 
 HELP = """Trains a private classifier. CONFIG.py sets other defaults for these options."""
 EXAMPLES = """examples:
-  python -m jaxdp.train                                    handwritten digits, in 15 s
+  python -m jaxdp.train                            handwritten digits, in 15 s
   python -m jaxdp.train configs/digits_linear.py --plan.epsilon 1 --dry-run
-  python -m jaxdp.train --resume runs/NAME-TIME            goes on after a stop"""
+  python -m jaxdp.train --resume runs/NAME-TIME    goes on after a stop"""
 
 
 def parse(args: Sequence[str], load_saved: Callable[[str], Config] | None = None) -> Config:
@@ -113,7 +113,7 @@ def load_config(path: str) -> Config:
     except (Exception, SystemExit) as error:
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
         where = f"{path}, line {lines[-1]}" if lines else path
-        raise ValueError(f"{where}: {error}{_nearest_field(str(error))}") from error
+        raise ValueError(f"{where}: {_mended(error)}") from error
     config = found.get("config")
     if not isinstance(config, Config):
         wrong = f"sets config to {config!r}" if "config" in found else "sets no config"
@@ -208,8 +208,17 @@ def _nearest_file(path: str) -> str:
     return f"there are {found}" if found else "leave it out to run with the defaults"
 
 
+def _mended(error: BaseException) -> str:
+    """What is wrong with a config file that fails, and a cure."""
+    if isinstance(error, SystemExit):
+        return "it exits: a config file need only set config"
+    if isinstance(error, ValueError):
+        return str(error)  # of a section, which names its cure
+    return f"{error}: {_nearest_field(str(error)) or 'mend that line'}"
+
+
 def _nearest_field(message: str) -> str:
-    """Completes Python's message about an unknown field with the nearest right name."""
+    """The cure of Python's message about an unknown field: the nearest right name."""
     match = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)
     sections: list[Any] = [Config, DataConfig, ModelConfig, ClippingConfig, PlanConfig]
     sections += [TrainingConfig, CheckpointConfig]
@@ -218,4 +227,4 @@ def _nearest_field(message: str) -> str:
         return ""
     names = [f.name for f in dataclasses.fields(section)]
     near = difflib.get_close_matches(match[2], names, n=1)
-    return f": did you mean {near[0]!r}?" if near else f": its fields are {', '.join(names)}"
+    return f"did you mean {near[0]!r}?" if near else f"its fields are {', '.join(names)}"

@@ -129,6 +129,8 @@ def parse(args: Sequence[str]) -> Options:
     plot = values.get("plot")
     if plot is not None and plot.suffix not in FORMATS:
         raise ValueError(f"plot is {plot}: end the name in {', '.join(FORMATS)}")
+    if plot is not None and not plot.parent.is_dir():
+        raise ValueError(f"{plot} can't be written: name a file in a folder that exists")
     if others:
         default = from_config(parsing.only_config(others))
         if "steps" in values and "epochs" not in values:

@@ -49,7 +49,7 @@ def compare(records: Sequence[Record], width: int) -> list[Table]:
     """
     rows = _rows(records)
     titles = ["", *rows]
-    left = width - 4 - max(map(len, titles))
+    left = width - 4 - _longest_word(titles)
     tables: list[list[list[str]]] = []
     room = 0
     for name, record in zip(_distinct_names(records), records, strict=True):
@@ -60,18 +60,20 @@ def compare(records: Sequence[Record], width: int) -> list[Table]:
             room = left
         tables[-1].append(column)
         room -= need
-    return [_table(columns, left - 3) for columns in tables]
+    return [_table(columns, width) for columns in tables]
 
 
-def _table(columns: Sequence[Sequence[str]], widest: int) -> Table:
+def _table(columns: Sequence[Sequence[str]], width: int) -> Table:
+    """A table whose columns share the width so that words stay whole where they can."""
+    least = [_longest_word(column) for column in columns]
+    spare = width - 1 - sum(need + 3 for need in least)
     table = Table(highlight=False)
-    for column in columns:
-        table.add_column(
-            column[0],
-            overflow="fold",
-            min_width=min(_longest_word(column), widest),
-            no_wrap=column is columns[0],
-        )
+    for i, column in enumerate(columns):
+        most = max(map(len, column)) - least[i]
+        # If even one run has no room, its words are folded.
+        more = min(most, spare // (len(columns) - i)) if spare > 0 else spare if i else 0
+        spare -= more
+        table.add_column(column[0], overflow="fold", width=max(1, least[i] + more))
     for row in list(zip(*columns, strict=True))[1:]:
         table.add_row(*row)
     return table
