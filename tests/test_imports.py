@@ -24,8 +24,10 @@ MAY_IMPORT = {
     "trainer": {
         *("types", "_distribution", "gradients", "accounting", "dpsgd", "datasets", "models")
     },
-    **{command: {"_distribution", "datasets", "trainer"} for command in COMMANDS},
-    "__init__": {"_distribution", "gradients", "accounting", "dpsgd", "trainer"},
+    "_command": {"_distribution"},
+    "__main__": {"_command"},
+    **{command: {"_command", "_distribution", "datasets", "trainer"} for command in COMMANDS},
+    "__init__": {"_command", "_distribution", "gradients", "accounting", "dpsgd", "trainer"},
 }
 GRADIENTS_MAY_IMPORT = {"jax", "numpy", *sys.stdlib_module_names}
 POSIX_ONLY = {
