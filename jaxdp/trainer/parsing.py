@@ -123,7 +123,7 @@ def load_config(path: str) -> Config:
     if not isinstance(config, Config):
         wrong = f"sets config to {config!r}" if "config" in found else "sets no config"
         raise ValueError(f"{path} {wrong}: a config file is {_A_CONFIG}")
-    if any(name in found for name in own.KINDS):
+    if own.parts_in(found):
         config = dataclasses.replace(config, own=str(Path(path).resolve()))
     try:
         check_types("", config)
