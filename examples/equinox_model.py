@@ -1,9 +1,9 @@
 """Private training of an Equinox model: its arrays are the parameters.
 
 Command: python examples/equinox_model.py     (pip install equinox)
-Time:    TIME s on 2 cores
-Prints:  150 steps: ε = 2.9999 at δ = 0.000337
-         test accuracy ACC of 360 records (every run draws new secrets: RANGE)
+Time:    4 s on 2 cores
+Prints:  150 steps: ε = 3 at δ = 0.000337
+         test accuracy 0.8722 of 360 records (every run draws new secrets: 0.85 to 0.88)
 """
 
 import equinox as eqx

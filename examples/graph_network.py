@@ -1,9 +1,9 @@
 """Private training of a graph network in plain JAX: one record is one graph, padded to one shape.
 
 Command: python examples/graph_network.py
-Time:    TIME s on 2 cores
-Prints:  150 steps: ε = 2.9999 at δ = 0.000323
-         test accuracy ACC of 500 records (every run draws new secrets: RANGE)
+Time:    4 s on 2 cores
+Prints:  150 steps: ε = 3 at δ = 0.000321
+         test accuracy 0.8880 of 500 records (every run draws new secrets: 0.85 to 0.90)
 """
 
 import jax

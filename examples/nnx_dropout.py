@@ -1,9 +1,9 @@
 """Private training of a Flax nnx model with dropout, by `nnx.Optimizer`.
 
 Command: python examples/nnx_dropout.py
-Time:    TIME s on 2 cores
-Prints:  150 steps: ε = 2.9999 at δ = 0.000337
-         test accuracy ACC of 360 records (every run draws new secrets: RANGE)
+Time:    5 s on 2 cores
+Prints:  150 steps: ε = 3 at δ = 0.000337
+         test accuracy 0.8611 of 360 records (every run draws new secrets: 0.84 to 0.88)
 """
 
 import jax

@@ -1,10 +1,12 @@
 """Private training in a loop of your own that shows what the clipping does, for you alone.
 
 Command: python examples/watch_clipping.py
-Time:    TIME s on 2 cores
-Prints:  for some steps: clipped CLIPPED, median norm NORM, signal to noise STN
-         150 steps: ε = 2.9999 at δ = 0.000337
-         test accuracy ACC of 360 records (every run draws new secrets: RANGE)
+Time:    3 s on 2 cores
+Prints:  clipped 1.00, median norm 4.00, signal to noise 0.49
+         clipped 0.22, median norm 0.25, signal to noise 0.16
+         clipped 0.12, median norm 0.15, signal to noise 0.15
+         150 steps: ε = 3 at δ = 0.000337
+         test accuracy 0.8667 of 360 records (every run draws new secrets: 0.86 to 0.89)
 """
 
 import jax
