@@ -18,13 +18,27 @@ def run(path):
     return done.stdout
 
 
+# What differs in every run, since every run draws new secrets.
+DRAWN = re.compile(
+    r"(?<=test accuracy )[\d.]+|(?<=clipped )[\d.]+|(?<=norm )[\d.]+|(?<=noise )[\d.]+"
+)
+EXTRA = {"equinox_model": "equinox", "haiku_model": "haiku"}
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_it_prints_what_its_header_says(path):
+    if path.stem in EXTRA:
+        pytest.importorskip(EXTRA[path.stem])
     printed, header = run(path), path.read_text(encoding="utf-8").split('"""')[1]
     for part in (f"Command: python examples/{path.name}", "Time: ", "Prints: "):
         assert part in header, part
-    # The accuracy of every run is another one, everything else is the same.
-    fixed = re.split(r"(?<=test accuracy )[\d.]+", printed.strip())
-    assert [" ".join(part.split()) in " ".join(header.split()) for part in fixed] == [True, True]
+    fixed = [" ".join(part.split()) for part in DRAWN.split(printed.strip())]
+    assert [part for part in fixed if part not in " ".join(header.split())] == []
     assert float(re.search(r"test accuracy ([\d.]+)", printed)[1]) > 0.8
     assert 2.99 < float(re.search(r"ε = ([\d.]+)", printed)[1]) <= 3
+
+
+def test_the_page_on_loops_shows_every_program():
+    page = (EXAMPLES.parent / "docs/guides/your-loop.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"^```\{literalinclude\} \.\./\.\./examples/(\w+)\.py$", page, re.M))
+    assert shown == {path.stem for path in EXAMPLES.glob("*.py")} - {"by_hand", "several_devices"}
