@@ -7,13 +7,13 @@ import pytest
 for module in ("tyro", "sklearn", "matplotlib"):
     pytest.importorskip(module)
 from jaxdp.trainer.release import figures  # noqa: E402
-from jaxdp.trainer.run.files import load_record  # noqa: E402
+from jaxdp.trainer.run.record import load_record  # noqa: E402
 
 
 def test_the_report_s_scores_end_with_the_result(finished):
     found = load_record(finished)
     assert [score["step"] for score in found.scores] == [1, 2, 3, 4, 5, 6]
-    assert found.scores[-1]["accuracy"] == found.results["test_accuracy"]
+    assert found.scores[-1]["accuracy"] == found.results["scores"]["accuracy"]
 
 
 def test_epsilon_against_steps_counts_what_was_charged_in_vain(finished):
