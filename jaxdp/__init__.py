@@ -8,6 +8,7 @@ on a data set, with a ledger, checkpoints and a release.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from . import _command as _command  # first: the imports below take seconds, and Ctrl-C may come
 from ._distribution import __version__ as __version__
 from ._distribution import needed_by
 from .accounting.noise_table import plan_noise as plan_noise
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from .tasks.task import Task as Task
     from .trainer.fit import fit as fit
     from .trainer.plan_settings import PlanSettings as PlanSettings
+    from .trainer.release.parameters import export as export
     from .trainer.release.parameters import load_release as load_release
 
 # Parts of the trainer, which are loaded only when somebody uses them.
@@ -46,6 +48,7 @@ _LAZY = {
     "Dataset": "jaxdp.datasets.records",
     "PlanSettings": "jaxdp.trainer.plan_settings",
     "Task": "jaxdp.tasks.task",
+    "export": "jaxdp.trainer.release.parameters",
     "fit": "jaxdp.trainer.fit",
     "load_release": "jaxdp.trainer.release.parameters",
     "tasks": "jaxdp",

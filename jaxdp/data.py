@@ -3,16 +3,35 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
+from . import _command
 from .datasets import tfds_prepare
 from .datasets.cache import cache_folder, forget
+
+COMMAND = "python -m jaxdp.data"
+EXAMPLES = """examples:
+  python -m jaxdp.data prepare mnist
+  python -m jaxdp.data prepare cifar10 --dir data --archives downloads
+  python -m jaxdp.data forget"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells what is wrong in one line, not after the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
 
 
 def main(args: Sequence[str]) -> int:
     """Runs the command with the given arguments and returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxdp.data",
+    if _command.tell_version(args):
+        return 0
+    parser = _Parser(
+        prog=COMMAND,
         description="Prepares data sets of images, and deletes the copies that jaxdp keeps.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     commands.add_parser("forget", help=f"delete the cache of decoded records, {cache_folder()}")
@@ -20,7 +39,11 @@ def main(args: Sequence[str]) -> int:
     command.add_argument("name", metavar="NAME", help=", ".join(tfds_prepare.NAMES))
     command.add_argument("--dir", help="where TFDS keeps prepared sets; default: TFDS_DATA_DIR")
     command.add_argument("--archives", help="a folder with the original archives of this set")
-    chosen = parser.parse_args(args)
+    try:
+        chosen = parser.parse_args(args)
+    except ValueError as error:
+        print(f"error: {error}: see `{COMMAND} --help`", file=sys.stderr)
+        return 2
     if chosen.command == "forget":
         print(f"{forget()} files deleted from {cache_folder()}")
         return 0
@@ -34,4 +57,4 @@ def main(args: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    _command.run(main)

@@ -3,36 +3,39 @@
 import sys
 from collections.abc import Sequence
 
-from . import _distribution
+from . import _command, _distribution
 
 with _distribution.exit_without("python -m jaxdp.evaluate", "train"):
-    import tyro
+    from .trainer import parsing
+    from .trainer.device import check_device
+    from .trainer.release.evaluation import read_options, score_release
 
-    from .datasets.config import DataConfig
-    from .trainer.release.evaluation import data_options, score_release
-    from .trainer.release.parameters import load_release
-
-USAGE = """usage: python -m jaxdp.evaluate RUN [--test TEST] [OPTIONS]
+USAGE = """usage: python -m jaxdp.evaluate RUN [OPTIONS]
 
 Scores the release of a run. RUN is the run's folder, or the release/ in it. The test records are
-those of the run, or others of the same data. `python -m jaxdp.evaluate RUN --help` shows the
-options: they describe the data."""
+those of the run, or others of the same data. The options are those of `python -m jaxdp.train`:
+
+  --data.test SPLIT     the records to score: test, test[:50%], ...
+  --data.file FILE      the text file, for a release that came without its run
+  --data.dir FOLDER     where TFDS keeps prepared sets
+  --data.name NAME      another data set, with records like the run's
+  --data.private SPLIT  and --data.public: the other records. A record has one use only
+
+examples:
+  python -m jaxdp.evaluate runs/digits_cnn-20261125-020558
+  python -m jaxdp.evaluate received/release --data.test 'test[:50%]'"""
 
 
 def main(args: Sequence[str]) -> int:
     """Runs the command with the given arguments and returns the exit status."""
-    if not args or args[0] in ("-h", "--help"):
+    if _command.tell_version(args):
+        return 0
+    if parsing.wants_help(args):
         print(USAGE)
-        return 0 if args else 2
-    run, *options = args
+        return 0
     try:
-        release = load_release(run)
-        data = tyro.cli(
-            DataConfig,
-            prog=f"python -m jaxdp.evaluate {run}",
-            args=options,
-            default=data_options(run, release.statement),
-        )
+        release, data = read_options(args)
+        check_device()
         print(score_release(release, data))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -41,4 +44,4 @@ def main(args: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    _command.run(main)

@@ -5,9 +5,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from . import _distribution
+from . import _command, _distribution
 
 with _distribution.exit_without("python -m jaxdp.plan", "train"):
+    import tyro  # noqa: F401  # for --help
     from rich.console import Console
 
     from .trainer import planner
@@ -15,6 +16,8 @@ with _distribution.exit_without("python -m jaxdp.plan", "train"):
 
 def main(args: Sequence[str]) -> int:
     """Runs the command with the given arguments and returns the exit status."""
+    if _command.tell_version(args):
+        return 0
     try:
         options = planner.parse(args)
         table = planner.solve(options)
@@ -31,4 +34,4 @@ def main(args: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    _command.run(main)

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import _distribution
+from . import _command, _distribution
 
 with _distribution.exit_without("python -m jaxdp.seal", "train"):
     from .trainer.run.seal import LIMITS, seal
@@ -14,14 +14,25 @@ USAGE = """usage: python -m jaxdp.seal RUN
 
 Destroys the keys of noise and sampling in private/ of a run (give its folder). Whoever gets them
 can take the noise off the release. Do it when the run is over: a later --resume is still possible,
-but begins a new segment, with new keys, and pays again for steps after the last checkpoint."""
+but begins a new segment, with new keys, and pays again for steps after the last checkpoint.
+
+examples:
+  python -m jaxdp.seal runs/digits_cnn-20261125-020558
+  for run in runs/*; do python -m jaxdp.seal "$run"; done"""
 
 
 def main(args: Sequence[str]) -> int:
     """Runs the command with the given arguments and returns the exit status."""
-    if len(args) != 1 or args[0].startswith("-"):
+    if _command.tell_version(args):
+        return 0
+    if not {"-h", "--help"}.isdisjoint(args):
         print(USAGE)
-        return 0 if args and args[0] in ("-h", "--help") else 2
+        return 0
+    if len(args) != 1 or args[0].startswith("-"):
+        given = f"the arguments are {' '.join(args)!r}" if args else "no run is given"
+        cure = "give one folder, as python -m jaxdp.seal runs/NAME-TIME"
+        print(f"error: {given}: {cure}", file=sys.stderr)
+        return 2
     try:
         changed = seal(Path(args[0]))
     except ValueError as error:
@@ -42,4 +53,4 @@ def main(args: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    _command.run(main)

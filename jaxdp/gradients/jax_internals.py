@@ -4,13 +4,16 @@ No other module of jaxdp imports `jax._src` or `jax.extend`. What is here works 
 jaxprs that JAX 0.10 and the newest JAX share.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 import jax
+import jax.export
 from jax._src import callback, config, custom_batching, debugging, ffi, source_info_util
 from jax._src import core as jax_core
+from jax._src.interpreters import mlir
 from jax._src.interpreters.batching import BatchTrace
 from jax._src.lax import parallel
 from jax._src.state import primitives as state_primitives
@@ -18,6 +21,8 @@ from jax.extend.core import Literal as Literal
 from jax.extend.core import Primitive, mapped_aval
 from jax.extend.core import jaxprs_in_params as jaxprs_in_params
 from jax.extend.core import primitives as primitives
+from jaxlib.mlir import ir
+from jaxlib.mlir.dialects import stablehlo
 
 
 def _primitives(*modules: ModuleType) -> frozenset:
@@ -131,3 +136,16 @@ def bind(eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:
     with eqn.ctx.manager:
         results = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
     return results if eqn.primitive.multiple_results else [results]
+
+
+def without_locations(exported: jax.export.Exported) -> jax.export.Exported:
+    """The same program without the names of source files and functions that JAX puts into it."""
+    requirement = stablehlo.StablehloCompatibilityRequirement.WEEK_4
+    version = stablehlo.get_version_from_compatibility_requirement(requirement)
+    with mlir.make_ir_context():
+        module = ir.Module.parse(exported.mlir_module())
+        text = str(module.operation.get_asm(enable_debug_info=False))
+    artifact = stablehlo.serialize_portable_artifact_str(text, version)
+    return dataclasses.replace(
+        exported, mlir_module_serialized=artifact, fun_name="predict", _get_vjp=None
+    )

@@ -45,6 +45,13 @@ def average_parameters(decay: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
+def with_average(
+    optimizer: optax.GradientTransformation, decay: float
+) -> optax.GradientTransformation:
+    """The optimizer with a moving average behind it; the same optimizer if the decay is 0."""
+    return optax.chain(optimizer, average_parameters(decay)) if decay else optimizer
+
+
 def averaged(optimizer_state: Any) -> Any | None:
     """The averaged parameters in an optimizer's state, or None if it keeps no average."""
     is_average = lambda x: isinstance(x, AverageState)
@@ -56,4 +63,4 @@ def averaged(optimizer_state: Any) -> Any | None:
 
 def describe(decay: float) -> str:
     """Which parameters are scored and released, in words."""
-    return f"moving average, training.ema {decay:g}" if decay else "those after the last step"
+    return f"moving average, ema {decay:g}" if decay else "those after the last step"

@@ -12,9 +12,12 @@ from ..datasets.augmentation import AUGMENTATIONS
 from ..tasks.builtin import make_task
 from ..types import Tell
 from . import loop, session
+from .averages import with_average
 from .config import Config
+from .config_text import as_python
 from .job import Job, Options
 from .optimizer import make_optimizer
+from .own import load_own
 from .plan_settings import PlanSettings
 from .release.claims import preprocessing_of
 from .run import resume
@@ -31,6 +34,9 @@ def train(config: Config) -> int:
       budget, 2 for wrong options, 130 if it was interrupted before the first step, 128 + signal
       if it was stopped.
     """
+    if config.config_only:
+        print(as_python(config), end="")
+        return 0
     start = time.monotonic()
     console = Console(highlight=False, markup=False)
     # Orbax logs whole tracebacks of failures. Here they are told in one line.
@@ -103,28 +109,51 @@ def make_job(
     Raises:
       ValueError: for any name or number that makes no sense.
     """
+    own = load_own(config.own)
+    options, settings = make_options(config), config.plan
+    optimizer = make_optimizer(config.training, settings.steps)
+    optimizer_name = f"{config.training.optimizer} {config.training.learning_rate:g}"
+    if own.optimizer is not None:
+        optimizer, optimizer_name = with_average(own.optimizer, options.ema), "its owner's"
+    plan = PlanSettings(
+        expected_batch_size=settings.expected_batch_size,
+        steps=settings.steps,
+        clipping=config.clipping,
+        epsilon=settings.epsilon,
+        noise_multiplier=settings.noise_multiplier,
+        delta=settings.delta,
+        sampling=settings.sampling,
+        adjacency=settings.adjacency,
+    )
+    if own.task is not None and own.data is not None:
+        if history is not None:
+            resume.check_same_data(history, own.data)
+        return Job(
+            own.task,
+            own.data,
+            plan,
+            optimizer,
+            options,
+            config=config,
+            optimizer_name=optimizer_name,
+        )
     earlier = () if history is None else resume.earlier_data(history)
     data, data_format = loading.load(config.data, tell, earlier)
+    if own.task is not None:
+        return Job(
+            own.task, data, plan, optimizer, options, config=config, optimizer_name=optimizer_name
+        )
     image = len(data.private.shape_of_one()[0].shape) == 3
     if config.data.augment == "crop_flip" and not image:
         raise ValueError("data.augment is crop_flip, and the records are no images: choose none")
-    settings = config.plan
     return Job(
         task=make_task(config.model, data_format, AUGMENTATIONS[config.data.augment]),
         data=data,
-        plan=PlanSettings(
-            expected_batch_size=settings.expected_batch_size,
-            steps=settings.steps,
-            clipping=config.clipping,
-            epsilon=settings.epsilon,
-            noise_multiplier=settings.noise_multiplier,
-            delta=settings.delta,
-            sampling=settings.sampling,
-            adjacency=settings.adjacency,
-        ),
-        optimizer=make_optimizer(config.training, settings.steps),
-        options=make_options(config),
+        plan=plan,
+        optimizer=optimizer,
+        options=options,
         preprocessing=preprocessing_of(data_format),
         model=config.model,
         config=config,
+        optimizer_name=optimizer_name,
     )

@@ -302,6 +302,13 @@ class Config:
     dry_run: bool = False
     """Print the plan, a memory estimate and ε, then stop."""
 
+    config_only: bool = False
+    """Print all options as a config file that repeats the run, then stop."""
+
+    own: str | None = None
+    """A Python file that defines a task, data or an optimizer of its own.
+    A config file that does so sets it to itself."""
+
     def __post_init__(self) -> None:
         require(self.evaluations >= 0, "evaluations", self.evaluations, "0 or more")
         require(self.seed is None or 0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")

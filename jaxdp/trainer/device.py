@@ -6,6 +6,25 @@ from pathlib import Path
 
 import jax
 
+from .._distribution import DISTRIBUTION
+
+
+def check_device() -> None:
+    """Finds JAX's devices.
+
+    Raises:
+      ValueError: in one line, if JAX has none, as with JAX_PLATFORMS=cuda where there is no GPU.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        reason = str(error).partition("\n")[0] or "none is installed"
+        raise ValueError(
+            f"JAX_PLATFORMS is {asked!r}, and JAX finds no such device ({reason}): unset it, or "
+            f"set it to cpu; for a GPU install '{DISTRIBUTION}[cuda13]'"
+        ) from None
+
 
 def describe_device() -> str:
     """Kind and number of the devices. For a CPU also its model: it decides the order of sums."""

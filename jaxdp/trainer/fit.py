@@ -17,6 +17,7 @@ from ..dpsgd.plan import Plan
 from ..tasks.task import Task
 from ..types import Allocation, PyTree, Tell
 from . import session
+from .averages import with_average
 from .config import CheckpointConfig
 from .job import Job, Options
 from .plan_settings import PlanSettings
@@ -141,10 +142,11 @@ def fit(
         seed=seed,
         dry_run=dry_run,
     )
-    job = Job(task, data, plan, optimizer, options)
+    job = Job(task, data, plan, with_average(optimizer, ema), options)
 
     def prepare(history: resuming.History | None, tell: Tell) -> Job:
         if history is not None:
+            resuming.check_made_by_fit(history)
             resuming.check_same_data(history, data)
         return job
 

@@ -68,6 +68,7 @@ class Job:
       preprocessing: what a built-in model sees of an input; None: it is part of the task.
       model: the options of a built-in model.
       config: the configuration of the command, from which a resume by the command starts.
+      optimizer_name: what the optimizer is, for the run's report.
     """
 
     task: Task
@@ -78,6 +79,7 @@ class Job:
     preprocessing: Preprocessing | None = None
     model: ModelConfig | None = None
     config: Config | None = None
+    optimizer_name: str = "its owner's"
 
     def __post_init__(self) -> None:
         if isinstance(self.plan, Plan) and self.plan.num_examples != len(self.data.private):

@@ -7,7 +7,7 @@ from typing import Any
 
 import optax
 
-from .averages import average_parameters
+from .averages import with_average
 from .config import TrainingConfig
 
 
@@ -28,7 +28,7 @@ def make_optimizer(config: TrainingConfig, steps: int) -> optax.GradientTransfor
             "of Optax's optimizers, as adam"
         )
     optimizer = _call("training.optimizer-options", make, {"learning_rate": rate, **options})
-    return optax.chain(optimizer, average_parameters(config.ema)) if config.ema else optimizer
+    return with_average(optimizer, config.ema)
 
 
 def _scaled_schedule(config: TrainingConfig, steps: int) -> optax.ScalarOrSchedule:
@@ -50,6 +50,7 @@ def _from_optax(option: str, name: str, ending: str) -> Callable[..., Any]:
     found = getattr(optax, name + ending, None)
     if not name.isidentifier() or not inspect.isfunction(found):
         known = [n.removesuffix(ending) for n in dir(optax) if n.endswith(ending)]
+        known += ["cosine"] if ending else []
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else "see Optax's documentation for their names"
         raise ValueError(f"{option} is {name!r}, which Optax does not have: {hint}")

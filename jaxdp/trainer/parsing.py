@@ -1,20 +1,30 @@
 """Reads a configuration: from a file, the command line, or the files of a run."""
 
+import contextlib
 import dataclasses
 import difflib
-import itertools
 import json
 import re
-import runpy
-import traceback
 import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from ..datasets.config import DataConfig
 from ..models.config import ModelConfig
+from . import options, own
 from .config import CheckpointConfig, ClippingConfig, Config, PlanConfig, TrainingConfig
+from .unused import check_used
+
+COMMAND = "python -m jaxdp.train"
+
+
+HELP = """Trains a model with differential privacy. CONFIG.py sets other defaults for these options,
+and may define a task, data and an optimizer of its own."""
+EXAMPLES = """examples:
+  python -m jaxdp.train                                    handwritten digits, in 15 s
+  python -m jaxdp.train configs/digits_linear.py --plan.epsilon 1 --dry-run
+  python -m jaxdp.train --resume runs/NAME-TIME            goes on after a stop"""
 
 
 def parse(args: Sequence[str], load_saved: Callable[[str], Config] | None = None) -> Config:
@@ -26,83 +36,104 @@ def parse(args: Sequence[str], load_saved: Callable[[str], Config] | None = None
         too, its settings are taken instead.
 
     Raises:
-      ValueError: for a config file or a run that is missing or wrong.
-      SystemExit: for --help, and for wrong options, after a message with the nearest right one.
+      ValueError: for a config file or a run that is missing or wrong, for an option that does not
+        exist or has a wrong value, and for one that would do nothing.
+      SystemExit: for --help.
+    """
+    if wants_help(args):
+        _, others = options.read([a for a in args if not wants_help([a])], Config, COMMAND)
+        default = load_config(only_config(others)) if others else Config()
+        show_help(Config, f"{COMMAND} [CONFIG.py]", HELP, EXAMPLES, default)
+    values, others = options.read(args, Config, COMMAND)
+    default, source = Config(), None
+    if others:
+        default, source = load_config(only_config(others)), others[0]
+    elif load_saved is not None and values.get("resume") is not None:
+        default, source = load_saved(values["resume"]), "the resumed run"
+    config = options.replaced(default, values)
+    check_used(config, values, source)
+    return config
+
+
+def wants_help(args: Sequence[str]) -> bool:
+    """Whether the arguments ask for help."""
+    return not {"-h", "--help"}.isdisjoint(args)
+
+
+def show_help(
+    section: type, usage: str, description: str, examples: str, default: Any = None
+) -> NoReturn:
+    """Prints the help of a command, with examples at its end.
+
+    Raises:
+      SystemExit: always, with status 0.
     """
     import tyro
 
-    default = Config()
-    place = _config_file(args)
-    if place is not None:
-        default, args = load_config(args[place]), [*args[:place], *args[place + 1 :]]
-    elif load_saved is not None and (resumed := _resumed(args)) is not None:
-        default = load_saved(resumed)
-    return tyro.cli(
-        Config,
-        prog="python -m jaxdp.train [CONFIG.py]",
-        description="Trains a private classifier. CONFIG.py sets other defaults for these options.",
-        args=args,
-        default=default,
-    )
+    with contextlib.suppress(SystemExit):
+        tyro.cli(
+            section,
+            prog=usage,
+            description=description,
+            args=["--help"],
+            default=tyro.MISSING_NONPROP if default is None else default,
+        )
+    print(examples)
+    raise SystemExit(0)
 
 
-def _config_file(args: Sequence[str]) -> int | None:
-    """Place of the config file: the first argument, or one with .py that is no option's value."""
-    if args and not args[0].startswith("-"):
-        return 0
-    flags = _flags(Config)
-    for i, (before, arg) in enumerate(itertools.pairwise(args), 1):
-        is_value = before.startswith("--") and "=" not in before and before not in flags
-        if arg.endswith(".py") and not arg.startswith("-") and not is_value:
-            return i
-    return None
+def only_config(others: Sequence[str]) -> str:
+    """The config file among the arguments that are no options.
 
-
-def _flags(section: Any, prefix: str = "") -> set[str]:
-    """The options that take no value."""
-    flags: set[str] = set()
-    for name, hint in get_type_hints(section).items():
-        option = f"{prefix}{name}".replace("_", "-")
-        if dataclasses.is_dataclass(hint):
-            flags |= _flags(hint, f"{option}.")
-        elif hint is bool:
-            start, dot, end = option.rpartition(".")
-            flags |= {f"--{option}", f"--{start}{dot}no-{end}"}
-    return flags
-
-
-def _resumed(args: Sequence[str]) -> str | None:
-    """The folder that --resume names; all other options are read later."""
-    for i, arg in enumerate(args):
-        if arg.startswith("--resume="):
-            return arg.partition("=")[2]
-        if arg == "--resume" and i + 1 < len(args):
-            return args[i + 1]
-    return None
+    Raises:
+      ValueError: if there are more.
+    """
+    if len(others) > 1:
+        raise ValueError(
+            f"{' '.join(others)} belongs to no option: give one config file at most, and every "
+            "value after its option, as --plan.steps 100"
+        )
+    return others[0]
 
 
 def load_config(path: str) -> Config:
     """Runs a config file, a Python program that sets `config = Config(...)`.
 
+    Args:
+      path: the file, or the name of one that comes with jaxdp, as `mnist_cnn`.
+
     Raises:
-      ValueError: if there is no such file, it fails, or it sets no `config`.
+      ValueError: if there is no such file, it fails, it sets no `config`, or one with options that
+        would do nothing.
     """
+    shipped = _shipped()
+    if path in shipped and not Path(path).exists():
+        path = str(shipped[path])
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder: give a config file, or --resume {path} for a run")
     if not Path(path).is_file():
         raise ValueError(f"there is no config file {path}: {_nearest_file(path)}")
+    if not path.endswith(".py"):
+        raise ValueError(f"{path} is no config file: give {_A_CONFIG}, and name it NAME.py")
     try:
-        config = runpy.run_path(path).get("config")
-    except Exception as error:
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
-        where = f"{path}, line {lines[-1]}" if lines else path
-        raise ValueError(f"{where}: {error}{_nearest_field(str(error))}") from error
+        found = vars(own.load_file(path))
+    except own.FileFailed as failed:
+        raise ValueError(f"{failed}{_nearest_field(str(failed.error))}") from failed.error
+    config = found.get("config")
     if not isinstance(config, Config):
-        raise ValueError(
-            f"{path} sets config to {config!r}: it must set `config = Config(...)`, with Config "
-            "from jaxdp.trainer"
-        )
-    check_types("", config)
+        wrong = f"sets config to {config!r}" if "config" in found else "sets no config"
+        raise ValueError(f"{path} {wrong}: a config file is {_A_CONFIG}")
+    if any(name in found for name in own.KINDS):
+        config = dataclasses.replace(config, own=str(Path(path).resolve()))
+    try:
+        check_types("", config)
+        check_used(config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     return config
 
+
+_A_CONFIG = "a Python program that sets `config = Config(...)`, with Config from jaxdp.trainer"
 
 Section = TypeVar("Section")
 
@@ -174,14 +205,24 @@ def _fits(value: object, hint: Any) -> bool:
     return isinstance(value, (int, float) if hint is float else hint)
 
 
+def _shipped() -> dict[str, Path]:
+    """The config files that come with jaxdp, by name."""
+    package = Path(__file__).parents[1]
+    # In a checkout they lie beside the package.
+    folders = (package / "configs", package.parent / "configs")
+    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.py"))}
+
+
 def _nearest_file(path: str) -> str:
-    folders = {Path(path).parent, Path("configs")}
-    files = {file.name: str(file) for folder in folders for file in folder.glob("*.py")}
-    near = difflib.get_close_matches(Path(path).with_suffix(".py").name, files, n=1)
+    neighbours = {file.name: str(file) for file in Path(path).parent.glob("*.py")}
+    near = difflib.get_close_matches(Path(path).with_suffix(".py").name, neighbours, n=1)
     if near:
-        return f"did you mean {files[near[0]]}?"
-    found = ", ".join(sorted(file for file in files.values() if file.startswith("configs")))
-    return f"there are {found}" if found else "leave it out to run with the defaults"
+        return f"did you mean {neighbours[near[0]]}?"
+    shipped = _shipped()
+    near = difflib.get_close_matches(Path(path).stem, shipped, n=1)
+    if near:
+        return f"did you mean {near[0]}, which comes with jaxdp?"
+    return f"with jaxdp come {', '.join(shipped)}"
 
 
 def _nearest_field(message: str) -> str:

@@ -3,11 +3,10 @@
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import tyro
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -15,10 +14,19 @@ from rich.table import Table
 from ..accounting.noise_table import NoiseTable, plan_noise
 from ..accounting.rounding import round_up, shown_delta
 from ..types import Accountant, Adjacency, Sampling, Unit
+from . import options, parsing
 from .clipping_options import make_clipping
 from .command import make_job
-from .parsing import load_config
+from .device import check_device
 from .planner_figure import draw
+
+COMMAND = "python -m jaxdp.plan"
+HELP = "Prints how much noise ε needs, by batch size. CONFIG.py sets what is not given."
+EXAMPLES = """examples:
+  python -m jaxdp.plan configs/digits_cnn.py --epsilon 1
+  python -m jaxdp.plan --num-examples 60000 --num-parameters 7840 --epochs 10 \\
+      --batch-sizes 256 1024 4096 --plot noise.png"""
+FORMATS = (".png", ".pdf", ".svg")
 
 
 @dataclass(frozen=True)
@@ -69,22 +77,22 @@ class Options:
     """Print JSON instead of the table."""
 
 
-def solve(options: Options) -> NoiseTable:
+def solve(given: Options) -> NoiseTable:
     """Solves the noise for every batch size."""
     return plan_noise(
-        num_examples=options.num_examples,
-        num_parameters=options.num_parameters,
-        batch_sizes=options.batch_sizes,
-        epsilon=options.epsilon,
-        delta=options.delta,
-        epochs=options.epochs,
-        steps=options.steps,
-        clipping_norm=options.clipping_norm,
-        unit=options.unit,
-        num_units=options.units,
-        sampling=options.sampling,
-        adjacency=options.adjacency,
-        accountant=options.accountant,
+        num_examples=given.num_examples,
+        num_parameters=given.num_parameters,
+        batch_sizes=given.batch_sizes,
+        epsilon=given.epsilon,
+        delta=given.delta,
+        epochs=given.epochs,
+        steps=given.steps,
+        clipping_norm=given.clipping_norm,
+        unit=given.unit,
+        num_units=given.units,
+        sampling=given.sampling,
+        adjacency=given.adjacency,
+        accountant=given.accountant,
     )
 
 
@@ -104,23 +112,24 @@ def parse(args: Sequence[str]) -> Options:
     """Reads the command line `[CONFIG.py] [OPTIONS]`; the options overrule the file.
 
     Raises:
-      ValueError: for a config file that is missing or wrong.
-      SystemExit: for --help, and for wrong options, after a message with the nearest right one.
+      ValueError: for a config file that is missing or wrong, and for wrong or missing options.
+      SystemExit: for --help.
     """
-    default = None
-    if args and not args[0].startswith("-"):
-        default, args = from_config(args[0]), args[1:]
-    options = tyro.cli(
-        Options,
-        prog="python -m jaxdp.plan [CONFIG.py]",
-        description="Prints how much noise ε needs, by batch size. "
-        "CONFIG.py sets what is not given.",
-        args=args,
-        default=tyro.MISSING_NONPROP if default is None else default,
-    )
-    if default is not None and options.steps is not None:
-        return replace(options, epochs=None)  # they come from the file: the user gave steps instead
-    return options
+    if parsing.wants_help(args):
+        parsing.show_help(Options, f"{COMMAND} [CONFIG.py]", HELP, EXAMPLES)
+    values, others = options.read(args, Options, COMMAND)
+    plot = values.get("plot")
+    if plot is not None and plot.suffix not in FORMATS:
+        raise ValueError(f"plot is {plot}: end the name in {', '.join(FORMATS)}")
+    if others:
+        default = from_config(parsing.only_config(others))
+        if "steps" in values and "epochs" not in values:
+            values["epochs"] = None  # they come from the file: the user gave steps instead
+        return options.replaced(default, values)
+    required = ("num_examples", "num_parameters", "batch_sizes")
+    if missing := [f"--{options.shown(name)}" for name in required if name not in values]:
+        raise ValueError(f"{' and '.join(missing)} not given: give numbers, or a config file")
+    return Options(**values)
 
 
 def from_config(path: str) -> Options:
@@ -130,7 +139,8 @@ def from_config(path: str) -> Options:
       ValueError: for a file that is missing or wrong, or settings that the planner does not know.
     """
     tell = lambda line: print(line, file=sys.stderr)
-    config = load_config(path)
+    config = parsing.load_config(path)
+    check_device()
     job, clipping = make_job(config, tell), make_clipping(config.clipping)
     record = job.data.private.zero()
     params = jax.eval_shape(lambda key: job.task.init(key, record), jax.random.key(0))

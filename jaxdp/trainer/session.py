@@ -18,6 +18,7 @@ from .device import describe_device
 from .job import Job, Options
 from .release import parameters
 from .release.claims import make_statement
+from .release.model import NotExported, export_task
 from .release.statement import Statement
 from .run import checkpoint, files, resume
 from .run.ledger import Payment
@@ -249,7 +250,13 @@ def release(opened: Opened, trained: Trained, console: Console) -> Released:
     if aside is not None:
         console.print(f"The release before this one is now in {aside}")
     batch_stats = run.statistics(params)
-    parameters.save_params(opened.folder, params, batch_stats)
+    program = None
+    try:
+        record = run.job.data.private.shape_of_one()
+        program = export_task(run.job.task, params, batch_stats, record)
+    except NotExported as error:
+        console.print(f"The release can't predict by itself: {error}")
+    parameters.save_params(opened.folder, params, batch_stats, program)
     statement = make_statement(
         run.plan, resume.spent_segments(history), has_statistics=batch_stats is not None
     )

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np
 import jaxdp
@@ -36,7 +38,7 @@ def total(method, size):
     return lambda p, b, m: clipping.update(grads(p, b, m), clipping.init(p))[0]
 
 expected = jax.jit(total("vmap", None))(params, batch, mask)
-for method in ("vmap", "factored", "auto"):
+for method in METHODS:
     for check_vma in (True, False):
         for size in SIZES:
             reduced = lambda p, b, m: jax.tree.map(
@@ -155,10 +157,18 @@ print("equal")
 """
 
 
-def test_eight_devices_equal_one():
+@pytest.mark.parametrize(
+    ("methods", "sizes"),
+    [
+        (("auto",), (2,)),
+        pytest.param(("vmap", "factored", "auto"), (None, 2), marks=pytest.mark.slow),
+    ],
+    ids=["auto", "all methods"],
+)
+def test_eight_devices_equal_one(methods, sizes):
     environment = dict(os.environ, XLA_FLAGS="--xla_force_host_platform_device_count=8")
     environment["JAX_PLATFORMS"] = "cpu"
-    program = PROGRAM.replace("SIZES", "(None, 2)")
+    program = PROGRAM.replace("METHODS", repr(methods)).replace("SIZES", repr(sizes))
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True
     )

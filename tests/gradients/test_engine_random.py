@@ -179,7 +179,7 @@ def check(program, seed, tie):
             np.testing.assert_allclose(squared, exact, rtol=1e-7, atol=1e-12 * scale**2)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(PROGRAMS, st.integers(0, 99), st.booleans())
 def test_random_programs(program, seed, tie):
     with jax.enable_x64(True):

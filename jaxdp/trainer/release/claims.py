@@ -89,6 +89,7 @@ class SegmentFacts:
       seed: the seed of the secrets; null: they come from the operating system.
       ema: the share of itself that the released average keeps at a step; 0: there is none.
       constant_time: whether padding is computed, too.
+      optimizer: what it is, in a word or two.
     """
 
     mechanism: MechanismFacts
@@ -99,6 +100,7 @@ class SegmentFacts:
     seed: int | None
     ema: float
     constant_time: bool
+    optimizer: str
 
 
 class SpentSegment(NamedTuple):
@@ -165,6 +167,7 @@ def make_facts(job: Job, plan: Plan, params: PyTree) -> SegmentFacts:
         seed=job.options.seed,
         ema=job.options.ema,
         constant_time=job.options.constant_time,
+        optimizer=job.optimizer_name,
     )
 
 

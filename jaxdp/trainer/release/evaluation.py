@@ -1,6 +1,8 @@
 """Scores of a release: on the test records of its run, or on others of the same data set."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors  # noqa: F401  # for `load_release`: without it the command says so at once
@@ -10,10 +12,44 @@ from ...datasets import loading
 from ...datasets.config import DataConfig
 from ...tasks.builtin import make_task
 from ...tasks.task import WithStatistics
-from .. import parsing
+from .. import options, parsing
+from ..config import Config
 from ..scoring import make_scorer
-from .parameters import Release
+from ..unused import check_used
+from .parameters import Release, load_release
 from .statement import Statement, labelled_epsilons
+
+COMMAND = "python -m jaxdp.evaluate"
+IDLE = {"data.augment", "data.placement", "data.test_is_public"}  # the statement tells the last
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of `python -m jaxdp.evaluate`."""
+
+    data: DataConfig
+
+
+def read_options(args: Sequence[str]) -> tuple[Release, DataConfig]:
+    """Reads the command line `RUN [OPTIONS]`; the options overrule the run's own.
+
+    Raises:
+      ValueError: if RUN is missing or holds no release, for an option that does not exist or has a
+        wrong value, and for one that would do nothing.
+    """
+    values, runs = options.read(args, Options, COMMAND)
+    if len(runs) != 1:
+        given = f"{len(runs)} runs are given ({' '.join(runs)})" if runs else "no run is given"
+        raise ValueError(f"{given}: give one folder, as {COMMAND} runs/NAME-TIME")
+    for name in IDLE & values.keys():
+        raise ValueError(
+            f"{options.shown(name)} is {values[name]}, and scoring does not use it: leave it out"
+        )
+    release = load_release(runs[0])
+    data = data_options(runs[0], release.statement)
+    data = options.replaced(Options(data), values).data
+    check_used(Config(data=data), values, "the run")
+    return release, data
 
 
 def data_options(path: str | Path, statement: Statement) -> DataConfig:
@@ -54,7 +90,7 @@ def score_release(release: Release, data: DataConfig) -> str:
     statement = release.statement
     if data.name == "text" and data.file is None:
         raise ValueError(
-            "the data are a text, and a release does not have it: give --file TEXT.txt"
+            "the data are a text, and a release does not have it: give --data.file TEXT.txt"
         )
     used, model = statement.data, statement.task.model
     if model is None:

@@ -38,10 +38,11 @@ OUTLINED = patheffects.withStroke(linewidth=4, foreground="white")
 STYLES = ("-", "--", "-.", ":")
 
 
-def draw_run(record: Record) -> list[Path]:
-    """Writes the figures of one run into its private folder."""
+def draw_run(record: Record, folder: Path | None = None) -> list[Path]:
+    """Writes the figures of one run into a folder; None takes its private folder."""
+    folder = record.folder / "private" if folder is None else folder
     return [
-        _save(record.folder / "private" / name, draw, record)
+        _save(folder / name, draw, record)
         for name, draw in (
             ("training.png", draw_training),
             ("norms.png", draw_norms),
@@ -51,9 +52,9 @@ def draw_run(record: Record) -> list[Path]:
     ]
 
 
-def draw_runs(records: Sequence[Record]) -> Path:
-    """Writes the comparison into the private folder of the first run."""
-    return _save(records[0].folder / "private" / "compared.png", draw_comparison, records)
+def draw_runs(records: Sequence[Record], folder: Path | None = None) -> Path:
+    """Writes the comparison into a folder; None takes the current one."""
+    return _save((folder or Path()) / "compared.png", draw_comparison, records)
 
 
 def draw_training(figure: Figure, record: Record) -> None:

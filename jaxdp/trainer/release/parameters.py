@@ -2,6 +2,7 @@
 
 params.safetensors       the parameters, as arrays named `Conv_0/kernel`
 batch_stats.safetensors  BatchNorm's statistics from public records, where there is a BatchNorm
+model.stablehlo          the task's predictions as a program (`model`), where JAX can export it
 privacy.json             the privacy statement (`statement`)
 PRIVACY.md               the same for people (`markdown`)
 
@@ -9,19 +10,22 @@ No byte of them tells a path, a host, a user or a time (privacy rule 20).
 """
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 
 from ... import _distribution
-from ...dpsgd.groups import path_name
 from ...types import PyTree
 from ..disk import sync
 from .markdown import as_markdown
+from .model import Model
+from .names import named_leaves
 from .statement import Statement, read_statement, to_text
 
 PARTIAL = "release.partial"  # until it is complete
@@ -53,11 +57,45 @@ class Release:
       statement: the privacy statement.
       batch_stats: the statistics of every BatchNorm at these parameters, from public records; None
         for a model without.
+      program: the task's predictions as a program in StableHLO; None: there is none.
     """
 
     params: Any
     statement: Statement
     batch_stats: Any = None
+    program: bytes | None = field(default=None, repr=False)
+
+    @cached_property
+    def model(self) -> Model:
+        """The program with its parameters.
+
+        Raises:
+          ValueError: if there is none, or it is damaged.
+        """
+        if self.program is None:
+            raise ValueError(
+                "the release holds no model.stablehlo, which predicts: its task has no predict, or "
+                "JAX could not export it. Apply your model to `release.params_like(params)`"
+            )
+        try:
+            return Model(self.program, self.params, self.batch_stats)
+        except ValueError as error:
+            raise ValueError(f"model.stablehlo can't be used: {error}") from None
+
+    def predict(self, inputs: PyTree) -> PyTree:
+        """Predicts for some records. All preprocessing is inside.
+
+        Args:
+          inputs: what a record holds beside its label, `[n, ...]`, as it was given for training.
+
+        Returns:
+          NumPy arrays `[n, ...]`, as the task's `predict` gives them: of a classifier
+          `{"class": [n], "scores": [n, classes]}`.
+
+        Raises:
+          ValueError: for inputs of another form, or a release that can't predict.
+        """
+        return self.model.predict(inputs)
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -83,8 +121,10 @@ class Release:
         return jax.tree.unflatten(jax.tree.structure(like), [own[name] for name in wanted])
 
 
-def save_params(folder: Path, params: Any, batch_stats: Any = None) -> None:
-    """Writes the parameters, and BatchNorm's statistics on public records if there are any.
+def save_params(
+    folder: Path, params: Any, batch_stats: Any = None, program: bytes | None = None
+) -> None:
+    """Writes the parameters, and what there is of BatchNorm's statistics and the program.
 
     Until the statement is there too, they are no release.
 
@@ -92,6 +132,7 @@ def save_params(folder: Path, params: Any, batch_stats: Any = None) -> None:
       folder: of the run.
       params: pytree of arrays.
       batch_stats: likewise.
+      program: from `export_task`.
 
     Raises:
       ValueError: for names that are not unique, or arrays of a type the format lacks.
@@ -103,6 +144,8 @@ def save_params(folder: Path, params: Any, batch_stats: Any = None) -> None:
     _write(partial / "params.safetensors", _to_bytes(params))
     if batch_stats is not None:
         _write(partial / "batch_stats.safetensors", _to_bytes(batch_stats))
+    if program is not None:
+        _write(partial / "model.stablehlo", program)
 
 
 def save_statement(folder: Path, statement: Statement) -> Path:
@@ -199,8 +242,9 @@ def load_release(path: str | Path) -> Release:
       path: the folder of the run, or the `release/` folder in it.
 
     Returns:
-      A `Release`: `params` are nested dicts of NumPy arrays, `statement` is the privacy statement,
-      and `variables` is the argument of `model.apply`, BatchNorm's statistics included.
+      A `Release`: `predict` predicts, `params` are nested dicts of NumPy arrays, `statement` is the
+      privacy statement, and `variables` is the argument of a Flax `model.apply`, BatchNorm's
+      statistics included.
 
     Raises:
       ValueError: if there is no release, or it is incomplete, damaged or of another version.
@@ -223,9 +267,32 @@ def load_release(path: str | Path) -> Release:
         )
     statement = read_statement(folder / "privacy.json")
     params = _from_file(folder / "params.safetensors")
-    if statement.batch_norm is None:
-        return Release(params, statement)
-    return Release(params, statement, _from_file(folder / "batch_stats.safetensors"))
+    program = folder / "model.stablehlo"
+    return Release(
+        params,
+        statement,
+        None if statement.batch_norm is None else _from_file(folder / "batch_stats.safetensors"),
+        program.read_bytes() if program.is_file() else None,
+    )
+
+
+def export(release: Release | str | Path) -> jax.export.Exported:
+    """Returns a release as one program of its inputs, with the parameters in it.
+
+    It is StableHLO, which other frameworks read, for the CPU, CUDA and TPU. No path and no name of
+    a function is in it.
+
+    Args:
+      release: from `load_release`, or its folder.
+
+    Returns:
+      A `jax.export.Exported`: `call(inputs)` runs it, `serialize()` gives its bytes.
+
+    Raises:
+      ValueError: for a release that is missing or can't predict.
+    """
+    found = release if isinstance(release, Release) else load_release(release)
+    return found.model.exported()
 
 
 def _to_bytes(tree: Any) -> bytes:
@@ -241,29 +308,6 @@ def _to_bytes(tree: Any) -> bytes:
             )
         flat[name] = array
     return bytes(save(flat))
-
-
-def named_leaves(tree: PyTree) -> dict[str, Any]:
-    """The arrays of a tree by their paths, as `Conv_0/kernel`.
-
-    Raises:
-      ValueError: if two have the same name, or one is named like a folder of another.
-    """
-    found: dict[str, Any] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name = path_name(path) or "params"
-        if name in found or any(not part for part in name.split("/")):
-            raise ValueError(f"two parameters are named {name!r}, or one has no name: rename them")
-        found[name] = leaf
-    for name in found:
-        folders = name.split("/")[:-1]
-        for i in range(1, len(folders) + 1):
-            if "/".join(folders[:i]) in found:
-                raise ValueError(
-                    f"the parameters {'/'.join(folders[:i])!r} and {name!r} can't both be "
-                    "released: rename one"
-                )
-    return found
 
 
 def _from_file(file: Path) -> dict[str, Any]:

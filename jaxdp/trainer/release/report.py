@@ -1,42 +1,106 @@
-"""The table of a report: what runs spent and how well they did. It is private."""
+"""The tables of a report: what runs spent and how well they did. They are private."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from rich.table import Table
 
 from ...accounting.rounding import round_up, shown_delta
-from .. import averages
+from .. import averages, options
 from ..run.record import Record
 from . import figures
 
+COMMAND = "python -m jaxdp.report"
 
-def compare(records: Sequence[Record]) -> Table:
-    """Makes a table with one column for every run."""
-    table = Table("", *(record.name for record in records), highlight=False)
-    row = lambda name, tell: table.add_row(name, *(tell(record) for record in records))
-    scores = dict.fromkeys(name for r in records for name in r.results.get("scores", {}))
-    for name in scores or ("scores",):
-        row(f"test {name}", lambda r: _shown(r.results.get("scores", {}).get(name), ".4f"))
-    row("of the parameters", lambda r: averages.describe(r.facts.ema))
-    row("ε spent", lambda r: f"{round_up(figures.epsilon(r)):g} of {r.budget.epsilon:g}")
-    row("δ", lambda r: f"{shown_delta(r.budget.delta):g}")
-    row("steps charged", lambda r: f"{sum(m.steps for m in r.spent)}")
-    row("segments", lambda r: f"{len(r.spent)}")
-    row("noise multiplier", lambda r: f"{r.spent[-1].noise_multiplier:g}")
-    row("sampling probability", lambda r: f"{r.spent[-1].sampling_probability:.4g}")
-    row("clipping", _clipping)
-    row("task", lambda r: r.facts.task.name)
-    row("model", lambda r: "its owner's" if r.config is None else r.config.model.name)
-    row("optimizer", _optimizer)
-    row("seconds", lambda r: _shown(r.results.get("seconds"), ".0f"))
+
+@dataclass(frozen=True)
+class Options:
+    """The options of `python -m jaxdp.report`."""
+
+    output: Path | None = None
+
+
+def read_options(args: Sequence[str]) -> tuple[tuple[str, ...], Path | None]:
+    """Reads the command line `RUN [RUN2 ...] [--output FOLDER]`.
+
+    Returns:
+      The folders of the runs, and the folder for the figures.
+
+    Raises:
+      ValueError: if no run is given, there is no such folder, or an option does not exist.
+    """
+    values, runs = options.read(args, Options, COMMAND)
+    output = Options(**values).output
+    if not runs:
+        raise ValueError(f"no run is given: give folders, as {COMMAND} runs/NAME-TIME")
+    if output is not None and not output.is_dir():
+        raise ValueError(
+            f"output is {output}, which is no folder: make it, or name one that exists"
+        )
+    return runs, output
+
+
+def compare(records: Sequence[Record], width: int) -> list[Table]:
+    """Makes tables with one column for every run, as many in each as fit into the width.
+
+    Nothing is cut: a word that is longer than a line is folded.
+    """
+    rows = _rows(records)
+    titles = ["", *rows]
+    left = width - 4 - max(map(len, titles))
+    tables: list[list[list[str]]] = []
+    room = 0
+    for name, record in zip(_distinct_names(records), records, strict=True):
+        column = [name, *(tell(record) for tell in rows.values())]
+        need = 3 + max(len(word) for cell in column for word in cell.split())  # with its border
+        if not tables or need > room:
+            tables.append([titles])
+            room = left
+        tables[-1].append(column)
+        room -= need
+    return [_table(columns) for columns in tables]
+
+
+def _table(columns: Sequence[Sequence[str]]) -> Table:
+    table = Table(highlight=False)
+    heads, *rows = zip(*columns, strict=True)
+    for i, head in enumerate(heads):
+        table.add_column(head, overflow="fold", no_wrap=i == 0)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
-def _optimizer(record: Record) -> str:
-    if record.config is None:
-        return "its owner's"
-    training = record.config.training
-    return f"{training.optimizer} {training.learning_rate:g}"
+def _rows(records: Sequence[Record]) -> dict[str, Callable[[Record], str]]:
+    """The title of every row, and a function that finds it for a run."""
+    scores = dict.fromkeys(name for r in records for name in r.results.get("scores", {}))
+    return {
+        **{f"test {name}": functools.partial(_score, name) for name in scores or ("scores",)},
+        "of the parameters": lambda r: averages.describe(r.facts.ema),
+        "ε spent": lambda r: f"{round_up(figures.epsilon(r)):g} of {r.budget.epsilon:g}",
+        "δ": lambda r: f"{shown_delta(r.budget.delta):g}",
+        "steps charged": lambda r: f"{sum(m.steps for m in r.spent)}",
+        "segments": lambda r: f"{len(r.spent)}",
+        "noise multiplier": lambda r: f"{r.spent[-1].noise_multiplier:g}",
+        "sampling probability": lambda r: f"{r.spent[-1].sampling_probability:.4g}",
+        "clipping": _clipping,
+        "task": lambda r: r.facts.task.name,
+        "model": lambda r: r.facts.task.model.name if r.facts.task.model else "its owner's",
+        "optimizer": lambda r: r.facts.optimizer,
+        "seconds": lambda r: _shown(r.results.get("seconds"), ".0f"),
+    }
+
+
+def _score(name: str, record: Record) -> str:
+    return _shown(record.results.get("scores", {}).get(name), ".4f")
+
+
+def _distinct_names(records: Sequence[Record]) -> list[str]:
+    """The names of the runs; their folders if two have one name."""
+    names = [record.name for record in records]
+    return names if len({*names}) == len(names) else [str(record.folder) for record in records]
 
 
 def _clipping(record: Record) -> str:

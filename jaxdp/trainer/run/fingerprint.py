@@ -69,7 +69,10 @@ KERNELS = ("jax", "nvidia-", "libtpu")
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
 # Parts of the configuration that do not change any step.
-NOT_COMPUTED = ("name", "output", "numbered", "dry_run", "resume", "checkpoint", "evaluations")
+NOT_COMPUTED = (
+    *("name", "output", "numbered", "dry_run", "config_only", "resume", "checkpoint"),
+    *("evaluations", "own"),  # the program and the data stand for what the file defines
+)
 
 
 def make_fingerprint(job: Job, plan: Plan, program: jax.stages.Traced) -> Fingerprint:

@@ -37,6 +37,8 @@ from .segment import (
     secrets_digest,
 )
 
+OWN_SPLITS = frozenset({"private", "rows"})  # what `Dataset` calls the rows that it is given
+
 
 @dataclass(frozen=True)
 class History:
@@ -139,34 +141,48 @@ def _load_newest(folder: Path, ledger: Ledger) -> SavedSegment:
 
 
 def earlier_data(history: History) -> list[loading.Use]:
-    """The records that every segment used, and what it used them for, in a run of the command.
+    """The records that every segment used, and what it used them for, if they have a name.
 
     Raises:
-      ValueError: for a run of `fit`.
+      ValueError: for a run of `fit`, or on data that a config file defines.
     """
     uses = []
     for one in _saved_segments(history):
+        splits = one.fingerprint["splits"]
         if one.config is None:
             raise ValueError(
                 f"{history.folder} is a run of jaxdp.fit, whose task and data the command does not "
                 f"know: call jaxdp.fit again, with resume={str(history.folder)!r}"
             )
-        uses.append((one.config.data, one.fingerprint["splits"]))
+        if not OWN_SPLITS.isdisjoint(splits):
+            raise ValueError(
+                "the run began with data that a config file defines, which its guarantee is about: "
+                f"name the file, as `python -m jaxdp.train CONFIG.py --resume {history.folder}`"
+            )
+        uses.append((one.config.data, splits))
     return uses
 
 
-def check_same_data(history: History, data: Dataset) -> None:
-    """Refuses other records than those that a run of `fit` began with (privacy rule 15).
+def check_made_by_fit(history: History) -> None:
+    """Refuses to go on by `fit` with a run of the command.
 
     Raises:
-      ValueError: for other records, or for a run of the command.
+      ValueError: for a run of the command.
+    """
+    if any(one.config is not None for one in _saved_segments(history)):
+        raise ValueError(
+            f"{history.folder} is a run of the command: go on with `python -m jaxdp.train "
+            f"--resume {history.folder}`"
+        )
+
+
+def check_same_data(history: History, data: Dataset) -> None:
+    """Refuses other records than those that the run began with, if they have no name (rule 15).
+
+    Raises:
+      ValueError: for other records.
     """
     for one in _saved_segments(history):
-        if one.config is not None:
-            raise ValueError(
-                f"{history.folder} is a run of the command: go on with `python -m jaxdp.train "
-                f"--resume {history.folder}`"
-            )
         for use, digest in one.fingerprint["splits"].items():
             if use != "test" and data.digests.get(use) != digest:
                 raise ValueError(

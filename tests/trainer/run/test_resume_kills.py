@@ -73,8 +73,8 @@ def check(folder, reference):
     assert [json.loads(line)["step"] for line in lines] == list(range(1, STEPS + 1))
 
 
-def test_two_kills_change_nothing(tmp_path):
-    kill_and_resume(tmp_path / "run", 2, random.Random(0))
+def test_a_kill_changes_nothing(tmp_path):
+    kill_and_resume(tmp_path / "run", 1, random.Random(0))
     check(tmp_path / "run", tmp_path / "reference")
 
 

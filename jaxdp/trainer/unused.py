@@ -1,0 +1,230 @@
+"""Refuses options that would do nothing, because another option makes them idle."""
+
+import dataclasses
+from collections.abc import Callable, Container
+from typing import Any, NamedTuple
+
+from ..datasets.config import DataConfig
+from ..models.config import ModelConfig
+from .config import Config
+from .options import shown
+from .own import defines
+
+
+class Rule(NamedTuple):
+    """When some options are used.
+
+    Attributes:
+      options: dotted names of fields.
+      used: whether a configuration uses them.
+      need: what they are for, in words.
+      but: the option that decides, whose value is told.
+    """
+
+    options: tuple[str, ...]
+    used: Callable[[Config], bool]
+    need: str
+    but: str
+
+
+def _separate(c: Config) -> bool:
+    """Whether layers are clipped on their own or by norms of their own."""
+    kind = c.clipping.kind
+    return kind in ("layerwise", "quantile") or (
+        kind == "multiplied" and c.clipping.norms_from != "given"
+    )
+
+
+def _without(part: str) -> Callable[[Config], bool]:
+    """Whether a configuration has no part of its own of that name."""
+    return lambda c: not defines(c.own, part)
+
+
+def _names(section: Any, name: str) -> tuple[str, ...]:
+    return tuple(f"{name}.{field.name}" for field in dataclasses.fields(section))
+
+
+_OPTIMIZER = ("optimizer", "optimizer_options", "learning_rate", "momentum", "schedule")
+
+RULES = (
+    Rule(_names(ModelConfig, "model"), _without("task"), "a model of jaxdp", "own"),
+    Rule(
+        tuple(n for n in _names(DataConfig, "data") if n != "data.placement"),
+        _without("data"),
+        "a data set by name",
+        "own",
+    ),
+    Rule(
+        tuple(f"training.{n}" for n in (*_OPTIMIZER, "schedule_options")),
+        _without("optimizer"),
+        "an optimizer by name",
+        "own",
+    ),
+    Rule(
+        ("data.file", "data.window"),
+        lambda c: c.data.name == "text",
+        "the data set text",
+        "data.name",
+    ),
+    Rule(
+        ("data.dir",),
+        lambda c: c.data.name not in ("digits", "text"),
+        "image sets of TFDS",
+        "data.name",
+    ),
+    Rule(("data.augment",), lambda c: c.data.name != "text", "images", "data.name"),
+    Rule(("model.widths",), lambda c: c.model.name == "cnn", "the cnn", "model.name"),
+    Rule(
+        ("model.norm", "model.norm_group_size"),
+        lambda c: c.model.name in ("cnn", "resnet18"),
+        "the cnn and the resnet18",
+        "model.name",
+    ),
+    Rule(
+        ("model.norm_group_size",),
+        lambda c: c.model.norm == "group",
+        "GroupNorm",
+        "model.norm",
+    ),
+    Rule(
+        ("model.activation",),
+        lambda c: c.model.name in ("cnn", "lenet", "backpack_cnn"),
+        "the cnn, the lenet and the backpack_cnn",
+        "model.name",
+    ),
+    Rule(
+        ("model.width",),
+        lambda c: c.model.name in ("transformer", "resnet18"),
+        "the transformer and the resnet18",
+        "model.name",
+    ),
+    Rule(
+        ("model.layers", "model.heads"),
+        lambda c: c.model.name == "transformer",
+        "the transformer",
+        "model.name",
+    ),
+    Rule(
+        ("clipping.norm",),
+        lambda c: c.clipping.norms_from != "public_norms",
+        "norms that are given or scaled to C",
+        "clipping.norms_from",
+    ),
+    Rule(
+        ("clipping.layer",),
+        _separate,
+        "kind layerwise or quantile, or multiplied with norms-from public",
+        "clipping.kind",
+    ),
+    Rule(
+        ("clipping.allocation",),
+        lambda c: c.clipping.kind in ("layerwise", "quantile"),
+        "layers that are clipped separately, by kind layerwise or quantile",
+        "clipping.kind",
+    ),
+    Rule(
+        ("clipping.allocation",),
+        lambda c: c.clipping.layer != "model",
+        "layers that are clipped separately",
+        "clipping.layer",
+    ),
+    Rule(
+        (
+            "clipping.refresh",
+            "clipping.floor",
+            "clipping.pretraining_epochs",
+            "clipping.pretraining_rate",
+        ),
+        lambda c: c.clipping.norms_from != "given",
+        "norms from public data",
+        "clipping.norms_from",
+    ),
+    Rule(
+        ("clipping.pretraining_rate",),
+        lambda c: c.clipping.pretraining_epochs > 0,
+        "training a copy of the model on public data",
+        "clipping.pretraining_epochs",
+    ),
+    Rule(
+        ("clipping.units",),
+        lambda c: c.clipping.clipped_unit == "batch",
+        "batch units, by clipping.kind batch or clipping.unit batch",
+        "clipping.kind",
+    ),
+    Rule(
+        ("clipping.stability",),
+        lambda c: c.clipping.kind == "normalised",
+        "kind normalised",
+        "clipping.kind",
+    ),
+    Rule(
+        ("clipping.quantile", "clipping.quantile_rate", "clipping.count_std"),
+        lambda c: c.clipping.kind == "quantile",
+        "kind quantile",
+        "clipping.kind",
+    ),
+    Rule(
+        ("training.momentum",),
+        lambda c: c.training.optimizer == "sgd",
+        "sgd (other optimizers take training.optimizer-options)",
+        "training.optimizer",
+    ),
+    Rule(
+        ("training.schedule_options",),
+        lambda c: c.training.schedule not in ("cosine", "constant"),
+        "schedules of Optax",
+        "training.schedule",
+    ),
+    Rule(("output",), lambda c: c.resume is None, "a new run", "resume"),
+)
+
+
+def check_used(config: Config, given: Container[str] = (), source: str | None = None) -> None:
+    """Refuses options that are not at their default and do nothing.
+
+    Args:
+      config: all options.
+      given: names of those on the command line.
+      source: what has set the others, if it is not the command line; for the message.
+
+    Raises:
+      ValueError: for the first such option, with its value and how to leave it out.
+    """
+    default = Config()
+    for rule in RULES:
+        if rule.used(config):
+            continue
+        for name in rule.options:
+            value = _value(config, name)
+            if value == _value(default, name):
+                continue
+            cure = "leave it out"
+            if source is not None and name not in given:
+                cure = f"{source} sets it, so give {_as_option(name, _value(default, name))} too"
+            raise ValueError(
+                f"{shown(name)} is {_told(value)}, but it is for {rule.need}, and "
+                f"{shown(rule.but)} is {_told(_value(config, rule.but))}: {cure}"
+            )
+
+
+def _value(config: Any, name: str) -> Any:
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def _as_option(name: str, value: Any) -> str:
+    """The option that gives a value."""
+    if isinstance(value, bool):
+        return f"--{shown(name)}={str(value).lower()}"
+    words = value if isinstance(value, tuple) else [*value] if isinstance(value, dict) else [value]
+    return " ".join([f"--{shown(name)}", *map(str, words)])
+
+
+def _told(value: Any) -> str:
+    """A value as it is written on the command line."""
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    if isinstance(value, dict):
+        return " ".join(f"{key} {number}" for key, number in value.items())
+    return str(value)
