@@ -60,10 +60,14 @@ def test_a_report_that_cannot_be_written_is_one_line(finished, capsys, monkeypat
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_report_compares_runs(finished, capsys):
+def test_report_compares_runs(finished, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert report.main([str(finished), str(finished)]) == 0
     assert "compared.png" in capsys.readouterr().out
-    assert (finished / "private" / "compared.png").exists()
+    assert (tmp_path / "compared.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "figures").mkdir()
+    assert report.main([str(finished), str(finished), "--output", "figures"]) == 0
+    assert (tmp_path / "figures" / "compared.png").exists()
 
 
 def test_report_refuses_what_is_no_run(tmp_path, capsys):
@@ -72,10 +76,13 @@ def test_report_refuses_what_is_no_run(tmp_path, capsys):
 
 
 def test_report_says_how_it_is_used(capsys):
-    assert report.main([]) == 2
-    assert report.main(["--what"]) == 2
+    for args, says in (([], "no run is given"), (["--what"], "there is no option --what")):
+        assert report.main(args) == 2
+        said = capsys.readouterr().err
+        assert says in said
+        assert len(said.splitlines()) == 1
     assert report.main(["--help"]) == 0
-    assert capsys.readouterr().out.count("usage: python -m jaxdp.report RUN") == 3
+    assert capsys.readouterr().out.startswith("usage: python -m jaxdp.report RUN")
 
 
 @pytest.mark.parametrize("missing", ["rich", "matplotlib"])
