@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -150,8 +151,13 @@ def fit(
             resuming.check_same_data(history, data)
         return job
 
-    # A notebook's output takes text: no bars that move, and no line for every step.
-    console = Console(highlight=False, markup=False, force_jupyter=False)
+    # Notebooks say that they take colours, but they show bars that move as many lines.
+    console = Console(
+        highlight=False,
+        markup=False,
+        force_jupyter=False,
+        force_terminal=sys.stdout.isatty(),
+    )
     with _quiet_orbax(), session.opened(prepare, options, console) as opened:
         if opened.history is None or dry_run:
             run = opened.run
