@@ -13,6 +13,8 @@ from . import splits
 
 USES = ("private", "test", "public")
 
+ROWS_AT_A_TIME = 500  # in a pass over many records, which bounds its memory
+
 
 @dataclass(frozen=True)
 class Records:
@@ -126,10 +128,6 @@ class Dataset:
     ) -> None:
         given = dict(zip(USES, (private, test, public), strict=True))
         records = {use: _records(use, rows) for use, rows in given.items() if rows is not None}
-        if "private" not in records:
-            raise ValueError("private is None: give the rows to train on and to protect")
-        if not (isinstance(name, str) and name.strip() and name.isprintable()):
-            raise ValueError(f"name is {name!r}: give a name for the records, as 'visits'")
         rules = {use: f"{len(rows):,} rows that were given" for use, rows in records.items()}
         digests = {use: rows.digest() for use, rows in records.items()}
         self._set(records, name, test_is_public, rules, digests)
@@ -199,6 +197,10 @@ class Dataset:
         digests: Mapping[str, str],
         window: int | None = None,
     ) -> None:
+        if "private" not in records:
+            raise ValueError("private is None: give the rows to train on and to protect")
+        if not (isinstance(name, str) and name.strip() and name.isprintable()):
+            raise ValueError(f"name is {name!r}: give a name for the records, as 'visits'")
         self.private = records["private"]
         self.test, self.public = records.get("test"), records.get("public")
         self.name, self.test_is_public = name, test_is_public
@@ -270,7 +272,7 @@ def arrays_digest(arrays: Sequence[np.ndarray], about: str = "") -> str:
     total = hashlib.sha256(about.encode())
     for array in arrays:
         total.update(f"{array.dtype} {array.shape}\n".encode())
-        total.update(np.ascontiguousarray(array).data)
+        total.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return total.hexdigest()
 
 
@@ -279,25 +281,34 @@ def _records(use: str, rows: Any) -> Records:
         return rows
     try:
         fields = jax.tree.map(np.asarray, _columns(rows))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"the {use} rows can't be read ({error}): {_CURE}") from None
+    except (TypeError, ValueError, LookupError) as error:
+        reason = str(error).partition("\n")[0]
+        if isinstance(error, LookupError):  # such as a table with rows of other names
+            reason = f"no row {reason}: {type(error).__name__}"
+        raise ValueError(f"the {use} rows can't be read ({reason}): {_CURE}") from None
     for path, array in jax.tree_util.tree_leaves_with_path(fields):
-        if array.ndim == 0 or array.dtype.kind not in "biufcV" or array.dtype.names:
-            name = jax.tree_util.keystr(path) or "the array"
-            raise ValueError(
-                f"the {use} rows hold {name} of shape {array.shape} and type {array.dtype}: {_CURE}"
-            )
-        if array.dtype.kind in "fc" and not np.all(np.isfinite(array)):
-            row = int(np.argmax(~np.isfinite(array.reshape(len(array), -1)).all(axis=1)))
-            name = jax.tree_util.keystr(path) or "the array"
-            raise ValueError(
-                f"row {row} of the {use} rows holds NaN or infinity in {name}: replace it by a "
-                "constant that was chosen without looking at private rows"
-            )
+        _check_numbers(use, jax.tree_util.keystr(path) or "the array", array)
     try:
         return Records(fields)
     except ValueError as error:
         raise ValueError(f"the {use} rows: {error}") from None
+
+
+def _check_numbers(use: str, name: str, array: np.ndarray) -> None:
+    if array.ndim == 0 or array.dtype.kind not in "biufcV" or array.dtype.names:
+        raise ValueError(
+            f"the {use} rows hold {name} of shape {array.shape} and type {array.dtype}: {_CURE}"
+        )
+    dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+    with np.errstate(over="ignore"):
+        kept = array.astype(dtype, copy=False)  # as JAX keeps it: 64 bits become 32
+    good = np.isfinite(kept) if jax.numpy.issubdtype(dtype, np.inexact) else kept == array
+    if not np.all(good):
+        row = int(np.argmin(good.reshape(len(array), -1).all(axis=1)))
+        raise ValueError(
+            f"row {row} of the {use} rows holds NaN, infinity or a number too large for {dtype} in "
+            f"{name}: replace it by a constant that was chosen without looking at private rows"
+        )
 
 
 _CURE = (

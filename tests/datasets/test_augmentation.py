@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdp.datasets.augmentation import crop_and_flip, record_keys
+from jaxdp.datasets.augmentation import crop_and_flip
+from jaxdp.datasets.feeding import record_keys
 
 KEY = jax.random.key(0)
 

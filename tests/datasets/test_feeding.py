@@ -12,11 +12,10 @@ from jaxdp.datasets import feeding
 from jaxdp.datasets.records import Records
 
 N = 50
-RECORDS = Records(
-    np.random.default_rng(0).integers(0, 255, (N, 6, 6, 1), np.uint8),
-    np.arange(N, dtype=np.int32),
-    np.arange(N, dtype=np.int32)[::-1] + 100,
-)
+IMAGES = np.random.default_rng(0).integers(0, 255, (N, 6, 6, 1), np.uint8)
+LABELS = np.arange(N, dtype=np.int32)
+IDS = np.arange(N, dtype=np.int32)[::-1] + 100
+RECORDS = Records({"image": IMAGES, "label": LABELS}, IDS)
 SAMPLES = [
     (np.array([3, 1, 4], np.int32), np.array([True, True, False])),
     (np.array([9, 1, 5], np.int32), np.array([True, True, True])),
@@ -24,40 +23,55 @@ SAMPLES = [
 STEP_KEY = functools.partial(jax.random.fold_in, jax.random.key(0))
 
 
+def feed(samples, **options):
+    return feeding.feed(RECORDS, samples, step_key=STEP_KEY, **options)
+
+
 def flat(batches):
-    return [jax.device_get((batch, mask)) for batch, mask in batches]
+    """The arrays of batches, with the words of their keys."""
+    words = lambda batch: batch._replace(key=jax.random.key_data(batch.key))
+    return [jax.device_get((words(batch), mask)) for batch, mask in batches]
 
 
 @pytest.mark.parametrize("placement", ["device", "host"])
 def test_batches_hold_the_rows_that_were_sampled(placement):
-    for ((x, y), mask), (indices, expected) in zip(
-        flat(feeding.feed(RECORDS, SAMPLES, placement=placement)), SAMPLES, strict=True
+    for step, ((batch, mask), (indices, expected)) in enumerate(
+        zip(flat(feed(SAMPLES, placement=placement)), SAMPLES, strict=True)
     ):
-        np.testing.assert_array_equal(x, RECORDS.inputs[indices])
-        np.testing.assert_array_equal(y, indices)
+        np.testing.assert_array_equal(batch.records["image"], IMAGES[indices])
+        np.testing.assert_array_equal(batch.records["label"], indices)
+        np.testing.assert_array_equal(batch.ids, IDS[indices])
+        np.testing.assert_array_equal(batch.key, jax.random.key_data(STEP_KEY(step)))
         np.testing.assert_array_equal(mask, expected)
 
 
-def test_augmentation_is_the_same_wherever_the_data_are():
-    def noisy(key, x):
-        return x + jax.random.uniform(key, x.shape)
+@pytest.mark.parametrize("placement", ["device", "host"])
+def test_padding_behind_the_last_record_is_some_record(placement):
+    sample = (np.array([3, N, N + 7], np.int32), np.array([True, False, False]))
+    ((batch, _),) = flat(feed([sample], placement=placement))
+    np.testing.assert_array_equal(batch.records["label"], [3, N - 1, N - 1])
 
-    first, second = (
-        flat(feeding.feed(RECORDS, SAMPLES, placement=where, augment=noisy, step_key=STEP_KEY))
-        for where in ("device", "host")
-    )
+
+def test_what_a_loss_draws_is_the_same_wherever_the_data_are():
+    first, second = (flat(feed(SAMPLES, placement=where)) for where in ("device", "host"))
     jax.tree.map(np.testing.assert_array_equal, first, second)
-    (x, _), _ = first[0]
-    (later, _), _ = first[1]
-    assert not np.array_equal(x[1] - RECORDS.inputs[1], later[1] - RECORDS.inputs[1])
     # A run that goes on at step 1 sees what it would have seen.
-    resumed = flat(feeding.feed(RECORDS, SAMPLES[1:], augment=noisy, step_key=STEP_KEY, start=1))
-    np.testing.assert_array_equal(resumed[0][0][0], later)
+    resumed = flat(feed(SAMPLES[1:], start=1))
+    jax.tree.map(np.testing.assert_array_equal, resumed, first[1:])
+    keys = [
+        jax.random.key_data(feeding.record_keys(batch.key, batch.ids)) for batch, _ in feed(SAMPLES)
+    ]
+    same_record = keys[0][1], keys[1][1]  # at two steps
+    assert not np.array_equal(*same_record)
+    assert len(np.unique(np.concatenate(keys), axis=0)) == 6
 
 
-def test_an_augmentation_wants_keys():
-    with pytest.raises(ValueError, match="without keys"):
-        feeding.feed(RECORDS, SAMPLES, augment=lambda key, x: x)
+def test_a_record_s_key_depends_on_its_number_alone():
+    ids = np.array([[40, 7], [23, 0]])
+    keys = feeding.record_keys(STEP_KEY(3), ids)
+    assert keys.shape == ids.shape
+    own = jax.random.fold_in(STEP_KEY(3), 23)
+    np.testing.assert_array_equal(jax.random.key_data(keys[1, 0]), jax.random.key_data(own))
 
 
 def test_the_next_batch_is_fetched_while_a_step_runs():
@@ -69,7 +83,7 @@ def test_the_next_batch_is_fetched_while_a_step_runs():
             time.sleep(0.05)
             yield sample
 
-    batches = feeding.Waiting(feeding.feed(RECORDS, samples(), placement="host"))
+    batches = feeding.Waiting(feed(samples(), placement="host"))
     next(batches)
     for _ in range(5):
         time.sleep(0.15)  # a step
@@ -85,7 +99,7 @@ def test_a_failure_in_the_thread_reaches_the_loop():
         yield SAMPLES[0]
         raise RuntimeError("no more")
 
-    batches = feeding.feed(RECORDS, samples(), placement="host")
+    batches = feed(samples(), placement="host")
     next(batches)
     with pytest.raises(RuntimeError, match="no more"):
         next(batches)

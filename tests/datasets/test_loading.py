@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from jaxdp.datasets import loading
@@ -35,14 +36,15 @@ def test_a_run_protects_the_same_records_from_first_to_last(now, says):
 
 def test_a_run_may_leave_records_out_or_take_new_ones():
     now = DataConfig(private="train[10:1190]+test[100:]", public="train[1201:]", test="test[:50]")
-    assert len(loading.load(now, earlier=[(SPLIT, {}), (now, {})]).private) == 1180 + 260
+    data, _ = loading.load(now, earlier=[(SPLIT, {}), (now, {})])
+    assert len(data.private) == 1180 + 260
 
 
 def test_a_run_keeps_its_records(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("to be or not to be, that is the question. " * 40)
     first = DataConfig(name="text", file=str(path), window=15, private="train[:50%]")
-    run = [(first, loading.load(first).digests)]
+    run = [(first, loading.load(first)[0].digests)]
 
     # The same file by another name is the same records: what was protected stays so.
     copy = tmp_path / "b.txt"
@@ -50,7 +52,7 @@ def test_a_run_keeps_its_records(tmp_path):
     other = replace(first, file=str(copy), private="train[50%:]", public="train[:50%]")
     with pytest.raises(ValueError, match="in an earlier segment of the run"):
         loading.load(other, earlier=run)
-    assert len(loading.load(replace(first, file=str(copy)), earlier=run).private)
+    assert len(loading.load(replace(first, file=str(copy)), earlier=run)[0].private)
 
     # Half of it is other records under the same numbers.
     path.write_text(path.read_text()[: path.stat().st_size // 2])
@@ -64,3 +66,32 @@ def test_a_run_keeps_its_records(tmp_path):
 def test_a_missing_file_name_is_asked_for():
     with pytest.raises(ValueError, match=r"give --data.file TEXT.txt"):
         loading.load(DataConfig(name="text"))
+
+
+def test_the_data_set_says_what_it_is_made_of(tmp_path):
+    data, made = loading.load(SPLIT)
+    assert (data.name, data.window, data.test_is_public) == ("digits", None, True)
+    assert data.rules == {"private": SPLIT.private, "public": SPLIT.public, "test": SPLIT.test}
+    assert sorted(data.digests) == ["test", "train"]
+    assert (made.num_classes, made.is_text) == (10, False)
+    assert "public" not in loading.load(DataConfig())[0].rules
+    file = tmp_path / "a.txt"
+    file.write_text("to be or not to be, that is the question. " * 40)
+    data, made = loading.load(
+        DataConfig(name="text", file=str(file), window=15, test_is_public=False)
+    )
+    assert (data.name, data.window, data.test_is_public) == ("text", 15, False)
+    assert made.is_text
+
+
+@pytest.mark.parametrize(("label", "told"), [(10, "0 to 10"), (-1, "-1 to 0")])
+def test_labels_out_of_range_are_refused(monkeypatch, label, told):
+    digits = loading.digits()
+    images = np.zeros((2, 8, 8, 1), np.uint8)
+    wrong = {"train": np.array([0, 1]), "test": np.array([0, label])}
+    source = replace(
+        digits, sizes={"train": 2, "test": 2}, read=lambda split: (images, wrong[split])
+    )
+    monkeypatch.setattr(loading, "digits", lambda: source)
+    with pytest.raises(ValueError, match=f"labels of 'test' go from {told}: expected 0 to 9"):
+        loading.load(DataConfig())

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.image_archives import TEST, TRAIN
+from helpers.trainer import start
 
 from jaxdp import train
 from jaxdp._distribution import DISTRIBUTION
 from jaxdp.datasets import loading
 from jaxdp.datasets.config import DataConfig
 from jaxdp.datasets.tfds import open_images
-from jaxdp.trainer import setup
 from jaxdp.trainer.config import Config, PlanConfig
 
 tfds = pytest.importorskip("tensorflow_datasets", reason="needs the extra [data]")
@@ -42,14 +42,12 @@ def test_splits_are_taken_apart(small_mnist):
     config = DataConfig(
         name="mnist", dir=str(small_mnist), private="train[:75%]", public="train[75%:]"
     )
-    dataset = loading.load(config)
+    dataset, data_format = loading.load(config)
     assert (len(dataset.private), len(dataset.public), len(dataset.test)) == (45, 15, 12)
     ids = np.concatenate([dataset.private.ids, dataset.public.ids, dataset.test.ids])
     np.testing.assert_array_equal(ids, np.arange(TRAIN + TEST))
-    assert "published" in dataset.scaling
-    run = setup.start_run(
-        Config(data=config, plan=PlanConfig(expected_batch_size=9, delta=1e-3)), lambda line: None
-    )
+    assert "published" in data_format.scaling
+    run = start(Config(data=config, plan=PlanConfig(expected_batch_size=9, delta=1e-3)))
     assert run.plan.num_examples == 45
 
 

@@ -2,10 +2,12 @@
 
 import copy
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdp import Plan, clip_individual, privatize
+from jaxdp.datasets.feeding import Batch
 from jaxdp.trainer import loop
 from jaxdp.trainer.config import TrainingConfig
 from jaxdp.trainer.optimizer import make_optimizer
@@ -15,7 +17,8 @@ from jaxdp.trainer.step import init_state, make_train_step
 N = 40
 
 
-def loss(params, x, y):
+def loss(params, record, key, *, shared):
+    x, y = record
     return (params["w"] @ x + params["b"] - y) ** 2
 
 
@@ -50,16 +53,17 @@ class Problem:
         optimizer = make_optimizer(TrainingConfig(learning_rate=0.1), steps)
         params = {"w": jnp.ones(3), "b": jnp.zeros(())}
         self.state = init_state(params, privatizer, optimizer)
-        self.step = make_train_step(self._loss, privatizer, optimizer, 4)
+        step = make_train_step(self._loss, privatizer, optimizer, 4)
+        self.step = lambda state, batch, mask: step(state, batch, mask, frozen=None)
         self.samples = lambda: copy.copy(self.plan).batches(key=sampling_key)
         self.batches = lambda: ((self.take(rows), mask) for rows, mask in self.samples())
 
     def take(self, rows):
-        return self.plan.take(tuple(self.records), rows)
+        return Batch(self.plan.take(self.records, rows), rows, jax.random.key(0))
 
-    def _loss(self, *args):
+    def _loss(self, *args, **options):
         self.traces += 1
-        return loss(*args)
+        return loss(*args, **options)
 
     def run(self, stop=None, watch=lambda metrics: None, visitors=()):
         self.payment = CountedSteps()

@@ -2,12 +2,17 @@
 
 import numpy as np
 
-from jaxdp.datasets.records import Dataset, Records
+from jaxdp.datasets.records import Dataset
+from jaxdp.datasets.sources import Format
+
+SMALL_FORMAT = Format(10, 0.0, 8.0, "")
 
 
 def small_dataset() -> Dataset:
+    """Pairs (image, label) of `SMALL_FORMAT`."""
     rng = np.random.default_rng(0)
-    records = lambda n: Records(
-        rng.integers(0, 17, (n, 8, 8, 1)).astype(np.uint8), rng.integers(0, 10, n).astype(np.int32)
+    rows = lambda n: (
+        rng.integers(0, 17, (n, 8, 8, 1)).astype(np.uint8),
+        rng.integers(0, 10, n).astype(np.int32),
     )
-    return Dataset(records(6), records(5), 10, 0.0, 8.0, "")
+    return Dataset(rows(6), rows(5))

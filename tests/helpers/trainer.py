@@ -9,6 +9,7 @@ import pytest
 import jaxdp
 from jaxdp import train
 from jaxdp.trainer import metrics, parsing, setup
+from jaxdp.trainer.command import make_job
 from jaxdp.trainer.metrics import write_metrics
 from jaxdp.trainer.run import ledger, resume
 from jaxdp.trainer.run.ledger import Ledger
@@ -48,6 +49,11 @@ def write_config(config, folder):
     return str(path)
 
 
+def start(config, tell=lambda line: None):
+    """A new run of the command before its first step."""
+    return setup.start_run(make_job(config, tell), tell)
+
+
 def stopped_run(folder, *args, at=5):
     """The folder of a short run that crashed at a step."""
     with crash_at(at):
@@ -65,7 +71,7 @@ def prepare_resume(folder, *args):
     config = parsing.parse(["--resume", str(folder), *args], resume.saved_config)
     history, said = resume.open_history(folder, config.checkpoint.keep, print), []
     with closing(history):
-        run = setup.resume_run(config, history, said.append)
+        run = setup.resume_run(make_job(config, said.append, history), history, said.append)
     return run, history, " ".join(said)
 
 

@@ -1,36 +1,31 @@
-"""Models that mix examples or keep state are refused by name."""
+"""Built-in models: each for the records that it is made for."""
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import pytest
-from helpers.small_dataset import small_dataset
+from helpers.small_dataset import SMALL_FORMAT
 
-from jaxdp import models
+from jaxdp.datasets.sources import Format
+from jaxdp.models import make_model
+from jaxdp.models.config import ModelConfig
 
-
-class Net(nn.Module):
-    norm: nn.Module
-
-    @nn.compact
-    def __call__(self, x):
-        x = nn.Conv(4, (3, 3))(x)
-        return nn.Dense(10)(self.norm(x).reshape(len(x), -1))
+TEXT = Format(97, None, None, "")
 
 
-def test_batch_norm_is_refused_by_the_layer_s_name():
-    net = Net(nn.BatchNorm(use_running_average=False))
-    with pytest.raises(ValueError, match=r"BatchNorm in layer 'norm'.*flax\.linen\.GroupNorm"):
-        models.init_params(net, jax.random.key(0), small_dataset())
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("cnn", TEXT, "model.name is cnn, but the data are text: choose --model.name transformer"),
+        ("transformer", SMALL_FORMAT, "transformer, but the data are images: .* cnn"),
+    ],
+)
+def test_models_of_the_other_kind_are_refused(name, data, says):
+    with pytest.raises(ValueError, match=says):
+        make_model(ModelConfig(name=name), data)
 
 
-def test_other_state_is_refused():
-    class Counter(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            seen = self.variable("memory", "seen", lambda: jnp.zeros(()))
-            seen.value += x.sum()
-            return nn.Dense(10)(x.reshape(len(x), -1))
-
-    with pytest.raises(ValueError, match="state beside its parameters, in 'memory'"):
-        models.init_params(Counter(), jax.random.key(0), small_dataset())
+@pytest.mark.parametrize("name", ["linear", "cnn", "backpack_cnn", "lenet", "resnet18"])
+def test_every_model_of_images_has_an_output_for_every_class(name):
+    model = make_model(ModelConfig(name=name), SMALL_FORMAT)
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), "float32")
+    logits, _ = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x), images)
+    assert logits.shape == (2, 10)

@@ -3,12 +3,42 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.regression import Problem
 
-from jaxdp.models.scores import Scores
-from jaxdp.trainer.scoring import PeriodicScores
+from jaxdp.datasets.records import Records
+from jaxdp.tasks.task import Task
+from jaxdp.trainer import scoring
+from jaxdp.trainer.scoring import PeriodicScores, make_scorer
+
+
+def task(scores):
+    return Task(init=lambda key, record: {}, loss=lambda *_: 0.0, scores=scores)
+
+
+@pytest.mark.parametrize("at_a_time", [3, 500])
+def test_scores_are_means_over_all_records(monkeypatch, at_a_time):
+    monkeypatch.setattr(scoring, "ROWS_AT_A_TIME", at_a_time)
+    x = np.random.default_rng(0).normal(size=(10, 2)).astype("f4")
+    records = Records({"x": x, "y": np.arange(10) % 2})
+    score = make_scorer(
+        task(lambda p, r: {"right": r["x"][0] > p, "size": jnp.sum(r["x"] ** 2)}), records
+    )
+    for threshold in (0.0, 0.5):
+        found = score(jnp.float32(threshold))
+        assert found["right"] == pytest.approx(np.mean(x[:, 0] > threshold))
+        assert found["size"] == pytest.approx(np.mean(np.sum(x**2, axis=1)), rel=1e-5)
+
+
+def test_without_records_or_scores_there_are_none(tmp_path):
+    records = Records(np.zeros((3, 2), "f4"))
+    assert make_scorer(task(None), records)({}) == {}
+    assert make_scorer(task(lambda p, r: {"a": jnp.sum(r)}), None)({}) == {}
+    path = tmp_path / "scores.jsonl"
+    PeriodicScores(lambda state: {}, path, 12, 5, print).visit(2, None)
+    assert not path.exists()
 
 
 def test_scores_on_the_way_change_nothing(tmp_path):
@@ -16,7 +46,7 @@ def test_scores_on_the_way_change_nothing(tmp_path):
 
     def score(state):
         seen.append(float(state.params["b"]))
-        return Scores(0.5, seen[-1])
+        return {"accuracy": 0.5, "loss": seen[-1]}
 
     def run(visitors):
         problem = Problem(key=jax.random.key(1), sampling_key=jax.random.key(1))

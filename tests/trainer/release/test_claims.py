@@ -1,11 +1,12 @@
 """What a statement claims: complete, rounded to the safe side, honest about seeds and limits."""
 
+import json
 from dataclasses import replace
 
 import pytest
 
 pytest.importorskip("sklearn")
-from helpers.statements import make_plan, statement_of
+from helpers.statements import facts_of, make_plan, segment_of, statement_of
 
 import jaxdp
 from jaxdp import clip_batch
@@ -14,13 +15,12 @@ from jaxdp.accounting.noise_charge import noise_charge
 from jaxdp.accounting.rounding import round_up
 from jaxdp.datasets.config import DataConfig
 from jaxdp.trainer.config import ClippingConfig, Config, PlanConfig, TrainingConfig
-from jaxdp.trainer.release import claims
-from jaxdp.trainer.release.claims import EarlierSegment
-from jaxdp.trainer.release.statement import DataUse, RoundingFacts
+from jaxdp.trainer.release import claims, typed_json
+from jaxdp.trainer.release.statement import DataUse, RoundingFacts, TaskFacts
 
 
 def earlier(config=None, **changes):
-    return EarlierSegment(make_plan(**changes).mechanism(5), config or Config())
+    return segment_of(make_plan(**changes), 5, config)
 
 
 def test_records_that_earlier_segments_used_unprotected_are_named():
@@ -80,8 +80,8 @@ def test_the_rounding_of_the_sum_is_told_with_a_bound_if_there_is_one():
     tight, loose = p.with_rounding_bound(4), p.with_rounding_bound(256)
     assert told(tight) == RoundingFacts(tight.rounding_bound, "bound", tight.rounding_bound)
     assert loose.rounding_bound > p.rounding_estimate
-    s = statement_of(loose, earlier=[earlier()])
-    assert s.mechanisms[0].rounding is None  # it is not kept
+    s = statement_of(loose, earlier=[segment_of(tight, 5)])
+    assert s.mechanisms[0].rounding == told(tight)
 
 
 def test_a_bound_that_is_too_large_is_told_and_not_used():
@@ -110,8 +110,8 @@ def test_every_segment_with_steps_is_a_mechanism_of_its_own():
         clipping=ClippingConfig(kind="batch", units=3, allocation="isotropic"),
         plan=PlanConfig(expected_batch_size=50.0),
     )
-    batch = dict(clipping=clip_batch(0.1), expected_batch_size=50)
-    none = EarlierSegment(make_plan().mechanism(0), Config())
+    batch = dict(clipping=clip_batch(0.1), num_units=3, expected_batch_size=50)
+    none = segment_of(make_plan(), 0)
     s = statement_of(earlier=[earlier(settings, **batch), none])
     first, last = s.mechanisms
     assert (first.steps, last.steps, s.steps) == (5, 20, 25)
@@ -119,24 +119,34 @@ def test_every_segment_with_steps_is_a_mechanism_of_its_own():
     assert (first.clipping.kind, first.clipping.unit) == ("batch", "batch")
     assert (first.clipping.batch_units, first.clipping.noise_allocation) == (3, "isotropic")
     assert first.clipping.clipping_norms == "given beforehand"
-    assert first.clipping.call is None
-    assert first.clipping.sensitivity_at_first_step is None
+    assert first.clipping.call == "clip_batch(0.1)"
+    assert first.clipping.sensitivity_at_first_step == pytest.approx(0.2)
+    assert first.noise_multiplier == 1.5
     assert s.claimed_epsilon > statement_of().claimed_epsilon
 
 
-def test_where_earlier_norms_come_from_is_told_where_it_is_known():
+def test_where_the_norms_of_every_segment_come_from_is_told():
     clipping = ClippingConfig(kind="layerwise", norms_from="public")
     public = DataConfig(private="train[:80%]", public="train[80%:]")
-    other = DataConfig(private="train[:90%]", public="train[90%:]")
-    told = lambda data: (
-        statement_of(
-            config=Config(data=public), earlier=[earlier(Config(data=data, clipping=clipping))]
-        )
-        .mechanisms[0]
-        .clipping.clipping_norms
+    s = statement_of(earlier=[earlier(Config(data=public, clipping=clipping))])
+    first, last = (mechanism.clipping.clipping_norms for mechanism in s.mechanisms)
+    assert "C·e/max e, at least 0.01 of the largest, from 237 public records" in first
+    assert "after every epoch of 15 steps" in first
+    assert last == "given beforehand"
+
+
+def test_the_facts_of_a_segment_survive_json():
+    clipping = ClippingConfig(kind="layerwise", norms_from="public")
+    public = DataConfig(name="text", private="train[:80%]", public="train[80%:]", window=16)
+    more = Config(
+        data=public, clipping=clipping, training=TrainingConfig(constant_time=True, ema=0.5), seed=3
     )
-    assert "public records" in told(public)
-    assert told(other) is None  # how many records it had is not known any more
+    for facts in (facts_of(), facts_of(make_plan().with_rounding_bound(4), more)):
+        text = json.dumps(typed_json.to_json(facts))
+        assert typed_json.from_json(claims.SegmentFacts, json.loads(text)) == facts
+    assert (facts.seed, facts.ema, facts.constant_time) == (3, 0.5, True)
+    assert facts.task == TaskFacts("classifier", more.model)
+    assert facts_of().ema == Config().training.ema
 
 
 def test_what_is_not_covered_names_every_limit():

@@ -14,19 +14,20 @@ from helpers.statements import statement_of  # noqa: E402
 from jaxdp import evaluate  # noqa: E402
 from jaxdp.datasets import loading  # noqa: E402
 from jaxdp.datasets.config import DataConfig  # noqa: E402
-from jaxdp.models.build import init_params, make_model  # noqa: E402
 from jaxdp.models.config import ModelConfig  # noqa: E402
+from jaxdp.trainer.command import make_job  # noqa: E402
 from jaxdp.trainer.config import Config  # noqa: E402
 from jaxdp.trainer.release import evaluation  # noqa: E402
 from jaxdp.trainer.release.parameters import load_release, save_params, save_statement  # noqa: E402
+from jaxdp.trainer.release.statement import TaskFacts, to_text  # noqa: E402
 
 TEXT = "It was the best of times, it was the worst of times.\n" * 40
 
 
 def untrained(folder, config):
     """A release of first parameters."""
-    dataset = loading.load(config.data)
-    params = init_params(make_model(config.model, dataset), jax.random.key(0), dataset)
+    job = make_job(config)
+    params = job.task.init(jax.random.key(0), job.data.private.zero())
     folder.mkdir()
     save_params(folder, params)
     return save_statement(folder, statement_of(config=config))
@@ -48,11 +49,11 @@ def text(tmp_path):
 
 
 def test_evaluate_scores_the_release(finished, capsys):
-    results = json.loads((finished / "private" / "results.json").read_text())
+    results = json.loads((finished / "private" / "results.json").read_text())["scores"]
     assert evaluate.main([str(finished)]) == 0
     said = capsys.readouterr().out
-    assert f"accuracy {results['test_accuracy']:.4f}" in said
-    assert f"loss {results['test_loss']:.4f}" in said
+    assert f"accuracy {results['accuracy']:.4f}" in said
+    assert f"loss {results['loss']:.4f}" in said
     assert "360 records, declared public" in said
     assert "ε = " in said
 
@@ -77,6 +78,18 @@ def test_a_text_release_by_itself_is_scored(text, capsys):
     said = capsys.readouterr().out
     assert said.startswith("text, test[:50%]: 12 records, declared public, if the file is")
     assert "a character" in said
+
+
+def test_a_model_that_is_its_owner_s_is_not_scored_by_the_command(digits, capsys):
+    file = digits / "privacy.json"
+    owners = dataclasses.replace(
+        load_release(digits).statement, preprocessing=None, task=TaskFacts("mine", None)
+    )
+    file.write_text(to_text(owners))
+    assert evaluate.main([str(digits)]) == 2
+    said = capsys.readouterr().err
+    assert "the model is its owner's, not one of jaxdp: score it with jaxdp.load_release" in said
+    assert len(said.splitlines()) == 1
 
 
 def test_other_windows_are_refused(text, capsys):
@@ -132,11 +145,13 @@ def test_evaluate_refuses_what_is_no_release(tmp_path, capsys):
 
 
 def test_evaluate_says_how_it_is_used(capsys):
+    assert evaluate.main([]) == 2
+    assert capsys.readouterr().err.startswith("error: no run is given: give one folder, as python")
     assert evaluate.main(["--help"]) == 0
-    assert "usage: python -m jaxdp.evaluate RUN" in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith("usage: python -m jaxdp.evaluate RUN")
 
 
-@pytest.mark.parametrize("missing", ["flax", "safetensors"])
+@pytest.mark.parametrize("missing", ["rich", "flax", "safetensors"])
 def test_a_missing_extra_ends_the_command_in_one_line(missing, run_without):
     status, said = run_without(missing, "jaxdp.evaluate")
     assert status == 1

@@ -5,14 +5,13 @@ from dataclasses import replace
 import pytest
 
 pytest.importorskip("sklearn")
-from helpers.statements import make_plan, statement_of
+from helpers.statements import make_plan, segment_of, statement_of
 
 from jaxdp import clip_batch
 from jaxdp.accounting.rounding import shown_delta
 from jaxdp.datasets.config import DataConfig
 from jaxdp.trainer.config import Config
 from jaxdp.trainer.release import claims, markdown
-from jaxdp.trainer.release.claims import EarlierSegment
 from jaxdp.trainer.release.markdown import as_markdown
 
 
@@ -49,7 +48,7 @@ def test_a_run_that_was_stopped_says_so():
 
 def test_records_that_earlier_segments_used_unprotected_are_named():
     before = Config(data=DataConfig(private="train[:80%]", public="train[80%:]"))
-    s = statement_of(earlier=[EarlierSegment(make_plan().mechanism(5), before)])
+    s = statement_of(earlier=[segment_of(make_plan(), 5, before)])
     told = "digits; protected: train[:80%], not protected: train[80%:]; scored: test"
     assert f"| data of earlier segments | {told} |" in as_markdown(s)
     assert "| segment 1 | 5 steps, noise multiplier 1.5, sampling probability" in as_markdown(s)
@@ -78,7 +77,7 @@ def test_windows_of_a_text_are_told():
 def test_where_batch_norm_s_statistics_come_from_is_told():
     public = Config(data=DataConfig(private="train[:80%]", public="train[80%:]"))
     told = "the statistics are those of train[80%:], which needs no protection"
-    assert told in as_markdown(statement_of(config=public, batch_norm=True))
+    assert told in as_markdown(statement_of(config=public, has_statistics=True))
 
 
 def test_a_seeded_run_says_that_it_is_not_private():

@@ -4,6 +4,7 @@ import socket
 import struct
 import sys
 import time
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,9 @@ pytest.importorskip("sklearn")
 pytest.importorskip("safetensors")
 from helpers.statements import statement_of
 
-from jaxdp.datasets import loading
 from jaxdp.datasets.config import DataConfig
 from jaxdp.trainer import setup
+from jaxdp.trainer.command import make_job
 from jaxdp.trainer.config import Config
 from jaxdp.trainer.release.parameters import (
     Release,
@@ -47,7 +48,7 @@ def params():
 
 def with_batch_norm():
     public = DataConfig(private="train[:80%]", public="train[80%:]")
-    return statement_of(config=Config(data=public), batch_norm=True)
+    return statement_of(config=Config(data=public), has_statistics=True)
 
 
 def finish(folder, steps=20):
@@ -182,16 +183,48 @@ def test_a_damaged_statement_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("tree", "says"),
     [
-        ({"a/b": np.zeros(2)}, "'a/b': use a string without '/'"),
-        ({"a": {1: np.zeros(2)}}, "is 1: use a string"),
-        ({"a": [np.zeros(2)]}, "a is a list: use nested dicts of arrays"),
+        ({"a/b": np.zeros(2), "a": {"b": np.zeros(2)}}, "two parameters are named 'a/b'"),
+        ({"a": [np.zeros(2)], "a/0": np.zeros(2)}, "two parameters are named 'a/0'"),
+        ({"a": np.zeros(2), "a/b/c": np.zeros(2)}, "'a' and 'a/b/c' can't both be released"),
+        ({"": np.zeros(2), "params": np.zeros(2)}, "two parameters are named 'params'"),
+        ({"a": {"": np.zeros(2)}}, "named 'a/', or one has no name: rename them"),
         ({"a": np.zeros(2, np.complex128)}, "a is of type complex128"),
         ({"a": np.zeros(2, ml_dtypes.float8_e4m3fn)}, "a is of type float8_e4m3fn"),
     ],
 )
 def test_what_does_not_fit_into_a_file_is_refused(tmp_path, tree, says):
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=says) as error:
         save_params(tmp_path, tree)
+    assert len(str(error.value).splitlines()) == 1
+
+
+class Pair(NamedTuple):
+    kernel: Any
+    bias: Any
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        np.arange(3.0),
+        (np.arange(3.0), [np.ones(2), {"w": np.zeros(2)}]),
+        {"layers": [Pair(np.ones(2), np.zeros(1)), Pair(np.ones(3), None)], "b": np.float32(2)},
+        {3: np.ones(2), 11: np.zeros(2)},
+    ],
+    ids=["array", "tuple", "namedtuples", "numbers"],
+)
+def test_any_tree_comes_back_in_its_form(tmp_path, tree):
+    save_params(tmp_path, tree)
+    save_statement(tmp_path, statement_of())
+    release = load_release(tmp_path)
+    assert_same(release.params_like(tree), jax.tree.map(np.asarray, tree))
+    shapes = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, tree))
+    assert_same(release.params_like(shapes), jax.tree.map(np.asarray, tree))
+    with pytest.raises(ValueError, match=r"the parameters do not fit, in .*: give a tree of the"):
+        release.params_like({"other": np.zeros(2)})
+    larger = jax.tree.map(lambda leaf: np.zeros((4, *np.shape(leaf))), tree)
+    with pytest.raises(ValueError, match="the parameters do not fit"):
+        release.params_like(larger)
 
 
 def test_loading_without_safetensors_names_the_install_command(tmp_path, monkeypatch):
@@ -236,7 +269,7 @@ def test_no_byte_of_a_release_tells_of_the_machine(tmp_path, monkeypatch):
     unwanted = [word.encode() for word in words]
     unwanted += [struct.pack(order + "Q", moment) for moment in moments for order in "<>"]
     files = [file for run in ("run", "text") for file in (home / run / "release").rglob("*")]
-    assert len(files) == 3 + 4
+    assert len(files) == 4 + 4
     for file in files:
         content = file.read_bytes()
         found = [word for word in unwanted if word in content or word in file.name.encode()]
@@ -247,10 +280,9 @@ def test_the_average_is_released_with_the_frozen_parameters(finished):
     released = load_release(finished).params
     assert sorted(released) == ["Conv_0", "Dense_0", "GroupNorm_0"]
     saved = load_segment(finished / "private" / "segment-1.json")
-    dataset = loading.load(saved.config.data)
-    first = setup.make_learner(saved.config, dataset, saved.secrets.init)
+    first = setup.make_learner(make_job(saved.config), saved.secrets.init)
     np.testing.assert_array_equal(released["Conv_0"]["kernel"], first.frozen["Conv_0"]["kernel"])
-    assert "Conv_0" not in first.params
+    assert first.params["Conv_0"] == {"kernel": None, "bias": None}
     checkpoints = Checkpoints(finished / "private" / "checkpoints", 2)
     arrays = checkpoints.newest(print).arrays
     checkpoints.close()

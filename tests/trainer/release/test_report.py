@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ for module in ("tyro", "sklearn", "matplotlib", "rich"):
 from rich.console import Console  # noqa: E402
 
 from jaxdp import report  # noqa: E402
-from jaxdp.trainer.config import ClippingConfig  # noqa: E402
+from jaxdp.trainer.config import ClippingConfig, Config  # noqa: E402
 from jaxdp.trainer.release import figures  # noqa: E402
 from jaxdp.trainer.release import report as run_report  # noqa: E402
 from jaxdp.trainer.run.record import load_record  # noqa: E402
@@ -33,7 +34,8 @@ def test_report_draws_a_run(finished, capsys):
 
 
 def test_a_clipping_norm_is_told_where_it_means_something():
-    told = lambda **changes: run_report._clipping(ClippingConfig(**changes))
+    record = lambda **changes: SimpleNamespace(config=Config(clipping=ClippingConfig(**changes)))
+    told = lambda **changes: run_report._clipping(record(**changes))
     assert told() == "individual 0.3"
     public = "layerwise, norms from public records"
     assert told(kind="layerwise", norms_from="public") == f"{public}, the largest 0.3"

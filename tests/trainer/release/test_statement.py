@@ -9,14 +9,18 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("sklearn")
-from helpers.statements import make_plan, statement_of
+from helpers.statements import make_plan, segment_of, statement_of
 
 from jaxdp.datasets.config import DataConfig
 from jaxdp.models.config import ModelConfig
 from jaxdp.trainer.config import Config
 from jaxdp.trainer.release import statement as statements
-from jaxdp.trainer.release.claims import EarlierSegment
-from jaxdp.trainer.release.statement import read_statement, schema_text, to_text
+from jaxdp.trainer.release.statement import (
+    TaskFacts,
+    read_statement,
+    schema_text,
+    to_text,
+)
 
 SCHEMA = Path(statements.__file__).with_name("privacy.schema.json")
 
@@ -28,15 +32,17 @@ def many_kinds():
     before = DataConfig(private="train[:80%]", public="train[80%:]")
     segments = statement_of(
         config=Config(data=before, model=ModelConfig(widths=(4, 8))),
-        earlier=[EarlierSegment(make_plan().mechanism(3), Config())],
-        batch_norm=True,
+        earlier=[segment_of(make_plan(), 3)],
+        has_statistics=True,
     )
     gray = replace(shown.preprocessing, center=(0.1,), scale=(0.5,))
     unbounded = {"pld": math.inf, "rdp": math.inf}
-    return [shown, schedule, segments, replace(shown, preprocessing=gray, epsilon=unbounded)]
+    owners = replace(shown, preprocessing=None, task=TaskFacts("digits of mine", None))
+    infinite = replace(shown, preprocessing=gray, epsilon=unbounded)
+    return [shown, schedule, segments, infinite, owners]
 
 
-@pytest.mark.parametrize("kind", range(4))
+@pytest.mark.parametrize("kind", range(5))
 def test_what_is_written_comes_back(tmp_path, kind):
     made = many_kinds()[kind]
     (tmp_path / "privacy.json").write_text(to_text(made), encoding="utf-8")
@@ -52,7 +58,7 @@ def test_the_schema_in_the_project_is_that_of_the_fields():
 
 
 @pytest.mark.skipif(importlib.util.find_spec("jsonschema") is None, reason="needs jsonschema")
-@pytest.mark.parametrize("kind", range(4))
+@pytest.mark.parametrize("kind", range(5))
 def test_statements_fit_the_schema(kind):
     import jsonschema
 
@@ -64,14 +70,14 @@ def test_statements_fit_the_schema(kind):
 @pytest.mark.parametrize(
     ("path", "value", "says"),
     [
-        (["format"], 1, "format is 1: expected 2"),
+        (["format"], 2, "format is 2: expected 3"),
         (["host"], "here", "the field host is not known"),
         (["data", "sha256"], "00", r"the field data\.sha256 is not known"),
         (["mechanisms", 0, "sampling", "kind"], "sobol", "sampling.kind is 'sobol': expected"),
         (["privacy_unit", "kind"], "house", "privacy_unit.kind is 'house': expected 'record'"),
         (["delta"], "small", "delta is 'small': expected number"),
         (["epsilon"], {"rdp": 1.0}, "accountant is 'pld', and an epsilon has no value by it"),
-        (["model", "heads"], 0, "model.heads is 0: give"),
+        (["task", "model", "heads"], 0, "model.heads is 0: give"),
     ],
 )
 def test_what_is_not_known_is_refused_in_one_line(tmp_path, path, value, says):
@@ -88,7 +94,7 @@ def test_what_is_not_known_is_refused_in_one_line(tmp_path, path, value, says):
     assert "undamaged copy, or the version of jaxdp that wrote it" in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"format": 2}', '{"epsilon": 3}', '{"format": '])
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"format": 3}', '{"epsilon": 3}', '{"format": '])
 def test_damaged_files_are_refused(tmp_path, text):
     (tmp_path / "privacy.json").write_text(text)
     with pytest.raises(ValueError, match="can't be read"):
