@@ -115,7 +115,7 @@ TRAIN = {
     "syntax.py": ("syntax.py: '(' was never closed (syntax.py, line 1)", "mend that line"),
     "exits.py": ("exits.py, line 2: it exits", "set config"),
     "field.py": ("'epsilonn'", "did you mean 'epsilon'?"),
-    "type.py": ("plan.steps is '3'", "give a value of type int"),
+    "type.py": ("plan.steps is '3'", "give a whole number"),
     "choice.py": ("model.name is 'linaer'", "did you mean 'linear'?"),
     "nnone.py": ("no config file nnone.py", "did you mean none.py?"),
     "none.py number.py": ("none.py number.py belongs to no option", "one config file at most"),
