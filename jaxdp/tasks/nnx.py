@@ -19,9 +19,8 @@ def nnx_network(model: nnx.Module, batch_norm: bool) -> Network:
     trained, evaluated = nnx.clone(model), nnx.clone(model)
     trained.train()
     evaluated.eval()
-    graph, params, draws, statistics, rest = nnx.split(
-        trained, nnx.Param, nnx.RngState, nnx.BatchStat, ...
-    )
+    graph, *states = nnx.split(trained, nnx.Param, nnx.RngState, nnx.BatchStat, ...)
+    params, draws, statistics, rest = states
     evaluated_graph = nnx.graphdef(evaluated)
     layers = {"/".join(map(str, path[:-1])) for path, _ in nnx.to_flat_state(statistics)}
     if layers and not batch_norm:
