@@ -60,7 +60,12 @@ def load_own(path: str | None) -> Own:
             "or name another one before --resume"
         )
     found = vars(load_file(path))
-    parts: dict[str, Any] = {name: found[name] for name in KINDS if name in found}
+    parts: dict[str, Any] = {
+        name: found[name]
+        for name in KINDS
+        # `from jaxdp.trainer import *` brings the module `optimizer`, and `import data` is usual.
+        if name in found and not isinstance(found[name], ModuleType)
+    }
     for name, part in parts.items():
         kind, cure = KINDS[name]
         if not isinstance(part, kind):
