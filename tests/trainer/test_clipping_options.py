@@ -4,7 +4,7 @@ import pytest
 
 import jaxdp
 from jaxdp.trainer.clipping_options import make_clipping, units_at_a_time
-from jaxdp.trainer.config import ClippingConfig, Config, TrainingConfig
+from jaxdp.trainer.config import ClippingConfig
 
 NORMS = {("a/kernel",): 0.5, ("a/bias", "b/bias"): 0.2}
 
@@ -49,8 +49,7 @@ def test_every_kind_is_the_library_s(options, norms, expected):
 @pytest.mark.parametrize(("microbatch", "at_a_time"), [(256, 256 // 160), (1000, 6), (8, 1)])
 def test_a_microbatch_counts_records_in_units_too(microbatch, at_a_time):
     numbers = dict(num_examples=10_000, expected_batch_size=500, steps=3, noise_multiplier=1.0)
-    config = Config(training=TrainingConfig(microbatch_size=microbatch))
     plan = jaxdp.Plan(**numbers, clipping=jaxdp.clip_individual(1.0))
-    assert units_at_a_time(config, plan) == microbatch
+    assert units_at_a_time(microbatch, plan) == microbatch
     plan = jaxdp.Plan(**numbers, clipping=jaxdp.clip_batch(1.0), num_units=4)
-    assert units_at_a_time(config, plan) == max(1, microbatch // plan.capacity)
+    assert units_at_a_time(microbatch, plan) == max(1, microbatch // plan.capacity)

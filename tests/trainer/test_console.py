@@ -28,7 +28,7 @@ def test_plain_lines_where_there_is_no_terminal(finished_and_said):
         r"Compiling .* step 1/6 loss \d",
         r"step 6/6",
         r"test accuracy │ 0\.\d{4} on 360 records, declared public",
-        r"of the parameters │ moving average, training.ema 0.9999",
+        r"of the parameters │ moving average, ema 0.9999",
         r"ε by PLD, the claim │ [\d.]+ at δ = 0\.000337",
         r"ε by RDP, a looser bound │ [\d.]+ at δ",
         r"steps │ 6 of 6 ",

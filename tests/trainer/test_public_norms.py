@@ -1,5 +1,6 @@
 """Clipping norms from public records: their inputs, their epochs, and that runs resume."""
 
+import copy
 import shutil
 from dataclasses import replace
 
@@ -10,15 +11,23 @@ import pytest
 
 for module in ("tyro", "sklearn", "safetensors"):
     pytest.importorskip(module)
-from helpers.trainer import crash_at, ledger_of, prepare_resume, write_config  # noqa: E402
+from helpers.trainer import (  # noqa: E402
+    crash_at,
+    ledger_of,
+    prepare_resume,
+    start,
+    write_config,
+)
 
 import jaxdp  # noqa: E402
 from jaxdp import train  # noqa: E402
 from jaxdp.datasets.config import DataConfig  # noqa: E402
+from jaxdp.datasets.records import Records  # noqa: E402
 from jaxdp.models.config import ModelConfig  # noqa: E402
 from jaxdp.trainer import setup  # noqa: E402
+from jaxdp.trainer.command import make_job  # noqa: E402
 from jaxdp.trainer.config import ClippingConfig, Config, PlanConfig  # noqa: E402
-from jaxdp.trainer.release.claims import make_statement  # noqa: E402
+from jaxdp.trainer.release.claims import SpentSegment, make_statement  # noqa: E402
 from jaxdp.trainer.release.markdown import as_markdown  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -55,30 +64,24 @@ def norms_of(state):
     ],
     ids=["ALC", "BC+MF+BatchNorm", "AN"],
 )
-def test_private_records_have_no_path_into_the_clipping_norms(changes, monkeypatch):
+def test_private_records_have_no_path_into_the_clipping_norms(changes):
     config = with_clipping(**changes)
     if config.clipping.unit == "batch":  # then with BatchNorm, whose statistics are the unit's
         config = replace(config, model=ModelConfig(widths=(2,), norm="batch"))
-    before = setup.start_run(config, lambda line: None)
-    load = setup.load
-
-    def others(*args):
-        dataset = load(*args)
-        rng = np.random.default_rng(0)
-        private = replace(
-            dataset.private,
-            inputs=rng.integers(0, 17, dataset.private.inputs.shape).astype(np.uint8),
-            labels=rng.permutation(dataset.private.labels),
-        )
-        return replace(dataset, private=private)
-
-    monkeypatch.setattr(setup, "load", others)
-    after = setup.start_run(config, lambda line: None)
-    assert not np.array_equal(before.dataset.private.inputs, after.dataset.private.inputs)
+    job = make_job(config)
+    before = setup.start_run(job, lambda line: None)
+    rng = np.random.default_rng(0)
+    images, labels = job.data.private.fields
+    others = rng.integers(0, 17, images.shape).astype(np.uint8), rng.permutation(labels)
+    data = copy.copy(job.data)
+    data.private = Records(others, job.data.private.ids)
+    after = setup.start_run(replace(job, data=data), lambda line: None)
+    assert not np.array_equal(*(run.job.data.private.fields[0] for run in (before, after)))
     np.testing.assert_array_equal(norms_of(before.state), norms_of(after.state))
     # Other weights, the same in both: the released ones are the only other input.
     if config.clipping.kind == "multiplied":
-        page = as_markdown(make_statement(before.plan, config, before.dataset, 1, 0.6))
+        spent = SpentSegment(before.saved.facts, before.plan.mechanism(1))
+        page = as_markdown(make_statement(before.plan, [spent]))
         assert "every layer are in proportion to its norm" in page
         np.testing.assert_allclose(before.plan.clipping.sensitivity("add_remove"), 0.6, rtol=1e-5)
     for step in (3, 6):
@@ -95,19 +98,19 @@ def test_private_records_have_no_path_into_the_clipping_norms(changes, monkeypat
 
 
 def test_epochs_decay_the_largest_norm_and_the_noise_follows():
-    run = setup.start_run(ADAPTIVE, lambda line: None)
+    run = start(ADAPTIVE)
     for step, epoch in ((0, 0), (1, 0), (2, 0), (3, 1), (4, 0), (9, 3)):
         norms = norms_of(run.before_step(step, run.state))
         np.testing.assert_allclose(norms.max(), 0.3 * 0.9**epoch, rtol=1e-5)
     assert norms.min() < 0.9 * norms.max()
-    fixed = setup.start_run(with_clipping(refresh=False, decay=1.0), lambda line: None)
+    fixed = start(with_clipping(refresh=False, decay=1.0))
     assert fixed.refresh is None
-    given = setup.start_run(with_clipping(norms_from="given"), lambda line: None)
+    given = start(with_clipping(norms_from="given"))
     np.testing.assert_allclose(norms_of(given.before_step(3, given.state)), [0.27, 0.27], rtol=1e-5)
 
 
 def test_norms_that_cannot_be_measured_or_vanish_end_no_run():
-    run = setup.start_run(with_clipping(decay=1e-90), lambda line: None)
+    run = start(with_clipping(decay=1e-90))
     assert norms_of(run.before_step(9, run.state)).min() > 0
     lost = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), run.state.params)
     diverged = run.state._replace(params=lost)
@@ -116,11 +119,11 @@ def test_norms_that_cannot_be_measured_or_vanish_end_no_run():
 
 def test_without_public_records_it_is_refused():
     with pytest.raises(ValueError, match=r"no public records: name .*--data\.public"):
-        setup.start_run(replace(ADAPTIVE, data=DataConfig()))
+        start(replace(ADAPTIVE, data=DataConfig()))
     few = replace(ADAPTIVE, data=replace(DATA, public="train[1400:]"))
     units = replace(few.clipping, unit="batch")
     with pytest.raises(ValueError, match=r"data\.public has 37 records where a unit has 400"):
-        setup.start_run(replace(few, clipping=units), lambda line: None)
+        start(replace(few, clipping=units))
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ def run(*args: str) -> int:
 def test_release_holds_parameters_and_statement_only(finished):
     assert sorted(p.name for p in finished.iterdir()) == ["private", "release"]
     names = {p.name for p in (finished / "release").iterdir()}
-    assert names == {"params.safetensors", "privacy.json", "PRIVACY.md"}
+    assert names == {"params.safetensors", "model.stablehlo", "privacy.json", "PRIVACY.md"}
     release = jaxdp.load_release(finished)
     assert {layer: list(leaves) for layer, leaves in release.params.items()} == {
         "Conv_0": ["bias", "kernel"],
@@ -95,7 +95,7 @@ def test_a_failing_evaluation_does_not_cost_the_release(tmp_path, monkeypatch):
     def fails(*args):
         raise RuntimeError("no memory for the test records")
 
-    monkeypatch.setattr(session, "make_scorer", lambda model, dataset: fails)
+    monkeypatch.setattr(setup, "make_scorer", lambda task, records: fails)
     with pytest.raises(RuntimeError, match="test records"):
         run("--output", str(tmp_path / "run"))
     assert jaxdp.load_release(tmp_path / "run").statement.steps == 6

@@ -1,5 +1,6 @@
 """BatchNorm through the trainer: no private record has a way past the noise."""
 
+import copy
 import json
 import shutil
 from dataclasses import replace
@@ -11,11 +12,13 @@ import pytest
 
 for module in ("tyro", "sklearn", "safetensors"):
     pytest.importorskip(module)
-from helpers.trainer import write_config  # noqa: E402
+from helpers.trainer import start, write_config  # noqa: E402
 
 import jaxdp  # noqa: E402
 from jaxdp import evaluate, train  # noqa: E402
+from jaxdp.datasets import loading  # noqa: E402
 from jaxdp.datasets.config import DataConfig  # noqa: E402
+from jaxdp.datasets.feeding import Batch  # noqa: E402
 from jaxdp.datasets.records import Records  # noqa: E402
 from jaxdp.models import batchnorm  # noqa: E402
 from jaxdp.models.build import make_model  # noqa: E402
@@ -42,10 +45,10 @@ SMALL = Config(
 
 def swapped(records, count=1):
     """The records, the first of them replaced by others that are as different as can be."""
-    inputs, labels = records.inputs.copy(), records.labels.copy()
+    inputs, labels = (array.copy() for array in records.fields)
     inputs[:count] = 16 - 16 * (inputs[:count] > 8)
     labels[:count] = (labels[:count] + 5) % 10
-    return Records(inputs, labels, records.ids)
+    return Records((inputs, labels), records.ids)
 
 
 def scaled(inputs):
@@ -59,22 +62,26 @@ def first_step(run, records, without_first=False):
     mask[padding] = not without_first
     state = jax.tree.map(jnp.copy, run.state)  # the step is given its memory
     rows = np.where(indices == len(records), 0, indices)  # in one such place it counts now
-    return run.train_step(state, (records.inputs[rows], records.labels[rows]), mask)[0]
+    key = next(run.batches())[0].key
+    batch = Batch(
+        jax.tree.map(lambda array: array[rows], records.fields), records.numbers()[rows], key
+    )
+    return run.take_step(state, batch, mask)[0]
 
 
 @pytest.fixture(scope="module")
 def one():
-    return setup.start_run(SMALL)
+    return start(SMALL)
 
 
 @pytest.fixture(scope="module")
 def dataset(one):
-    return one.dataset
+    return one.job.data
 
 
 @pytest.mark.parametrize("change", ["swap", "remove"])
 def test_one_record_moves_the_update_by_at_most_the_sensitivity(one, change):
-    records = one.dataset.private
+    records = one.job.data.private
     other = swapped(records) if change == "swap" else records
     states = first_step(one, records), first_step(one, other, change == "remove")
     norms = states[0].privatize.clipping.clipping_norms
@@ -92,9 +99,9 @@ def test_one_record_moves_the_update_by_at_most_the_sensitivity(one, change):
 
 
 def test_statistics_do_not_depend_on_private_records(one, dataset):
-    changed = replace(dataset, private=swapped(dataset.private, 200))
-    learner = setup.make_learner(SMALL, changed, one.saved.secrets.init)
-    other = setup.build(SMALL, changed, one.plan, one.saved, learner)
+    changed = copy.copy(dataset)
+    changed.private = swapped(dataset.private, 200)
+    other = setup.start_run(replace(one.job, data=changed), lambda line: None)
     params = one.released(one.state)
     found = [jax.device_get(run.statistics(params)) for run in (one, other)]
     jax.tree.map(np.testing.assert_array_equal, *found)
@@ -109,15 +116,17 @@ def finished(tmp_path_factory):
 
 def test_what_is_released_is_the_average_with_public_statistics(finished, dataset):
     released = jaxdp.load_release(finished)
-    model = make_model(SMALL.model, dataset)
-    expected = batchnorm.public_statistics(model)(released.params, scaled(dataset.public.inputs))
+    model = make_model(SMALL.model, loading.load(SMALL.data)[1])
+    images, labels = dataset.test.fields
+    public = scaled(dataset.public.fields[0])
+    expected = batchnorm.public_statistics(model)(released.params, public)
     for got, want in zip(
         jax.tree.leaves(released.batch_stats), jax.tree.leaves(expected), strict=True
     ):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
-    logits = model.apply(released.variables, scaled(dataset.test.inputs))
+    logits = model.apply(released.variables, scaled(images))
     results = json.loads((finished / "private" / "results.json").read_text())
-    assert np.mean(np.argmax(logits, 1) == dataset.test.labels) == results["test_accuracy"]
+    assert np.mean(np.argmax(logits, 1) == labels) == results["scores"]["accuracy"]
     assert released.statement.batch_norm.public == "train[1300:]"
     page = (finished / "release" / "PRIVACY.md").read_text(encoding="utf-8")
     said = "the statistics are those of train[1300:], which needs no protection"
@@ -136,8 +145,8 @@ def test_checkpoints_hold_no_statistics(finished, one):
 
 def test_evaluate_scores_the_released_statistics(finished, capsys):
     results = json.loads((finished / "private" / "results.json").read_text())
-    assert evaluate.main([str(finished / "release"), "--test", "test[:50]"]) == 0
-    assert f"accuracy {results['test_accuracy']:.4f}" in capsys.readouterr().out
+    assert evaluate.main([str(finished / "release"), "--data.test", "test[:50]"]) == 0
+    assert f"accuracy {results['scores']['accuracy']:.4f}" in capsys.readouterr().out
 
 
 def test_a_resumed_run_finds_the_same_statistics(finished, tmp_path):
@@ -152,18 +161,18 @@ def test_a_resumed_run_finds_the_same_statistics(finished, tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"clipping": ClippingConfig()}, r"BatchNorm in layer 'BatchNorm_0'.*--model\.norm group"),
+        ({"clipping": ClippingConfig()}, r"the model has BatchNorm: .*--model\.norm group"),
         ({"data": DataConfig()}, r"no public ones: set some apart, as --data\.private"),
     ],
     ids=["individual clipping", "no public records"],
 )
 def test_batch_norm_is_refused_where_it_leaks(change, says):
     with pytest.raises(ValueError, match=says):
-        setup.start_run(replace(SMALL, **change))
+        start(replace(SMALL, **change))
 
 
 def test_units_larger_than_a_microbatch_are_told_of():
     told = []
     config = replace(SMALL, training=TrainingConfig(microbatch_size=8))
-    setup.start_run(config, told.append)
+    start(config, told.append)
     assert [line for line in told if "BatchNorm takes a whole unit at once" in line]

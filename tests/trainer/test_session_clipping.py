@@ -4,12 +4,11 @@ import pytest
 
 for module in ("tyro", "sklearn", "safetensors"):
     pytest.importorskip(module)
-from helpers.trainer import write_config  # noqa: E402
+from helpers.trainer import start, write_config  # noqa: E402
 
 import jaxdp  # noqa: E402
 from jaxdp import train  # noqa: E402
 from jaxdp.models.config import ModelConfig  # noqa: E402
-from jaxdp.trainer import setup  # noqa: E402
 from jaxdp.trainer.config import ClippingConfig, Config, PlanConfig  # noqa: E402
 
 
@@ -27,7 +26,7 @@ from jaxdp.trainer.config import ClippingConfig, Config, PlanConfig  # noqa: E40
 def test_every_clipping_trains_and_is_stated(clipping, words, tmp_path, capsys):
     model = ModelConfig(widths=(2,), norm="none")  # two layers compile faster than three
     config = Config(clipping=clipping, model=model, plan=PlanConfig(steps=3))
-    run = setup.start_run(config)
+    run = start(config)
     plan = run.plan
     args = [write_config(config, tmp_path), "--output", str(tmp_path / "run")]
     assert train.main(args) == 0

@@ -1,20 +1,29 @@
 """What is decided before the first step."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
+import optax
 import pytest
 
 for module in ("tyro", "sklearn", "safetensors"):
     pytest.importorskip(module)
-from jaxdp.datasets.augmentation import crop_and_flip, record_keys  # noqa: E402
+from helpers.trainer import start  # noqa: E402
+
+import jaxdp  # noqa: E402
+from jaxdp.datasets.feeding import record_keys  # noqa: E402
+from jaxdp.datasets.records import Dataset  # noqa: E402
 from jaxdp.dpsgd import keys  # noqa: E402
-from jaxdp.models.build import init_params  # noqa: E402
-from jaxdp.trainer import parsing, setup  # noqa: E402
+from jaxdp.tasks.task import Task  # noqa: E402
+from jaxdp.trainer import command, parsing, setup  # noqa: E402
+from jaxdp.trainer.job import Job, Options  # noqa: E402
+from jaxdp.trainer.plan_settings import PlanSettings  # noqa: E402
 
 
 def test_without_a_seed_every_stream_is_secret():
     config = parsing.parse(["--model.name", "linear"])
-    one, other = setup.start_run(config), setup.start_run(config)
+    one, other = start(config), start(config)
     streams = [
         {k: jax.random.key_data(v) for k, v in vars(r.saved.secrets).items()} for r in (one, other)
     ]
@@ -27,17 +36,50 @@ def test_without_a_seed_every_stream_is_secret():
 
 
 def test_jax_keys_are_derived_for_one_use_and_step():
-    run = setup.start_run(parsing.parse(["--model.name", "linear", "--data.augment", "crop_flip"]))
-    secrets, records = run.saved.secrets, run.dataset.private
-    params = init_params(run.model, keys.jax_key(secrets.init, "init"), run.dataset)
+    run = start(parsing.parse(["--model.name", "linear"]))
+    secrets, job = run.saved.secrets, run.job
+    params = job.task.init(keys.jax_key(secrets.init, "init"), job.data.private.zero())
     jax.tree.map(np.testing.assert_array_equal, run.state.params, params)
     sampled = run.plan.batches(key=secrets.sampling)
-    for step, ((inputs, _), _) in zip(range(2), run.batches(), strict=False):
-        rows = np.minimum(next(sampled)[0], len(records) - 1)
-        step_key = keys.jax_key(secrets.augmentation, "augmentation", step)
-        own = record_keys(step_key, records.numbers()[rows])
-        np.testing.assert_array_equal(inputs, jax.vmap(crop_and_flip)(own, records.inputs[rows]))
-        assert not np.array_equal(inputs, records.inputs[rows])
+    for step, (batch, mask) in zip(range(2), run.batches(), strict=False):
+        rows = next(sampled)[0][mask]
+        for got, array in zip(batch.records, job.data.private.fields, strict=True):
+            np.testing.assert_array_equal(got[mask], array[rows])
+        np.testing.assert_array_equal(batch.ids[mask], job.data.private.numbers()[rows])
+        words = [
+            jax.random.key_data(key)
+            for key in (batch.key, keys.jax_key(secrets.loss, "loss", step))
+        ]
+        np.testing.assert_array_equal(*words)
+
+
+@pytest.mark.parametrize("unit", ["example", "batch"])
+def test_a_loss_gets_the_key_of_its_record_at_its_step(unit):
+    """The gradient is the sum of what the records draw, so the update tells their keys."""
+    draw = lambda key: jax.random.uniform(key)
+    task = Task(
+        init=lambda key, record: jax.numpy.zeros(()),
+        loss=lambda params, record, key: params * draw(key),
+    )
+    data = Dataset(np.zeros((40, 1), np.float32))
+    clip = jaxdp.clip_individual(10.0) if unit == "example" else jaxdp.clip_batch(10.0)
+    plan = PlanSettings(
+        expected_batch_size=10,
+        steps=3,
+        noise_multiplier=1e-6,
+        clipping=clip,
+        num_units=None if unit == "example" else 2,
+    )
+    run = setup.start_run(Job(task, data, plan, optax.sgd(1.0), Options(seed=1, microbatch_size=8)))
+    state = run.state
+    for step, (batch, mask) in enumerate(run.batches()):
+        drawn = jax.vmap(draw)(record_keys(batch.key, batch.ids).reshape(-1)).reshape(mask.shape)
+        # A unit's gradient is the mean over its records.
+        shares = mask if unit == "example" else mask / np.maximum(mask.sum(1, keepdims=True), 1)
+        expected = float(np.sum(drawn * shares)) / run.plan.divisor
+        before = float(state.params)
+        state, _ = run.take_step(state, batch, mask)
+        assert before - float(state.params) == pytest.approx(expected, rel=1e-3), step
 
 
 @pytest.mark.parametrize(
@@ -50,7 +92,7 @@ def test_jax_keys_are_derived_for_one_use_and_step():
     ],
 )
 def test_the_plan_pays_for_all_numbers_that_get_noise(args, numbers):
-    run = setup.start_run(parsing.parse(["--model.name", "linear", *args.split()]))
+    run = start(parsing.parse(["--model.name", "linear", *args.split()]))
     assert run.plan.num_parameters == numbers
     assert run.plan.mechanism().noise_draws_per_step == numbers
 
@@ -66,7 +108,7 @@ def test_the_plan_pays_for_all_numbers_that_get_noise(args, numbers):
     ],
 )
 def test_the_rounding_of_the_sum_is_bounded_where_a_bound_is_proved(args, kind):
-    plan = setup.start_run(parsing.parse(args.split())).plan
+    plan = start(parsing.parse(args.split())).plan
     assert (plan.rounding_bound is None) == (kind == "none")
     assert plan.rounding_is_bounded == (kind == "bound")
     if kind == "bound":
@@ -76,22 +118,30 @@ def test_the_rounding_of_the_sum_is_bounded_where_a_bound_is_proved(args, kind):
 
 
 def test_parameters_that_cannot_learn_are_told(monkeypatch):
-    def over_itself(params, x, y):
+    def over_itself(params, record, key):
+        x, y = record
         h = x.reshape(1, -1) @ params["Dense_0"]["kernel"]
         logits = (h - h.mean(0))[0] + params["Dense_0"]["bias"]
         return -jax.nn.log_softmax(logits)[y]
 
     def told(args):
         lines = []
-        setup.start_run(parsing.parse(["--model.name", *args.split()]), lines.append)
+        start(parsing.parse(["--model.name", *args.split()]), lines.append)
         return [line for line in lines if "exactly zero" in line]
 
     assert told("linear") == told("cnn --model.widths 2") == []
-    monkeypatch.setattr(setup, "make_loss", lambda model, dataset: over_itself)
+    make_task = command.make_task
+    monkeypatch.setattr(
+        command, "make_task", lambda *args: replace(make_task(*args), loss=over_itself)
+    )
     (line,) = told("linear")
     assert "The gradient of ['Dense_0']['kernel'] is exactly zero" in line
     assert "statistics over one example?" in line
     # The records of a unit are normalised together, and may be.
-    of_unit = lambda params, x, y, mask: over_itself(params, x[0], y[0]) * mask[0]
-    monkeypatch.setattr(setup, "make_unit_loss", lambda model, dataset, size: of_unit)
+    of_unit = lambda params, records, keys, mask: (
+        over_itself(params, jax.tree.map(lambda rows: rows[0], records), None) * mask[0]
+    )
+    monkeypatch.setattr(
+        command, "make_task", lambda *args: replace(make_task(*args), unit_loss=of_unit)
+    )
     assert told("linear --clipping.kind batch --clipping.units 4") == []

@@ -10,16 +10,11 @@ import pytest
 
 for module in ("tyro", "sklearn", "safetensors"):
     pytest.importorskip(module)
-from helpers.trainer import SHORT, STEPS, stopped_run  # noqa: E402
+from helpers.trainer import SHORT, stopped_run  # noqa: E402
 
 from jaxdp import report, train  # noqa: E402
 from jaxdp.trainer.run import files  # noqa: E402
-from jaxdp.trainer.run.files import (  # noqa: E402
-    load_record,
-    locked,
-    make_run_folder,
-    write_private,
-)
+from jaxdp.trainer.run.files import locked, make_run_folder, write_private  # noqa: E402
 
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5)
 
@@ -29,6 +24,12 @@ def test_run_folders_are_named_by_time_and_never_shared(tmp_path, monkeypatch):
     made = [make_run_folder("digits", None, NOW).as_posix() for _ in range(3)]
     stem = "runs/digits-20260102-030405"
     assert made == [stem, f"{stem}-2", f"{stem}-3"]
+
+
+def test_a_folder_that_is_given_may_get_a_number(tmp_path):
+    given = str(tmp_path / "mine")
+    made = [make_run_folder("digits", given, NOW, numbered=True).name for _ in range(3)]
+    assert made == ["mine", "mine-2", "mine-3"]
 
 
 def test_only_the_owner_may_look_into_private(tmp_path):
@@ -148,33 +149,3 @@ def test_what_is_no_run_has_no_lock(tmp_path):
         locked(tmp_path),
     ):
         pass
-
-
-def test_the_record_of_a_run_is_what_its_files_say(reference):
-    found = load_record(reference)
-    assert (found.name, found.folder) == (reference.name, reference)
-    assert (found.config.seed, found.config.plan.steps) == (1, STEPS)
-    assert [mechanism.steps for mechanism in found.spent] == [STEPS]
-    assert found.starts == [0]
-    assert [one["step"] for one in found.metrics] == list(range(1, STEPS + 1))
-    assert found.scores[-1]["accuracy"] == found.results["test_accuracy"]
-    assert found.budget.epsilon == 3.0
-
-
-def test_a_crash_leaves_a_record_too(secret):
-    with (secret / "private" / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 5, "lo')
-    found = load_record(secret)
-    assert [one["step"] for one in found.metrics] == [1, 2, 3, 4]
-    assert found.results == {}
-
-
-def test_what_is_no_record_is_refused(tmp_path, secret):
-    with pytest.raises(ValueError, match="holds no run"):
-        load_record(tmp_path)
-    (secret / "private" / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json is damaged .*undamaged copy"):
-        load_record(secret)
-    (secret / "private" / "config.json").unlink()
-    with pytest.raises(ValueError, match="stopped before its first step"):
-        load_record(secret)

@@ -313,7 +313,7 @@ def test_what_was_made_from_a_seed_cannot_be_destroyed(seeded):
     assert content(seeded) == before
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", "{}", '{"config": {"seed": null}, "secrets" :{}}'])
+@pytest.mark.parametrize("damage", ["{", "[]", "{}", '{"facts": {"seed": null}, "secrets" :{}}'])
 def test_a_damaged_segment_is_refused_before_anything_is_written(secret, damage):
     segment_file(secret).write_text(damage)
     before = content(secret)

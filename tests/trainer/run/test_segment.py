@@ -1,5 +1,7 @@
 """Segments: their secrets are their own, in one file that only the owner reads."""
 
+from dataclasses import replace
+
 import jax
 import pytest
 
@@ -7,8 +9,17 @@ from jaxdp.dpsgd import keys
 
 for module in ("orbax.checkpoint", "tyro"):
     pytest.importorskip(module)
+from helpers.statements import facts_of  # noqa: E402
+
+from jaxdp.trainer.config import Config  # noqa: E402
 from jaxdp.trainer.run.checkpoint import Checkpoints  # noqa: E402
-from jaxdp.trainer.run.segment import draw_secrets, load_segment  # noqa: E402
+from jaxdp.trainer.run.segment import (  # noqa: E402
+    SavedSegment,
+    draw_secrets,
+    load_segment,
+    save_segment,
+    secrets_digest,
+)
 
 
 def words_of(secrets):
@@ -37,12 +48,29 @@ def test_a_seed_repeats_the_secrets_of_a_segment_and_no_other():
     assert words_of(first) == words_of(again)
     second, third = (draw_secrets(3, segment, first.init) for segment in (2, 3))
     for one, other in ((first, second), (second, third), (first, draw_secrets(4))):
-        for name in ("noise", "sampling", "augmentation"):
+        for name in ("noise", "sampling", "loss"):
             assert words_of(one)[name] != words_of(other)[name], name
     assert words_of(second)["init"] == words_of(first)["init"]  # what is frozen stays
 
 
-@pytest.mark.parametrize("damage", ["", "{}", '{"config": {}, "fingerprint": {}, "secrets": {}}'])
+@pytest.mark.parametrize("by", ["the command", "fit"])
+def test_a_segment_comes_back(tmp_path, by):
+    config = Config(seed=3) if by == "the command" else None
+    saved = SavedSegment(facts_of(), config, {"a": [1, {"b": None}]}, draw_secrets(3))
+    path = tmp_path / "segment-1.json"
+    save_segment(path, saved)
+    back = load_segment(path)
+    assert replace(back, secrets=None) == replace(saved, secrets=None)
+    assert words_of(back.keys) == words_of(saved.keys)
+    assert secrets_digest(back.keys) == secrets_digest(saved.keys)
+    assert back.clipping == saved.clipping
+    with pytest.raises(ValueError, match="the secrets of the segment are destroyed: begin a new"):
+        _ = replace(back, secrets=None).keys
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "{}", '{"facts": {}, "config": null, "fingerprint": {}, "secrets": {}}']
+)
 def test_a_damaged_file_is_refused(tmp_path, damage):
     path = tmp_path / "segment-1.json"
     for says in ("No such file", ""):
