@@ -38,6 +38,7 @@ class Format:
 
     @property
     def is_text(self) -> bool:
+        """Whether inputs are tokens."""
         return self.center is None
 
 

@@ -88,7 +88,7 @@ def test_the_plot(said, tmp_path, ending):
         (["--epsilon", "-1"], "epsilon is -1.0"),
         (["--batch-sizes", "0"], "batch size 0.0"),
         (["--plot", "nowhere/at/all.png"], "can't be written"),
-        (["--plot", "noise.abc"], "not supported"),
+        (["--plot", "noise.abc"], "plot is noise.abc: end the name in .png"),
     ],
 )
 def test_errors_are_one_line(capsys, args, says):

@@ -51,10 +51,17 @@ def test_it_runs_as_a_program(run):
     assert "secrets" not in (run / "private" / "segment-1.json").read_text()
 
 
-@pytest.mark.parametrize("args", [[], ["--help"], ["-h"], ["one", "two"], ["--now"]])
+@pytest.mark.parametrize("args", [["--help"], ["-h"]])
 def test_usage(args, capsys):
-    assert seal.main(args) == (0 if args in (["--help"], ["-h"]) else 2)
+    assert seal.main(args) == 0
     assert "usage: python -m jaxdp.seal RUN" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("args", [[], ["one", "two"], ["--now"]])
+def test_wrong_arguments_are_answered_with_an_example_in_one_line(args, capsys):
+    assert seal.main(args) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(": give one folder, as python -m jaxdp.seal runs/NAME-TIME")
 
 
 def test_refusals_are_one_line(run, tmp_path, capsys):

@@ -93,11 +93,9 @@ def test_help_shows_every_option_within_80_columns(capsys, monkeypatch):
         ("--training.learning-rte 1", "--training.learning-rate"),
     ],
 )
-def test_a_wrong_option_is_answered_with_the_right_one(capsys, line, meant):
-    with pytest.raises(SystemExit) as exit_:
+def test_a_wrong_option_is_answered_with_the_right_one(line, meant):
+    with pytest.raises(ValueError, match=f"did you mean {meant}\\?$"):
         parse(line)
-    assert exit_.value.code == 2
-    assert meant in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -113,15 +111,11 @@ def test_a_wrong_option_is_answered_with_the_right_one(capsys, line, meant):
         "--name a/b",
     ],
 )
-def test_a_bad_value_is_named_with_its_option(capsys, monkeypatch, line):
-    monkeypatch.setenv("COLUMNS", "200")
-    with pytest.raises(SystemExit) as exit_:
-        parse(line)
-    assert exit_.value.code == 2
+def test_a_bad_value_is_named_with_its_option(line):
     name, value = line.removeprefix("--").split()
-    said = capsys.readouterr().err
-    assert name in said
-    assert value in said
+    with pytest.raises(ValueError, match=f"^{name} is .*{value}.*: give") as error:
+        parse(line)
+    assert len(str(error.value).splitlines()) == 1
 
 
 FILES = {
@@ -131,7 +125,7 @@ FILES = {
     "wrong section": ("Config(plan=TrainingConfig())", "plan is TrainingConfig.* PlanConfig"),
     "wrong choice": ("Config(model=ModelConfig(name='linaer'))", "'linaer': did you mean 'linear'"),
     "bad value": ("Config(training=TrainingConfig(momentum=2))", "line 3: training.momentum is 2"),
-    "no config": ("None", "must set `config = Config"),
+    "no config": ("None", "sets config to None: a config file .* sets `config = Config"),
     "crash": ("1 / 0", "line 3: division by zero"),
 }
 
