@@ -27,8 +27,8 @@ MAY_IMPORT = {
         *("types", "_distribution", "gradients", "accounting", "dpsgd", "datasets", "models"),
         "tasks",
     },
+    "__main__": {"_command"},
     **{command: {"_command", "_distribution", "datasets", "trainer"} for command in COMMANDS},
-    "__main__": {"_command", "_distribution"},
     "__init__": {
         *("_command", "_distribution", "gradients", "accounting", "dpsgd", "datasets", "tasks"),
         "trainer",

@@ -7,18 +7,17 @@ import jax.numpy as jnp
 
 from ..gradients.jax_internals import unchecked_axes, varying_axes
 from ..gradients.lazy import Microbatch
+from ..gradients.trees import difference
 from .plan import Plan
 from .sums import Sums
 
 
 def check_shapes(gradient: Any, params: Any) -> None:
     """Refuses gradients of other parameters, such as the dense gradients of a mean loss."""
-    trees: list[Any] = [jax.tree.structure(tree) for tree in (gradient, params)]
-    if trees[0] != trees[1]:
+    if (differ := difference(gradient, params)) is not None:
         raise ValueError(
-            f"the gradients are a tree {trees[0]}, and the parameters are {trees[1]}: pass the "
-            "parameters that were differentiated, for Flax nnx the state of nnx.split(model, "
-            "nnx.Param, ...)"
+            f"{differ}: pass the parameters that were differentiated, for Flax nnx the state of "
+            "nnx.split(model, nnx.Param, ...)"
         )
     named = jax.tree_util.tree_leaves_with_path(gradient)
     for (path, leaf), param in zip(named, jax.tree.leaves(params), strict=True):

@@ -207,7 +207,8 @@ class Clipping:
                 "example's gradient, and a gradient that is already summed or averaged can't be "
                 "made private. Pass jaxdp.per_example_grads(loss)(params, batch), or your own "
                 "vmap(grad) through jaxdp.from_dense, and keep other transformations after the "
-                "clipping"
+                "clipping. After another privatize or clipping in the same chain, gradients are "
+                "summed already: keep one of them, jaxdp.privatize(plan) alone"
             )
         if grads.unit != self.unit:
             raise ValueError(

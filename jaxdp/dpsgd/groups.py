@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..gradients.trees import without_variables
 from ..types import Layer
 
 ClippingNorm = float | Callable[[Any], Any]  # a number, or a schedule `step -> C`
@@ -59,6 +60,7 @@ def group_leaves(params: Any, clipping_norms: Any, layer: Layer | None) -> Group
       ValueError: if no group, or more than one, takes a parameter, or if a pattern takes none. The
         message names them.
     """
+    params, clipping_norms = without_variables(params), without_variables(clipping_norms)
     leaves = jax.tree_util.tree_leaves_with_path(params)
     paths = [path_name(path) for path, _ in leaves]
     if is_clipping_norm(clipping_norms):

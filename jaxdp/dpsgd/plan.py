@@ -292,18 +292,22 @@ class Plan:
         `init` begins a new run at 0.
 
         Args:
-          state: the state of an Optax chain with one `privatize` in it; wrappers are allowed.
+          state: the state of an Optax chain with one `privatize` in it; wrappers are allowed,
+            such as Flax's `TrainState` and the `opt_state` of an `nnx.Optimizer`.
           accountant: as in `epsilon`.
         """
+        # An attribute, a dictionary's key, or around an nnx variable's value.
+        named = lambda entry: getattr(entry, "name", getattr(entry, "key", None))
         found = [
             leaf
             for path, leaf in jax.tree_util.tree_leaves_with_path(state)
-            if path and getattr(path[-1], "name", None) == "privatize_step"
+            if "privatize_step" in map(named, path)
         ]
         if len(found) != 1:
             raise ValueError(
                 f"the state holds {len(found)} step counts of privatize, expected one: pass the "
-                "optimizer state of a chain that begins with jaxdp.privatize(plan)"
+                "optimizer state of a chain that begins with jaxdp.privatize(plan), and has no "
+                "second one"
             )
         return self.epsilon(int(found[0]), accountant)
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from ..gradients.jax_internals import is_traced, is_vmapped
 from ..gradients.lazy import Microbatch, PerExampleGrads
+from ..gradients.nnx_optimizer import gathered
 from ..types import Allocation
 from . import keys
 from ._checks import check_reduced, check_rows, check_shapes, check_terms, has_own_key
@@ -98,7 +99,7 @@ class Privatizer:
     ) -> tuple[Any, PrivatizeState]:
         """Makes the private mean gradient of a whole batch: `(mean gradient, state)`."""
         del extra_args  # Optax passes them to every transformation of a chain
-        return self.release(self.sums(updates, state), state, params)
+        return self.release(self.sums(gathered(updates), state), state, params)
 
     def sums(
         self,
@@ -205,10 +206,11 @@ class Privatizer:
                 f"the sums have {sums.parts.shape[0]} parts, and the plan's rounding bound holds "
                 f"for {plan.rounding_parts}: give plan.with_rounding_bound(parts=...) their number"
             )
-        leaves, structure = jax.tree.flatten(sums.gradient)
+        leaves = jax.tree.leaves(sums.gradient)
         check_reduced(sums, state.privatize_key)
         groups = clipping.groups(sums.gradient)
-        like = jax.tree.leaves(sums.gradient if params is None else params)
+        # nnx.Optimizer differentiates variables, and passes plain arrays to Optax.
+        like, structure = jax.tree.flatten(sums.gradient if params is None else params)
         dtypes = [leaf.dtype for leaf in like]
         # A release that must not happen is NaN.
         step = _step(state)
@@ -267,7 +269,10 @@ class Privatizer:
 
 
 def privatize(
-    plan: Plan, *, key: jax.Array | None = None, allocation: Allocation = "proportional"
+    plan: Plan,
+    *more: object,
+    key: jax.Array | None = None,
+    allocation: Allocation = "proportional",
 ) -> Privatizer:
     """Makes the gradient private: clip, sum, add noise, divide by the plan's constant.
 
@@ -297,6 +302,11 @@ def privatize(
     References:
       Abadi et al. 2016, Deep Learning with Differential Privacy, algorithm 1 (arXiv 1607.00133).
     """
+    if more:
+        raise TypeError(
+            f"privatize takes the plan alone, and got {1 + len(more)} arguments: give the numbers "
+            "of the run to jaxdp.Plan(...), and a key as key=key"
+        )
     if not isinstance(plan, Plan):
         raise TypeError(f"plan is a {type(plan).__name__}: pass a jaxdp.Plan")
     if allocation not in ALLOCATIONS:

@@ -15,6 +15,11 @@ def take_rows(arrays: PyTree, indices: np.ndarray, num_examples: int) -> PyTree:
       ValueError: for arrays with another number of rows, or indices that are out of range.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
+        if isinstance(leaf, bool | int | float):
+            raise ValueError(
+                f"{jax.tree_util.keystr(path) or 'the rows'} is {leaf!r}, a number of a list: a "
+                "list is a tree to JAX. Give arrays, np.asarray(rows)"
+            )
         if not np.shape(leaf) or len(leaf) != num_examples:
             raise ValueError(
                 f"the array {jax.tree_util.keystr(path) or 'given'} has shape {np.shape(leaf)},"

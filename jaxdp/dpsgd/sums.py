@@ -68,6 +68,12 @@ class Sums:
         check_wide(other)
         return jax.tree.map(jnp.add, self, other)
 
+    def __radd__(self, other: object) -> "Sums":
+        """Lets `sum([part, ...])` begin, at 0."""
+        if isinstance(other, int) and other == 0:
+            return self
+        raise TypeError(f"Sums can be added to Sums only, not to {other!r}")
+
 
 def check_wide(sums: Sums) -> None:
     """Refuses sums that were cast: the bound on rounding is for float32 (privacy rule 8)."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from ..types import PyTree
 from ._cures import KEYS_BY_RECORD, NO_BATCH_NORM, tell_the_cure
+from .trees import difference
 
 
 def check_microbatch_size(size: int | None) -> None:
@@ -87,7 +88,9 @@ def batch_size(batch: PyTree) -> int:
         name = jax.tree_util.keystr(path)
         if not hasattr(leaf, "shape") or leaf.shape == ():
             cure = "close over constants that all examples share"
-            if hasattr(leaf, "dtype") and _is_key(leaf):
+            if isinstance(leaf, bool | int | float):
+                cure = "a list is a tree of numbers to JAX. Pass arrays: jnp.asarray(rows)"
+            elif hasattr(leaf, "dtype") and _is_key(leaf):
                 cure = f"all examples would draw the same numbers. {KEYS_BY_RECORD}"
             raise ValueError(f"batch{name} is {leaf!r}, without a leading axis of examples: {cure}")
         sizes[name] = leaf.shape[0]
@@ -146,12 +149,8 @@ def check_mask(mask: jax.Array | None, size: int) -> jax.Array | None:
 
 def check_dense(grads: PyTree, like: PyTree) -> None:
     """Raises a ValueError unless every leaf is `[B, *shape of its parameter]`."""
-    trees: list[Any] = [jax.tree.structure(tree) for tree in (grads, like)]
-    if trees[0] != trees[1]:
-        raise ValueError(
-            f"grads is a tree {trees[0]}, and the parameters are {trees[1]}: give the gradients of "
-            "all parameters, one example a row"
-        )
+    if (differ := difference(grads, like)) is not None:
+        raise ValueError(f"{differ}: give the gradients of all parameters, one example a row")
     named = jax.tree_util.tree_leaves_with_path(grads)
     for (path, leaf), param in zip(named, jax.tree.leaves(like), strict=True):
         shape = jnp.shape(param)

@@ -1,10 +1,13 @@
 """Refuses losses whose examples could see each other (privacy rule 19)."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
+from ._cures import KEYS_BY_RECORD
+from ._shared_draws import shared_draw
 from .jax_internals import (
     CALLBACKS,
     COLLECTIVES,
@@ -43,7 +46,17 @@ def check_uncoupled(loss_fn: Callable[..., Any], params: Any, batch: tuple) -> N
     params = vary(params, varying_axes((params, batch)))
     # The gradient's program too: the rules of a custom_vjp are not in the loss's own.
     closed = jax.make_jaxpr(jax.value_and_grad(loss_fn))(params, *one_example(batch))
-    refuse_coupling(open_jaxpr(closed)[0])
+    jaxpr = open_jaxpr(closed)[0]
+    refuse_coupling(jaxpr)
+    line = shared_draw(jaxpr, len(jax.tree.leaves(params)))
+    if line is not None:
+        where = f" ({line})" if line else ""
+        warnings.warn(
+            f"the loss draws random numbers{where} that do not depend on the example: all examples "
+            "of a batch get the same ones, such as one dropout mask (Flax's nnx.merge(..., "
+            f"copy=True) does that). {KEYS_BY_RECORD}. If it is meant, draw outside the loss",
+            stacklevel=3,
+        )
 
 
 def refuse_coupling(jaxpr: Any) -> None:

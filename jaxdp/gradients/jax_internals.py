@@ -15,6 +15,7 @@ from jax._src import callback, config, custom_batching, debugging, ffi, source_i
 from jax._src import core as jax_core
 from jax._src.interpreters import mlir
 from jax._src.interpreters.batching import BatchTrace
+from jax._src.interpreters.partial_eval import dce_jaxpr
 from jax._src.lax import parallel
 from jax._src.state import primitives as state_primitives
 from jax.extend.core import Literal as Literal
@@ -129,6 +130,11 @@ def scan_counts(eqn: Any) -> tuple[int, int]:
 def open_jaxpr(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
     """A jaxpr and the values of its constants; newer JAX keeps them in one object."""
     return getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ())
+
+
+def needed(jaxpr: Any) -> Any:
+    """The jaxpr without what its results don't need; its arguments stay."""
+    return dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)[0]
 
 
 def bind(eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:

@@ -1,6 +1,6 @@
 """The gradients of a batch as a lazy value: computed inside the step, never held as arrays."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import NoReturn, TypeVar
 
@@ -78,7 +78,24 @@ _NO_ARRAY = (
 )
 
 
-class PerExampleGrads:
+class NoArray:
+    """What is no array, and refuses to be used as one, with the reason and the cure."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        # A transformation that asks for an array's shape or dtype is told the reason too.
+        raise AttributeError(f"no attribute {name!r}. {_NO_ARRAY}")
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise ValueError(_NO_ARRAY)
+
+    # JAX asks for `__jax_array__` wherever it takes or returns a value (and swallows a TypeError).
+    __jax_array__ = property(_refuse)
+    __array__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _refuse
+    __truediv__ = __rtruediv__ = __neg__ = __pow__ = __abs__ = __getitem__ = __iter__ = _refuse
+
+
+class PerExampleGrads(NoArray):
     """The gradients of B examples, held as a computation. Make and use it inside one `jit`.
 
     It is not a pytree, on purpose: a transformation that would mix or rescale examples before they
@@ -206,18 +223,9 @@ class PerExampleGrads:
     def __repr__(self) -> str:
         return f"PerExampleGrads({self._size} rows, microbatches of {self._microbatch_size})"
 
-    def __getattr__(self, name: str) -> NoReturn:
-        # A transformation that asks for an array's shape or dtype is told the reason too.
-        raise AttributeError(f"no attribute {name!r}. {_NO_ARRAY}")
-
-    def _refuse(self, *_: object) -> NoReturn:
-        raise ValueError(_NO_ARRAY)
-
-    # JAX asks for `__jax_array__` wherever it takes or returns a value (and swallows a TypeError).
-    __jax_array__ = property(_refuse)
-    __array__ = _refuse
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _refuse
-    __truediv__ = __rtruediv__ = __neg__ = __pow__ = __abs__ = __getitem__ = __iter__ = _refuse
+    def __contains__(self, key: object) -> bool:
+        """Whether the parameters have this key, on top. Flax's `TrainState` asks for one."""
+        return isinstance(self._like, Mapping) and key in self._like
 
 
 def _rounding_error(a: jax.Array, b: jax.Array, total: jax.Array) -> jax.Array:

@@ -21,6 +21,7 @@ from .coupling import check_uncoupled
 from .engine import auto_engine, factored_engine
 from .jax_internals import vary, varying_axes
 from .lazy import PerExampleGrads
+from .nnx_optimizer import tell_nnx
 from .representations import Dense, Representation
 
 Engine = Callable[[Callable[..., jax.Array], PyTree, tuple], tuple[jax.Array, list[Representation]]]
@@ -81,7 +82,14 @@ def per_example_grads(
     check_microbatch_size(microbatch_size)
     engine = ENGINES[method]
 
-    def transform(params: PyTree, batch: tuple, mask: jax.Array | None = None) -> PerExampleGrads:
+    def transform(
+        params: PyTree, batch: tuple, mask: jax.Array | None = None, *more: object
+    ) -> PerExampleGrads:
+        if more:
+            raise TypeError(
+                f"got {3 + len(more)} arguments, of (params, batch, mask): put the loss's "
+                "arguments after params into one tuple, as in grads(params, (x, y), mask)"
+            )
         check_params(params)
         if not isinstance(batch, tuple | list):
             raise TypeError(
@@ -95,6 +103,7 @@ def per_example_grads(
         mask = check_mask(mask, size)
         check_loss(loss_fn, params, batch)
         check_uncoupled(loss_fn, params, batch)
+        tell_nnx()
 
         def compute(rows: tuple) -> tuple[jax.Array, list[Representation]]:
             # The gradient of one row is its weighted sum up to a factor: nothing to save.
@@ -156,6 +165,7 @@ def from_dense(
         return unknown_loss, [Dense(leaf) for leaf in leaves]
 
     rows = check_mask(mask, size)
+    tell_nnx()
     return PerExampleGrads(compute, grads, rows, like, microbatch_size, unit, record_mask=mask)
 
 

@@ -181,6 +181,8 @@ class PlanConfig:
     replace_one: one record is replaced by any other."""
 
     def __post_init__(self) -> None:
+        whole = isinstance(self.steps, int) and self.steps >= 1
+        require(whole, "plan.steps", repr(self.steps), "a whole number of at least 1")
         require(
             (self.epsilon is None) != (self.noise_multiplier is None),
             "plan.noise-multiplier",

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from ..accounting import guarantee
@@ -158,6 +165,13 @@ class StepDisplay:
         self._console = console
         self._steps = steps
         self._start = time.monotonic()
+        self._compiling = Progress(
+            SpinnerColumn(),
+            TextColumn("Compiling the train step ... {task.elapsed:.0f} s"),
+            console=console,
+            transient=True,
+        )
+        self._compiling.add_task("")
         self._progress = Progress(
             TextColumn("training"),
             BarColumn(bar_width=20),
@@ -166,10 +180,20 @@ class StepDisplay:
             TimeRemainingColumn(compact=True),
             TextColumn("left"),
             console=console,
-            auto_refresh=console.is_terminal,
-            disable=not console.is_terminal,
         )
         self._task = self._progress.add_task("", total=steps, facts="", visible=False)
+
+    def open(self) -> None:
+        """Says that the train step compiles; in a terminal with a clock, as it may take long."""
+        if self._console.is_terminal:
+            self._compiling.start()
+        else:
+            self._console.print("Compiling the train step, then training ...")
+
+    def close(self) -> None:
+        """Leaves the last line as it is."""
+        self._compiling.stop()
+        self._progress.stop()
 
     def show(self, metrics: Metrics) -> None:
         """Shows the metrics of one more step."""
@@ -179,6 +203,9 @@ class StepDisplay:
         if not self.compile_seconds:  # the first step of this process
             self.compile_seconds = time.monotonic() - self._start
         if self._console.is_terminal:
+            if self._compiling.live.is_started:
+                self._compiling.stop()
+                self._progress.start()
             self._progress.update(self._task, completed=metrics.step, facts=facts, visible=True)
             return
         every = max(1, self._steps // PLAIN_LINES)
@@ -192,8 +219,10 @@ class StepDisplay:
 
 @contextmanager
 def step_display(console: Console, steps: int) -> Iterator[StepDisplay]:
-    """Announces the compilation, then shows the steps while the context is open."""
-    console.print("Compiling the train step, then training ...")
+    """Shows that the train step compiles, then the steps while the context is open."""
     display = StepDisplay(console, steps)
-    with display._progress:
+    display.open()
+    try:
         yield display
+    finally:
+        display.close()

@@ -59,13 +59,7 @@ def load_own(path: str | None) -> Own:
             f"there is no file {path}, which defines the task or the data of the run: put it back, "
             "or name another one before --resume"
         )
-    found = vars(load_file(path))
-    parts: dict[str, Any] = {
-        name: found[name]
-        for name in KINDS
-        # `from jaxdp.trainer import *` brings the module `optimizer`, and `import data` is usual.
-        if name in found and not isinstance(found[name], ModuleType)
-    }
+    parts = parts_in(vars(load_file(path)))
     for name, part in parts.items():
         kind, cure = KINDS[name]
         if not isinstance(part, kind):
@@ -76,6 +70,15 @@ def load_own(path: str | None) -> Own:
             "task = jaxdp.tasks.classifier(model)"
         )
     return Own(**parts)
+
+
+def parts_in(found: dict[str, Any]) -> dict[str, Any]:
+    """The parts among the names that a file defines. A module that it imports is none."""
+    return {
+        name: found[name]
+        for name in KINDS
+        if name in found and not isinstance(found[name], ModuleType)
+    }
 
 
 def defines(path: str | None, name: str) -> bool:
@@ -89,7 +92,8 @@ def _imported(path: str, shown: str) -> ModuleType:
     if name in sys.modules:
         name = f"jaxdp config file {path}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # it ends with .py
+    assert spec is not None
+    assert spec.loader is not None  # it ends with .py
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     folder = str(Path(path).parent)

@@ -22,9 +22,9 @@ COMMAND = "python -m jaxdp.train"
 HELP = """Trains a model with differential privacy. CONFIG.py sets other defaults for these options,
 and may define a task, data and an optimizer of its own."""
 EXAMPLES = """examples:
-  python -m jaxdp.train                                    handwritten digits, in 15 s
+  python -m jaxdp.train                            handwritten digits, in 15 s
   python -m jaxdp.train configs/digits_linear.py --plan.epsilon 1 --dry-run
-  python -m jaxdp.train --resume runs/NAME-TIME            goes on after a stop"""
+  python -m jaxdp.train --resume runs/NAME-TIME    goes on after a stop"""
 
 
 def parse(args: Sequence[str], load_saved: Callable[[str], Config] | None = None) -> Config:
@@ -118,12 +118,12 @@ def load_config(path: str) -> Config:
     try:
         found = vars(own.load_file(path))
     except own.FileFailed as failed:
-        raise ValueError(f"{failed}{_nearest_field(str(failed.error))}") from failed.error
+        raise ValueError(f"{failed.where}: {_mended(failed.error)}") from failed.error
     config = found.get("config")
     if not isinstance(config, Config):
         wrong = f"sets config to {config!r}" if "config" in found else "sets no config"
         raise ValueError(f"{path} {wrong}: a config file is {_A_CONFIG}")
-    if any(name in found for name in own.KINDS):
+    if own.parts_in(found):
         config = dataclasses.replace(config, own=str(Path(path).resolve()))
     try:
         check_types("", config)
@@ -225,8 +225,17 @@ def _nearest_file(path: str) -> str:
     return f"with jaxdp come {', '.join(shipped)}"
 
 
+def _mended(error: BaseException) -> str:
+    """What is wrong with a config file that fails, and a cure."""
+    if isinstance(error, SystemExit):
+        return "it exits: a config file need only set config"
+    if isinstance(error, ValueError):
+        return str(error)  # of a section, which names its cure
+    return f"{error}: {_nearest_field(str(error)) or 'mend that line'}"
+
+
 def _nearest_field(message: str) -> str:
-    """Completes Python's message about an unknown field with the nearest right name."""
+    """The cure of Python's message about an unknown field: the nearest right name."""
     match = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)
     sections: list[Any] = [Config, DataConfig, ModelConfig, ClippingConfig, PlanConfig]
     sections += [TrainingConfig, CheckpointConfig]
@@ -235,4 +244,4 @@ def _nearest_field(message: str) -> str:
         return ""
     names = [f.name for f in dataclasses.fields(section)]
     near = difflib.get_close_matches(match[2], names, n=1)
-    return f": did you mean {near[0]!r}?" if near else f": its fields are {', '.join(names)}"
+    return f"did you mean {near[0]!r}?" if near else f"its fields are {', '.join(names)}"

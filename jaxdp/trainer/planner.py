@@ -2,16 +2,17 @@
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
-from ..accounting.noise_table import NoiseTable, plan_noise
+from ..accounting.noise_table import NoiseRow, NoiseTable, plan_noise
 from ..accounting.rounding import round_up, shown_delta
 from ..types import Accountant, Adjacency, Sampling, Unit
 from . import options, parsing
@@ -26,6 +27,8 @@ EXAMPLES = """examples:
   python -m jaxdp.plan configs/digits_cnn.py --epsilon 1
   python -m jaxdp.plan --num-examples 60000 --num-parameters 7840 --epochs 10 \\
       --batch-sizes 256 1024 4096 --plot noise.png"""
+DROPPED = ("ε by\nRDP", "noise\nstd", "longest\nmean", "noise\nnorm")  # first, for want of room
+_WIDE = Console(width=1000)
 FORMATS = (".png", ".pdf", ".svg")
 
 
@@ -99,7 +102,12 @@ def solve(given: Options) -> NoiseTable:
 def show(table: NoiseTable, console: Console) -> None:
     """Prints a table with its explanation and its warnings."""
     console.print(describe(table))
-    console.print(as_table(table))
+    shown, left_out = as_table(table, console.width)
+    console.print(shown)
+    if left_out:
+        console.print(
+            f"No room for: {', '.join(left_out)}. Make the terminal wider, or use --json."
+        )
     console.print(
         "Noise std and norm: on the mean gradient. Longest mean: its norm if all clipped gradients "
         "point one way. Ratio: longest mean over noise norm, * the largest."
@@ -121,6 +129,8 @@ def parse(args: Sequence[str]) -> Options:
     plot = values.get("plot")
     if plot is not None and plot.suffix not in FORMATS:
         raise ValueError(f"plot is {plot}: end the name in {', '.join(FORMATS)}")
+    if plot is not None and not plot.parent.is_dir():
+        raise ValueError(f"{plot} can't be written: name a file in a folder that exists")
     if others:
         default = from_config(parsing.only_config(others))
         if "steps" in values and "epochs" not in values:
@@ -208,32 +218,30 @@ def describe(table: NoiseTable) -> str:
     )
 
 
-def as_table(table: NoiseTable) -> Table:
-    """The table for a terminal of 80 columns."""
+def as_table(table: NoiseTable, width: int = 80) -> tuple[Table, list[str]]:
+    """The table for a terminal, and the columns that it has no room for. No number is cut."""
     epsilon = lambda value: "-" if value is None else f"{round_up(value, 4):g}"
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, highlight=False)
-    for heading in (
-        "batch\nsize",
-        "\nsteps",
-        "noise\nmultiplier",
-        "noise\nstd",
-        "noise\nnorm",
-        "longest\nmean",
-        "\nratio",
-        "ε by\nPLD",
-        "ε by\nRDP",
-    ):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    for row in table.rows:
-        shown.add_row(
-            f"{row.batch_size:g}",
-            f"{row.steps}",
-            f"{row.noise_multiplier:g}",
-            f"{row.noise_std:.3g}",
-            f"{row.noise_norm:.3g}",
-            f"{row.largest_gradient:.3g}",
-            f"{'*' if row.batch_size == table.best else ''}{row.signal_to_noise:.3g}",
-            epsilon(row.epsilon_pld),
-            epsilon(row.epsilon_rdp),
-        )
-    return shown
+    best = lambda row: "*" if row.batch_size == table.best else ""
+    columns: dict[str, Callable[[NoiseRow], str]] = {
+        "batch\nsize": lambda row: f"{row.batch_size:g}",
+        "\nsteps": lambda row: f"{row.steps}",
+        "noise\nmultiplier": lambda row: f"{row.noise_multiplier:g}",
+        "noise\nstd": lambda row: f"{row.noise_std:.3g}",
+        "noise\nnorm": lambda row: f"{row.noise_norm:.3g}",
+        "longest\nmean": lambda row: f"{row.largest_gradient:.3g}",
+        "\nratio": lambda row: f"{best(row)}{row.signal_to_noise:.3g}",
+        "ε by\nPLD": lambda row: epsilon(row.epsilon_pld),
+        "ε by\nRDP": lambda row: epsilon(row.epsilon_rdp),
+    }
+    left_out: list[str] = []
+    while True:
+        shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, highlight=False)
+        for heading in columns:
+            shown.add_column(heading, justify="right", no_wrap=True)
+        for row in table.rows:
+            shown.add_row(*(tell(row) for tell in columns.values()))
+        if not columns or Measurement.get(_WIDE, _WIDE.options, shown).maximum <= width:
+            return shown, left_out
+        last = next((name for name in DROPPED if name in columns), next(reversed(columns)))
+        del columns[last]
+        left_out.append(" ".join(last.split()))

@@ -5,6 +5,7 @@ choose a step by them is a selection, which ε does not cover.
 """
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,7 @@ class PeriodicScores:
 
 
 def write_scores(path: Path, step: int, scores: Scores) -> None:
-    """Appends one line of JSON."""
+    """Appends one line of JSON, with the time of day in seconds."""
+    line = {"step": step, "time": round(time.time(), 2), **scores}
     with append_private(path) as file:
-        file.write(json.dumps({"step": step, **scores}) + "\n")
+        file.write(json.dumps(line) + "\n")

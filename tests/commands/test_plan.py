@@ -62,6 +62,23 @@ def test_wide_numbers_stay_within_80_columns(said):
     assert "12345.5 123456 " in " ".join(printed.split())
 
 
+def test_a_narrow_terminal_gets_fewer_columns_and_whole_numbers(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    assert plan.main(RUN) == 0
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 60
+    assert "…" not in printed
+    assert "No room for: ε by RDP, noise std." in " ".join(printed.split())
+
+
+def test_a_reader_that_leaves_gets_no_traceback():
+    command = [sys.executable, "-m", "jaxdp.plan", *RUN, "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()  # before the command has imported anything
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + 13
+
+
 def test_warnings_are_printed(said):
     words = " ".join(said(*RUN, "--delta", "0.01", "--unit", "batch").split())
     assert "warning: delta is 0.01, not below 1/N" in words
@@ -88,7 +105,7 @@ def test_the_plot(said, tmp_path, ending):
         (["--epsilon", "-1"], "epsilon is -1.0"),
         (["--batch-sizes", "0"], "batch size 0.0"),
         (["--plot", "nowhere/at/all.png"], "can't be written"),
-        (["--plot", "noise.abc"], "plot is noise.abc: end the name in .png"),
+        (["--plot", "noise.abc"], "end the name in .png, .pdf, .svg"),
     ],
 )
 def test_errors_are_one_line(capsys, args, says):

@@ -57,13 +57,6 @@ def test_usage(args, capsys):
     assert "usage: python -m jaxdp.seal RUN" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("args", [[], ["one", "two"], ["--now"]])
-def test_wrong_arguments_are_answered_with_an_example_in_one_line(args, capsys):
-    assert seal.main(args) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith(": give one folder, as python -m jaxdp.seal runs/NAME-TIME")
-
-
 def test_refusals_are_one_line(run, tmp_path, capsys):
     assert seal.main([str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith(f"error: {tmp_path} holds no run")

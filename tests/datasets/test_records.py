@@ -148,7 +148,7 @@ WRONG = {
     "nothing": (lambda: Dataset(None), "private is None: give the rows to train on"),
     "lengths": (
         lambda: Dataset((X, Y[:-1])),
-        r"the private rows: .* different numbers of rows, or none \(\[0\]: 10, \[1\]: 9\): give one",
+        r"the private rows: .* different numbers of rows, or none \(\[0\]: 10, \[1\]: 9\): give",
     ),
     "no rows": (lambda: Dataset((X[:0], Y[:0])), r"\[0\]: 0, \[1\]: 0\): .*at least one record"),
     "no array": (lambda: Dataset({}), r"different numbers of rows, or none \(no array\)"),

@@ -27,7 +27,5 @@ def test_models_of_the_other_kind_are_refused(name, data, says):
 def test_every_model_of_images_has_an_output_for_every_class(name):
     model = make_model(ModelConfig(name=name), SMALL_FORMAT)
     images = jax.ShapeDtypeStruct((2, 32, 32, 3), "float32")
-    logits, _ = jax.eval_shape(
-        lambda x: model.init_with_output(jax.random.key(0), x), images
-    )
+    logits, _ = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x), images)
     assert logits.shape == (2, 10)

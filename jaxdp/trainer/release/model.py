@@ -39,14 +39,15 @@ def export_task(task: Task, params: PyTree, statistics: PyTree | None, record: P
     Raises:
       NotExported: in one line, if the task has no `predict`, or JAX can't export it.
     """
-    if task.predict is None:
+    predict_one = task.predict
+    if predict_one is None:
         raise NotExported("the task has no predict")
 
     def predict(own: Arrays, own_statistics: Arrays, inputs: PyTree) -> PyTree:
         variables = _in_form_of(params, own)
         if statistics is not None:
             variables = WithStatistics(variables, _in_form_of(statistics, own_statistics))
-        return jax.vmap(task.predict, (None, 0))(variables, inputs)
+        return jax.vmap(predict_one, (None, 0))(variables, inputs)
 
     shapes = lambda tree: {
         name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in named_leaves(tree).items()

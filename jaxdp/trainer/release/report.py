@@ -49,28 +49,38 @@ def compare(records: Sequence[Record], width: int) -> list[Table]:
     """
     rows = _rows(records)
     titles = ["", *rows]
-    left = width - 4 - max(map(len, titles))
+    left = width - 4 - _longest_word(titles)
     tables: list[list[list[str]]] = []
     room = 0
     for name, record in zip(_distinct_names(records), records, strict=True):
         column = [name, *(tell(record) for tell in rows.values())]
-        need = 3 + max(len(word) for cell in column for word in cell.split())  # with its border
+        need = 3 + _longest_word(column)  # with its border
         if not tables or need > room:
             tables.append([titles])
             room = left
         tables[-1].append(column)
         room -= need
-    return [_table(columns) for columns in tables]
+    return [_table(columns, width) for columns in tables]
 
 
-def _table(columns: Sequence[Sequence[str]]) -> Table:
+def _table(columns: Sequence[Sequence[str]], width: int) -> Table:
+    """A table whose columns share the width so that words stay whole where they can."""
+    least = [_longest_word(column) for column in columns]
+    spare = width - 1 - sum(need + 3 for need in least)
     table = Table(highlight=False)
-    heads, *rows = zip(*columns, strict=True)
-    for i, head in enumerate(heads):
-        table.add_column(head, overflow="fold", no_wrap=i == 0)
-    for row in rows:
+    for i, column in enumerate(columns):
+        most = max(map(len, column)) - least[i]
+        # If even one run has no room, its words are folded.
+        more = min(most, spare // (len(columns) - i)) if spare > 0 else spare if i else 0
+        spare -= more
+        table.add_column(column[0], overflow="fold", width=max(1, least[i] + more))
+    for row in list(zip(*columns, strict=True))[1:]:
         table.add_row(*row)
     return table
+
+
+def _longest_word(texts: Sequence[str]) -> int:
+    return max(len(word) for text in texts for word in text.split())
 
 
 def _rows(records: Sequence[Record]) -> dict[str, Callable[[Record], str]]:

@@ -124,7 +124,9 @@ def test_the_run_s_own_settings_say_where_its_data_are(text, tmp_path):
     release, file = text
     statement = load_release(release).statement
     (tmp_path / "private").mkdir()
-    (tmp_path / "private" / "config.json").write_text(json.dumps({"data": {"file": str(file)}}))
+    (tmp_path / "private" / "config.json").write_text(
+        json.dumps({"data": {"name": "text", "file": str(file)}})
+    )
     assert evaluation.data_options(release, statement).file == str(file)
 
 

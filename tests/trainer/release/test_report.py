@@ -1,6 +1,7 @@
 """`python -m jaxdp.report`: the table of runs, and the figures it names."""
 
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,10 +9,13 @@ import pytest
 
 for module in ("tyro", "sklearn", "matplotlib", "rich"):
     pytest.importorskip(module)
+from rich.console import Console  # noqa: E402
+
 from jaxdp import report  # noqa: E402
 from jaxdp.trainer.config import ClippingConfig, Config  # noqa: E402
 from jaxdp.trainer.release import figures  # noqa: E402
 from jaxdp.trainer.release import report as run_report  # noqa: E402
+from jaxdp.trainer.run.record import load_record  # noqa: E402
 
 
 def few_points(monkeypatch):
@@ -60,14 +64,36 @@ def test_a_report_that_cannot_be_written_is_one_line(finished, capsys, monkeypat
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_report_compares_runs(finished, tmp_path, capsys, monkeypatch):
+def test_report_compares_runs_in_the_current_folder_or_another(
+    finished, tmp_path, capsys, monkeypatch
+):
+    few_points(monkeypatch)
     monkeypatch.chdir(tmp_path)
-    assert report.main([str(finished), str(finished)]) == 0
-    assert "compared.png" in capsys.readouterr().out
-    assert (tmp_path / "compared.png").read_bytes().startswith(b"\x89PNG")
     (tmp_path / "figures").mkdir()
-    assert report.main([str(finished), str(finished), "--output", "figures"]) == 0
-    assert (tmp_path / "figures" / "compared.png").exists()
+    for args, folder in (([], ""), (["--output", "figures"], "figures/")):
+        assert report.main([str(finished), str(finished), *args]) == 0
+        assert capsys.readouterr().out.endswith(f"\n{folder}compared.png\n")
+        assert (tmp_path / folder / "compared.png").read_bytes().startswith(b"\x89PNG")
+    assert not (finished / "private" / "compared.png").exists()
+
+
+def test_the_table_cuts_no_name_and_no_number(finished):
+    found = load_record(finished)
+    names = [f"digits_cnn-20261125-02055{n}" for n in range(5)]
+    tables = run_report.compare([replace(found, name=name) for name in names], width=80)
+    console = Console(width=80, record=True)
+    for table in tables:
+        console.print(table)
+    said = console.export_text()
+    assert "…" not in said
+    assert all(said.count(name) == 1 for name in names)
+    assert max(map(len, said.splitlines())) <= 80
+    assert len(tables) == 3
+
+
+def test_runs_of_one_name_are_told_by_their_folders(finished):
+    found = load_record(finished)
+    assert run_report._distinct_names([found, found]) == [str(finished)] * 2
 
 
 def test_report_refuses_what_is_no_run(tmp_path, capsys):
@@ -76,13 +102,8 @@ def test_report_refuses_what_is_no_run(tmp_path, capsys):
 
 
 def test_report_says_how_it_is_used(capsys):
-    for args, says in (([], "no run is given"), (["--what"], "there is no option --what")):
-        assert report.main(args) == 2
-        said = capsys.readouterr().err
-        assert says in said
-        assert len(said.splitlines()) == 1
     assert report.main(["--help"]) == 0
-    assert capsys.readouterr().out.startswith("usage: python -m jaxdp.report RUN")
+    assert "usage: python -m jaxdp.report RUN" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("missing", ["rich", "matplotlib"])

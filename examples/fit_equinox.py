@@ -1,0 +1,26 @@
+"""An Equinox model, from arrays to a private release, by `jaxdp.fit`.
+
+Command: python examples/fit_equinox.py
+Time:    6 s on 2 cores
+Prints:  the plan, the steps, the results, and at last
+         ε = 3, test accuracy 0.8774 (every run draws new secrets: 0.85 to 0.90)
+"""
+
+import equinox as eqx
+import jax
+import optax
+from sklearn.datasets import load_digits
+
+import jaxdp
+
+digits = load_digits()
+rows = ((digits.data / 16).astype("float32"), digits.target)  # a record is a pair (inputs, label)
+data = jaxdp.Dataset.split(rows, private="rows[:80%]", test="rows[80%:]", name="digits")
+model = eqx.nn.MLP(64, 10, width_size=32, depth=1, key=jax.random.key(0))
+plan = jaxdp.PlanSettings(
+    expected_batch_size=256, steps=100, epsilon=3.0, clipping=jaxdp.clip_individual(1.0)
+)
+result = jaxdp.fit(jaxdp.tasks.classifier(model), data, plan, optimizer=optax.adam(2e-2))
+trained = eqx.combine(result.params, model)  # the model with the released parameters
+predicted = result.release.predict(rows[0])["class"]  # preprocessing and parameters are inside
+print(f"ε = {result.epsilon:g}, test accuracy {result.scores['accuracy']:.4f}")

@@ -1,0 +1,24 @@
+"""A Haiku model, from arrays to a private release, by `jaxdp.fit`.
+
+Command: python examples/fit_haiku.py
+Time:    6 s on 2 cores
+Prints:  the plan, the steps, the results, and at last
+         ε = 3, test accuracy 0.8774 (every run draws new secrets: 0.85 to 0.90)
+"""
+
+import haiku as hk
+import optax
+from sklearn.datasets import load_digits
+
+import jaxdp
+
+digits = load_digits()
+rows = ((digits.data / 16).astype("float32"), digits.target)  # a record is a pair (inputs, label)
+data = jaxdp.Dataset.split(rows, private="rows[:80%]", test="rows[80%:]", name="digits")
+model = hk.transform(lambda x: hk.nets.MLP([32, 10])(x))
+plan = jaxdp.PlanSettings(
+    expected_batch_size=256, steps=100, epsilon=3.0, clipping=jaxdp.clip_individual(1.0)
+)
+result = jaxdp.fit(jaxdp.tasks.classifier(model), data, plan, optimizer=optax.adam(2e-2))
+predicted = result.release.predict(rows[0])["class"]  # preprocessing and parameters are inside
+print(f"ε = {result.epsilon:g}, test accuracy {result.scores['accuracy']:.4f}")
