@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdp.datasets import Dataset, Records
-from jaxdp.models import init_params, make_loss, make_model, make_unit_loss
+from jaxdp.datasets import Format
+from jaxdp.datasets.augmentation import AUGMENTATIONS
+from jaxdp.models import make_model
+from jaxdp.tasks.builtin import make_task
 from jaxdp.trainer import Config
-from jaxdp.trainer.clipping_options import make_clipping
 from jaxdp.trainer.parsing import load_config
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -17,30 +18,29 @@ SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 
 
 def stand_in(config):
-    """Random records of the shape that the configuration's data set has."""
+    """Two random records of the shape that the configuration's data set has, and their format."""
     rng = np.random.default_rng(0)
     if config.data.name == "text":
         make = lambda: rng.integers(0, 97, (2, config.data.window), np.uint8)
-        records = Records(make(), make().astype(np.int32))
-        return Dataset(records, records, 97, None, None, "")
+        return (make(), make().astype(np.int32)), Format(97, None, None, "")
     shape = SHAPES.get(config.data.name, (8, 8, 1))
-    records = Records(rng.integers(0, 255, (2, *shape), np.uint8), np.array([0, 9]))
-    return Dataset(records, records, 10, 127.5, 127.5, "", records)
+    images = rng.integers(0, 255, (2, *shape), np.uint8)
+    return (images, np.array([0, 9], np.int32)), Format(10, 127.5, 127.5, "")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_models_fit_their_data(path):
     config = load_config(str(path))
     assert config.name == path.stem
-    dataset = stand_in(config)
-    model = make_model(config.model, dataset)
-    key, unit = jax.random.key(0), make_clipping(config.clipping).unit
-    params = jax.eval_shape(lambda key: init_params(model, key, dataset, unit), key)
-    records = (dataset.private.inputs, dataset.private.labels)
-    if unit == "batch":
-        value = jax.eval_shape(make_unit_loss(model, dataset), params, *records, np.ones(2, bool))
+    records, data_format = stand_in(config)
+    task = make_task(config.model, data_format, AUGMENTATIONS[config.data.augment])
+    key, one = jax.random.key(0), jax.tree.map(lambda rows: rows[0], records)
+    params = jax.eval_shape(lambda key: task.init(key, one), key)
+    if config.clipping.clipped_unit == "batch" and task.unit_loss is not None:
+        keys = jax.random.split(key, 2)
+        value = jax.eval_shape(task.unit_loss, params, records, keys, np.ones(2, bool))
     else:
-        value = jax.eval_shape(make_loss(model, dataset), params, *(x[0] for x in records))
+        value = jax.eval_shape(task.loss, params, one, key)
     assert (value.shape, value.dtype) == ((), np.float32)
     if config.model.name == "backpack_cnn":
         assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 26_010
@@ -59,10 +59,10 @@ def test_the_default_run_is_configs_digits_cnn():
 
 def test_a_language_model_sees_the_past_only():
     config = load_config(str(CONFIGS[[path.stem for path in CONFIGS].index("lm_small")]))
-    dataset = stand_in(config)
-    model = make_model(config.model, dataset)
-    params = init_params(model, jax.random.key(0), dataset)
-    x = np.asarray(dataset.private.inputs[:1], np.int32)
+    (inputs, _), data_format = stand_in(config)
+    model = make_model(config.model, data_format)
+    x = np.asarray(inputs[:1], np.int32)
+    params = jax.jit(model.init)(jax.random.key(0), x)["params"]
     changed = x.copy()
     changed[0, 40] = (x[0, 40] + 1) % 97
     first, second = (model.apply({"params": params}, tokens) for tokens in (x, changed))
@@ -72,6 +72,6 @@ def test_a_language_model_sees_the_past_only():
 
 def test_models_and_data_of_different_kinds_are_refused():
     config = load_config(str(CONFIGS[[path.stem for path in CONFIGS].index("lm_small")]))
-    text = stand_in(config)
+    _, text = stand_in(config)
     with pytest.raises(ValueError, match=r"the data are text: choose --model.name transformer"):
         make_model(type(config.model)(name="cnn"), text)

@@ -38,7 +38,7 @@ class Format:
 
     @property
     def is_text(self) -> bool:
-        """Whether inputs are tokens, which have no scale."""
+        """Whether inputs are tokens."""
         return self.center is None
 
 

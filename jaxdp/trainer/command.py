@@ -111,10 +111,6 @@ def make_job(
     """
     own = load_own(config.own)
     options, settings = make_options(config), config.plan
-    optimizer = make_optimizer(config.training, settings.steps)
-    optimizer_name = f"{config.training.optimizer} {config.training.learning_rate:g}"
-    if own.optimizer is not None:
-        optimizer, optimizer_name = with_average(own.optimizer, options.ema), "its owner's"
     plan = PlanSettings(
         expected_batch_size=settings.expected_batch_size,
         steps=settings.steps,
@@ -125,6 +121,10 @@ def make_job(
         sampling=settings.sampling,
         adjacency=settings.adjacency,
     )
+    optimizer = make_optimizer(config.training, settings.steps)
+    optimizer_name = f"{config.training.optimizer} {config.training.learning_rate:g}"
+    if own.optimizer is not None:
+        optimizer, optimizer_name = with_average(own.optimizer, options.ema), "its owner's"
     if own.task is not None and own.data is not None:
         if history is not None:
             resume.check_same_data(history, own.data)
