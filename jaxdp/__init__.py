@@ -4,6 +4,7 @@
 `privatize(plan)` turns them into a private mean gradient for any Optax chain.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from ._distribution import __version__ as __version__
@@ -32,11 +33,15 @@ from .gradients.per_example import per_example_grads as per_example_grads
 from .gradients.unit_loss import mean_loss as mean_loss
 
 if TYPE_CHECKING:
+    from .tasks.task import Task as Task
     from .trainer.release.parameters import load_release as load_release
 
 
 def __getattr__(name: str) -> Any:
-    """Loads `load_release`, a part of the trainer, only when somebody uses it."""
+    """Loads the tasks, and `load_release` of the trainer, only when somebody uses them."""
+    if name in ("tasks", "Task"):
+        tasks = importlib.import_module(".tasks", __name__)
+        return tasks if name == "tasks" else tasks.Task
     if name != "load_release":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     with needed_by("jaxdp.load_release", "train"):

@@ -21,11 +21,13 @@ MAY_IMPORT = {
     "dpsgd": {"types", "gradients", "accounting"},
     "datasets": {"types", "_distribution"},
     "models": {"types", "datasets", "gradients"},
+    "tasks": {"types", "_distribution", "gradients", "models"},
     "trainer": {
-        *("types", "_distribution", "gradients", "accounting", "dpsgd", "datasets", "models")
+        *("types", "_distribution", "gradients", "accounting", "dpsgd", "datasets", "models"),
+        "tasks",
     },
     **{command: {"_distribution", "datasets", "trainer"} for command in COMMANDS},
-    "__init__": {"_distribution", "gradients", "accounting", "dpsgd", "trainer"},
+    "__init__": {"_distribution", "gradients", "accounting", "dpsgd", "tasks", "trainer"},
 }
 GRADIENTS_MAY_IMPORT = {"jax", "numpy", *sys.stdlib_module_names}
 POSIX_ONLY = {
@@ -42,6 +44,7 @@ POSIX_ONLY = {
 }
 APPLICATION = {"flax", "orbax", "tyro", "rich", "matplotlib", "sklearn", "tensorflow_datasets"}
 APPLICATION |= {"safetensors", "PIL", "jaxdp.trainer", "jaxdp.models", "jaxdp.datasets"}
+APPLICATION |= {"equinox", "haiku", "jaxdp.tasks"}
 
 
 def modules(folder):
