@@ -193,3 +193,22 @@ def test_import_jaxdp_loads_nothing_of_the_application():
     loaded = set(run.stdout.split())
     assert "jaxdp.dpsgd.plan" in loaded
     assert loaded & APPLICATION == set()
+
+
+def test_tasks_load_the_library_of_the_model_alone():
+    libraries = ["flax", "equinox", "haiku", "jaxdp.models", "jaxdp.trainer"]
+    code = f"""
+import sys, jax, jaxdp
+loaded = lambda: [name for name in {libraries} if name in sys.modules]
+task = jaxdp.Task(lambda key, record: 0, lambda params, record, key: 0)
+assert jaxdp.tasks.inputs_of((1, 2)) == 1
+assert loaded() == [], loaded()
+try:
+    jaxdp.tasks.classifier(lambda x: x)
+except TypeError:
+    assert loaded() == [], loaded()
+import equinox
+jaxdp.tasks.classifier(equinox.nn.Linear(2, 2, key=jax.random.key(0)))
+assert loaded() == ["equinox"], loaded()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -31,7 +31,8 @@ def haiku_network(model: hk.Transformed | hk.TransformedWithState) -> Network:
     takes_rng = "rng" in arguments(model.apply)
 
     def initialise(key: jax.Array, rows: PyTree) -> tuple[PyTree, PyTree]:
-        made = model.init(key, rows, **flags.evaluation)
+        # In training mode, as is usual: BatchNorm has no state to start with in the other one.
+        made = model.init(key, rows, **flags.training)
         return made if stateful else (made, {})
 
     def init(key: jax.Array, inputs: Inputs) -> PyTree:

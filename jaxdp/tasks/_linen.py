@@ -22,6 +22,7 @@ from ._network import (
     no_batch_norm,
     refuse_batch_norm,
     refuse_state,
+    said,
 )
 from .task import Inputs
 
@@ -62,7 +63,7 @@ def linen_network(model: nn.Module, batch_norm: bool) -> Network:
             except errors.InvalidRngError as error:
                 raise ValueError(
                     "the model has BatchNorm and draws random numbers in training, as dropout does "
-                    f"({_short(error)}): one of the two must go"
+                    f"({said(error)}): one of the two must go"
                 ) from error
 
         return loss
@@ -90,13 +91,9 @@ def _told() -> Iterator[None]:
     try:
         yield
     except errors.InvalidRngError as error:
-        raise draws_in_evaluation(_short(error)) from error
+        raise draws_in_evaluation(said(error)) from error
     except errors.ModifyScopeVariableError as error:
         raise ValueError(
-            f"BatchNorm takes the statistics of its batch in evaluation ({_short(error)}): give "
+            f"BatchNorm takes the statistics of its batch in evaluation ({said(error)}): give "
             "the model's call an argument `train`, and BatchNorm use_running_average=not train"
         ) from error
-
-
-def _short(error: Exception) -> str:
-    return str(error).partition(" (https://")[0]

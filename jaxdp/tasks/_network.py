@@ -150,3 +150,8 @@ def draws_in_evaluation(error: str) -> ValueError:
         f"the model draws random numbers in evaluation ({error}): give its call an argument "
         "`train`, and draw only where it is True"
     )
+
+
+def said(error: Exception) -> str:
+    """What an error of Flax says, without the link to its page."""
+    return str(error).partition(" (https://")[0]

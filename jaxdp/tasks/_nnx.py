@@ -22,6 +22,7 @@ from ._network import (
     no_batch_norm,
     refuse_batch_norm,
     refuse_state,
+    said,
 )
 from .task import Inputs
 
@@ -51,7 +52,7 @@ def nnx_network(model: nnx.Module, batch_norm: bool) -> Network:
             return drop_batch_axis(copy(add_batch_axis(inputs), **flags.training, **more))
         except errors.TraceContextError as error:
             raise ValueError(
-                f"the model changes state that is not its own ({_short(error)}), such as random "
+                f"the model changes state that is not its own ({said(error)}), such as random "
                 "state of another model. Make every layer an attribute of the model, with rngs of "
                 "its own"
             ) from error
@@ -93,23 +94,15 @@ def _streams_of_record(streams: list[jax.Array], key: jax.Array) -> list[jax.Arr
 
 def _check_state(statistics: nnx.State, others: nnx.State, batch_norm: bool) -> None:
     """Refuses all variables but parameters and random state. Plain arrays are constants."""
-    if _names(statistics) and not batch_norm:
-        refuse_batch_norm(_names(statistics), "nnx.GroupNorm")
-    if _names(others):
-        refuse_state(_names(others))
-    if batch_norm and not _names(statistics):
+    layers = {path[:-1]: "/".join(map(str, path[:-1])) or "(top)" for path in _paths(statistics)}
+    if layers and not batch_norm:
+        refuse_batch_norm(list(layers.values()), "nnx.GroupNorm")
+    if _paths(others):
+        refuse_state(["/".join(map(str, path)) for path in _paths(others)])
+    if batch_norm and not layers:
         raise no_batch_norm()
 
 
-def _names(state: nnx.State) -> list[str]:
-    """The layers with variables in a state, as layers/0."""
-    names = {
-        "/".join(map(str, path[:-1])) or "(top)": None
-        for path, leaf in nnx.to_flat_state(state)
-        if isinstance(leaf, nnx.Variable)
-    }
-    return list(names)
-
-
-def _short(error: Exception) -> str:
-    return str(error).partition(" (https://")[0]
+def _paths(state: nnx.State) -> list[tuple]:
+    """The places of the variables in a state."""
+    return [path for path, leaf in nnx.to_flat_state(state) if isinstance(leaf, nnx.Variable)]

@@ -22,7 +22,7 @@ def test_the_record_s_key_is_haiku_s():
     model = hk.transform(network)
     task = classifier(model)
     params = task.init(KEY, RECORD)
-    expected = model.init(KEY, X[None], False)
+    expected = model.init(KEY, X[None], True)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), params, expected)
     logits = model.apply(params, KEY, X[None], True)[0]
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, 1)
