@@ -56,6 +56,13 @@ def nnx_network(model: nnx.Module, batch_norm: bool) -> Network:
                 "state of another model. Make every layer an attribute of the model, with rngs of "
                 "its own"
             ) from error
+        except ValueError as error:
+            if "no `rngs` argument was provided" not in str(error):
+                raise
+            raise ValueError(
+                "a layer of the model draws random numbers and has no rngs: make it with some, as "
+                "nnx.Dropout(rate, rngs=rngs)"
+            ) from error
 
     def evaluate(variables: PyTree, inputs: Inputs) -> PyTree:
         params, found = statistics_parts(variables) if batch_norm else (variables, statistics)

@@ -204,6 +204,19 @@ def test_random_state_of_another_model_is_refused():
     )
 
 
+def test_nnx_dropout_without_rngs_is_told():
+    class Net(nnx.Module):
+        def __init__(self):
+            self.out, self.dropout = nnx.Linear(4, 3, rngs=nnx.Rngs(0)), nnx.Dropout(0.5)
+
+        def __call__(self, x):
+            return self.dropout(self.out(x))
+
+    task, params = start(Net())
+    refused(lambda: task.loss(params, ROW, KEY), r"has no rngs: .*nnx\.Dropout\(rate, rngs=rngs")
+    assert np.isfinite(task.scores(params, ROW)["loss"])
+
+
 class AlwaysNnx(nnx.Module):
     def __init__(self):
         self.out, self.rngs = nnx.Linear(4, 3, rngs=nnx.Rngs(0)), nnx.Rngs(0)

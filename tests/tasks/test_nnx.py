@@ -150,3 +150,31 @@ def test_batch_norm_in_units():
     scores = jax.jit(jax.vmap(task.scores, (None, 0)))(variables, (x, y))
     np.testing.assert_allclose(scores["loss"].mean(), loss, rtol=1e-4)
     np.testing.assert_array_equal(model.layers[1].mean[...], 0)
+
+
+def test_two_layers_draw_masks_of_their_own():
+    class Two(nnx.Module):
+        def __init__(self, rngs):
+            self.first, self.second = (nnx.Dropout(0.5, rngs=rngs) for _ in range(2))
+            self.out = nnx.Linear(36, 20, rngs=rngs)
+
+        def __call__(self, x):
+            ones = jnp.ones((1, 20))
+            apart = self.first(ones) - self.second(ones)
+            return apart + 0 * self.out(x.reshape(1, -1))
+
+    task = classifier(Two(nnx.Rngs(0)))
+    params = task.init(KEY, RECORD)
+    # With one mask for both, all logits would be 0.
+    assert abs(float(task.loss(params, (X, 1), KEY)) - np.log(20)) > 0.1
+
+
+def test_layers_in_a_row():
+    rngs = nnx.Rngs(0)
+    layers = [nnx.Linear(4, 20, rngs=rngs), nnx.Dropout(0.5, rngs=rngs), jnp.tanh, nnx.relu]
+    task = classifier(nnx.Sequential(*layers, nnx.Linear(20, 3, rngs=rngs)))
+    params = task.init(KEY, (jnp.zeros(4), 0))
+    keys = jax.random.split(KEY, 4)
+    losses = jax.jit(jax.vmap(task.loss, (None, None, 0)))(params, (jnp.ones(4), 1), keys)
+    assert len(np.unique(losses)) == 4
+    assert np.isfinite(task.scores(params, (jnp.ones(4), 1))["loss"])
