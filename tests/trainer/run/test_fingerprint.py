@@ -25,7 +25,6 @@ from jaxdp.trainer.run.fingerprint import (  # noqa: E402
     steps_repeat_exactly,
 )
 
-
 # The noise is given: a solved one would change with other options.
 GIVEN = [*SHORT, "--plan.epsilon", "None", "--plan.noise-multiplier", "1", "--plan.delta", "1e-5"]
 
