@@ -122,14 +122,37 @@ def programs(path):
     return re.findall(r"^```python\n(.*?)^```", path.read_text(), re.M | re.S)
 
 
-def test_the_program_of_the_readme_runs(capsys):
-    (program,) = programs(ROOT / "README.md")
+def test_the_programs_of_the_readme_run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fit, program = programs(ROOT / "README.md")
+    space = {}
+    exec(fit, space)
+    assert 2.99 < space["result"].epsilon <= 3.0
+    assert space["result"].scores["accuracy"] > 0.8
+    assert re.search(r"^\[\d \d \d\]$", capsys.readouterr().out, re.M)
     space = {}
     exec(program, space)
     assert 2.99 < float(capsys.readouterr().out) <= 3.0
     logits = space["x"] @ space["params"]["w"] + space["params"]["b"]
     assert np.mean(logits.argmax(axis=1) == space["y"]) > 0.8
     assert programs(ROOT / "docs/quickstart.md") == [program]
+
+
+def test_the_programs_of_the_page_on_own_models_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, functions = programs(ROOT / "docs/guides/your-model.md")
+    space = {}
+    exec(first, space)
+    assert space["result"].scores["accuracy"] > 0.8
+    assert space["predicted"]["scores"].shape == (5, 10)
+    assert jaxdp.load_release("runs/mine").statement.data.private == "rows[:80%]"
+    exec(functions, space)
+    plan = jaxdp.PlanSettings(
+        expected_batch_size=256, steps=3, epsilon=3.0, clipping=jaxdp.clip_individual(1.0)
+    )
+    fitted = jaxdp.fit(space["task"], space["data"], plan, optimizer=optax.adam(0.1))
+    assert set(fitted.scores) == {"accuracy"}
+    assert fitted.release.predict(space["rows"][0][:2]).dtype == bool
 
 
 def test_the_programs_of_the_page_on_batchnorm_run():

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "dpsgd": {"types", "gradients", "accounting"},
     "datasets": {"types", "_distribution"},
     "models": {"types", "datasets", "gradients"},
-    "tasks": {"types", "gradients", "datasets", "models"},
+    "tasks": {"types", "_distribution", "gradients", "datasets", "models"},
     "trainer": {
         *("types", "_distribution", "gradients", "accounting", "dpsgd", "datasets", "models"),
         "tasks",

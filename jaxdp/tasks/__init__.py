@@ -1,13 +1,13 @@
-"""What is learnt: `Task`, and tasks that are made of a model.
+"""What is learnt: a model and its loss, as pure functions of one record.
 
-`classifier`, `regressor` and `language_model` take a Flax linen module, an nnx module, an Equinox
-module or a Haiku transform. `jaxdp.fit` trains them, and so it trains any `Task` of your own
-functions.
+`Task` holds the functions. `classifier`, `regressor` and `language_model` make one of a model of
+Flax (linen or nnx), Equinox or Haiku, as it is. None of the libraries is loaded before a model of
+it is given.
 """
 
-from .builtin import make_task as make_task
 from .supervised import classifier as classifier
 from .supervised import language_model as language_model
 from .supervised import regressor as regressor
 from .task import Task as Task
 from .task import WithStatistics as WithStatistics
+from .task import inputs_of as inputs_of

@@ -27,12 +27,11 @@ def make_task(
     Raises:
       ValueError: for an image model on text, or a text model on images.
     """
-    make = language_model if data.is_text else classifier
-    return make(
-        make_model(config, data),
-        preprocess=lambda x: scaled(data, x),
-        augment=augment,
-        batch_norm=config.norm == "batch",
+    model, preprocess = make_model(config, data), lambda x: scaled(data, x)
+    if data.is_text:
+        return language_model(model, preprocess=preprocess, augment=augment)
+    return classifier(
+        model, preprocess=preprocess, augment=augment, batch_norm=config.norm == "batch"
     )
 
 

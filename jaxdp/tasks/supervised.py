@@ -1,5 +1,6 @@
-"""Tasks that learn a model of some library: classification, regression, language."""
+"""Tasks made of a model and a standard loss: classes, numbers, next tokens."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,225 +8,312 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ..models import batchnorm
 from ..types import PyTree
-from .networks import Network, make_network
-from .task import Task
+from ._libraries import network_of
+from ._network import OWN_TASK, Network
+from .task import Inputs, Record, Records, Task
 
-Preprocess = Callable[[PyTree], PyTree]
-Augment = Callable[[jax.Array, PyTree], PyTree]
-ROWS_AT_A_TIME = 500  # public records in a pass, which bounds its memory
-
-
-class _Kind(NamedTuple):
-    """What is done with the output of a model for one record."""
-
-    name: str
-    loss: Callable[[Any, jax.Array], jax.Array]  # (output, target)
-    scores: Callable[[Any, jax.Array], dict[str, jax.Array]]  # (output, target)
-    predict: Callable[[Any], PyTree]  # (output)
+Prepare = Callable[[Inputs], Inputs]
+Augment = Callable[[jax.Array, Inputs], Inputs]
 
 
 def classifier(
     model: Any,
     *,
-    preprocess: Preprocess | None = None,
+    preprocess: Prepare | None = None,
     augment: Augment | None = None,
     batch_norm: bool = False,
 ) -> Task:
-    """A task that learns to classify. A record is a pair (inputs, label).
+    """Returns the task of finding the class of a record, `(inputs, label)`.
 
-    The label is a whole number, or an array of them, such as one for each pixel. The loss is the
-    cross-entropy in nats, the mean over the labels of the record.
+    The loss is the cross-entropy of the softmax, in float32 and nats; the mean over the labels, if
+    a record has several. The scores are `accuracy` and `loss`. A prediction is `{"class": [...]
+    int32, "scores": [..., C] probabilities}`.
+
+    What a model of each library gets, and what its parameters are:
+
+    - Flax linen: inputs with a batch axis, `[1, ...]`. The parameters are its collection "params".
+      `init` draws them.
+    - Flax nnx: inputs with a batch axis. `init` returns the parameters that the instance has now,
+      as a nested dict. `nnx.update(model, params)` brings trained ones back.
+    - Equinox: inputs without a batch axis. `init` returns the inexact arrays of the model, all of
+      which are trained. `eqx.combine(params, model)` brings trained ones back.
+    - Haiku (`hk.transform`): inputs with a batch axis. The parameters are Haiku's. `init` draws
+      them.
+
+    In the loss, every layer is in training mode: the arguments `train`, `training` and
+    `is_training` of the model's call are True, if it has them, and `deterministic` and `inference`
+    are False. Dropout draws from the key of the record. In scores and predictions it is the other
+    way round, and nothing may be drawn.
 
     Args:
-      model: a Flax linen module, an instance of an nnx or Equinox module, or `hk.transform(f)`.
-        It turns inputs into logits `[classes]`, or `[..., classes]` for an array of labels. Flax
-        and Haiku models get a batch of one record, Equinox models the record itself. Inputs that
-        are a tree are passed as one argument.
-      preprocess: applied to the inputs of a record first, always. Constants in it must not come
-        from private records.
-      augment: `(key, inputs) -> inputs`, applied before that to the records that are trained on.
-      batch_norm: whether the model has BatchNorm (Flax only). It is trained in batch units, and
-        needs public records.
+      model: a Flax linen module, an instance of an nnx or Equinox module, or a pair of functions
+        from `hk.transform`. It maps inputs to logits `[*shape of the label, C]`. It is not changed.
+      preprocess: `inputs -> inputs` of one record, before the model, everywhere: scaling, say. Its
+        constants must not be computed from private records.
+      augment: `(key, inputs) -> inputs` of one record, before `preprocess`, in the loss only. Its
+        result has the shape that `preprocess` takes.
+      batch_norm: whether the model has BatchNorm. It needs batch units (`clip_batch`), and its
+        statistics for evaluation come from public records (docs/guides/batchnorm.md). Flax only,
+        and without dropout; the inputs are one array.
+
+    Returns:
+      A `Task` with the name "classifier". Label: whole numbers from 0 to C - 1, of any shape.
 
     Raises:
-      TypeError: for a model of another kind.
-      ValueError: for a model that mixes records or keeps state, if that can be seen; else `init`
-        raises it.
+      TypeError: for something else than such a model, or a model that needs more arguments.
+      ValueError: for an nnx or Equinox model with BatchNorm, or other state beside its parameters.
+        For linen and Haiku, the task's `init` raises it. The loss and the scores raise it for
+        outputs or labels of other shapes.
 
     Example:
       >>> import flax.linen as nn
-      >>> task = classifier(nn.Dense(10))
+      >>> model = nn.Sequential([nn.Dense(8), nn.relu, nn.Dense(3)])
+      >>> task = classifier(model, preprocess=lambda x: x / 255)
+      >>> record = (jnp.zeros(5), jnp.zeros((), int))
+      >>> params = task.init(jax.random.key(0), record)
+      >>> batch = (jnp.ones((4, 5)), jnp.zeros(4, int))
+      >>> keys = jax.random.split(jax.random.key(1), 4)
+      >>> grads = jaxdp.per_example_grads(task.loss)(params, (batch, keys))
+      >>> grads.materialize()["layers_0"]["kernel"].shape
+      (4, 5, 8)
     """
-    return _task(model, _CLASSIFIER, preprocess, augment, batch_norm)
+    return _make(CLASSIFIER, model, preprocess, augment, batch_norm)
 
 
 def regressor(
     model: Any,
     *,
-    preprocess: Preprocess | None = None,
+    preprocess: Prepare | None = None,
     augment: Augment | None = None,
     batch_norm: bool = False,
 ) -> Task:
-    """A task that learns numbers. A record is a pair (inputs, target).
+    """Returns the task of finding the numbers that belong to a record, `(inputs, target)`.
 
-    The loss is the squared error, the mean over the numbers of the target. An output `[1]` is taken
-    for a target that is one number.
+    The loss is the squared error, in float32: the mean over the numbers, if a target has several.
+    The scores are `loss` and `absolute_error`. A prediction is the model's output.
 
     Args:
-      model: as for `classifier`; it turns inputs into numbers in the shape of the target.
-      preprocess, augment, batch_norm: as for `classifier`.
+      model: as for `classifier`. It maps inputs to numbers of the shape of the target.
+      preprocess: as for `classifier`.
+      augment: as for `classifier`.
+      batch_norm: as for `classifier`.
+
+    Returns:
+      A `Task` with the name "regressor". Target: real numbers of any shape.
 
     Raises:
-      TypeError, ValueError: as for `classifier`.
+      TypeError, ValueError: as `classifier` does.
     """
-    return _task(model, _REGRESSOR, preprocess, augment, batch_norm)
+    return _make(REGRESSOR, model, preprocess, augment, batch_norm)
 
 
 def language_model(
-    model: Any,
-    *,
-    preprocess: Preprocess | None = None,
-    augment: Augment | None = None,
-    batch_norm: bool = False,
+    model: Any, *, preprocess: Prepare | None = None, augment: Augment | None = None
 ) -> Task:
-    """A task that learns to predict the next token.
+    """Returns the task of finding each next token of a record.
 
-    A record is a pair (tokens `[n]`, the token after each of them `[n]`). The loss is the
-    cross-entropy in nats, the mean over the tokens.
+    A record is a text of n tokens, `[n]` whole numbers: its inputs are all but the last one, its
+    targets all but the first one. Or it is a pair of both, `(inputs [T], targets [T])`.
+
+    The loss is the cross-entropy in nats, the mean over the tokens. The scores are `accuracy` and
+    `loss`; the exponential of the loss is the perplexity. `predict` takes inputs `[T]`, of the
+    length that the model takes, and returns `{"class": [T] int32, "scores": [T, C] probabilities}`
+    of each next token.
 
     Args:
-      model: as for `classifier`; it turns tokens `[n]` into logits `[n, vocabulary]`.
-      preprocess, augment, batch_norm: as for `classifier`.
+      model: as for `classifier`. It maps tokens int32 `[1, T]` (Equinox: `[T]`) to logits
+        `[1, T, C]` (`[T, C]`). It must not look ahead.
+      preprocess: as for `classifier`, of tokens.
+      augment: as for `classifier`, of tokens.
+
+    Returns:
+      A `Task` with the name "language model".
 
     Raises:
-      TypeError, ValueError: as for `classifier`.
+      TypeError, ValueError: as `classifier` does.
     """
-    return _task(model, _LANGUAGE, preprocess, augment, batch_norm)
+    return _make(LANGUAGE_MODEL, model, preprocess, augment, batch_norm=False)
 
 
-def _task(
-    model: Any, kind: _Kind, preprocess: Preprocess | None, augment: Augment | None, bn: bool
+class _Kind(NamedTuple):
+    """What is learnt, without the model. All functions are of one record.
+
+    Attributes:
+      name: for the privacy statement.
+      pair: `record -> (inputs, target)`.
+      prepare: `inputs -> inputs`, after those of the user.
+      loss: `(outputs, target) -> scalar`.
+      scores: `(outputs, target) -> {name: scalar}`.
+      prediction: `outputs -> prediction`.
+    """
+
+    name: str
+    pair: Callable[[Record], tuple[Inputs, jax.Array]]
+    prepare: Prepare
+    loss: Callable[[PyTree, jax.Array], jax.Array]
+    scores: Callable[[PyTree, jax.Array], dict[str, jax.Array]]
+    prediction: Callable[[PyTree], PyTree]
+
+
+def _make(
+    kind: _Kind, model: Any, preprocess: Prepare | None, augment: Augment | None, batch_norm: bool
 ) -> Task:
-    network = make_network(model, bn)
-    prepared = preprocess or (lambda inputs: inputs)
+    for name, value in (("preprocess(inputs)", preprocess), ("augment(key, inputs)", augment)):
+        if not (value is None or callable(value)):
+            raise TypeError(f"{name.partition('(')[0]} is {value!r}: give a function {name}")
+    network = network_of(model, batch_norm)
 
-    def init(key: jax.Array, record: PyTree) -> PyTree:
-        inputs, _ = _pair(record)
-        return network.init(key, prepared(inputs))
+    def prepare(inputs: Inputs) -> Inputs:
+        inputs = jax.tree.map(jnp.asarray, inputs)
+        return kind.prepare(inputs if preprocess is None else preprocess(inputs))
 
-    def loss(params: PyTree, record: PyTree, key: jax.Array) -> jax.Array:
-        inputs, target = _pair(record)
-        if augment is not None:
-            # A key of its own, so that no draw of the model is one of the augmentation's.
-            inputs = augment(jax.random.fold_in(key, _AUGMENTATION), inputs)
-        return kind.loss(network.train(params, prepared(inputs), key), target)
+    def init(key: jax.Array, record: Record) -> PyTree:
+        inputs, _ = kind.pair(record)
+        if batch_norm and len(jax.tree.leaves(inputs)) != 1:
+            raise ValueError(
+                f"batch_norm is True, and the inputs are {len(jax.tree.leaves(inputs))} arrays: "
+                "make them one array"
+            )
+        return network.init(key, prepare(inputs))
 
-    def scores(variables: PyTree, record: PyTree) -> dict[str, jax.Array]:
-        inputs, target = _pair(record)
-        return kind.scores(network.evaluate(variables, prepared(inputs)), target)
+    def loss(params: PyTree, record: Record, key: jax.Array) -> jax.Array:
+        inputs, target = kind.pair(record)
+        key, inputs = _augmented(augment, key, inputs)
+        return kind.loss(network.train(params, prepare(inputs), key), target)
 
-    def predict(variables: PyTree, inputs: PyTree) -> PyTree:
-        return kind.predict(network.evaluate(variables, prepared(inputs)))
+    def scores(variables: PyTree, record: Record) -> dict[str, jax.Array]:
+        inputs, target = kind.pair(record)
+        return kind.scores(network.evaluate(variables, prepare(inputs)), target)
 
-    if not bn:
-        return Task(init, loss, scores, predict, name=kind.name)
-    unit_loss, statistics = _batch_norm_parts(network, kind, prepared, augment)
-    return Task(init, None, scores, predict, unit_loss, statistics, kind.name)
+    def predict(variables: PyTree, inputs: Inputs) -> PyTree:
+        return kind.prediction(network.evaluate(variables, prepare(inputs)))
 
-
-_AUGMENTATION = 0x617567
-
-
-def _batch_norm_parts(
-    network: Network, kind: _Kind, prepared: Preprocess, augment: Augment | None
-) -> tuple[Callable[..., jax.Array], Callable[[PyTree, PyTree], PyTree]]:
-    """The loss of a unit, and the statistics on public records, of a model with BatchNorm."""
-    apply = network.training_call or (lambda model, x: model(x))
-    call = lambda model, inputs: apply(model, jax.vmap(prepared)(inputs))
-    of_unit = batchnorm.unit_loss(network.model, jax.vmap(kind.loss), call=call)
-    on_public = batchnorm.public_statistics(network.model, call=call, rows_at_a_time=ROWS_AT_A_TIME)
-
-    def unit_loss(params: PyTree, records: PyTree, keys: jax.Array, mask: jax.Array) -> jax.Array:
-        inputs, targets = jax.vmap(_pair)(records)
-        if augment is not None:
-            own = jax.vmap(lambda key: jax.random.fold_in(key, _AUGMENTATION))(keys)
-            inputs = jax.vmap(augment)(own, inputs)
-        return of_unit(params, inputs, targets, mask)
-
-    def statistics(params: PyTree, records: PyTree) -> PyTree:
-        inputs, _ = jax.vmap(_pair)(records)
-        return on_public(params, inputs)
-
-    return unit_loss, statistics
+    task = Task(init, loss, scores, predict, name=kind.name)
+    return _in_units(task, kind, network, prepare, augment) if batch_norm else task
 
 
-def _pair(record: PyTree) -> tuple[PyTree, Any]:
-    if not (isinstance(record, tuple) and len(record) == 2):
-        shapes = jax.tree.map(lambda leaf: jnp.shape(leaf), record)
-        raise ValueError(
-            f"a record is {shapes} (shapes), and the task takes pairs (inputs, label): give "
-            "jaxdp.Dataset(private=(inputs, labels), ...), or write a jaxdp.Task"
+def _in_units(
+    task: Task, kind: _Kind, network: Network, prepare: Prepare, augment: Augment | None
+) -> Task:
+    """The task of a model with BatchNorm: it has a loss of a batch unit only."""
+    assert network.unit_loss is not None
+    assert network.statistics is not None
+    loss_of_rows = network.unit_loss(jax.vmap(kind.loss))
+    statistics_of_rows = network.statistics(jax.vmap(prepare))
+
+    def unit_loss(params: PyTree, records: Records, keys: jax.Array, mask: jax.Array) -> jax.Array:
+        inputs, targets = kind.pair(records)
+        _, inputs = jax.vmap(functools.partial(_augmented, augment))(keys, inputs)
+        return loss_of_rows(params, jax.vmap(prepare)(inputs), targets, mask)
+
+    def statistics(params: PyTree, records: Records) -> PyTree:
+        inputs, _ = kind.pair(records)
+        return statistics_of_rows(params, inputs)
+
+    return Task(task.init, None, task.scores, task.predict, unit_loss, statistics, name=task.name)
+
+
+def _augmented(augment: Augment | None, key: jax.Array, inputs: Inputs) -> tuple[jax.Array, Inputs]:
+    """A key for the model, and the inputs, changed if they are to be."""
+    if augment is None:
+        return key, inputs
+    key, augment_key = jax.random.split(key)
+    return key, augment(augment_key, jax.tree.map(jnp.asarray, inputs))
+
+
+def _pair(record: Record) -> tuple[Inputs, Any]:
+    if not isinstance(record, tuple) or len(record) != 2:
+        parts = f" of {len(record)} parts" if isinstance(record, tuple) else ""
+        raise TypeError(
+            f"a record is a {type(record).__name__}{parts}: give a pair (inputs, label), whose "
+            f"inputs may be a dict or tuple; {OWN_TASK}"
         )
-    return record[0], record[1]
+    return record
 
 
-def _cross_entropy(logits: Any, labels: jax.Array) -> jax.Array:
-    _check_labels(logits, labels)
-    logits = logits.astype(jnp.float32)
-    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
-
-
-def _check_labels(logits: Any, labels: jax.Array) -> None:
-    if not hasattr(logits, "shape") or logits.ndim == 0 or logits.shape[:-1] != labels.shape:
-        shape = getattr(logits, "shape", type(logits).__name__)
+def _text(record: Record) -> tuple[jax.Array, jax.Array]:
+    if isinstance(record, tuple):
+        return _pair(record)
+    if jnp.ndim(record) != 1 or jnp.size(record) < 2:
         raise ValueError(
-            f"the model turns a record into {shape}, and its label has shape {labels.shape}: let "
-            "it return logits with one axis more than the label, [classes] for a whole number"
+            f"a record has shape {jnp.shape(record)}: give the tokens [n] of one text, two or more"
         )
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
+    return record[:-1], record[1:]
+
+
+def _tokens(inputs: jax.Array) -> jax.Array:
+    if not jnp.issubdtype(inputs.dtype, jnp.integer):
+        raise TypeError(f"tokens have dtype {inputs.dtype}: give whole numbers")
+    return inputs.astype(jnp.int32)
+
+
+def _numbers(outputs: PyTree) -> jax.Array:
+    """The model's output, in float32 or wider."""
+    if len(leaves := jax.tree.leaves(outputs)) != 1:
+        raise TypeError(f"the model returns {len(leaves)} arrays: return one; {OWN_TASK}")
+    if not jnp.issubdtype(leaves[0].dtype, jnp.floating):
+        raise TypeError(f"the model returns dtype {leaves[0].dtype}: return real floating numbers")
+    return leaves[0].astype(jnp.promote_types(leaves[0].dtype, jnp.float32))
+
+
+def _cross_entropy(outputs: PyTree, label: jax.Array) -> jax.Array:
+    logits, label = _numbers(outputs), jnp.asarray(label)
+    if not jnp.issubdtype(label.dtype, jnp.integer):
+        raise TypeError(
+            f"a label has dtype {label.dtype}: give the number of the class, a whole number from 0 "
+            "to C - 1 (jnp.argmax of one-hot labels)"
+        )
+    if logits.ndim != label.ndim + 1 or logits.shape[:-1] != label.shape or logits.shape[-1] < 2:
+        wanted = ", ".join([*map(str, label.shape), "C"])
         raise ValueError(
-            f"labels have type {labels.dtype}: give whole numbers from 0 on; for other numbers "
-            "there is jaxdp.tasks.regressor"
+            f"the model returns shape {logits.shape} for a record whose label has shape "
+            f"{label.shape}: return logits [{wanted}], one for each of C classes, two or more"
         )
+    # Optax counts a label below 0 from the end. It must not pass for another class.
+    label = jnp.where(label < 0, logits.shape[-1], label)
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, label))
 
 
-def _classes(logits: Any, labels: jax.Array) -> dict[str, jax.Array]:
-    right = jnp.argmax(logits, axis=-1) == labels
-    return {
-        "accuracy": jnp.mean(right.astype(jnp.float32)),
-        "loss": _cross_entropy(logits, labels),
-    }
+def _class_scores(outputs: PyTree, label: jax.Array) -> dict[str, jax.Array]:
+    loss = _cross_entropy(outputs, label)
+    right = jnp.argmax(_numbers(outputs), axis=-1) == label
+    return {"accuracy": jnp.mean(right, dtype=jnp.float32), "loss": loss}
 
 
-def _probabilities(logits: Any) -> PyTree:
-    scores = jax.nn.softmax(logits.astype(jnp.float32))
-    return {"class": jnp.argmax(logits, axis=-1).astype(jnp.int32), "scores": scores}
+def _classes(outputs: PyTree) -> dict[str, jax.Array]:
+    logits = _numbers(outputs)
+    return {"class": jnp.argmax(logits, axis=-1), "scores": jax.nn.softmax(logits)}
 
 
-def _errors(output: Any, target: jax.Array) -> jax.Array:
-    output = jnp.asarray(output)
-    if output.shape == (1,) and target.shape == ():
-        output = output[0]
-    if output.shape != target.shape:
+def _error(outputs: PyTree, target: jax.Array) -> jax.Array:
+    numbers, target = _numbers(outputs), jnp.asarray(target)
+    if numbers.shape != target.shape:
         raise ValueError(
-            f"the model turns a record into {output.shape}, and its target has shape "
-            f"{target.shape}: let them be the same"
+            f"the model returns shape {numbers.shape} for a target of shape {target.shape}: return "
+            "the shape of the target (a single number of [..., 1] is x[..., 0])"
         )
-    return output.astype(jnp.float32) - target.astype(jnp.float32)
+    return numbers - target
 
 
-def _distances(output: Any, target: jax.Array) -> dict[str, jax.Array]:
-    errors = _errors(output, target)
-    return {"absolute error": jnp.mean(jnp.abs(errors)), "loss": jnp.mean(errors**2)}
+def _squared_error(outputs: PyTree, target: jax.Array) -> jax.Array:
+    return jnp.mean(jnp.square(_error(outputs, target)))
 
 
-_CLASSIFIER = _Kind("classifier", _cross_entropy, _classes, _probabilities)
-_REGRESSOR = _Kind(
-    "regressor",
-    lambda output, target: jnp.mean(_errors(output, target) ** 2),
-    _distances,
-    lambda output: output,
+def _error_scores(outputs: PyTree, target: jax.Array) -> dict[str, jax.Array]:
+    error = _error(outputs, target)
+    return {"loss": jnp.mean(jnp.square(error)), "absolute_error": jnp.mean(jnp.abs(error))}
+
+
+CLASSIFIER = _Kind(
+    "classifier", _pair, lambda inputs: inputs, _cross_entropy, _class_scores, _classes
 )
-_LANGUAGE = _Kind("language model", _cross_entropy, _classes, _probabilities)
+REGRESSOR = _Kind(
+    "regressor",
+    _pair,
+    lambda inputs: inputs,
+    _squared_error,
+    _error_scores,
+    lambda outputs: outputs,
+)
+LANGUAGE_MODEL = CLASSIFIER._replace(name="language model", pair=_text, prepare=_tokens)

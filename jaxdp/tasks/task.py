@@ -8,64 +8,84 @@ import jax
 
 from ..types import PyTree
 
+Record = Any  # a pytree of arrays, those of one record
+Records = Any  # the same pytree, every array with an axis of records in front
+Inputs = Any  # the part of a record that a model sees
 
-class WithStatistics(NamedTuple):
-    """What `scores` and `predict` of a task get in place of the parameters, if it has statistics.
+
+@dataclass(frozen=True)
+class Task:
+    """What is learnt, as pure functions of *one* record. A record is any pytree of arrays.
 
     Attributes:
-      params: the parameters.
-      statistics: from `Task.statistics`.
+      init: `(key, record) -> params`. The record holds zeros: only its shapes and dtypes matter.
+      loss: `(params, record, key) -> scalar`, the loss of one record, without a batch axis. `key`
+        is a typed key of JAX, of this record at this step: for dropout and augmentation. None if
+        `unit_loss` is given and a record has no loss of its own, as with BatchNorm.
+      scores: `(variables, record) -> {name: scalar}`. They are averaged over the test records.
+      predict: `(variables, inputs) -> outputs`, of one record: `inputs` is `inputs_of(record)`.
+      unit_loss: `(params, records, keys, mask) -> scalar`, the mean loss of a batch unit of n
+        records: all arrays are `[n, ...]`, keys and mask `[n]`, and records count where `mask` is
+        True. None: the mean of `loss`.
+      statistics: `(params, public records [n, ...]) -> statistics`, which evaluation needs beside
+        the parameters (those of BatchNorm). They must not come from private records.
+      name: what it is, in a word or two, for the privacy statement.
+
+    `variables` are the parameters; or `WithStatistics`, if `statistics` is given.
+
+    Raises:
+      TypeError: if something else than a function is given.
+      ValueError: if there is no loss, or no name.
+
+    Example:
+      >>> task = Task(
+      ...     init=lambda key, record: jnp.zeros(record[0].shape),
+      ...     loss=lambda params, record, key: (params @ record[0] - record[1]) ** 2,
+      ... )
+      >>> params = task.init(jax.random.key(0), (jnp.zeros(3), jnp.zeros(())))
+      >>> float(task.loss(params, (jnp.ones(3), 2.0), jax.random.key(1)))
+      4.0
     """
+
+    init: Callable[[jax.Array, Record], PyTree]
+    loss: Callable[[PyTree, Record, jax.Array], jax.Array] | None
+    scores: Callable[[PyTree, Record], dict[str, jax.Array]] | None = None
+    predict: Callable[[PyTree, Inputs], PyTree] | None = None
+    unit_loss: Callable[..., jax.Array] | None = None
+    statistics: Callable[[PyTree, Records], PyTree] | None = None
+    name: str = "custom"
+
+    def __post_init__(self) -> None:
+        for name, arguments in SIGNATURES.items():
+            value = getattr(self, name)
+            if not (callable(value) or (value is None and name != "init")):
+                raise TypeError(f"{name} is {value!r}: give a function {name}({arguments})")
+        if self.loss is None and self.unit_loss is None:
+            raise ValueError(
+                "loss is None, and so is unit_loss: give loss(params, record, key), the loss of "
+                "one record"
+            )
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"name is {self.name!r}: say what is learnt in a word or two")
+
+
+SIGNATURES = {
+    "init": "key, record",
+    "loss": "params, record, key",
+    "scores": "variables, record",
+    "predict": "variables, inputs",
+    "unit_loss": "params, records, keys, mask",
+    "statistics": "params, records",
+}
+
+
+class WithStatistics(NamedTuple):
+    """What `scores` and `predict` of a task with `statistics` get in place of the parameters."""
 
     params: PyTree
     statistics: PyTree
 
 
-@dataclass(frozen=True)
-class Task:
-    """What is learnt, as pure functions of one record.
-
-    A record is any pytree of arrays. Arguments may be traced, so the functions are written in JAX.
-
-    Attributes:
-      init: `(key, record) -> params`. The record is all zeros: only its shapes and dtypes count.
-      loss: `(params, record, key) -> scalar`. The key is this record's at this step, for dropout
-        and augmentation. None: the records of a unit share something, as in BatchNorm; then there
-        is a `unit_loss`.
-      scores: `(params, record) -> {name: scalar}`, averaged over the test records. None: there are
-        no scores.
-      predict: `(params, inputs) -> outputs` of one record. The inputs are the first part of a
-        record that is a tuple, else the whole record. None: the release can't predict.
-      unit_loss: `(params, records, keys, mask) -> scalar`, the mean loss of the n records of a
-        batch unit, `[n, ...]`, where the mask `[n]` is True. None: the mean of `loss`.
-      statistics: `(params, public records) -> statistics`, what evaluation and release need beside
-        the parameters; `scores` and `predict` then get `WithStatistics`. None: nothing.
-      name: what it is, in a word or two, for the privacy statement. It is public.
-
-    Raises:
-      TypeError: for what is no function.
-      ValueError: for a task without any loss, or an empty name.
-    """
-
-    init: Callable[[jax.Array, PyTree], PyTree]
-    loss: Callable[[PyTree, PyTree, jax.Array], jax.Array] | None
-    scores: Callable[[PyTree, PyTree], dict[str, jax.Array]] | None = None
-    predict: Callable[[PyTree, PyTree], PyTree] | None = None
-    unit_loss: Callable[..., jax.Array] | None = None
-    statistics: Callable[[PyTree, PyTree], PyTree] | None = None
-    name: str = "custom"
-
-    def __post_init__(self) -> None:
-        for field in ("init", "loss", "scores", "predict", "unit_loss", "statistics"):
-            value = getattr(self, field)
-            if not callable(value) and (value is not None or field == "init"):
-                raise TypeError(f"{field} is {value!r}: give a function, see jaxdp.Task")
-        if self.loss is None and self.unit_loss is None:
-            raise ValueError("the task has no loss: give loss, or unit_loss for batch units")
-        if not (isinstance(self.name, str) and self.name.strip() and self.name.isprintable()):
-            raise ValueError(f"name is {self.name!r}: give a word or two, as 'classifier'")
-
-
-def inputs_of(record: PyTree) -> Any:
-    """The inputs of a record: its first part if it is a tuple, else the record."""
-    return record[0] if isinstance(record, tuple) else record
+def inputs_of(record: Record) -> Inputs:
+    """Returns what a model sees of a record: its first part if it is a tuple, else all of it."""
+    return record[0] if isinstance(record, tuple) and record else record

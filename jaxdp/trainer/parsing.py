@@ -171,13 +171,23 @@ def read_config(path: Path) -> Config:
         raise ValueError(f"{path} is damaged ({error}): put back an undamaged copy") from None
 
 
+# What people mean who put parts of their own into a configuration.
+OWN_PARTS = {
+    "model": "; for a model of your own set task = jaxdp.tasks.classifier(model) beside config",
+    "data": "; for data of your own set data = jaxdp.Dataset(...) beside config",
+}
+
+
 def check_types(prefix: str, section: Any) -> None:
     """Checks the values that a config file sets, as tyro checks those of the command line."""
     for name, hint in get_type_hints(type(section)).items():
         value = getattr(section, name)
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             if type(value) is not hint:
-                raise ValueError(f"{prefix}{name} is {value!r}: give a {hint.__name__}(...)")
+                raise ValueError(
+                    f"{prefix}{name} is a {type(value).__name__}: give a {hint.__name__}(...)"
+                    + OWN_PARTS.get(name, "")
+                )
             check_types(f"{prefix}{name}.", value)
         elif not _fits(value, hint):
             if get_origin(hint) is Literal:
@@ -185,6 +195,9 @@ def check_types(prefix: str, section: Any) -> None:
                 cure = f"did you mean {near[0]!r}?" if near else f"give one of {get_args(hint)}"
             else:
                 cure = f"give a value of type {getattr(hint, '__name__', hint)}"
+                if callable(value):
+                    cure += OWN_PARTS.get(prefix.partition(".")[0], "")
+                    raise ValueError(f"{prefix}{name} is a {type(value).__name__}: {cure}")
             raise ValueError(f"{prefix}{name} is {value!r}: {cure}")
 
 

@@ -284,4 +284,9 @@ def report(
     }
     files.write_private(opened.private / "results.json", json.dumps(results, indent=2) + "\n")
     console.print(shown.result_table(run, released.statement, results, opened.folder))
+    if not released.statement.reproducible:
+        console.print(
+            f"When the run is over, destroy its keys: python -m jaxdp.seal {opened.folder}",
+            soft_wrap=True,
+        )
     return scores

@@ -159,10 +159,11 @@ def resume_run(job: Job, history: resume.History, tell: Tell = print) -> Run:
             return replace(run, state=state, repeats=True, first_step=first_step)
 
     resume.check_a_step_is_left(history, plan)
-    tell(
-        f"Steps that were charged stay charged, and a new segment begins, with new secrets: "
-        f"{reason}."
-    )
+    if history.step < plan.steps:
+        tell(
+            "Steps that were charged stay charged, and a new segment begins, with new secrets: "
+            f"{reason}."
+        )
     run = prepared.run(secrets)
     state = resume.restore(history, run.saved.clipping, run.state, tell)
     # The norms in the checkpoint may come from other settings or other public records.

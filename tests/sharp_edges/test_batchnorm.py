@@ -1,6 +1,6 @@
 """BatchNorm and dropout as users write them: an error, or a word from `explain`, never silence.
 
-Equinox's and Haiku's BatchNorm are imitated in plain JAX, since the tests don't install them.
+Equinox's and Haiku's BatchNorm are imitated in plain JAX.
 """
 
 import flax.linen as nn
