@@ -53,10 +53,21 @@ METHODS: dict[str, Args] = {
 }
 
 
+def used_by(method: str, options: Args) -> Args:
+    """Returns the options without those that would do nothing, which are refused."""
+    idle = "--clipping.units" if method == IC else "--model.norm-group-size"
+    return tuple(option for option in options if not option.startswith(idle))
+
+
 def equal_epsilon(data: Args, rates: Mapping[str, str], *epsilons: int) -> list[Case]:
     """Returns cells of methods, in rows, against ε, in columns."""
     return [
-        Case(method, f"ε = {epsilon}", rate, (*data, *METHODS[method], f"--plan.epsilon={epsilon}"))
+        Case(
+            method,
+            f"ε = {epsilon}",
+            rate,
+            (*used_by(method, data), *METHODS[method], f"--plan.epsilon={epsilon}"),
+        )
         for method, rate in rates.items()
         for epsilon in epsilons
     ]
@@ -89,16 +100,19 @@ MNIST = (
 # The paper's run, smaller: with its σ, its C and learning rate, and their decay.
 PAPER_CONFIG = str(Path(__file__).parents[2] / "configs" / "cifar10_resnet18_bc_alc.py")
 PAPER_EPOCHS, PAPER_EPOCH_STEPS = 10, batches_per_epoch(10_000, BATCH_SIZE)
+GROUP_SIZE = "--model.norm-group-size=8"
 SMALL_CIFAR = (
     *("--data.private=train[5000:15000]", "--data.public=train[:5000]"),
-    *("--model.width=16", "--model.norm-group-size=8"),
+    "--model.width=16",
 )
 PAPER = (
     *(PAPER_CONFIG, *SMALL_CIFAR, f"--evaluations={PAPER_EPOCHS}"),
     f"--plan.steps={PAPER_EPOCHS * PAPER_EPOCH_STEPS}",
-    f"--training.schedule-options.transition-steps={PAPER_EPOCH_STEPS}",
+    # All of them: they replace those of the config.
+    *("--training.schedule-options", "init_value", "1", "peak_value", "1", "warmup_steps", "0"),
+    *("transition_steps", str(PAPER_EPOCH_STEPS), "decay_rate", "0.9", "staircase", "1"),
 )
-INDIVIDUAL = ("--clipping.unit=example", "--model.norm=group")
+INDIVIDUAL = ("--clipping.unit=example", "--model.norm=group", GROUP_SIZE)
 ONE_NORM = ("--clipping.kind=individual", "--clipping.norms-from=given")
 
 
@@ -136,7 +150,7 @@ EXPERIMENTS = {
     "cifar10": Experiment(
         equal_epsilon(
             (
-                *("--data.name=cifar10", *SMALL_CIFAR, "--model.name=resnet18"),
+                *("--data.name=cifar10", *SMALL_CIFAR, GROUP_SIZE, "--model.name=resnet18"),
                 *("--plan.expected-batch-size=256", "--plan.steps=40", "--plan.delta=1e-5"),
                 "--clipping.units=64",
             ),

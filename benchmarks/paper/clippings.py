@@ -25,8 +25,7 @@ from matplotlib.figure import Figure
 from jaxdp import accounting
 from jaxdp.trainer.config import Config
 from jaxdp.trainer.parsing import parse
-from jaxdp.trainer.public_norms import steps_per_epoch
-from jaxdp.trainer.run.files import Record, load_record
+from jaxdp.trainer.run.record import Record, load_record
 
 from .cases import EXPERIMENTS, Args, Case
 from .privacy import in_words
@@ -110,7 +109,7 @@ def accuracies(records: Sequence[Record]) -> str:
 
 
 def last(record: Record) -> float:
-    return record.results["test_accuracy"]
+    return record.results["scores"]["accuracy"]
 
 
 def best(record: Record) -> float:
@@ -172,8 +171,8 @@ def privacy_table(root: Path, name: str) -> None:
 
 def clipped_length(record: Record) -> float:
     """Returns the norm of the mean clipped gradient over that step's C: the median of the steps."""
-    settings, (run,) = record.config.clipping, record.spent
-    epoch_steps = steps_per_epoch(record.config, run.num_examples)
+    settings, sampling = record.config.clipping, record.facts.mechanism.sampling
+    epoch_steps = accounting.batches_per_epoch(sampling.num_examples, sampling.expected_batch_size)
     return statistics.median(
         metrics["clipped_mean_norm"]
         / (settings.norm * settings.decay ** ((metrics["step"] - 1) // epoch_steps))

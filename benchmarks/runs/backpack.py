@@ -8,7 +8,6 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +16,9 @@ import optax
 import jaxdp
 from jaxdp import accounting
 from jaxdp.datasets import DataConfig, Dataset, load
-from jaxdp.models import ModelConfig, evaluate, init_params, make_loss, make_model
+from jaxdp.models import ModelConfig
+from jaxdp.tasks import Task, make_task
+from jaxdp.trainer.scoring import make_scorer
 from jaxdp.types import Accountant
 
 BATCH, ITERATIONS, LEARNING_RATE, STD, DELTA = 64, 201, 0.1, 2.0, 1e-5
@@ -33,20 +34,23 @@ LAYERS = ("Conv_0", "Conv_1", "Dense_0", "Dense_1")
 
 class Setup(NamedTuple):
     dataset: Dataset
-    model: nn.Module
+    task: Task
     params: Any
-    loss: Any
+
+    def loss(self, params: Any, image: jax.Array, label: jax.Array) -> jax.Array:
+        """The loss of an image. It draws nothing, so the key does not matter."""
+        return self.task.loss(params, (image, label), jax.random.key(0))
 
 
 def setup(folder: str | None) -> Setup:
-    dataset = load(DataConfig(name="mnist", dir=folder), print)
-    model = make_model(ModelConfig(name="backpack_cnn", activation="relu"), dataset)
-    params = init_params(model, jax.random.key(0), dataset)
-    return Setup(dataset, model, params, make_loss(model, dataset))
+    dataset, data_format = load(DataConfig(name="mnist", dir=folder), print)
+    task = make_task(ModelConfig(name="backpack_cnn", activation="relu"), data_format)
+    return Setup(dataset, task, task.init(jax.random.key(0), dataset.private.zero()))
 
 
 def first_batch(s: Setup) -> tuple[np.ndarray, np.ndarray]:
-    return s.dataset.private.inputs[:BATCH], s.dataset.private.labels[:BATCH]
+    images, labels = s.dataset.private.fields
+    return images[:BATCH], labels[:BATCH]
 
 
 def individual_gradients(s: Setup) -> list[str]:
@@ -124,17 +128,13 @@ def run(s: Setup) -> tuple[list[float], list[float], Any]:
     @jax.jit
     def step(params: Any, state: Any, x: jax.Array, y: jax.Array, mask: jax.Array) -> Any:
         loss = jnp.mean(score(params, x, y), where=mask)
-        scaled = (x.astype(jnp.float32) - jnp.asarray(s.dataset.center)) / jnp.asarray(
-            s.dataset.scale
-        )
-        right = jnp.argmax(jnp.asarray(s.model.apply({"params": params}, scaled)), axis=1) == y
+        right = jax.vmap(s.task.scores, (None, 0))(params, (x, y))["accuracy"]
         updates, state = tx.update(grads(params, (x, y), mask), state, params)
         return optax.apply_updates(params, updates), state, loss, jnp.mean(right, where=mask)
 
     params, state, losses, accuracies = s.params, tx.init(s.params), [], []
-    records = s.dataset.private
     for indices, mask in plan.batches(key=jax.random.key(0)):
-        batch = plan.take((records.inputs, records.labels), indices)
+        batch = plan.take(s.dataset.private.fields, indices)
         params, state, loss, accuracy = step(params, state, *batch, mask)
         losses.append(float(loss))
         accuracies.append(float(accuracy))
@@ -202,14 +202,14 @@ def main() -> None:
     s = setup(args.dir)
     losses, accuracies, params = run(s)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    scores = evaluate(s.model, s.dataset, params)
+    scores = make_scorer(s.task, s.dataset.test)(params)
     draw(losses, accuracies, args.figure)
     for part in (
         individual_gradients(s),
         wrong_factor(s),
         run_table(losses, accuracies),
         [
-            f"Test accuracy after {ITERATIONS} iterations: {scores.accuracy:.4f}",
+            f"Test accuracy after {ITERATIONS} iterations: {scores['accuracy']:.4f}",
             f"The mean of the clipped gradients has norm at most {CLIPPING_NORM:.2f}, the noise on "
             f"it {STD * CLIPPING_NORM * math.sqrt(size) / BATCH:.2f} on average.",
         ],

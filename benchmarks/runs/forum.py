@@ -93,7 +93,7 @@ def train(records: Records, row: NoiseRow, runs: int) -> list[Norms]:
         # As PyTorch initialises a linear layer.
         params = jax.random.uniform(key, (10, 784), minval=-1 / 28, maxval=1 / 28)
         states = (jaxdp.privatize(plan, key=key).init(params), optimizer.init(params))
-        batches = copy.copy(plan).batches(records.inputs, records.labels, key=key)
+        batches = copy.copy(plan).batches(*records.fields, key=key)
         for number, (batch, mask) in enumerate(batches, 1):
             params, states, norms = step(params, states, batch, mask)
             if number % 10 == 0:
@@ -117,7 +117,7 @@ def main() -> None:
     args = parser.parse_args()
     start = time.perf_counter()
     try:
-        records = load(DataConfig(name="mnist"), print).private
+        records = load(DataConfig(name="mnist"), print)[0].private
     except ValueError as error:
         sys.exit(f"error: {error}")
     n = len(records)

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxdp.models.scores import Scorer, make_scorer
 from jaxdp.trainer import loop, parsing, scoring
+from jaxdp.trainer.command import make_job
 from jaxdp.trainer.metrics import write_metrics
 from jaxdp.trainer.run import checkpoint, resume
 from jaxdp.trainer.run.ledger import Payment
@@ -52,12 +52,12 @@ def bare(run: Run, batches: list[Any]) -> Seconds:
     state = _copied(run.state)
     start = Seconds.now()
     for batch, mask in batches:
-        state, _ = run.train_step(state, batch, mask)
+        state, _ = run.take_step(state, batch, mask)
     jax.block_until_ready(state)
     return Seconds.now().since(start)
 
 
-def trainer(run: Run, score: Scorer, steps: int, between_checkpoints: float) -> tuple[Seconds, int]:
+def trainer(run: Run, steps: int, between_checkpoints: float) -> tuple[Seconds, int]:
     """Trains as the command does.
 
     Returns:
@@ -66,12 +66,15 @@ def trainer(run: Run, score: Scorer, steps: int, between_checkpoints: float) -> 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "private").mkdir()
-        history = resume.begin(folder, resume.make_budget(run.plan), run.plan, run.saved, run.state)
+        options = run.job.options
+        budget = resume.make_budget(run.plan)
+        keep = options.checkpoint.keep
+        history = resume.begin(folder, budget, run.plan, run.saved, run.state, keep)
         scorer = scoring.PeriodicScores(
-            lambda state: score(params := run.released(state), run.statistics(params)),
+            lambda state: run.score(run.variables(run.released(state))),
             folder / "private" / "scores.jsonl",
             steps,
-            run.config.evaluations,
+            options.evaluations,
             print,
         )
         batches = run.batches(0, steps)
@@ -84,7 +87,7 @@ def trainer(run: Run, score: Scorer, steps: int, between_checkpoints: float) -> 
         )
         with (folder / "private" / "metrics.jsonl").open("a") as file:
             loop.train(
-                run.train_step,
+                run.take_step,
                 state,
                 itertools.chain([first], batches),
                 payment=payment,
@@ -103,26 +106,25 @@ def trainer(run: Run, score: Scorer, steps: int, between_checkpoints: float) -> 
 def measure(run: Run) -> dict[str, Any]:
     """Returns the figures of the run's training, with what they were measured on."""
     steps = run.plan.steps
-    score = make_scorer(run.model, run.dataset)
     batches = list(itertools.islice(run.batches(), steps))
     jax.block_until_ready(batches)
     # Compiles everything, and says how long a turn takes: each has one checkpoint.
     params = run.released(run.state)
-    score(params, run.statistics(params))
+    run.score(run.variables(params))
     bare(run, batches)
     between = bare(run, batches).wall / 2
-    trainer(run, score, steps, between)
+    trainer(run, steps, between)
     start = Seconds.now()
-    score(params, run.statistics(params))
+    run.score(run.variables(params))
     one_evaluation = Seconds.now().since(start).wall
 
-    turns = [(bare(run, batches), *trainer(run, score, steps, between)) for _ in range(TURNS)]
+    turns = [(bare(run, batches), *trainer(run, steps, between)) for _ in range(TURNS)]
     facts: dict[str, Any] = {
         "hardware": hardware(),
         "jax": jax.__version__,
-        "config": run.config.name,
+        "config": run.job.options.name,
         "steps of a turn": steps,
-        "evaluations of a turn": max(run.config.evaluations - 1, 0),
+        "evaluations of a turn": max(run.job.options.evaluations - 1, 0),
         "one evaluation, ms": _thousandths([one_evaluation], 1),
         "checkpoints of the turns": [written for *_, written in turns],
     }
@@ -147,7 +149,7 @@ def _copied(state: TrainState) -> TrainState:
 
 
 def main(args: list[str]) -> None:
-    print(json.dumps(measure(start_run(parsing.parse(args))), indent=1))
+    print(json.dumps(measure(start_run(make_job(parsing.parse(args)))), indent=1))
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ from typing import Any
 import jax
 import optax
 
-from jaxdp.models import make_scorer, make_unit_loss
+from jaxdp.datasets.feeding import record_keys
+from jaxdp.gradients.unit_loss import mean_loss
 from jaxdp.trainer import averages, parsing
-from jaxdp.trainer.optimizer import make_optimizer
+from jaxdp.trainer.command import make_job
 from jaxdp.trainer.setup import start_run
 
 from ..hardware import hardware
@@ -26,20 +27,22 @@ from ..hardware import hardware
 
 def main(args: list[str]) -> None:
     config = parsing.parse(args)
-    run = start_run(config)
-    if run.frozen or run.plan.clipping.unit != "example":
+    run = start_run(make_job(config))
+    if config.training.frozen or run.plan.clipping.unit != "example":
         sys.exit(
             "error: this program trains all parameters by the gradients of examples: leave out "
             "training.frozen and the batch units of the clipping"
         )
-    gradient = jax.grad(make_unit_loss(run.model, run.dataset, config.training.microbatch_size))
-    optimizer = make_optimizer(config.training, run.plan.steps)
+    loss, optimizer = run.job.task.loss, run.job.optimizer
+    gradient = jax.grad(mean_loss(loss, microbatch_size=config.training.microbatch_size))
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: Any, batch: Any, mask: jax.Array) -> Any:
         params, optimizer_state = state
         updates, optimizer_state = optimizer.update(
-            gradient(params, *batch, mask), optimizer_state, params
+            gradient(params, batch.records, record_keys(batch.key, batch.ids), mask),
+            optimizer_state,
+            params,
         )
         return optax.apply_updates(params, updates), optimizer_state
 
@@ -50,10 +53,11 @@ def main(args: list[str]) -> None:
     params, optimizer_state = jax.block_until_ready(state)
     seconds = time.perf_counter() - start
     average = averages.averaged(optimizer_state)
-    scores = make_scorer(run.model, run.dataset)(params if average is None else average, None)
+    scores = run.score(params if average is None else average)
     print(f"{config.name} without privacy: {run.plan.steps} steps in {seconds:.0f} s, {hardware()}")
-    print(f"test accuracy {scores.accuracy:.4f}, loss {scores.loss:.4f}", end="")
-    print("" if run.dataset.center is not None else f", perplexity {math.exp(scores.loss):.3f}")
+    print(f"test accuracy {scores['accuracy']:.4f}, loss {scores['loss']:.4f}", end="")
+    is_text = run.job.data.window is not None
+    print(f", perplexity {math.exp(scores['loss']):.3f}" if is_text else "")
 
 
 if __name__ == "__main__":

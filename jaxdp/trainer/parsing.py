@@ -19,8 +19,8 @@ from .unused import check_used
 COMMAND = "python -m jaxdp.train"
 
 
-HELP = """Trains a model with differential privacy. CONFIG.py sets other defaults for these options,
-and may define a task, data and an optimizer of its own."""
+# One line of 80 columns: tyro joins lines.
+HELP = "Trains a model with differential privacy. CONFIG.py sets what is not given."
 EXAMPLES = """examples:
   python -m jaxdp.train                            handwritten digits, in 15 s
   python -m jaxdp.train configs/digits_linear.py --plan.epsilon 1 --dry-run

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks.runs import backpack
-from jaxdp.datasets import Dataset, Records
-from jaxdp.models import ModelConfig, init_params, make_loss, make_model
+from jaxdp.datasets import Dataset, Format
+from jaxdp.models import ModelConfig
+from jaxdp.tasks import make_task
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "studies" / "backpack.md").read_text(encoding="utf-8")
@@ -21,11 +22,13 @@ TFDS = ROOT.parent / "shared" / "data" / "tfds"
 def stand_in():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (backpack.BATCH, 28, 28, 1), np.uint8)
-    records = Records(images, rng.integers(0, 10, backpack.BATCH, np.int32))
-    dataset = Dataset(records, records, 10, 33.3, 78.6, "")
-    model = make_model(ModelConfig(name="backpack_cnn", activation="relu"), dataset)
-    params = init_params(model, jax.random.key(0), dataset)
-    return backpack.Setup(dataset, model, params, make_loss(model, dataset))
+    rows = images, rng.integers(0, 10, backpack.BATCH, np.int32)
+    task = make_task(
+        ModelConfig(name="backpack_cnn", activation="relu"), Format(10, 33.3, 78.6, "")
+    )
+    dataset = Dataset(rows, rows)
+    params = task.init(jax.random.key(0), dataset.private.zero())
+    return backpack.Setup(dataset, task, params)
 
 
 def test_epsilons_are_those_of_the_page():

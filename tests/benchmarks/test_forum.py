@@ -17,7 +17,7 @@ def mnist():
     pytest.importorskip("importlib_resources", reason="needs the extra data")
     if not (TFDS / "mnist").exists():
         pytest.skip("MNIST is not prepared")
-    return load(DataConfig(name="mnist", dir=str(TFDS))).private
+    return load(DataConfig(name="mnist", dir=str(TFDS)))[0].private
 
 
 @pytest.mark.parametrize(
