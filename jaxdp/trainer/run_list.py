@@ -63,30 +63,19 @@ def list_runs(folder: Path) -> list[Listed]:
             "python -m jaxdp.runs FOLDER"
         )
     listed = [_listed(path, folder) for path in _find(folder)]
-    counted: list[Listed] = []
-    for i, run in enumerate(listed):
-        if run.spending is None:
+    return [replace(run, copy_of=_counted_with(i, listed)) for i, run in enumerate(listed)]
+
+
+def _counted_with(i: int, listed: Sequence[Listed]) -> str | None:
+    """The name of another run that counts all that a run has spent; None: it counts by itself."""
+    own = listed[i].spending
+    for j, other in enumerate(listed):
+        if own is None or other.spending is None or i == j:
             continue
-        # The first that counts all of its spending; of two that are equal, the first in the list.
-        for j, other in enumerate(listed):
-            if i == j or other.spending is None or not _is_copy(run, other, later=j < i):
-                continue
-            listed[i] = run = replace(run, copy_of=other.name)
-            break
-        else:
-            counted.append(run)
-    return listed
-
-
-def _is_copy(run: Listed, other: Listed, later: bool) -> bool:
-    assert run.spending is not None and other.spending is not None
-    try:
-        same = is_same(run.spending, other.spending)
-    except ValueError:
-        return False  # told with the sum
-    if not same or not covers(other.spending, run.spending):
-        return False
-    return later or not covers(run.spending, other.spending)
+        # Of two that are equal, the first one counts.
+        if covers(other.spending, own) and (j < i or not covers(own, other.spending)):
+            return other.name
+    return None
 
 
 def as_text(listed: Sequence[Listed], width: int, now: float | None = None) -> str:
@@ -108,12 +97,10 @@ def as_text(listed: Sequence[Listed], width: int, now: float | None = None) -> s
 
 
 def sums(listed: Sequence[Listed]) -> list[str]:
-    """For every declared name of records, what its runs have spent together, and what is missing."""
+    """For every declared name of records, what its runs have spent together; then what lacks."""
     unknown = [run for run in listed if run.problem is not None]
     counted = {
-        run.name: run.spending
-        for run in listed
-        if run.spending is not None and run.copy_of is None
+        run.name: run.spending for run in listed if run.spending is not None and run.copy_of is None
     }
     lines = []
     for name in dict.fromkeys(name for spent in counted.values() for name in spent.names):

@@ -152,15 +152,12 @@ def is_same(one: Spending, other: Spending) -> bool:
     Raises:
       ValueError: for copies of one run that both went on, whose releases may share noise.
     """
-    if one.ledger is None or other.ledger is None:
-        return covers(one, other) or covers(other, one)
-    shorter, longer = sorted((one.ledger, other.ledger), key=lambda book: book.position.lines)
-    if not shorter.segments:
-        return False  # it has spent nothing, and many ledgers begin like it
-    if longer.holds(shorter.position):
+    if covers(one, other) or covers(other, one):
         return True
-    secrets = [{segment.secrets for segment in book.segments} for book in (shorter, longer)]
-    if not (one.seeded or other.seeded or secrets[0].isdisjoint(secrets[1])):
+    books = [spending.ledger for spending in (one, other) if spending.ledger is not None]
+    secrets = [{segment.secrets for segment in book.segments} for book in books]
+    private = not (one.seeded or other.seeded)
+    if private and len(secrets) == 2 and not secrets[0].isdisjoint(secrets[1]):
         raise ValueError(
             f"{one.folder} and {other.folder} are copies of one run that both went on: the same "
             "noise may be in both, so no ε holds for them together. Keep one, and publish nothing "
@@ -172,7 +169,8 @@ def is_same(one: Spending, other: Spending) -> bool:
 def covers(one: Spending, other: Spending) -> bool:
     """Whether the first counts all that the second has spent, because it is the same spending."""
     if one.ledger is not None and other.ledger is not None:
-        return one.ledger.holds(other.ledger.position)
+        # Without a segment it has spent nothing, and many ledgers begin like it.
+        return bool(other.segments) and one.ledger.holds(other.ledger.position)
     if other.ledger is not None:
         return False
     return _released(other.folder) <= _released(one.folder)
@@ -255,10 +253,12 @@ def _of_release(path: Path, folder: Path) -> Spending:
 
 def _mechanism(facts: MechanismFacts, adjacency: Adjacency, draws: int) -> Mechanism:
     noise = facts.noise_multiplier
-    if isinstance(noise, tuple):
-        noise = tuple((part.noise_multiplier, part.steps) for part in noise)
     return Mechanism(
-        noise_multiplier=noise,
+        noise_multiplier=(
+            tuple((part.noise_multiplier, part.steps) for part in noise)
+            if isinstance(noise, tuple)
+            else noise
+        ),
         steps=facts.steps,
         sampling_probability=facts.sampling.probability,
         sampling=facts.sampling.kind,
