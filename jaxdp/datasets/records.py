@@ -13,6 +13,8 @@ from . import splits
 
 USES = ("private", "test", "public")
 
+ROWS_AT_A_TIME = 500  # in a pass over many records, which bounds its memory
+
 
 @dataclass(frozen=True)
 class Records:

@@ -13,12 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..datasets.records import Records
+from ..datasets.records import ROWS_AT_A_TIME, Records
 from ..tasks.task import Task
 from ..types import PyTree, Tell
 from .run.files import append_private
-
-ROWS_AT_A_TIME = 500  # records in a pass over many of them, which bounds its memory
 
 Scores = dict[str, float]
 

@@ -12,10 +12,10 @@ import jax
 import jax.export
 import numpy as np
 
+from ...datasets.records import ROWS_AT_A_TIME
 from ...gradients.jax_internals import without_locations
 from ...tasks.task import Task, WithStatistics, inputs_of
 from ...types import PyTree
-from ..scoring import ROWS_AT_A_TIME
 from .names import named_leaves
 
 PLATFORMS = ("cpu", "cuda", "tpu")
