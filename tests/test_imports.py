@@ -28,7 +28,6 @@ MAY_IMPORT = {
         "tasks",
     },
     **{command: {"_command", "_distribution", "datasets", "trainer"} for command in COMMANDS},
-    "_command": {"_distribution"},
     "__main__": {"_command", "_distribution"},
     "__init__": {
         *("_command", "_distribution", "gradients", "accounting", "dpsgd", "datasets", "tasks"),
