@@ -124,7 +124,6 @@ def count(release: Release, records: Records, classes: int, *, each_alone: bool)
 
 def class_table(confusion: Confusion) -> list[str]:
     """Lines with support, recall and precision of every class."""
-    shown = lambda share: "none" if np.isnan(share) else f"{share:.4f}"
     columns = [
         ["class", *map(str, range(len(confusion.counts)))],
         ["support", *map(str, confusion.support)],
@@ -148,6 +147,11 @@ def matrix_table(confusion: Confusion, width: int) -> list[str]:
             block = [head]
         block.append(column)
     return [*lines, *_right_aligned(block)]
+
+
+def shown(share: float) -> str:
+    """A share in four digits; of nothing there is none."""
+    return "none" if np.isnan(share) else f"{share:.4f}"
 
 
 def _share(part: Any, whole: Any) -> np.ndarray:

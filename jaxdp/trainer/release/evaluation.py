@@ -130,7 +130,7 @@ def evaluate(request: Request, width: int) -> str:
     return "\n".join(
         [
             *(line for text in told for line in folded(text, width)),
-            f"accuracy {found.accuracy:.4f}",
+            f"accuracy {confusion.shown(found.accuracy)}",
             "",
             *confusion.class_table(found),
             "",
