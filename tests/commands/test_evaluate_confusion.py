@@ -224,9 +224,10 @@ def test_public_records_can_be_treated_as_private(score, ledger):
 def test_another_ledger_is_refused(score, ledger):
     with score_ledger.opened(ledger, "visits", Fraction(1), Fraction(2)):
         pass
-    assert "is the ledger of 'visits', and the test records are of 'digits'" in score(
-        "private", *paying(ledger)
-    )[2]
+    assert (
+        "is the ledger of 'visits', and the test records are of 'digits'"
+        in score("private", *paying(ledger))[2]
+    )
 
 
 @pytest.mark.parametrize("option", ["ledger", "epsilon", "budget"])
@@ -242,5 +243,7 @@ def test_records_that_were_given_are_not_loaded(runs, tmp_path, capsys):
     (folder / "privacy.json").write_text(json.dumps(fact))
     assert evaluate.main([str(folder), "--confusion"]) == 2
     said = capsys.readouterr().err
-    assert "the records are their owner's (1,000 rows that were given), and the command can't" in said
+    assert (
+        "the records are their owner's (1,000 rows that were given), and the command can't" in said
+    )
     assert "jaxdp.load_release(...).predict" in said

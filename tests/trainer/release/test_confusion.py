@@ -63,7 +63,10 @@ def test_what_is_no_classifier_is_refused(wrong):
     if wrong == "logits":
         release.predict = lambda inputs: np.zeros((len(inputs), 3))
     if wrong == "words":  # a class for every place of a text
-        release.predict = lambda inputs: {"class": np.zeros((1, 8), int), "scores": np.zeros((1, 3))}
+        release.predict = lambda inputs: {
+            "class": np.zeros((1, 8), int),
+            "scores": np.zeros((1, 3)),
+        }
     if wrong == "no pair":
         some = Records(np.zeros(3, np.uint8))
     if wrong == "no label":
