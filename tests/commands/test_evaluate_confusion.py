@@ -1,4 +1,4 @@
-"""`python -m jaxdp.evaluate --confusion`: exact for public test records, else noisy and paid for."""
+"""`python -m jaxdp.evaluate --confusion`: exact for public records, else noisy and paid for."""
 
 import json
 import shutil

@@ -203,7 +203,7 @@ def test_a_ledger_behind_its_checkpoints_is_refused(one):
 
 
 def test_what_is_no_run_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="holds no run .* and no release"):
+    with pytest.raises(ValueError, match=r"holds no run .* and no release"):
         jaxdp.compose(tmp_path)
     with pytest.raises(ValueError, match="no run is given"):
         jaxdp.compose()

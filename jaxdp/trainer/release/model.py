@@ -126,9 +126,9 @@ class Model:
           ValueError: for inputs of another form.
         """
         wanted = jax.tree.map(lambda a: f"{a.dtype}[{', '.join(map(str, a.shape))}]", self.inputs)
-        form = jax.tree.structure(self.inputs)
+        given: list[Any] = []
         try:
-            given = form.flatten_up_to(inputs)
+            jax.tree.map(lambda a, x: given.append(x), self.inputs, inputs)
         except ValueError:  # its own words take several lines
             raise ValueError(
                 f"the inputs have the form {jax.tree.structure(inputs)}: give {wanted}"
@@ -147,4 +147,4 @@ class Model:
                 )
         if len({len(leaf) for leaf in leaves}) != 1:
             raise ValueError(f"the inputs have different numbers of records: give {wanted}")
-        return jax.tree.unflatten(form, leaves)
+        return jax.tree.unflatten(jax.tree.structure(self.inputs), leaves)

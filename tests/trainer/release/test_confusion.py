@@ -9,10 +9,10 @@ import pytest
 from scipy import stats
 
 pytest.importorskip("safetensors")
-from jaxdp.datasets.records import Records  # noqa: E402
-from jaxdp.dpsgd.discrete_laplace import discrete_laplace  # noqa: E402
-from jaxdp.trainer.release import confusion  # noqa: E402
-from jaxdp.trainer.release.confusion import Confusion  # noqa: E402
+from jaxdp.datasets.records import Records
+from jaxdp.dpsgd.discrete_laplace import discrete_laplace
+from jaxdp.trainer.release import confusion
+from jaxdp.trainer.release.confusion import Confusion
 
 FALSE_ALARM = 1e-6  # of each statistical test; the bits are seeded, so a pass stays a pass
 COUNTS = np.array([[5, 1, 0], [2, 6, 0], [0, 0, 0]])

@@ -103,7 +103,7 @@ def test_a_damaged_program_is_told_in_one_line(tmp_path, damage):
     release = jaxdp.load_release(tmp_path / "run")  # the rest can be used
     for use in (lambda: release.predict(case.inputs), lambda: jaxdp.export(tmp_path / "run")):
         with pytest.raises(
-            ValueError, match="model.stablehlo can't be used: it is damaged"
+            ValueError, match=r"model.stablehlo can't be used: it is damaged"
         ) as error:
             use()
         assert len(str(error.value).splitlines()) == 1
@@ -113,7 +113,7 @@ def test_a_release_without_a_program_says_how_to_predict(tmp_path):
     make_release(tmp_path / "run", CASES["swapped"]())
     (tmp_path / "run" / "release" / "model.stablehlo").unlink()
     release = jaxdp.load_release(tmp_path / "run")
-    with pytest.raises(ValueError, match="Apply your model to `release.params_like"):
+    with pytest.raises(ValueError, match=r"Apply your model to `release.params_like"):
         release.predict(np.zeros((1, 4), np.float32))
 
 
@@ -133,7 +133,7 @@ WRONG = {
 def test_inputs_of_another_form_are_told_in_one_line(tmp_path, wrong):
     case = CASES["dict_inputs"]()
     release = make_release(tmp_path / "run", case)
-    with pytest.raises(ValueError, match="the inputs .*give .*uint8") as error:
+    with pytest.raises(ValueError, match=r"the inputs .*give .*uint8") as error:
         release.predict(WRONG[wrong](case.inputs))
     assert len(str(error.value).splitlines()) == 1
 

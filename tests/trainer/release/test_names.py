@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 pytest.importorskip("safetensors")
-from helpers.small_releases import Layer  # noqa: E402
+from helpers.small_releases import Layer
 
-from jaxdp.trainer.release.names import named_leaves  # noqa: E402
+from jaxdp.trainer.release.names import named_leaves
 
 
 def test_a_name_is_the_path_to_the_array():

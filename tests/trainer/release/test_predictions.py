@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("safetensors")
-from jaxdp.trainer.release.predictions import read_inputs, write_csv  # noqa: E402
+from jaxdp.trainer.release.predictions import read_inputs, write_csv
 
 
 class Taking:

@@ -71,17 +71,17 @@ def test_a_ledger_that_does_not_fit_is_refused(begun, records, epsilon, budget, 
 
 
 def test_a_missing_ledger_is_not_begun_without_a_budget(path):
-    with pytest.raises(ValueError, match=r"there is no ledger .* give --budget E"):
-        with opened(path, "visits", HALF, None):
-            pass
+    missing = pytest.raises(ValueError, match=r"there is no ledger .* give --budget E")
+    with missing, opened(path, "visits", HALF, None):
+        pass
     assert not path.exists()
 
 
 def test_a_damaged_ledger_pays_for_nothing(begun):
     begun.write_text(begun.read_text().replace('"budget": "2"', '"budget": "9"'))
-    with pytest.raises(ValueError, match=r"line 1 is damaged .*: it no longer says what was spent"):
-        with opened(begun, "visits", HALF, None):
-            pass
+    damaged = pytest.raises(ValueError, match=r"line 1 is damaged .*: it no longer says what was")
+    with damaged, opened(begun, "visits", HALF, None):
+        pass
 
 
 def test_a_half_written_charge_had_no_noise_drawn(begun):
@@ -94,10 +94,10 @@ def test_a_half_written_charge_had_no_noise_drawn(begun):
 
 
 def test_one_process_at_a_time(begun):
-    with opened(begun, "visits", HALF, None):
-        with pytest.raises(ValueError, match=r"is being charged by process \d+ on .*: wait until"):
-            with opened(begun, "visits", HALF, None):
-                pass
+    again = pytest.raises(ValueError, match=r"is being charged by process \d+ on .*: wait until")
+    mine, other = (opened(begun, "visits", HALF, None) for _ in range(2))
+    with mine, again, other:
+        pass
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_fractions_are_written_in_decimal_digits(value, digits):
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
 def test_a_senseless_epsilon_is_refused(value):
-    with pytest.raises(ValueError, match="epsilon is .*: give a number above 0"):
+    with pytest.raises(ValueError, match=r"epsilon is .*: give a number above 0"):
         as_fraction("epsilon", value)
     assert as_fraction("epsilon", 1e-7) == Fraction(1, 10**7)
 
