@@ -193,9 +193,10 @@ def test_no_name_and_no_number_is_cut(tmp_path, show, columns):
 
 def test_a_name_that_is_too_long_for_a_line_has_one_of_its_own(tmp_path, show):
     name = "a" * 70
-    make_run(tmp_path / name)
+    make_run(tmp_path / name, seed=1)
     _, said, _ = show(columns=60)
     assert said.splitlines()[0] == name
+    assert name in said.splitlines()[1:]  # the sum names it, too
 
 
 def test_usage_and_refusals(tmp_path, show, capsys, monkeypatch):

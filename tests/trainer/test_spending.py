@@ -151,6 +151,14 @@ def test_runs_with_one_seed_are_not_one_run(tmp_path):
     assert jaxdp.compose(*runs).runs == 2
 
 
+def test_a_run_that_never_began_is_no_copy_of_another(one, tmp_path):
+    begun = make_run(tmp_path / "begun", released=False)
+    ledger = begun / "private" / "ledger.txt"
+    ledger.write_text(ledger.read_text().splitlines(keepends=True)[0])  # the same budget
+    found = jaxdp.compose(one, begun)
+    assert (found.runs, found.epsilon) == (2, jaxdp.compose(one).epsilon)
+
+
 def test_other_neighbours_do_not_add_up(one, tmp_path):
     other = make_run(tmp_path / "other", adjacency="replace_one")
     with pytest.raises(ValueError, match=r"different adjacencies \(add_remove, replace_one\): the"):
