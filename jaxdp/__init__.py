@@ -42,12 +42,14 @@ if TYPE_CHECKING:
     from .trainer.plan_settings import PlanSettings as PlanSettings
     from .trainer.release.parameters import export as export
     from .trainer.release.parameters import load_release as load_release
+    from .trainer.spending import compose as compose
 
 # Parts of the trainer, which are loaded only when somebody uses them.
 _LAZY = {
     "Dataset": "jaxdp.datasets.records",
     "PlanSettings": "jaxdp.trainer.plan_settings",
     "Task": "jaxdp.tasks.task",
+    "compose": "jaxdp.trainer.spending",
     "export": "jaxdp.trainer.release.parameters",
     "fit": "jaxdp.trainer.fit",
     "load_release": "jaxdp.trainer.release.parameters",

@@ -11,7 +11,9 @@ COMMANDS = {
     "train": "trains a private classifier and writes its release",
     "plan": "says how much noise a privacy budget needs, by batch size",
     "evaluate": "scores the release of a run",
+    "predict": "predicts for the records in a file",
     "report": "shows one run in a table and figures, or compares several",
+    "runs": "lists runs and what they have spent together",
     "seal": "destroys the secrets of a run that is over",
     "data": "prepares data sets of images, and empties the cache",
 }

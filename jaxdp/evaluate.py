@@ -1,5 +1,6 @@
 """The command `python -m jaxdp.evaluate RUN`: loads a release and scores it."""
 
+import shutil
 import sys
 from collections.abc import Sequence
 
@@ -8,7 +9,7 @@ from . import _command, _distribution
 with _distribution.exit_without("python -m jaxdp.evaluate", "train"):
     from .trainer import parsing
     from .trainer.device import check_device
-    from .trainer.release.evaluation import read_options, score_release
+    from .trainer.release.evaluation import evaluate, read_options
 
 USAGE = """usage: python -m jaxdp.evaluate RUN [OPTIONS]
 
@@ -21,9 +22,20 @@ those of the run, or others of the same data. The options are those of `python -
   --data.name NAME      another data set, with records like the run's
   --data.private SPLIT  and --data.public: the other records. A record has one use only
 
+  --confusion           scores of every class, and the confusion matrix
+  --data.test-is-public declares other records than the run's public
+
+Of private test records, the matrix has noise, which a ledger of these records pays for. All
+releases that are scored on them share that ledger.
+
+  --ledger FILE         the ledger
+  --epsilon E           what this evaluation spends
+  --budget B            begins the ledger: what all evaluations together may spend
+
 examples:
-  python -m jaxdp.evaluate runs/digits_cnn-20261125-020558
-  python -m jaxdp.evaluate received/release --data.test 'test[:50%]'"""
+  python -m jaxdp.evaluate runs/digits_cnn-20261125-020558 --confusion
+  python -m jaxdp.evaluate received/release --data.test 'test[:50%]'
+  python -m jaxdp.evaluate RUN --confusion --ledger visits.txt --epsilon 0.5 --budget 2"""
 
 
 def main(args: Sequence[str]) -> int:
@@ -34,9 +46,9 @@ def main(args: Sequence[str]) -> int:
         print(USAGE)
         return 0
     try:
-        release, data = read_options(args)
+        request = read_options(args)
         check_device()
-        print(score_release(release, data))
+        print(evaluate(request, shutil.get_terminal_size().columns))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

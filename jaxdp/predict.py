@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import _distribution
+from . import _command, _distribution
 
 with _distribution.exit_without("python -m jaxdp.predict", "train"):
     from .trainer.release.parameters import load_release
@@ -21,7 +21,9 @@ example: python -m jaxdp.predict runs/digits_cnn-20260101-120000 images.npy"""
 
 def main(args: Sequence[str]) -> int:
     """Runs the command with the given arguments and returns the exit status."""
-    if args and args[0] in ("-h", "--help"):
+    if _command.tell_version(args):
+        return 0
+    if not {"-h", "--help"}.isdisjoint(args):
         print(USAGE)
         return 0
     files = args if len(args) == 2 else args[:2] if args[2:3] == ["--output"] else ()
@@ -43,4 +45,4 @@ def main(args: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    _command.run(main)

@@ -44,6 +44,33 @@ def epsilon(
     return guarantee.charge_of(mechanisms).epsilon_at(delta, exact)
 
 
+def epsilon_of_all(mechanisms: Sequence[Mechanism], delta: float) -> float:
+    """As `epsilon`, for mechanisms with different samplings.
+
+    Those of one sampling are composed. Then the samplings share δ evenly, and their ε are added:
+    basic composition, which also holds if their steps were taken by turns.
+
+    Args:
+      mechanisms: all with the same adjacency.
+      delta: between 0 and 1.
+
+    Raises:
+      ValueError: if adjacencies differ.
+    """
+    adjacencies = sorted({m.adjacency for m in mechanisms})
+    if len(adjacencies) > 1:
+        raise ValueError(
+            f"the mechanisms have the adjacencies {', '.join(adjacencies)}: their guarantees are "
+            "about different neighbours and can't be composed. Give one adjacency"
+        )
+    spent = [m for m in mechanisms if m.steps]
+    samplings = dict.fromkeys(m.sampling for m in spent)
+    return sum(
+        epsilon([m for m in spent if m.sampling == sampling], delta / len(samplings))
+        for sampling in samplings
+    )
+
+
 def _exact_epsilon(parts: Sequence[Mechanism], delta: float, accountant: Accountant) -> float:
     """epsilon with noise that is exactly Gaussian."""
     if accountant == "rdp":

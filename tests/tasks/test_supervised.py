@@ -9,11 +9,9 @@ import optax
 import pytest
 from flax import nnx
 from helpers.networks import CLASSES, INPUTS, NETWORKS, Linen
-from helpers.small_dataset import small_dataset
 
 import jaxdp
 from jaxdp import models
-from jaxdp.models.config import ModelConfig
 from jaxdp.tasks import classifier, language_model, regressor
 
 B = 5
@@ -114,25 +112,6 @@ def test_a_batch_unit_s_loss_is_the_mean(library):
     np.testing.assert_allclose(
         mean(params, records(), KEYS, mask), losses(task, params, records(), KEYS)[:3].mean(), 1e-5
     )
-
-
-def test_the_built_in_models_go_through_the_same_door():
-    dataset = small_dataset()
-    model = models.make_model(ModelConfig("linear"), dataset)
-    scale = lambda x: (x.astype(jnp.float32) - jnp.asarray(0.0)) / jnp.asarray(8.0)
-    task = classifier(model, preprocess=scale)
-    x, y = dataset.private.inputs[0], dataset.private.labels[0]
-    params = task.init(jax.random.key(3), (np.zeros_like(x), np.zeros_like(y)))
-    expected = models.init_params(model, jax.random.key(3), dataset)
-    jax.tree.map(np.testing.assert_array_equal, params, expected)
-    loss = models.make_loss(model, dataset)
-    assert task.loss(params, (x, y), KEYS[0]) == loss(params, x, y)
-    each = jax.jit(jax.vmap(task.scores, (None, 0)))(
-        params, (dataset.test.inputs, dataset.test.labels)
-    )
-    expected = models.evaluate(model, dataset, params)
-    assert np.mean(each["accuracy"]) == pytest.approx(expected.accuracy)
-    assert np.mean(each["loss"]) == pytest.approx(expected.loss, rel=1e-5)
 
 
 def test_augmentation_is_of_the_record_s_key_before_preprocess_and_in_the_loss_only():

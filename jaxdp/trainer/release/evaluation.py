@@ -1,26 +1,33 @@
 """Scores of a release: on the test records of its run, or on others of the same data set."""
 
 import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import safetensors  # noqa: F401  # for `load_release`: without it the command says so at once
 
 from ...accounting.rounding import shown_delta
 from ...datasets import loading
 from ...datasets.config import DataConfig
+from ...dpsgd.discrete_laplace import discrete_laplace_std
 from ...tasks.builtin import make_task
 from ...tasks.task import WithStatistics
 from .. import options, parsing
+from ..columns import folded
 from ..config import Config
 from ..scoring import make_scorer
 from ..unused import check_used
+from . import confusion, score_ledger
 from .parameters import Release, load_release
 from .statement import Statement, labelled_epsilons
 
 COMMAND = "python -m jaxdp.evaluate"
-IDLE = {"data.augment", "data.placement", "data.test_is_public"}  # the statement tells the last
+IDLE = {"data.augment", "data.placement"}
+PAYING = ("ledger", "epsilon", "budget")
 
 
 @dataclass(frozen=True)
@@ -28,9 +35,29 @@ class Options:
     """The options of `python -m jaxdp.evaluate`."""
 
     data: DataConfig
+    confusion: bool = False
+    ledger: Path | None = None
+    epsilon: float | None = None
+    budget: float | None = None
 
 
-def read_options(args: Sequence[str]) -> tuple[Release, DataConfig]:
+class Request(NamedTuple):
+    """What is asked for.
+
+    Attributes:
+      release: to score.
+      options: with all of the data's, from the run where they are not given.
+      run_data: the options of the run's own data.
+      declared: whether the user declares the test records public; None: nothing is said.
+    """
+
+    release: Release
+    options: Options
+    run_data: DataConfig
+    declared: bool | None
+
+
+def read_options(args: Sequence[str]) -> Request:
     """Reads the command line `RUN [OPTIONS]`; the options overrule the run's own.
 
     Raises:
@@ -41,15 +68,149 @@ def read_options(args: Sequence[str]) -> tuple[Release, DataConfig]:
     if len(runs) != 1:
         given = f"{len(runs)} runs are given ({' '.join(runs)})" if runs else "no run is given"
         raise ValueError(f"{given}: give one folder, as {COMMAND} runs/NAME-TIME")
-    for name in IDLE & values.keys():
+    classwise = values.get("confusion", False)
+    idle = IDLE if classwise else IDLE | {"data.test_is_public"}  # the statement tells it
+    for name in idle & values.keys():
         raise ValueError(
             f"{options.shown(name)} is {values[name]}, and scoring does not use it: leave it out"
         )
+    for name in PAYING:
+        if name in values and not classwise:
+            raise ValueError(
+                f"{name} is {values[name]}, but it is for --confusion, which is not given: leave "
+                "it out"
+            )
     release = load_release(runs[0])
-    data = data_options(runs[0], release.statement)
-    data = options.replaced(Options(data), values).data
-    check_used(Config(data=data), values, "the run")
-    return release, data
+    run_data = data_options(runs[0], release.statement)
+    made = options.replaced(Options(run_data), values)
+    check_used(Config(data=made.data), values, "the run")
+    return Request(release, made, run_data, values.get("data.test_is_public"))
+
+
+def evaluate(request: Request, width: int) -> str:
+    """Does what is asked for, and says what the numbers are worth.
+
+    Raises:
+      ValueError: if the data can't be loaded, or the model is not for them; and for private records
+        that can't be paid for.
+    """
+    if not request.options.confusion:
+        return score_release(request.release, request.options.data)
+    _check_named(request)
+    public = _are_public(request)
+    made, data = request.options, request.options.data
+    for name in PAYING:
+        if public and getattr(made, name) is not None:
+            raise ValueError(
+                f"{name} is {getattr(made, name)}, and the test records were declared public, so "
+                "that they cost nothing: leave it out"
+            )
+    pay = None if public else _payment(made)
+    test = loading.load(data, print, _protected(request))[0].test
+    assert test is not None
+    classes = confusion.num_classes(request.release, test)
+    if pay is None:
+        found = confusion.count(request.release, test, classes, each_alone=False)
+        told = [f"{data.name}, {data.test}: {len(test)} records, declared public"]
+    else:
+        try:
+            with score_ledger.opened(pay.ledger, data.name, pay.epsilon, pay.budget) as book:
+                exact = confusion.count(request.release, test, classes, each_alone=True)
+                book.charge(pay.epsilon)  # before the noise is drawn
+                found = exact.with_noise(pay.epsilon)
+        except OSError as error:
+            raise ValueError(
+                f"{pay.ledger} can't be written to ({error.strerror}): nothing is told about the "
+                "records. Make room for it, in a place that you may write to"
+            ) from None
+        told = [
+            f"{data.name}, {data.test}: PRIVATE records, with noise",
+            *_paid(book, pay, classes),
+        ]
+    return "\n".join(
+        [
+            *(line for text in told for line in folded(text, width)),
+            f"accuracy {confusion.shown(found.accuracy)}",
+            "",
+            *confusion.class_table(found),
+            "",
+            "Columns are the predicted classes:",
+            *confusion.matrix_table(found, width),
+            "",
+            _training(request.release.statement),
+        ]
+    )
+
+
+class Payment(NamedTuple):
+    """How an evaluation of private records is paid for."""
+
+    ledger: Path
+    epsilon: Fraction
+    budget: Fraction | None
+
+
+def _payment(made: Options) -> Payment:
+    if made.ledger is None or made.epsilon is None:
+        missing = "no ledger" if made.ledger is None else "no epsilon"
+        raise ValueError(
+            f"the test records are not declared public, and {missing} is given: give --ledger FILE "
+            "--epsilon E, which adds noise and pays for it; or, if they are other records than the "
+            "run's and public, --data.test-is-public"
+        )
+    epsilon = score_ledger.as_fraction("epsilon", made.epsilon)
+    budget = None if made.budget is None else score_ledger.as_fraction("budget", made.budget)
+    return Payment(made.ledger, epsilon, budget)
+
+
+def _paid(book: score_ledger.ScoreLedger, pay: Payment, classes: int) -> list[str]:
+    epsilon, spent, budget, left = map(
+        score_ledger.as_decimal, (pay.epsilon, book.spent, book.budget, book.left)
+    )
+    std = discrete_laplace_std(pay.epsilon)
+    return [
+        f"ε = {epsilon} for one of these records, added or removed. {book.path}: {spent} of "
+        f"{budget} spent, {left} left",
+        f"Noise: standard deviation {std:.3g} in each number of the matrix, "
+        f"{std * math.sqrt(classes):.3g} in the sum of a row or column. The scores are of these "
+        "sums; below 0 is shown as 0.",
+    ]
+
+
+def _are_public(request: Request) -> bool:
+    """Whether the test records were declared public: by the run, or, for others, by the user."""
+    used, data = request.release.statement.data, request.options.data
+    if (data.name, data.test) != (used.name, used.test):
+        return bool(request.declared)
+    by_run = request.release.statement.test_is_public
+    if request.declared and not by_run:
+        raise ValueError(
+            "data.test-is-public is True, and the run did not declare its test records public: "
+            "leave it out"
+        )
+    return by_run if request.declared is None else request.declared
+
+
+def _protected(request: Request) -> list[loading.Use]:
+    """What the run used its records for: none that it protects is scored as a test record."""
+    run, now = request.run_data, request.options.data
+    earlier = [
+        replace(run, private=use.private, public=use.public, test=use.test or run.test)
+        for use in request.release.statement.earlier_data
+    ]
+    return [(use, {}) for use in (run, *earlier) if use.name == now.name]
+
+
+def _check_named(request: Request) -> None:
+    """Refuses records that were given to `fit`, or that a config file defines."""
+    data = request.options.data
+    for rule in (data.private, data.test):
+        if re.match(r"[\d,]+ rows that were given$|rows\b", rule):
+            raise ValueError(
+                f"the records are their owner's ({rule}), and the command can't load them: score "
+                "them by jaxdp.load_release(...).predict, or name others, as --data.name digits "
+                "--data.private train --data.test test"
+            )
 
 
 def data_options(path: str | Path, statement: Statement) -> DataConfig:
@@ -116,13 +277,17 @@ def score_release(release: Release, data: DataConfig) -> str:
         public = "not the run's test records: if they are private, so are these numbers"
     elif used.window is not None:
         public += ", if the file is the run's"  # a release does not hold the file
-    label, epsilon = labelled_epsilons(statement)[0]
-    private = "" if statement.private else ", but NOT PRIVATE: it was made with a seed"
     lines = [
         f"{data.name}, {data.test}: {len(dataset.test or ())} records, {public}",
         *(f"{name} {score:.4f}" for name, score in scores.items()),
     ]
     if data_format.is_text:
         lines.append(f"perplexity {math.exp(scores['loss']):.3f} a character")
-    lines.append(f"ε = {epsilon:g} by {label}, at δ = {shown_delta(statement.delta):g}{private}")
-    return "\n".join(lines)
+    return "\n".join([*lines, _training(statement)])
+
+
+def _training(statement: Statement) -> str:
+    """What the training has promised."""
+    label, epsilon = labelled_epsilons(statement)[0]
+    private = "" if statement.private else ", but NOT PRIVATE: it was made with a seed"
+    return f"ε = {epsilon:g} by {label}, at δ = {shown_delta(statement.delta):g}{private}"

@@ -127,19 +127,25 @@ class Model:
           ValueError: for inputs of another form.
         """
         wanted = jax.tree.map(lambda a: f"{a.dtype}[{', '.join(map(str, a.shape))}]", self.inputs)
+        given: list[Any] = []
         try:
-            arrays = jax.tree.map(
-                lambda a, x: np.asarray(x).astype(a.dtype, casting="same_kind"),
-                self.inputs,
-                inputs,
-            )
+            jax.tree.map(lambda a, x: given.append(x), self.inputs, inputs)
+        except ValueError:  # its own words take several lines
+            raise ValueError(
+                f"the inputs have the form {jax.tree.structure(inputs)}: give {wanted}"
+            ) from None
+        try:
+            leaves = [
+                np.asarray(x).astype(a.dtype, casting="same_kind")
+                for a, x in zip(jax.tree.leaves(self.inputs), given, strict=True)
+            ]
         except (TypeError, ValueError) as error:
             raise ValueError(f"the inputs do not fit ({error}): give {wanted}") from None
-        for want, got in zip(jax.tree.leaves(self.inputs), jax.tree.leaves(arrays), strict=True):
+        for want, got in zip(jax.tree.leaves(self.inputs), leaves, strict=True):
             if got.shape[1:] != want.shape[1:] or got.ndim == 0 or len(got) == 0:
                 raise ValueError(
                     f"the inputs have shape {got.shape}: give {wanted}, with n records"
                 )
-        if len({len(leaf) for leaf in jax.tree.leaves(arrays)}) != 1:
+        if len({len(leaf) for leaf in leaves}) != 1:
             raise ValueError(f"the inputs have different numbers of records: give {wanted}")
-        return arrays
+        return jax.tree.unflatten(jax.tree.structure(self.inputs), leaves)

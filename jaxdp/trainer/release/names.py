@@ -16,7 +16,7 @@ def named_leaves(tree: PyTree) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name = path_name(path) or "params"
+        name = path_name(path) if path else "params"
         if name in found or any(not part for part in name.split("/")):
             raise ValueError(f"two parameters are named {name!r}, or one has no name: rename them")
         found[name] = leaf

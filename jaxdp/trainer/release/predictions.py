@@ -1,7 +1,6 @@
 """Inputs from files, and predictions as CSV, for `python -m jaxdp.predict`."""
 
 import csv
-import zipfile
 from typing import TextIO
 
 import jax
@@ -18,13 +17,7 @@ def read_inputs(path: str, model: Model) -> PyTree:
     Raises:
       ValueError: for a file that is missing, damaged or lacks an array.
     """
-    try:
-        kept = np.load(path, allow_pickle=False)
-        arrays = {"params": kept} if isinstance(kept, np.ndarray) else dict(kept)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path} can't be read ({error}): give a .npy or .npz file of numbers"
-        ) from None
+    arrays = _arrays(path)
     names = list(named_leaves(model.inputs))
     if len(names) == len(arrays) == 1:
         found = list(arrays.values())
@@ -35,6 +28,20 @@ def read_inputs(path: str, model: Model) -> PyTree:
             f"{path} holds {', '.join(arrays) or 'nothing'}: the model takes {', '.join(names)}"
         )
     return jax.tree.unflatten(jax.tree.structure(model.inputs), found)
+
+
+def _arrays(path: str) -> dict[str, np.ndarray]:
+    """The arrays of a file by their names; a .npy has one without a name of its own."""
+    try:
+        with open(path, "rb") as file:
+            kept = np.load(file, allow_pickle=False)
+            return {"params": kept} if isinstance(kept, np.ndarray) else dict(kept)
+    except OSError as error:
+        reason = (error.strerror or "it is damaged").lower()
+    except Exception:  # NumPy and zipfile raise errors of many kinds
+        # Its own words may advise to trust the file, which would let it run any program.
+        reason = "it is damaged, or holds other things than numbers"
+    raise ValueError(f"{path} can't be read ({reason}): give a .npy or .npz file of numbers")
 
 
 def write_csv(predictions: PyTree, file: TextIO) -> None:

@@ -18,7 +18,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from ..step import TrainState
-from .ledger import Ledger, Position
+from .ledger import Ledger
+from .lines import Position
 
 Arrays = dict[str, np.ndarray]
 FROZEN = "frozen"

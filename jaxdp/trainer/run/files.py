@@ -52,6 +52,23 @@ def locked(folder: Path) -> Iterator[None]:
       ValueError: if another process trains in it, or it is not the folder of a run.
     """
     path = folder / "private" / "lock"
+    with locked_file(path, f"{folder} is being trained in", f"{folder}", "the folder of a run"):
+        yield
+
+
+@contextmanager
+def locked_file(path: Path, busy: str, title: str, kind: str) -> Iterator[None]:
+    """Keeps other processes out as long as a file is locked. It is made if it is missing.
+
+    Args:
+      path: the file.
+      busy: what another process does that holds it, for the message.
+      title: what is kept, for the message.
+      kind: what to name instead if it can't be locked.
+
+    Raises:
+      ValueError: if another process holds it, or it can't be locked.
+    """
     descriptor = None
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR | BINARY, 0o600)
@@ -60,21 +77,35 @@ def locked(folder: Path) -> Iterator[None]:
         if descriptor is not None:
             os.close(descriptor)
         raise ValueError(
-            f"{folder} can't be locked ({error.strerror}: {path}): name the folder of a run, in a "
-            "place that you may write to and whose file system has locks"
+            f"{title} can't be locked ({error.strerror}: {path}): name {kind}, in a place that you "
+            "may write to and whose file system has locks"
         ) from None
     try:
         os.lseek(descriptor, 1, os.SEEK_SET)  # Windows locks the first byte against reading, too
         if not mine:
             holder = os.read(descriptor, 200).decode(errors="replace") or "another process"
             raise ValueError(
-                f"{folder} is being trained in by {holder}: wait until it ends, or end it. Two "
-                "processes would spend the budget twice"
+                f"{busy} by {holder}: wait until it ends, or end it. Two processes would spend the "
+                "budget twice"
             )
         me = f"process {os.getpid()} on {socket.gethostname()}".encode()
         os.write(descriptor, me)
         os.ftruncate(descriptor, 1 + len(me))
         yield
+    finally:
+        os.close(descriptor)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process trains in a run's folder, as far as this process may know it."""
+    try:
+        descriptor = os.open(folder / "private" / "lock", os.O_RDWR | BINARY)
+    except OSError:
+        return False
+    try:
+        return not lock_descriptor(descriptor, blocking=False)
+    except OSError:
+        return False
     finally:
         os.close(descriptor)
 

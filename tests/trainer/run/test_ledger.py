@@ -9,8 +9,9 @@ from jaxdp.accounting import guarantee
 from jaxdp.accounting.mechanism import Mechanism
 from jaxdp.accounting.noise_charge import noise_charge
 from jaxdp.trainer import loop
-from jaxdp.trainer.run import ledger
-from jaxdp.trainer.run.ledger import Budget, Ledger, Payment, Position, Segment
+from jaxdp.trainer.run import ledger, lines
+from jaxdp.trainer.run.ledger import Budget, Ledger, Payment, Segment
+from jaxdp.trainer.run.lines import Position
 from jaxdp.trainer.signals import StopRequest
 from jaxdp.trainer.step import TrainState
 
@@ -139,7 +140,7 @@ def test_a_charge_is_synced_before_it_returns(path, monkeypatch):
     book.open_segment(segment())
     synced = []
     monkeypatch.setattr(
-        ledger.os, "fsync", lambda descriptor: synced.append(path.read_text().count("\n"))
+        lines.os, "fsync", lambda descriptor: synced.append(path.read_text().count("\n"))
     )
     book.charge(0, 3)
     assert synced == [3]
@@ -228,7 +229,7 @@ def test_nothing_is_written_to_a_deleted_or_replaced_ledger(charged):
 def test_a_failed_write_charges_nothing_and_leaves_no_half_line(charged, monkeypatch):
     book = Ledger.open(charged)
     write = os.write
-    monkeypatch.setattr(ledger.os, "write", lambda fd, line: write(fd, line[:9]))
+    monkeypatch.setattr(lines.os, "write", lambda fd, line: write(fd, line[:9]))
     with pytest.raises(OSError, match="No space left"):
         book.charge(30, 30)
     monkeypatch.undo()
@@ -239,7 +240,7 @@ def test_a_failed_write_charges_nothing_and_leaves_no_half_line(charged, monkeyp
 
 def test_a_clock_going_backwards_changes_nothing(charged, monkeypatch):
     book = Ledger.open(charged)
-    monkeypatch.setattr(ledger.time, "gmtime", lambda: time.struct_time((1999,) + (1,) * 8))
+    monkeypatch.setattr(lines.time, "gmtime", lambda: time.struct_time((1999,) + (1,) * 8))
     book.charge(30, 39)
     assert Ledger.read(charged).steps == 40
 
