@@ -2,10 +2,12 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ..types import PyTree
@@ -146,6 +148,7 @@ class _Kind(NamedTuple):
       loss: `(outputs, target) -> scalar`.
       scores: `(outputs, target) -> {name: scalar}`.
       prediction: `outputs -> prediction`.
+      check: as in `Task`.
     """
 
     name: str
@@ -154,6 +157,7 @@ class _Kind(NamedTuple):
     loss: Callable[[PyTree, jax.Array], jax.Array]
     scores: Callable[[PyTree, jax.Array], dict[str, jax.Array]]
     prediction: Callable[[PyTree], PyTree]
+    check: Callable[[Records, PyTree], None] | None = None
 
 
 def _make(
@@ -189,7 +193,7 @@ def _make(
     def predict(variables: PyTree, inputs: Inputs) -> PyTree:
         return kind.prediction(network.evaluate(variables, prepare(inputs)))
 
-    task = Task(init, loss, scores, predict, name=kind.name)
+    task = Task(init, loss, scores, predict, name=kind.name, check=kind.check)
     return _in_units(task, kind, network, prepare, augment) if batch_norm else task
 
 
@@ -211,7 +215,7 @@ def _in_units(
         inputs, _ = kind.pair(records)
         return statistics_of_rows(params, inputs)
 
-    return Task(task.init, None, task.scores, task.predict, unit_loss, statistics, name=task.name)
+    return replace(task, loss=None, unit_loss=unit_loss, statistics=statistics)
 
 
 def _augmented(augment: Augment | None, key: jax.Array, inputs: Inputs) -> tuple[jax.Array, Inputs]:
@@ -305,8 +309,26 @@ def _error_scores(outputs: PyTree, target: jax.Array) -> dict[str, jax.Array]:
     return {"loss": jnp.mean(jnp.square(error)), "absolute_error": jnp.mean(jnp.abs(error))}
 
 
+def _check_labels(records: Records, prediction: PyTree) -> None:
+    """Refuses labels that are no class."""
+    classes = prediction["scores"].shape[-1]
+    labels = np.asarray(records[1] if isinstance(records, tuple) else records)
+    wrong = ((labels < 0) | (labels >= classes)).reshape(len(labels), -1).any(axis=1)
+    if wrong.any():
+        raise ValueError(
+            f"the label of row {int(np.argmax(wrong))} is none of the model's {classes} classes, 0 "
+            f"to {classes - 1}: give the numbers of classes, or a model with more of them"
+        )
+
+
 CLASSIFIER = _Kind(
-    "classifier", _pair, lambda inputs: inputs, _cross_entropy, _class_scores, _classes
+    "classifier",
+    _pair,
+    lambda inputs: inputs,
+    _cross_entropy,
+    _class_scores,
+    _classes,
+    _check_labels,
 )
 REGRESSOR = _Kind(
     "regressor",

@@ -30,6 +30,9 @@ class Task:
       statistics: `(params, public records [n, ...]) -> statistics`, which evaluation needs beside
         the parameters (those of BatchNorm). They must not come from private records.
       name: what it is, in a word or two, for the privacy statement.
+      check: `(records [n, ...], prediction) -> None`, called with NumPy arrays and the shapes of
+        what `predict` returns before anything is spent. It raises ValueError for records that can't
+        be learnt, and tells of a row by its number, never by its content.
 
     `variables` are the parameters; or `WithStatistics`, if `statistics` is given.
 
@@ -54,6 +57,7 @@ class Task:
     unit_loss: Callable[..., jax.Array] | None = None
     statistics: Callable[[PyTree, Records], PyTree] | None = None
     name: str = "custom"
+    check: Callable[[Records, PyTree], None] | None = None
 
     def __post_init__(self) -> None:
         for name, arguments in SIGNATURES.items():
@@ -76,6 +80,7 @@ SIGNATURES = {
     "predict": "variables, inputs",
     "unit_loss": "params, records, keys, mask",
     "statistics": "params, records",
+    "check": "records, prediction",
 }
 
 

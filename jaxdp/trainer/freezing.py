@@ -23,13 +23,12 @@ def split(params: PyTree, patterns: Sequence[str]) -> tuple[PyTree, PyTree]:
     for pattern in patterns:
         if not any(takes(pattern, name) for name in names):
             raise ValueError(
-                f"training.frozen has {pattern!r}, which no parameter matches: they are "
-                + ", ".join(names)
+                f"frozen has {pattern!r}, which no parameter matches: they are " + ", ".join(names)
             )
     leaves, structure = jax.tree.flatten(params)
     fixed = [any(takes(pattern, name) for pattern in patterns) for name in names]
     if all(fixed):
-        raise ValueError(f"training.frozen is {tuple(patterns)}: nothing is left to train")
+        raise ValueError(f"frozen is {tuple(patterns)}: nothing is left to train")
     pick = lambda which: jax.tree.unflatten(
         structure,
         [leaf if is_fixed == which else None for leaf, is_fixed in zip(leaves, fixed, strict=True)],

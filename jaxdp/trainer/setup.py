@@ -5,12 +5,13 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from ..datasets import feeding
+from ..datasets.records import USES, Records
 from ..dpsgd import keys
 from ..dpsgd.clipping import Clipping
 from ..dpsgd.noise import draws_per_step
@@ -18,7 +19,7 @@ from ..dpsgd.plan import Plan
 from ..dpsgd.privatizer import privatize
 from ..gradients.explanation import explain
 from ..gradients.unit_loss import mean_loss
-from ..tasks.task import Task, WithStatistics
+from ..tasks.task import Task, WithStatistics, inputs_of
 from ..types import PyTree, Tell, Unit
 from . import averages, freezing, public_norms
 from .clipping_options import NormsOfLayers, make_clipping, units_at_a_time
@@ -200,7 +201,9 @@ def make_learner(job: Job, init_key: jax.Array) -> Learner:
     task, unit = job.task, job.unit
     _check_unit(job, unit)
     drawn = task.init(keys.jax_key(init_key, "init"), job.data.private.zero())
+    _check_task(job, drawn)
     params, frozen = freezing.split(drawn, job.options.frozen)
+    _check_optimizer(job, params)
     unit_loss = _unit_loss(task, job.options.microbatch_size)
 
     def of_unit(params: PyTree, records: PyTree, *rest: jax.Array, shared: PyTree) -> jax.Array:
@@ -211,6 +214,55 @@ def make_learner(job: Job, init_key: jax.Array) -> Learner:
         return task.loss(freezing.merge(params, shared), record, key)
 
     return Learner(params, frozen, of_unit if unit == "batch" else of_record, of_unit)
+
+
+def _check_task(job: Job, params: PyTree) -> None:
+    """Tries what is used after the last step, too: there an error would come too late.
+
+    Raises:
+      ValueError, TypeError: for a task whose scores are no numbers, and whatever the task raises.
+    """
+    task, record = job.task, job.data.private.shape_of_one()
+    if task.statistics is not None:
+        return  # without statistics there are no variables to try
+    if task.scores is not None and job.data.test is not None:
+        scores = jax.eval_shape(task.scores, params, record)
+        if not (isinstance(scores, dict) and all(_is_number(score) for score in scores.values())):
+            raise ValueError(
+                f"the task's scores are {scores}: return a dict of numbers for one record, as "
+                '{"accuracy": ...}'
+            )
+    if task.predict is not None:
+        prediction = jax.eval_shape(task.predict, params, inputs_of(record))
+        if task.check is not None:
+            for use in USES:
+                records = getattr(job.data, use)
+                if records is not None:
+                    _check_records(task.check, use, records, prediction)
+
+
+def _check_optimizer(job: Job, params: PyTree) -> None:
+    try:
+        init, update = job.optimizer.init, job.optimizer.update
+        jax.eval_shape(lambda params: update(params, init(params), params), params)
+    except TypeError as error:
+        raise ValueError(
+            f"the optimizer can't be used ({error}): give one that needs the gradient, its state "
+            "and the parameters alone, as optax.adam(1e-3)"
+        ) from None
+
+
+def _is_number(score: Any) -> bool:
+    return getattr(score, "shape", None) == ()
+
+
+def _check_records(
+    check: Callable[[PyTree, PyTree], None], use: str, records: Records, prediction: PyTree
+) -> None:
+    try:
+        check(records.fields, prediction)
+    except ValueError as error:
+        raise ValueError(f"of the {use} records, {error}") from None
 
 
 def _check_unit(job: Job, unit: Unit) -> None:

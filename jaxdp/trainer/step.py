@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from ..datasets.feeding import Batch, record_keys
@@ -36,8 +37,13 @@ class StepFacts(NamedTuple):
 
 
 def init_state(params: PyTree, privatizer: Privatizer, optimizer: Any) -> TrainState:
-    """The state before the first step."""
-    return TrainState(params, privatizer.init(params), optimizer.init(params))
+    """The state before the first step.
+
+    Its arrays are copies, each in its own memory: a step is given that memory, and a task may share
+    arrays between leaves, an optimizer may keep the parameters as they are.
+    """
+    copied = lambda tree: jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
+    return TrainState(copied(params), privatizer.init(params), copied(optimizer.init(params)))
 
 
 def make_train_step(
