@@ -1,6 +1,9 @@
 """Measures what a run costs besides its steps.
 
-python -m benchmarks.runs.overhead CONFIG.py [OPTIONS]
+python -m benchmarks.runs.overhead [CONFIG.py [OPTIONS]]
+
+Without a config it is what `jaxdp.fit` does with a network on random records, whose step takes
+about 50 ms on two cores.
 
 The bare step is the run's own compiled train step, called in a loop on batches that are on the
 device already. It takes turns with the whole trainer in one process: sampling, gathering the batch,
@@ -19,10 +22,15 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
+import numpy as np
+import optax
 
+import jaxdp
 from jaxdp.trainer import loop, parsing, scoring
 from jaxdp.trainer.command import make_job
+from jaxdp.trainer.job import Job, Options
 from jaxdp.trainer.metrics import write_metrics
 from jaxdp.trainer.run import checkpoint, resume
 from jaxdp.trainer.run.ledger import Payment
@@ -148,8 +156,31 @@ def _copied(state: TrainState) -> TrainState:
     return jax.tree.map(lambda leaf: leaf.copy(), state)
 
 
+def own_job(steps: int = 40) -> Job:
+    """What `jaxdp.fit` makes of a network on random records."""
+    rng = np.random.default_rng(0)
+    rows = (
+        rng.standard_normal((8000, 512), np.float32),
+        rng.integers(0, 10, 8000).astype(np.int32),
+    )
+    layers = [layer for _ in range(8) for layer in (nn.Dense(512), nn.relu)]
+    return Job(
+        jaxdp.tasks.classifier(nn.Sequential([*layers, nn.Dense(10)])),
+        jaxdp.Dataset.split(rows, private="rows[:90%]", test="rows[90%:]"),
+        jaxdp.PlanSettings(
+            expected_batch_size=512,
+            steps=steps,
+            noise_multiplier=1.0,
+            clipping=jaxdp.clip_individual(1.0),
+        ),
+        optax.sgd(0.1),
+        Options(name="fit, a network of 9 layers", evaluations=0),
+    )
+
+
 def main(args: list[str]) -> None:
-    print(json.dumps(measure(start_run(make_job(parsing.parse(args)))), indent=1))
+    job = make_job(parsing.parse(args)) if args else own_job()
+    print(json.dumps(measure(start_run(job)), indent=1))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..types import PyTree
@@ -49,7 +48,6 @@ class _Taken(NamedTuple):
 
     step: int
     facts: StepFacts
-    finite: jax.Array
 
 
 def train(
@@ -86,10 +84,9 @@ def train(
         payment.pay(step)
         state = refresh(step, state)
         state, facts = train_step(state, batch, mask)
-        finite = _all_finite(state.params)
         # Numbers are read one step late: so the device never waits for this program.
         _read(unread, watch)
-        unread = _Taken(step + 1, facts, finite)
+        unread = _Taken(step + 1, facts)
         if step == start:  # the first step compiles
             jax.block_until_ready(state)
         due = [visitor for visitor in visitors if visitor.due(step + 1)]
@@ -109,10 +106,5 @@ def _read(taken: _Taken | None, watch: Callable[[Metrics], None]) -> None:
     if taken is None:
         return
     watch(measure(taken.step, taken.facts))
-    if not taken.finite:
+    if not taken.facts.finite:
         raise NotFinite(taken.step)
-
-
-@jax.jit
-def _all_finite(params: PyTree) -> jax.Array:
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))

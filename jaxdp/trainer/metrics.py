@@ -31,7 +31,7 @@ class Metrics(NamedTuple):
 
 def measure(step: int, facts: StepFacts) -> Metrics:
     """Turns the facts about a step's batch into numbers for people."""
-    d, strength, clipping_norms = jax.device_get(facts)
+    d, strength, clipping_norms, _ = jax.device_get(facts)
     signal, noise = float(strength.clipped_mean_norm), float(strength.noise_norm)
     finite = d.count - d.nonfinite
     cumulated = np.cumsum(d.norm_histogram)

@@ -34,6 +34,7 @@ class StepFacts(NamedTuple):
     diagnostics: Diagnostics
     strength: Strength
     clipping_norms: jax.Array  # [groups]
+    finite: jax.Array  # bool: whether all parameters are, after the step
 
 
 def init_state(params: PyTree, privatizer: Privatizer, optimizer: Any) -> TrainState:
@@ -86,14 +87,15 @@ def make_train_step(
             )(params, examples, mask),
             private,
         )
-        facts = StepFacts(
-            sums.diagnostics,
-            privatizer.strength(sums, private),
-            private.clipping.clipping_norms,
-        )
+        strength, norms = privatizer.strength(sums, private), private.clipping.clipping_norms
         gradient, private = privatizer.release(sums, private, params)
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
         params = optax.apply_updates(params, updates)
+        facts = StepFacts(sums.diagnostics, strength, norms, _all_finite(params))
         return TrainState(params, private, optimizer_state), facts
 
     return train_step
+
+
+def _all_finite(params: PyTree) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
