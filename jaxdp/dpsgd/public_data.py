@@ -21,7 +21,7 @@ Batches = Iterable[tuple[tuple, Any]]  # (the loss's arguments after the paramet
 
 def public_norms(
     loss_fn: Callable[..., jax.Array], clipping: Clipping, *, microbatch_size: int | None = None
-) -> Callable[[Any, Batches], np.ndarray]:
+) -> Callable[..., np.ndarray]:
     """Measures on public data how long the gradients are that a clipping clips.
 
     Args:
@@ -31,10 +31,12 @@ def public_norms(
       microbatch_size: as for `per_example_grads`.
 
     Returns:
-      A function `(params, batches) -> norms [groups] float32`: the norm of every group's gradient,
+      A function `(params, batches, shared=None) -> norms [groups] float32`: the norm of every
+      group's gradient,
       averaged over all examples (units) of the public `batches` of `(batch, mask)`. Units should
       be as large as the private ones, because means over more records are shorter. `params` are
-      released weights. Gradients that are not finite are left out.
+      released weights. Gradients that are not finite are left out. `shared` is as in
+      `per_example_grads`, arrays only.
 
     Example:
       >>> clip = clip_layerwise(1.0)
@@ -45,20 +47,22 @@ def public_norms(
     grads_of = per_example_grads(loss_fn, unit=clipping.unit, microbatch_size=microbatch_size)
 
     @jax.jit
-    def totals(params: Any, batch: tuple, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-        squares = jax.tree.leaves(grads_of(params, batch, mask).squared_norms())
+    def totals(
+        params: Any, batch: tuple, mask: jax.Array, shared: Any
+    ) -> tuple[jax.Array, jax.Array]:
+        squares = jax.tree.leaves(grads_of(params, batch, mask, shared=shared).squared_norms())
         norms = jnp.sqrt(clipping.groups(params).add_up(squares)).astype(jnp.float32)
         there = jnp.any(mask, axis=tuple(range(1, mask.ndim)))
         counted = there & jnp.all(jnp.isfinite(norms), axis=0)
         return jnp.sum(jnp.where(counted, norms, 0), axis=1), jnp.sum(counted)
 
-    def measure(params: Any, batches: Batches) -> np.ndarray:
+    def measure(params: Any, batches: Batches, *, shared: Any = None) -> np.ndarray:
         total, count = np.zeros(()), 0
         for batch, mask in batches:
             if mask is None:
                 axes = 2 if clipping.unit == "batch" else 1
                 mask = np.ones(jax.tree.leaves(batch)[0].shape[:axes], bool)
-            part, counted = totals(params, batch, jnp.asarray(mask))
+            part, counted = totals(params, batch, jnp.asarray(mask), shared)
             total, count = total + np.asarray(part, np.float64), count + int(counted)
         if count == 0:
             raise ValueError(

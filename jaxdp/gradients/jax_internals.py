@@ -4,6 +4,7 @@ No other module of jaxdp imports `jax._src` or `jax.extend`. What is here works 
 jaxprs that JAX 0.10 and the newest JAX share.
 """
 
+import functools
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import jax
 from jax._src import callback, config, custom_batching, debugging, ffi, source_info_util
 from jax._src import core as jax_core
-from jax._src.interpreters.batching import BatchTrace
+from jax._src.interpreters import batching
 from jax._src.lax import parallel
 from jax._src.state import primitives as state_primitives
 from jax.extend.core import Literal as Literal
@@ -46,6 +47,56 @@ FOREIGN = _primitives(ffi)
 REFS = _primitives(state_primitives) | {jax_core.ref_p}
 
 
+def own_vmap_rule(primitive: Any) -> str:
+    """The module with the rule for `vmap` of a primitive; "" if JAX has the rule, or there is none."""
+    rule = batching.fancy_primitive_batchers.get(primitive)
+    code = getattr(rule, "__code__", None)
+    if code is not None and "batcher" in code.co_freevars:  # JAX wraps rules of the usual kind
+        rule = rule.__closure__[code.co_freevars.index("batcher")].cell_contents
+    while isinstance(rule, functools.partial):
+        rule = rule.func
+    module = getattr(rule, "__module__", "")
+    return "" if rule is None or module.split(".")[0] == "jax" else module
+
+
+def live_equations(jaxpr: Any, used: Sequence[bool] | None = None) -> tuple[list[Any], list[bool]]:
+    """The equations, however deep inside, that have an effect or whose results are used.
+
+    Args:
+      jaxpr: a jaxpr.
+      used: which of its results are; None: all.
+
+    Returns:
+      The equations, last first, and which arguments they use.
+    """
+    jaxpr, _ = open_jaxpr(jaxpr)
+    used = [True] * len(jaxpr.outvars) if used is None else used
+    wanted = {atom for atom, use in zip(jaxpr.outvars, used, strict=True) if use and _is_var(atom)}
+    found = []
+    for eqn in reversed(jaxpr.eqns):
+        results = [var in wanted for var in eqn.outvars]
+        if not any(results) and not eqn.effects:
+            continue
+        found.append(eqn)
+        operands = [True] * len(eqn.invars)
+        name = _CALLED.get(eqn.primitive)
+        if name is not None:  # a call may leave some of its operands unused
+            inside, operands = live_equations(eqn.params[name], results)
+            found += inside
+        else:
+            for inner in jaxprs_in_params(eqn.params):
+                found += live_equations(inner)[0]
+        wanted |= {v for v, use in zip(eqn.invars, operands, strict=True) if use and _is_var(v)}
+    return found, [var in wanted for var in jaxpr.invars]
+
+
+_CALLED = {primitives.jit_p: "jaxpr", primitives.custom_jvp_call_p: "call_jaxpr"}
+
+
+def _is_var(atom: Any) -> bool:
+    return not isinstance(atom, Literal)
+
+
 def settings() -> dict[str, Any]:
     """Every setting of JAX by its name, as it is here and now."""
     values = jax.config.values
@@ -59,7 +110,7 @@ def is_traced() -> bool:
 
 def is_vmapped() -> bool:
     """Whether the innermost transformation around this code is vmap."""
-    return isinstance(jax_core.trace_ctx.trace, BatchTrace)
+    return isinstance(jax_core.trace_ctx.trace, batching.BatchTrace)
 
 
 def varying_axes(tree: Any) -> frozenset:

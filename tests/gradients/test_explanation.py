@@ -38,7 +38,7 @@ def test_forms_and_reasons():
     assert plans["['many']"].form == "product"
     assert plans["['table']"].form == "lookup"
     assert plans["['unused']"].form == "zero"
-    assert plans["['tied']"].reason == "used dot_general and dot_general"
+    assert plans["['tied']"].reason == "used 2 times"
     assert "conv_general_dilated at" in plans["['conv']"].site
     assert "test_explanation.py" in plans["['conv']"].site
     assert plans["['few']"].numbers == 205
