@@ -213,7 +213,7 @@ def check_loss(loss_fn: Callable[..., jax.Array], params: PyTree, batch: tuple) 
         )
     if out.shape != () or not jnp.issubdtype(out.dtype, jnp.floating):
         raise TypeError(
-            f"loss_fn returned shape {out.shape} and dtype {out.dtype} for {shapes(example)}: return "
-            "one real floating number, the loss of one example (reduce it, e.g. with .mean() or "
-            ".sum())"
+            f"loss_fn returned shape {out.shape} and dtype {out.dtype} for {shapes(example)}: "
+            "return one real floating number, the loss of one example (reduce it, e.g. with "
+            ".mean() or .sum())"
         )

@@ -41,9 +41,7 @@ _ALONE = "equinox"
 _NEVER = "noinline"
 
 
-def check_uncoupled(
-    loss_fn: Callable[..., Any], params: Any, batch: tuple, *, alone: bool
-) -> bool:
+def check_uncoupled(loss_fn: Callable[..., Any], params: Any, batch: tuple, *, alone: bool) -> bool:
     """Refuses a loss that can see more than its own example, as `refuse_coupling` does.
 
     `batch` is the loss's other arguments, with an axis of examples.

@@ -259,14 +259,16 @@ def _leaf_plan(name: str, shape: tuple[int, ...], choice: Choice) -> LeafPlan:
 
 
 def _site(choice: Choice) -> str:
-    """What uses a leaf, how often, and at which lines: "dot_general × 20 at cell.py:7, cell.py:9"."""
+    """What uses a leaf, how often, and where: "dot_general × 20 at cell.py:7, cell.py:9"."""
     counts = Counter(use.what for use in choice.uses)
     return ", ".join(_sites_of(what, count, choice.uses) for what, count in counts.items())
 
 
 def _sites_of(what: str, count: int, uses: tuple[Use, ...]) -> str:
     told = f"{what} × {count}" if count > 1 else what
-    lines = [re.search(r"([^/:]+:\d+)(:\d+)?( \(|$)", use.where) for use in uses if use.what == what]
+    lines = [
+        re.search(r"([^/:]+:\d+)(:\d+)?( \(|$)", use.where) for use in uses if use.what == what
+    ]
     places = list(dict.fromkeys(line[1] for line in lines if line))
     if not places:
         return told

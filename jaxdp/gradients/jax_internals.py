@@ -48,8 +48,8 @@ REFS = _primitives(state_primitives) | {jax_core.ref_p}
 
 
 def own_vmap_rule(primitive: Any) -> str:
-    """The module with the rule for `vmap` of a primitive; "" if JAX has the rule, or there is none."""
-    rule = batching.fancy_primitive_batchers.get(primitive)
+    """The module with a primitive's rule for `vmap`; "" if it is JAX's, or there is none."""
+    rule: Any = batching.fancy_primitive_batchers.get(primitive)
     code = getattr(rule, "__code__", None)
     if code is not None and "batcher" in code.co_freevars:  # JAX wraps rules of the usual kind
         rule = rule.__closure__[code.co_freevars.index("batcher")].cell_contents
@@ -67,27 +67,28 @@ def live_equations(jaxpr: Any, used: Sequence[bool] | None = None) -> tuple[list
       used: which of its results are; None: all.
 
     Returns:
-      The equations, last first, and which arguments they use.
+      The equations, and which of the arguments they use.
     """
     jaxpr, _ = open_jaxpr(jaxpr)
     used = [True] * len(jaxpr.outvars) if used is None else used
     wanted = {atom for atom, use in zip(jaxpr.outvars, used, strict=True) if use and _is_var(atom)}
-    found = []
+    found: list[list[Any]] = []
     for eqn in reversed(jaxpr.eqns):
         results = [var in wanted for var in eqn.outvars]
         if not any(results) and not eqn.effects:
             continue
-        found.append(eqn)
         operands = [True] * len(eqn.invars)
+        inside: list[Any] = []
         name = _CALLED.get(eqn.primitive)
         if name is not None:  # a call may leave some of its operands unused
             inside, operands = live_equations(eqn.params[name], results)
-            found += inside
         else:
             for inner in jaxprs_in_params(eqn.params):
-                found += live_equations(inner)[0]
+                inside += live_equations(inner)[0]
+        found.append([eqn, *inside])
         wanted |= {v for v, use in zip(eqn.invars, operands, strict=True) if use and _is_var(v)}
-    return found, [var in wanted for var in jaxpr.invars]
+    in_order = [eqn for group in reversed(found) for eqn in group]
+    return in_order, [var in wanted for var in jaxpr.invars]
 
 
 _CALLED = {primitives.jit_p: "jaxpr", primitives.custom_jvp_call_p: "call_jaxpr"}

@@ -58,12 +58,12 @@ def per_example_grads(
         whether a gradient was not finite, to whoever can watch it.
 
     Returns:
-      A function `(params, batch, mask=None, shared=None) -> PerExampleGrads`. `batch` is the tuple of the
-      loss's arguments after `params`, every leaf with a leading axis of length B; `mask [B] bool`
-      is False for padding rows, which contribute exactly zero, whatever they hold. `privatize`
-      wants a mask, with the padding last: that of `plan.batches()`, or `all_rows(B)`. With
-      unit="batch" the leaves are `[m, capacity, ...]` and the mask `[m, capacity]`: the loss sees
-      zeros in place of masked records, and a batch unit without any record contributes zero.
+      A function `(params, batch, mask=None, *, shared=None) -> PerExampleGrads`. `batch` is the
+      tuple of the loss's arguments after `params`, every leaf with a leading axis of length B;
+      `mask [B] bool` is False for padding rows, which contribute exactly zero, whatever they hold.
+      `privatize` wants a mask, with the padding last: that of `plan.batches()`, or `all_rows(B)`.
+      With unit="batch" the leaves are `[m, capacity, ...]` and the mask `[m, capacity]`: the loss
+      sees zeros in place of masked records, and a batch unit without any record contributes zero.
       `shared` is a pytree that all examples see: frozen weights, a large table. It is held once,
       without an axis of examples, and not differentiated. Give it to your `jit` as an argument:
       what `jit` closes over is a constant of the program. It must hold nothing of private records,
