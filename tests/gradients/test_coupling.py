@@ -148,6 +148,15 @@ def test_what_nothing_uses_couples_nothing():
             jaxdp.per_example_grads(coupled)(W, (X,))
 
 
+def test_a_ref_that_is_only_written_counts():
+    def loss(w, x):
+        jax.new_ref(x)[...] = 2 * x
+        return jnp.sum(x @ w)
+
+    with pytest.raises(ValueError, match="a Ref can carry values"):
+        jaxdp.per_example_grads(loss)(W, (X,))
+
+
 def foreign(module):
     """A primitive with a rule for vmap of its own, as Equinox's unvmap_any: it adds up examples."""
     primitive = Primitive("total")
