@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from ..gradients.per_example import per_example_grads
+from ..gradients.shared import with_shared
 from .clipping import Clipping
 
 Batches = Iterable[tuple[tuple, Any]]  # (the loss's arguments after the parameters, mask)
@@ -21,7 +22,7 @@ Batches = Iterable[tuple[tuple, Any]]  # (the loss's arguments after the paramet
 
 def public_norms(
     loss_fn: Callable[..., jax.Array], clipping: Clipping, *, microbatch_size: int | None = None
-) -> Callable[[Any, Batches], np.ndarray]:
+) -> Callable[..., np.ndarray]:
     """Measures on public data how long the gradients are that a clipping clips.
 
     Args:
@@ -31,10 +32,11 @@ def public_norms(
       microbatch_size: as for `per_example_grads`.
 
     Returns:
-      A function `(params, batches) -> norms [groups] float32`: the norm of every group's gradient,
-      averaged over all examples (units) of the public `batches` of `(batch, mask)`. Units should
-      be as large as the private ones, because means over more records are shorter. `params` are
-      released weights. Gradients that are not finite are left out.
+      A function `(params, batches, *, shared=None) -> norms [groups] float32`: the norm of every
+      group's gradient, averaged over all examples (units) of the public `batches` of
+      `(batch, mask)`. Units should be as large as the private ones, because means over more records
+      are shorter. `params` are released weights. Gradients that are not finite are left out.
+      `shared` is as in `per_example_grads`, but of arrays only.
 
     Example:
       >>> clip = clip_layerwise(1.0)
@@ -45,20 +47,22 @@ def public_norms(
     grads_of = per_example_grads(loss_fn, unit=clipping.unit, microbatch_size=microbatch_size)
 
     @jax.jit
-    def totals(params: Any, batch: tuple, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-        squares = jax.tree.leaves(grads_of(params, batch, mask).squared_norms())
+    def totals(
+        params: Any, batch: tuple, mask: jax.Array, shared: Any
+    ) -> tuple[jax.Array, jax.Array]:
+        squares = jax.tree.leaves(grads_of(params, batch, mask, shared=shared).squared_norms())
         norms = jnp.sqrt(clipping.groups(params).add_up(squares)).astype(jnp.float32)
         there = jnp.any(mask, axis=tuple(range(1, mask.ndim)))
         counted = there & jnp.all(jnp.isfinite(norms), axis=0)
         return jnp.sum(jnp.where(counted, norms, 0), axis=1), jnp.sum(counted)
 
-    def measure(params: Any, batches: Batches) -> np.ndarray:
+    def measure(params: Any, batches: Batches, *, shared: Any = None) -> np.ndarray:
         total, count = np.zeros(()), 0
         for batch, mask in batches:
             if mask is None:
                 axes = 2 if clipping.unit == "batch" else 1
                 mask = np.ones(jax.tree.leaves(batch)[0].shape[:axes], bool)
-            part, counted = totals(params, batch, jnp.asarray(mask))
+            part, counted = totals(params, batch, jnp.asarray(mask), shared)
             total, count = total + np.asarray(part, np.float64), count + int(counted)
         if count == 0:
             raise ValueError(
@@ -110,6 +114,7 @@ def pretrained_copy(
     batches: Batches,
     *,
     optimizer: optax.GradientTransformation | None = None,
+    shared: Any = None,
 ) -> Any:
     """Trains a copy of the parameters on public data, without noise, to measure norms there.
 
@@ -122,18 +127,20 @@ def pretrained_copy(
       params: the parameters; they are not changed.
       batches: public `(records, mask)`; each is one step.
       optimizer: None takes Adam with a learning rate of 0.001.
+      shared: as in `public_norms`, for a loss that wants it.
     """
     optimizer = optimizer or optax.adam(1e-3)
 
     @jax.jit
-    def step(params: Any, state: Any, records: tuple, mask: jax.Array) -> tuple[Any, Any]:
-        updates, state = optimizer.update(
-            jax.grad(unit_loss)(params, *records, mask), state, params
-        )
+    def step(
+        params: Any, state: Any, records: tuple, mask: jax.Array, shared: Any
+    ) -> tuple[Any, Any]:
+        gradient = jax.grad(with_shared(unit_loss, shared))(params, *records, mask)
+        updates, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, updates), state
 
     params = jax.tree.map(jnp.asarray, params)
     state = optimizer.init(params)
     for records, mask in batches:
-        params, state = step(params, state, records, jnp.asarray(mask))
+        params, state = step(params, state, records, jnp.asarray(mask), shared)
     return params

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ..types import PyTree
-from ._cures import KEYS_BY_RECORD, NO_BATCH_NORM, tell_the_cure
+from ._cures import KEYS_BY_RECORD, NO_BATCH_NORM, shapes, tell_the_cure
 from .trees import difference
 
 
@@ -19,6 +19,22 @@ def check_microbatch_size(size: int | None) -> None:
             f"microbatch_size is {size!r}: it counts examples, so give a whole number of at least "
             "1, or None for the whole batch at once"
         )
+
+
+def check_order(params: PyTree, batch: Any) -> None:
+    """Raises a TypeError unless the batch is a tuple or list."""
+    if isinstance(batch, tuple | list):
+        return
+    kind = type(batch).__name__
+    if isinstance(params, tuple | list) and isinstance(batch, dict):
+        raise TypeError(
+            f"params is a {type(params).__name__} and batch is a {kind}, as if they were swapped: "
+            "call per_example_grads(loss)(params, batch, mask), with a tuple as batch"
+        )
+    raise TypeError(
+        f"batch is a {kind}: pass the tuple of the loss's arguments after params, e.g. (x, y), or "
+        "(x,) for one"
+    )
 
 
 def check_params(params: PyTree) -> None:
@@ -37,9 +53,10 @@ def check_params(params: PyTree) -> None:
                 f"batch_stats are in params: {NO_BATCH_NORM}"
             )
         if not hasattr(leaf, "dtype"):
-            raise TypeError(f"parameter {name} is {leaf!r}: pass JAX arrays")
+            cure = _EQUINOX if callable(leaf) else "pass JAX arrays"
+            raise TypeError(f"parameter {name} is {leaf!r}, and no array: {cure}")
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            cure = "pass real floating parameters only, and close over other constants"
+            cure = _EQUINOX if _is_equinox(params) else _OTHER_CONSTANTS
             if _is_key(leaf):
                 cure = f"a key is no parameter. {KEYS_BY_RECORD}"
             raise TypeError(
@@ -47,6 +64,25 @@ def check_params(params: PyTree) -> None:
             )
         if leaf.size == 0:
             raise ValueError(f"parameter {name} has shape {leaf.shape}: it holds no numbers")
+
+
+_OTHER_CONSTANTS = (
+    "pass real floating parameters only. What else the loss needs is shared: "
+    "per_example_grads(loss)(params, batch, mask, shared=rest), and loss(params, *example, shared)"
+)
+
+_EQUINOX = (
+    "pass arrays to be trained only. For an Equinox module: params, rest = "
+    "eqx.partition(model, eqx.is_inexact_array), and in the loss model = eqx.combine(params, rest)"
+)
+
+
+def _is_equinox(params: PyTree) -> bool:
+    equinox: Any = sys.modules.get("equinox")  # without it there are no modules
+    if equinox is None:
+        return False
+    is_module = lambda node: isinstance(node, equinox.Module)
+    return any(map(is_module, jax.tree.leaves(params, is_leaf=is_module)))
 
 
 def _check_variables(params: PyTree) -> None:
@@ -87,7 +123,7 @@ def batch_size(batch: PyTree) -> int:
     for path, leaf in leaves:
         name = jax.tree_util.keystr(path)
         if not hasattr(leaf, "shape") or leaf.shape == ():
-            cure = "close over constants that all examples share"
+            cure = "pass what all examples share by name, as shared=..."
             if isinstance(leaf, bool | int | float):
                 cure = "a list is a tree of numbers to JAX. Pass arrays: jnp.asarray(rows)"
             elif hasattr(leaf, "dtype") and _is_key(leaf):
@@ -164,8 +200,9 @@ def check_dense(grads: PyTree, like: PyTree) -> None:
 
 def check_loss(loss_fn: Callable[..., jax.Array], params: PyTree, batch: tuple) -> None:
     """Raises a TypeError unless the loss of one example is one real floating number."""
+    example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), batch)
     # Slices inside the traced function, so that typed keys and tracers need no special case.
-    with tell_the_cure():
+    with tell_the_cure(example):
         out = jax.eval_shape(
             lambda p, b: loss_fn(p, *jax.tree.map(lambda leaf: leaf[0], b)), params, batch
         )
@@ -175,7 +212,7 @@ def check_loss(loss_fn: Callable[..., jax.Array], params: PyTree, batch: tuple) 
         )
     if out.shape != () or not jnp.issubdtype(out.dtype, jnp.floating):
         raise TypeError(
-            f"loss_fn returned shape {out.shape} and dtype {out.dtype}: it gets one example, "
-            "without a batch axis, and must return one real floating number (reduce it, e.g. with "
+            f"loss_fn returned shape {out.shape} and dtype {out.dtype} for {shapes(example)}: "
+            "return one real floating number, the loss of one example (reduce it, e.g. with "
             ".mean() or .sum())"
         )

@@ -4,6 +4,9 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import jax
+import jax.numpy as jnp
+
 NO_BATCH_NORM = (
     "BatchNorm mixes the examples of a batch, so no gradient belongs to one example. Use GroupNorm "
     "or LayerNorm; or clip batch units, with jaxdp.models.batchnorm.unit_loss and params alone "
@@ -20,19 +23,35 @@ KEYS_BY_RECORD = (
 
 
 @contextmanager
-def tell_the_cure() -> Iterator[None]:
+def tell_the_cure(example: tuple) -> Iterator[None]:
     """Around the first trace of a loss: turns what BatchNorm and nnx.Dropout raise into a cure.
 
+    All other errors stay as they are. Those that a wrong shape may cause get a note.
+
+    Args:
+      example: what the loss is traced with, after the parameters.
+
     Raises:
-      ValueError: with the cure, from the error of JAX or Flax. All other errors stay as they are.
+      ValueError: with the cure, from the error of JAX or Flax.
     """
     try:
         yield
     except Exception as error:
         told = _cure(error)
-        if told is None:
-            raise
-        raise ValueError(told) from error
+        if told is not None:
+            raise ValueError(told) from error
+        if isinstance(error, TypeError | ValueError | IndexError):
+            error.add_note(
+                f"jaxdp called the loss with {shapes(example)}. Layers that want a batch axis get "
+                "x[None]"
+            )
+        raise
+
+
+def shapes(example: tuple) -> str:
+    """The shapes of one example's arrays, in words."""
+    each = ", ".join(str(jnp.shape(leaf)) for leaf in jax.tree.leaves(example))
+    return f"arguments of shapes {each}, without a batch axis,"
 
 
 def _cure(error: Exception) -> str | None:

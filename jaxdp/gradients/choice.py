@@ -20,8 +20,14 @@ class Choice:
 
     form: Form
     reason: str
-    use: Use | None = None
+    uses: tuple[Use, ...] = ()  # all of them; a form with a shape has a single one
     shape: Shape | None = None
+
+    @property
+    def use(self) -> Use:
+        """The use that a rule reads."""
+        (use,) = self.uses
+        return use
 
     @property
     def one_term(self) -> bool:
@@ -44,15 +50,15 @@ def _choose(uses: list[Use], thrifty: bool) -> Choice:
     if not uses:
         return Choice("zero", "the loss does not use it")
     if len(uses) > 1:
-        return Choice("dense", "used " + " and ".join(sorted(use.what for use in uses)))
+        return Choice("dense", f"used {len(uses)} times", tuple(uses))
     (use,) = uses
     if (lookup := lookup_shape(use)) is not None:
-        return Choice("lookup", "look-up", use, lookup)
+        return Choice("lookup", "look-up", (use,), lookup)
     shape = matmul_shape(use) or conv_shape(use)
     if shape is None:
-        return Choice("dense", f"no rule for {use.what}", use)
+        return Choice("dense", f"no rule for {use.what}", (use,))
     form, reason = _cheapest(shape, thrifty)
-    return Choice(form, reason, use, shape)
+    return Choice(form, reason, (use,), shape)
 
 
 # Writing a number of a stored product and reading it twice costs about as much time as this many

@@ -16,9 +16,10 @@ from .jax_internals import (
     REFS,
     RNG_OF_BACKENDS,
     foreign_key,
-    jaxprs_in_params,
+    live_equations,
     one_example,
     open_jaxpr,
+    own_vmap_rule,
     source_line,
     vary,
     varying_axes,
@@ -29,54 +30,117 @@ _COUPLING = {
     "loss, after clipping": COLLECTIVES,
     "its batching rule is the user's own and may mix examples. Write the loss of one example "
     "without custom_vmap": CUSTOM_VMAP,
-    "a callback sees several examples and leaves the program. Take it out of the loss": CALLBACKS,
+    "a callback sees several examples, and what it returns may mix them. Take it out of the loss, "
+    "or let it return nothing. Where it checks for errors (equinox.error_if, diffrax), set the "
+    "environment variable EQX_ON_ERROR=off before Equinox is imported": CALLBACKS,
     "under vmap one draw serves all examples, by the key of the first of them. Use keys of JAX's "
     "default kind (threefry2x32)": RNG_OF_BACKENDS,
     "foreign code sees several examples, and may mix them. Take it out of the loss": FOREIGN,
     "a Ref can carry values from one example to the next. Return values instead": REFS,
 }
 
+# Its primitives compute with JAX alone, so that without vmap an example is on its own. (noinline
+# calls back to the host.)
+_ALONE = "equinox"
+_NEVER = "noinline"
 
-def check_uncoupled(loss_fn: Callable[..., Any], params: Any, batch: tuple) -> None:
+
+def check_uncoupled(loss_fn: Callable[..., Any], params: Any, batch: tuple, *, alone: bool) -> bool:
+    """Refuses a loss that can see more than its own example, as `refuse_coupling` does.
+
+    `batch` is the loss's other arguments, with an axis of examples.
+    """
+    params = vary(params, varying_axes((params, batch)))
+    return refuse_coupling(loss_fn, params, one_example(batch), alone=alone)
+
+
+def refuse_coupling(
+    loss_fn: Callable[..., Any], params: Any, example: tuple, *, alone: bool
+) -> bool:
     """Refuses a loss that can see more than its own example, in its value or in its gradient.
+
+    Args:
+      loss_fn: the loss.
+      params: pytree of parameters, or their shapes.
+      example: the loss's other arguments, or their shapes.
+      alone: whether the loss is differentiated without `vmap`, one example at a time.
+
+    Returns:
+      Whether it must never be under `vmap`: then examples would see each other.
 
     Raises:
       ValueError: names the operation that couples the examples, and its line.
     """
-    params = vary(params, varying_axes((params, batch)))
     # The gradient's program too: the rules of a custom_vjp are not in the loss's own.
-    closed = jax.make_jaxpr(jax.value_and_grad(loss_fn))(params, *one_example(batch))
-    jaxpr = open_jaxpr(closed)[0]
-    refuse_coupling(jaxpr)
-    line = shared_draw(jaxpr, len(jax.tree.leaves(params)))
+    closed = jax.make_jaxpr(jax.value_and_grad(loss_fn))(params, *example)
+    needs_alone = False
+    for eqn in live_equations(closed)[0]:
+        needs_alone |= _refuse(eqn, alone)
+    _warn_of_shared_draws(closed, len(jax.tree.leaves(params)))
+    return needs_alone
+
+
+def _warn_of_shared_draws(closed: Any, num_params: int) -> None:
+    line = shared_draw(open_jaxpr(closed)[0], num_params)
     if line is not None:
         where = f" ({line})" if line else ""
         warnings.warn(
             f"the loss draws random numbers{where} that do not depend on the example: all examples "
             "of a batch get the same ones, such as one dropout mask (Flax's nnx.merge(..., "
             f"copy=True) does that). {KEYS_BY_RECORD}. If it is meant, draw outside the loss",
-            stacklevel=3,
+            stacklevel=5,
         )
 
 
-def refuse_coupling(jaxpr: Any) -> None:
-    """Raises a ValueError if any equation of a jaxpr, however deep inside, couples examples."""
-    for eqn in jaxpr.eqns:
-        for reason, primitives in _COUPLING.items():
-            if eqn.primitive in primitives and _reaches_out(eqn):
-                raise ValueError(
-                    f"the loss uses {eqn.primitive.name}{_line(eqn)}, which has no per-example "
-                    f"gradient: {reason}"
-                )
-        if (kind := foreign_key(eqn)) is not None:
+@jax.custom_batching.custom_vmap
+def refuse_vmap(tree: Any) -> Any:
+    """Returns its argument, and refuses a `vmap` outside of the whole step: of an ensemble, say."""
+    return tree
+
+
+@refuse_vmap.def_vmap
+def _refuse_vmap_rule(axis_size: int, in_batched: Any, tree: Any) -> Any:
+    raise ValueError(
+        f"a step is vmapped {axis_size} times whose loss uses code that is not JAX's own, and that "
+        "may mix examples under vmap. Use jax.lax.map in place of jax.vmap"
+    )
+
+
+def _refuse(eqn: Any, alone: bool) -> bool:
+    for reason, primitives in _COUPLING.items():
+        if eqn.primitive in primitives and _reaches_out(eqn):
             raise ValueError(
-                f"the loss draws random numbers from a key of kind {kind}{_line(eqn)}: "
-                "under vmap one draw serves all examples, by the key of the first of them, so that "
-                "examples see each other. Derive JAX's own kind of key from it: "
-                'jaxdp.dpsgd.jax_key(key, "dropout", step)'
+                f"the loss uses {eqn.primitive.name}{_line(eqn)}, which has no per-example "
+                f"gradient: {reason}"
             )
-        for inner in jaxprs_in_params(eqn.params):
-            refuse_coupling(open_jaxpr(inner)[0])
+    if (kind := foreign_key(eqn)) is not None:
+        raise ValueError(
+            f"the loss draws random numbers from a key of kind {kind}{_line(eqn)}: "
+            "under vmap one draw serves all examples, by the key of the first of them, so that "
+            "examples see each other. Derive JAX's own kind of key from it: "
+            'jaxdp.dpsgd.jax_key(key, "dropout", step)'
+        )
+    module = own_vmap_rule(eqn.primitive)
+    if module:
+        _refuse_foreign(eqn, module.split(".")[0], alone)
+    return bool(module)
+
+
+def _refuse_foreign(eqn: Any, package: str, alone: bool) -> None:
+    may_be_alone = package == _ALONE and eqn.primitive.name != _NEVER
+    if alone and may_be_alone:
+        return
+    cure = "Take it out of the loss"
+    if may_be_alone:
+        cure = (
+            "Take one example at a time, without vmap: per_example_grads(loss, microbatch_size=1). "
+            "Or, if it only checks for errors (equinox.error_if), set the environment variable "
+            "EQX_ON_ERROR=off before Equinox is imported"
+        )
+    raise ValueError(
+        f"the loss uses {eqn.primitive.name}{_line(eqn)}, which has no per-example gradient: under "
+        f"vmap it is {package}'s own code, which may mix examples. {cure}"
+    )
 
 
 def _line(eqn: Any) -> str:
@@ -85,5 +149,11 @@ def _line(eqn: Any) -> str:
 
 
 def _reaches_out(eqn: Any) -> bool:
-    """False for a collective over an axis inside one example: vmap has made such axes numbers."""
+    """False for what brings nothing from one example to another.
+
+    That is a collective over an axis inside one example, since vmap has made such axes numbers; and
+    a callback that returns nothing to the program.
+    """
+    if eqn.primitive in CALLBACKS:
+        return bool(eqn.outvars)
     return any(not isinstance(axis, int) for axis in eqn.params.get("axes", ("unknown",)))

@@ -53,7 +53,6 @@ def _engine(
     taps: dict[int, Any] = {}
     for choice in choices:
         if choice.shape is not None:
-            assert choice.use is not None
             _add_site(sites, taps, choice.use, axes)
     dense = [i for i, choice in enumerate(choices) if choice.form == "dense"]
 
@@ -109,7 +108,6 @@ def _represent(
         assert gradients is not None
         return Dense(gradients)
     use = choice.use
-    assert use is not None
     for index in use.path:
         sites, cotangents, recorded = sites[index], cotangents[index], recorded[index]
     operand = recorded[sites.index(_recorded_operand(use))]

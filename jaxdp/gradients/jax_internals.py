@@ -5,6 +5,7 @@ jaxprs that JAX 0.10 and the newest JAX share.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -13,8 +14,7 @@ import jax
 import jax.export
 from jax._src import callback, config, custom_batching, debugging, ffi, source_info_util
 from jax._src import core as jax_core
-from jax._src.interpreters import mlir
-from jax._src.interpreters.batching import BatchTrace
+from jax._src.interpreters import batching, mlir
 from jax._src.interpreters.partial_eval import dce_jaxpr
 from jax._src.lax import parallel
 from jax._src.state import primitives as state_primitives
@@ -52,6 +52,57 @@ FOREIGN = _primitives(ffi)
 REFS = _primitives(state_primitives) | {jax_core.ref_p}
 
 
+def own_vmap_rule(primitive: Any) -> str:
+    """The module with a primitive's rule for `vmap`; "" if it is JAX's, or there is none."""
+    rule: Any = batching.fancy_primitive_batchers.get(primitive)
+    code = getattr(rule, "__code__", None)
+    if code is not None and "batcher" in code.co_freevars:  # JAX wraps rules of the usual kind
+        rule = rule.__closure__[code.co_freevars.index("batcher")].cell_contents
+    while isinstance(rule, functools.partial):
+        rule = rule.func
+    module = getattr(rule, "__module__", "")
+    return "" if rule is None or module.split(".")[0] == "jax" else module
+
+
+def live_equations(jaxpr: Any, used: Sequence[bool] | None = None) -> tuple[list[Any], list[bool]]:
+    """The equations, however deep inside, that have an effect or whose results are used.
+
+    Args:
+      jaxpr: a jaxpr.
+      used: which of its results are; None: all.
+
+    Returns:
+      The equations, and which of the arguments they use.
+    """
+    jaxpr, _ = open_jaxpr(jaxpr)
+    used = [True] * len(jaxpr.outvars) if used is None else used
+    wanted = {atom for atom, use in zip(jaxpr.outvars, used, strict=True) if use and _is_var(atom)}
+    found: list[list[Any]] = []
+    for eqn in reversed(jaxpr.eqns):
+        results = [var in wanted for var in eqn.outvars]
+        if not any(results) and not eqn.effects:
+            continue
+        operands = [True] * len(eqn.invars)
+        inside: list[Any] = []
+        name = _CALLED.get(eqn.primitive)
+        if name is not None:  # a call may leave some of its operands unused
+            inside, operands = live_equations(eqn.params[name], results)
+        else:
+            for inner in jaxprs_in_params(eqn.params):
+                inside += live_equations(inner)[0]
+        found.append([eqn, *inside])
+        wanted |= {v for v, use in zip(eqn.invars, operands, strict=True) if use and _is_var(v)}
+    in_order = [eqn for group in reversed(found) for eqn in group]
+    return in_order, [var in wanted for var in jaxpr.invars]
+
+
+_CALLED = {primitives.jit_p: "jaxpr", primitives.custom_jvp_call_p: "call_jaxpr"}
+
+
+def _is_var(atom: Any) -> bool:
+    return not isinstance(atom, Literal)
+
+
 def settings() -> dict[str, Any]:
     """Every setting of JAX by its name, as it is here and now."""
     values = jax.config.values
@@ -65,7 +116,7 @@ def is_traced() -> bool:
 
 def is_vmapped() -> bool:
     """Whether the innermost transformation around this code is vmap."""
-    return isinstance(jax_core.trace_ctx.trace, BatchTrace)
+    return isinstance(jax_core.trace_ctx.trace, batching.BatchTrace)
 
 
 def varying_axes(tree: Any) -> frozenset:

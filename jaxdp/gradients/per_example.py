@@ -14,15 +14,17 @@ from ._checks import (
     check_loss,
     check_mask,
     check_microbatch_size,
+    check_order,
     check_params,
     unit_rows,
 )
-from .coupling import check_uncoupled
+from .coupling import check_uncoupled, refuse_vmap
 from .engine import auto_engine, factored_engine
 from .jax_internals import vary, varying_axes
 from .lazy import PerExampleGrads
 from .nnx_optimizer import tell_nnx
 from .representations import Dense, Representation
+from .shared import with_shared
 
 Engine = Callable[[Callable[..., jax.Array], PyTree, tuple], tuple[jax.Array, list[Representation]]]
 
@@ -44,7 +46,8 @@ def per_example_grads(
         batch axis (layers that want one get `x[None]`). Only `params` is differentiated. Randomness
         (dropout) comes in as a key in the batch: one for each example, made of its record's number.
         With unit="batch", `loss_fn(params, *records, mask) -> scalar`, the *mean* loss of a whole
-        batch unit: records have a leading axis, and only those where `mask` is True count.
+        batch unit: records have a leading axis, and only those where `mask` is True count. If
+        `shared` is given, it is called with `shared=shared` too.
       method: "vmap" differentiates every example on its own; "factored" holds the gradients as the
         factors of a product, where it has a rule; "auto" takes the cheaper form, leaf by leaf.
       unit: "example", or "batch" for losses that couple the records of a batch unit (`clip_batch`).
@@ -56,12 +59,16 @@ def per_example_grads(
         whether a gradient was not finite, to whoever can watch it.
 
     Returns:
-      A function `(params, batch, mask=None) -> PerExampleGrads`. `batch` is the tuple of the
-      loss's arguments after `params`, every leaf with a leading axis of length B; `mask [B] bool`
-      is False for padding rows, which contribute exactly zero, whatever they hold. `privatize`
-      wants a mask, with the padding last: that of `plan.batches()`, or `all_rows(B)`. With
-      unit="batch" the leaves are `[m, capacity, ...]` and the mask `[m, capacity]`: the loss sees
-      zeros in place of masked records, and a batch unit without any record contributes zero.
+      A function `(params, batch, mask=None, *, shared=None) -> PerExampleGrads`. `batch` is the
+      tuple of the loss's arguments after `params`, every leaf with a leading axis of length B;
+      `mask [B] bool` is False for padding rows, which contribute exactly zero, whatever they hold.
+      `privatize` wants a mask, with the padding last: that of `plan.batches()`, or `all_rows(B)`.
+      With unit="batch" the leaves are `[m, capacity, ...]` and the mask `[m, capacity]`: the loss
+      sees zeros in place of masked records, and a batch unit without any record contributes zero.
+      `shared` is a pytree that all examples see: frozen weights, a large table. It is held once,
+      without an axis of examples, and not differentiated. Give it to your `jit` as an argument:
+      what `jit` closes over is a constant of the program. It must hold nothing of private records,
+      since a record in it would change the gradients of all examples.
 
     Raises:
       ValueError: for an unknown method or unit, or a wrong microbatch_size. The returned function
@@ -83,32 +90,34 @@ def per_example_grads(
     engine = ENGINES[method]
 
     def transform(
-        params: PyTree, batch: tuple, mask: jax.Array | None = None, *more: object
+        params: PyTree,
+        batch: tuple,
+        mask: jax.Array | None = None,
+        *more: object,
+        shared: PyTree = None,
     ) -> PerExampleGrads:
         if more:
             raise TypeError(
                 f"got {3 + len(more)} arguments, of (params, batch, mask): put the loss's "
                 "arguments after params into one tuple, as in grads(params, (x, y), mask)"
             )
+        check_order(params, batch)
         check_params(params)
-        if not isinstance(batch, tuple | list):
-            raise TypeError(
-                f"batch is a {type(batch).__name__}: pass the tuple of the loss's arguments after "
-                "params, e.g. (x, y), or (x,) for one"
-            )
+        loss = with_shared(loss_fn, shared)
         batch, size = tuple(batch), batch_size(batch)
         record_mask = mask
         if unit == "batch":
             batch, mask = unit_rows(batch, mask)
         mask = check_mask(mask, size)
-        check_loss(loss_fn, params, batch)
-        check_uncoupled(loss_fn, params, batch)
+        check_loss(loss, params, batch)
+        # The gradient of one row is its weighted sum up to a factor: nothing to save.
+        alone = method == "auto" and min(microbatch_size or size, size) == 1
+        never_vmap = check_uncoupled(loss, params, batch, alone=alone)
         tell_nnx()
 
         def compute(rows: tuple) -> tuple[jax.Array, list[Representation]]:
-            # The gradient of one row is its weighted sum up to a factor: nothing to save.
-            alone = method == "auto" and jax.tree.leaves(rows)[0].shape[0] == 1
-            return (_single_engine if alone else engine)(loss_fn, params, rows)
+            given = refuse_vmap((params, rows)) if never_vmap else (params, rows)
+            return (_single_engine if alone else engine)(loss, *given)
 
         return PerExampleGrads(
             compute,

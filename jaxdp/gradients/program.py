@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 
-from .coupling import refuse_coupling
 from .jax_internals import Literal, bind, open_jaxpr, scan_counts
 from .jax_internals import primitives as p
 from .uses import Use, find_uses
@@ -47,14 +46,9 @@ class Program:
 
 
 def trace(loss_fn: Callable[..., Any], params: Any, example: tuple) -> Program:
-    """Traces `loss_fn` on one example and finds every use of every parameter leaf.
-
-    Raises:
-      ValueError: if the loss can see more than its own example (privacy rule 19).
-    """
+    """Traces `loss_fn` on one example and finds every use of every parameter leaf."""
     closed = jax.make_jaxpr(loss_fn)(params, *example)
     jaxpr, consts = open_jaxpr(closed)
-    refuse_coupling(jaxpr)
     return Program(jaxpr, consts, find_uses(jaxpr, len(jax.tree.leaves(params))))
 
 

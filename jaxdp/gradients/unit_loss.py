@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from ..types import PyTree
 from ._padding import pad_rows, split_rows
+from .shared import with_shared
 
 
 def mean_loss(
@@ -24,9 +25,24 @@ def mean_loss(
       microbatch_size: how many records are differentiated at a time. None takes all.
 
     Returns:
-      A function `(params, *records, mask) -> scalar`: the mean over the records where `mask` is
-      True. It has a gradient with respect to `params` only.
+      A function `(params, *records, mask, shared=None) -> scalar`: the mean over the records where
+      `mask` is True. It has a gradient with respect to `params` only. `shared` goes to `loss_fn` as
+      in `per_example_grads`.
     """
+
+    def mean(params: PyTree, *records_and_mask: Any, shared: PyTree = None) -> jax.Array:
+        *records, mask = records_and_mask
+        summed = _summed(with_shared(loss_fn, shared), microbatch_size)
+        # An empty unit's loss is 0 rather than NaN; it contributes nothing in any case.
+        return summed(params, tuple(records), mask) / jnp.maximum(jnp.sum(mask), 1)
+
+    return mean
+
+
+def _summed(
+    loss_fn: Callable[..., jax.Array], microbatch_size: int | None
+) -> Callable[[PyTree, tuple, jax.Array], jax.Array]:
+    """The sum of the losses where the mask is True, differentiated microbatch by microbatch."""
 
     def total(params: PyTree, records: tuple, mask: jax.Array) -> jax.Array:
         losses = jax.vmap(loss_fn, (None, *[0] * len(records)))(params, *records)
@@ -57,10 +73,4 @@ def mean_loss(
         return jax.tree.map(lambda g: (cotangent * g).astype(g.dtype), grads), None, None
 
     summed.defvjp(forward, backward)
-
-    def mean(params: PyTree, *records_and_mask: Any) -> jax.Array:
-        *records, mask = records_and_mask
-        # An empty unit's loss is 0 rather than NaN; it contributes nothing in any case.
-        return summed(params, tuple(records), mask) / jnp.maximum(jnp.sum(mask), 1)
-
-    return mean
+    return summed

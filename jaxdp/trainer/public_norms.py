@@ -19,6 +19,7 @@ from ..dpsgd.clipping import Clipping
 from ..dpsgd.clippings import clip_layerwise
 from ..dpsgd.groups import SMALLEST_CLIPPING_NORM, group_alike, path_name
 from ..dpsgd.public_data import pretrained_copy, public_norms, scale_norms
+from ..types import PyTree
 from .clipping_options import NormsOfLayers
 from .config import ClippingConfig
 from .job import Job
@@ -37,6 +38,7 @@ def make_measure(
     public: Records,
     loss: Loss,
     clipping: Clipping,
+    shared: PyTree,
 ) -> Measure:
     """Returns a function that measures the norms of every layer's gradient on public records.
 
@@ -46,6 +48,7 @@ def make_measure(
       public: the public records.
       loss: the loss of an example, or the mean loss of a unit if the clipping clips batch units.
       clipping: its groups are the layers to measure.
+      shared: goes to the loss, as in `per_example_grads`.
 
     Raises:
       ValueError: if there are fewer public records than a unit has.
@@ -73,7 +76,7 @@ def make_measure(
             yield indices[None], mask[None]
 
     def layers(params: Any, epoch: int) -> np.ndarray:
-        return measure(params, _feed(job, public, samples(epoch), epoch))
+        return measure(params, _feed(job, public, samples(epoch), epoch), shared=shared)
 
     return layers
 
@@ -86,6 +89,7 @@ def first_norms(
     measure: Measure,
     clipping: Clipping,
     params: Any,
+    shared: PyTree,
 ) -> NormsOfLayers:
     """Measures the first clipping norms, with a copy of the model trained on public records.
 
@@ -97,6 +101,7 @@ def first_norms(
       measure: from `make_measure`.
       clipping: the same as for `make_measure`.
       params: the first parameters of the model; they are not changed.
+      shared: goes to the loss.
 
     Returns:
       `{paths: norm}` for `clip_layerwise`, per layer or per group of layers with similar norms.
@@ -109,6 +114,7 @@ def first_norms(
         params,
         _feed(job, public, samples, epoch=-1),
         optimizer=optax.adam(settings.pretraining_rate),
+        shared=shared,
     )
     values = _scaled(settings, measure(copy, 0), 0)
     paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]

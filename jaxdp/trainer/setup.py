@@ -181,9 +181,10 @@ class Learner(NamedTuple):
     Attributes:
       params: the trainable parameters.
       frozen: the other parameters.
-      loss: the loss that is differentiated, `(params, record, key, shared=frozen)`; with batch
+      loss: the loss that is differentiated, `(params, record, key, shared=(frozen,))`; with batch
         units the same as `unit_loss`.
-      unit_loss: the mean loss of some records, `(params, records, keys, mask, shared=frozen)`.
+      unit_loss: the mean loss of some records, `(params, records, keys, mask,
+        shared=(frozen,))`.
     """
 
     params: PyTree
@@ -207,11 +208,11 @@ def make_learner(job: Job, init_key: jax.Array) -> Learner:
     unit_loss = _unit_loss(task, job.options.microbatch_size)
 
     def of_unit(params: PyTree, records: PyTree, *rest: jax.Array, shared: PyTree) -> jax.Array:
-        return unit_loss(freezing.merge(params, shared), records, *rest)
+        return unit_loss(freezing.merge(params, *shared), records, *rest)
 
     def of_record(params: PyTree, record: PyTree, key: jax.Array, *, shared: PyTree) -> jax.Array:
         assert task.loss is not None  # `_check_unit` has looked
-        return task.loss(freezing.merge(params, shared), record, key)
+        return task.loss(freezing.merge(params, *shared), record, key)
 
     return Learner(params, frozen, of_unit if unit == "batch" else of_record, of_unit)
 
@@ -370,12 +371,11 @@ def _measure_norms(
         )
     layers = public_norms.layers_apart(settings)
     tell(f"Measuring gradient norms on {len(public):,} public records ...")
-    loss, unit_loss = (
-        functools.partial(each, shared=learner.frozen) for each in (learner.loss, learner.unit_loss)
+    measure = public_norms.make_measure(
+        job, settings, public, learner.loss, layers, (learner.frozen,)
     )
-    measure = public_norms.make_measure(job, settings, public, loss, layers)
     norms = public_norms.first_norms(
-        job, settings, public, unit_loss, measure, layers, learner.params
+        job, settings, public, learner.unit_loss, measure, layers, learner.params, (learner.frozen,)
     )
     return measure, norms
 
@@ -413,11 +413,12 @@ def _with_rounding_bound(plan: Plan, job: Job, learner: Learner, tell: Tell) -> 
         example.append(jax.ShapeDtypeStruct(rows, bool))
     at_a_time = units_at_a_time(job.options.microbatch_size, plan)
     held = explain(
-        functools.partial(learner.loss, shared=learner.frozen),
+        learner.loss,
         learner.params,
         tuple(example),
         unit=plan.clipping.unit,
         microbatch_size=at_a_time,
+        shared=(learner.frozen,),
     )
     if held.warning:
         tell(held.warning)

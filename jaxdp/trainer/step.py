@@ -62,9 +62,9 @@ def make_train_step(
     after.
 
     Args:
-      loss: the loss of one record, `(params, record, key, shared=frozen)`; with unit="batch" that
-        of a batch unit, `(params, records, keys, mask, shared=frozen)`. A key is that of its record
-        at this step.
+      loss: the loss of one record, `(params, record, key, shared=(frozen,))`; with unit="batch"
+        that of a batch unit, `(params, records, keys, mask, shared=(frozen,))`. A key is that of
+        its record at this step.
       privatizer: makes the gradient private.
       optimizer: uses the private gradient.
       microbatch_size: number of examples (or units) that are differentiated at a time.
@@ -72,21 +72,17 @@ def make_train_step(
       constant_time: as in `per_example_grads`.
     """
 
+    grads = per_example_grads(
+        loss, unit=unit, microbatch_size=microbatch_size, constant_time=constant_time
+    )
+
     @functools.partial(jax.jit, donate_argnums=0)
     def train_step(
         state: TrainState, batch: Batch, mask: jax.Array, frozen: PyTree
     ) -> tuple[TrainState, StepFacts]:
         params, private, optimizer_state = state
         examples = (batch.records, record_keys(batch.key, batch.ids))
-        sums = privatizer.sums(
-            per_example_grads(
-                functools.partial(loss, shared=frozen),
-                unit=unit,
-                microbatch_size=microbatch_size,
-                constant_time=constant_time,
-            )(params, examples, mask),
-            private,
-        )
+        sums = privatizer.sums(grads(params, examples, mask, shared=(frozen,)), private)
         strength, norms = privatizer.strength(sums, private), private.clipping.clipping_norms
         gradient, private = privatizer.release(sums, private, params)
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)

@@ -4,6 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import io_callback
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
 
 import jaxdp
 
@@ -26,8 +29,13 @@ def with_callback(w, x):
 
 
 def with_print(w, x):
-    jax.debug.print("{}", x)
-    return jnp.sum(x @ w)
+    jax.debug.print("{}", x @ w)
+    return jnp.sum(jnp.sin(x @ w))
+
+
+def with_io(w, x):
+    io_callback(lambda row: None, None, jax.lax.stop_gradient(x @ w))
+    return jnp.sum(jnp.sin(x @ w))
 
 
 def with_ref(w, x):
@@ -49,7 +57,6 @@ def hidden(loss):
     [
         (lambda w, x: jnp.sum(mixing(x) @ w), "custom_vmap_call"),
         (with_callback, "pure_callback"),
-        (with_print, "debug_"),
         (with_ref, "ref"),
     ],
 )
@@ -109,3 +116,83 @@ def test_losses_that_couple_examples_are_refused(method, microbatch_size):
         transform = jaxdp.per_example_grads(coupled, method=method, microbatch_size=microbatch_size)
         with pytest.raises(ValueError, match=f"the loss uses {name}"):
             transform(jnp.ones(3), (X,)).materialize()
+
+
+@pytest.mark.parametrize("loss", [with_print, with_io])
+@pytest.mark.parametrize("method", ["auto", "factored", "vmap"])
+@pytest.mark.parametrize("microbatch_size", [None, 1, 2])
+def test_callbacks_that_return_nothing_are_run_for_every_example(
+    loss, method, microbatch_size, capfd
+):
+    x = jnp.arange(12.0).reshape(4, 3) / 12
+    transform = jaxdp.per_example_grads(loss, method=method, microbatch_size=microbatch_size)
+    got = jax.jit(lambda w: transform(w, (x,)).materialize())(W)
+    jax.effects_barrier()
+    if loss is with_print:
+        assert len(capfd.readouterr().out.splitlines()) >= 4
+    want = jax.vmap(jax.grad(lambda w, x: jnp.sum(jnp.sin(x @ w))), (None, 0))(W, x)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_what_nothing_uses_couples_nothing():
+    def loss(w, x):
+        unused = mixing(x)
+        return jnp.sum(x @ w) + 0 * jnp.sum(unused[:0])
+
+    def used(w, x):
+        return jnp.sum(x @ w) + 0 * jnp.sum(mixing(x))
+
+    jaxdp.per_example_grads(lambda w, x: (mixing(x), jnp.sum(x @ w))[1])(W, (X,))
+    for coupled in (loss, used):  # they are used, whatever becomes of them
+        with pytest.raises(ValueError, match="custom_vmap"):
+            jaxdp.per_example_grads(coupled)(W, (X,))
+
+
+def test_a_ref_that_is_only_written_counts():
+    def loss(w, x):
+        jax.new_ref(x)[...] = 2 * x
+        return jnp.sum(x @ w)
+
+    with pytest.raises(ValueError, match="a Ref can carry values"):
+        jaxdp.per_example_grads(loss)(W, (X,))
+
+
+def foreign(module):
+    """A primitive with a rule for vmap of its own, as Equinox's unvmap_any: it adds up examples."""
+    primitive = Primitive("total")
+    primitive.def_impl(lambda x: x)
+    primitive.def_abstract_eval(lambda x: x)
+    mlir.register_lowering(primitive, mlir.lower_fun(lambda x: x, multiple_results=False))
+
+    def rule(args, dims):
+        return primitive.bind(jnp.broadcast_to(args[0].sum(dims[0]), args[0].shape)), dims[0]
+
+    rule.__module__ = module
+    batching.primitive_batchers[primitive] = rule
+    return lambda w, x: jnp.sum(jnp.sin(primitive.bind(x) @ w))
+
+
+@pytest.mark.parametrize("method", ["auto", "factored", "vmap"])
+@pytest.mark.parametrize("inside", [lambda f: f, jax.jit, hidden])
+def test_rules_for_vmap_that_are_not_jaxs_own_are_refused(method, inside):
+    for module in ("mine.rules", "equinox._unvmap"):
+        loss = inside(foreign(module))
+        package = module.split(".")[0]
+        with pytest.raises(ValueError, match=rf"uses total .*it is {package}'s own code"):
+            jaxdp.per_example_grads(loss, method=method)(W, (X,))
+        with pytest.raises(ValueError, match="uses total"):
+            jaxdp.explain(loss, W, (X[0],))
+
+
+def test_equinoxs_rules_are_never_run_for_one_example_at_a_time():
+    one = jaxdp.per_example_grads(foreign("equinox.rules"), microbatch_size=1)
+    x = jnp.arange(12.0).reshape(4, 3) / 12
+    step = jax.jit(lambda w: one(w, (x,)).materialize())
+    want = jax.vmap(jax.grad(lambda w, x: jnp.sum(jnp.sin(x @ w))), (None, 0))(W, x)
+    np.testing.assert_allclose(step(W), want, rtol=1e-5, atol=1e-6)
+    assert jaxdp.explain(foreign("equinox.rules"), W, (X[0],), microbatch_size=1).one_term
+    # A vmap around the step would run them after all.
+    with pytest.raises(ValueError, match="a step is vmapped 2 times"):
+        jax.vmap(step)(jnp.stack([W, W]))
+    with pytest.raises(ValueError, match="it is mine's own code"):
+        jaxdp.per_example_grads(foreign("mine.rules"), microbatch_size=1)(W, (X,))

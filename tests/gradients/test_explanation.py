@@ -38,7 +38,7 @@ def test_forms_and_reasons():
     assert plans["['many']"].form == "product"
     assert plans["['table']"].form == "lookup"
     assert plans["['unused']"].form == "zero"
-    assert plans["['tied']"].reason == "used dot_general and dot_general"
+    assert plans["['tied']"].reason == "used 2 times"
     assert "conv_general_dilated at" in plans["['conv']"].site
     assert "test_explanation.py" in plans["['conv']"].site
     assert plans["['few']"].numbers == 205
@@ -121,3 +121,41 @@ def test_bound_and_estimate_of_the_rounding_are_told():
     text = told(linear, params, many, plan=plan, method="factored", microbatch_size=8)
     assert "no bound, since an example adds several terms to each number of params" in text
     assert f"{estimate}. The noise is raised by the estimate." in text
+
+
+def test_uses_are_counted_with_their_lines():
+    def cell(q, h, x):
+        return jnp.tanh(
+            x @ q["i"]
+            + h @ q["h"]
+            + q["b"]
+        )  # fmt: skip
+
+    def loss(q, x):
+        h = jnp.zeros(4)
+        for row in x:
+            h = cell(q, h, row)
+        return jnp.sum(h @ q["h"]) + jnp.sum(q["h"])
+
+    params = {"i": jnp.ones((3, 4)), "h": jnp.ones((4, 4)), "b": jnp.ones(4)}
+    plans = {p.leaf: p for p in jaxdp.explain(loss, params, (jnp.ones((20, 3)),)).leaves}
+    first = cell.__code__.co_firstlineno
+    at = lambda offset: f"test_explanation.py:{first + offset}"
+    end = f"test_explanation.py:{loss.__code__.co_firstlineno + 4}"
+    assert plans["['i']"].site == f"dot_general × 20 at {at(2)}"
+    assert plans["['i']"].reason == "used 20 times"
+    assert plans["['h']"].site == f"dot_general × 21 at {at(3)}, {end}, reduce_sum at {end}"
+    assert plans["['h']"].reason == "used 22 times"
+
+
+def test_many_lines_are_counted():
+    def loss(q, x):
+        y = x @ q
+        y = y @ q
+        y = y @ q
+        y = y @ q
+        return jnp.sum(y @ q)
+
+    (plan,) = jaxdp.explain(loss, jnp.ones((3, 3)), (jnp.ones(3),)).leaves
+    assert plan.site.endswith(f":{loss.__code__.co_firstlineno + 3} and 2 more")
+    assert plan.site.startswith("dot_general × 5 at test_explanation.py:")
