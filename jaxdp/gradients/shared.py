@@ -45,12 +45,10 @@ def shared_last(
 
     What is no array stays inside: the activation functions of an Equinox module, say.
     """
-    leaves = jax.tree.leaves(shared)
+    leaves, structure = jax.tree.leaves(shared), jax.tree.structure(shared)
     places = [
         i for i, leaf in enumerate(leaves) if hasattr(leaf, "shape") and hasattr(leaf, "dtype")
     ]
-
-    structure = jax.tree.structure(shared)
 
     def loss(params: PyTree, *example_and_arrays: Any) -> Any:
         *example, arrays = example_and_arrays
