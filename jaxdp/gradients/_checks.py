@@ -125,7 +125,10 @@ def batch_size(batch: PyTree) -> int:
         if not hasattr(leaf, "shape") or leaf.shape == ():
             cure = "pass what all examples share by name, as shared=..."
             if isinstance(leaf, bool | int | float):
-                cure = "a list is a tree of numbers to JAX. Pass arrays: jnp.asarray(rows)"
+                cure = (
+                    "a list is a tree of numbers to JAX, so pass arrays, jnp.asarray(rows); and pass "
+                    "what all examples share by name, as shared=..."
+                )
             elif hasattr(leaf, "dtype") and _is_key(leaf):
                 cure = f"all examples would draw the same numbers. {KEYS_BY_RECORD}"
             raise ValueError(f"batch{name} is {leaf!r}, without a leading axis of examples: {cure}")
