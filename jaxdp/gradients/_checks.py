@@ -126,7 +126,7 @@ def batch_size(batch: PyTree) -> int:
             cure = "pass what all examples share by name, as shared=..."
             if isinstance(leaf, bool | int | float):
                 cure = (
-                    "a list is a tree of numbers to JAX, so pass arrays, jnp.asarray(rows); and pass "
+                    "a list is a tree of numbers to JAX: pass arrays, jnp.asarray(rows), and "
                     "what all examples share by name, as shared=..."
                 )
             elif hasattr(leaf, "dtype") and _is_key(leaf):
