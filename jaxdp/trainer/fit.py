@@ -101,7 +101,7 @@ def fit(
         batch size.
       ema: a moving average of the parameters is scored and released, which keeps this share of
         itself at a step. 0: the last parameters are.
-      frozen: patterns over the paths of parameters that are not trained, as "encoder/*".
+      frozen: patterns over the paths of parameters that are not trained, as `encoder/*`.
       evaluations: how often the test records are scored, with the end. 0: only at the end.
       placement: where the records are kept. "auto": on the device if they take at most a quarter
         of it.
