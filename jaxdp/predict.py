@@ -38,6 +38,8 @@ def main(args: Sequence[str]) -> int:
         else:
             with Path(args[3]).open("w", newline="") as file:
                 write_csv(predictions, file)
+    except BrokenPipeError:
+        raise  # `_command.run` ends quietly
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -114,6 +114,8 @@ class Dataset:
     """Which rows have which use, in words for the privacy statement."""
     window: int | None
     """Of a text: the characters that a record predicts."""
+    own: bool
+    """Whether the rows were given; else they were loaded by the name of the data set."""
     digests: Mapping[str, str]
     """Of what the rows were taken from. They must stay the same as long as a run goes on."""
 
@@ -186,6 +188,7 @@ class Dataset:
         """Makes one of records that were taken apart already; the arguments are its attributes."""
         made = cls.__new__(cls)
         made._set(records, name, test_is_public, rules, digests, window)
+        made.own = False
         return made
 
     def _set(
@@ -201,6 +204,7 @@ class Dataset:
             raise ValueError("private is None: give the rows to train on and to protect")
         if not (isinstance(name, str) and name.strip() and name.isprintable()):
             raise ValueError(f"name is {name!r}: give a name for the records, as 'visits'")
+        self.own = True
         self.private = records["private"]
         self.test, self.public = records.get("test"), records.get("public")
         self.name, self.test_is_public = name, test_is_public

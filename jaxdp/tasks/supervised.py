@@ -115,13 +115,12 @@ def language_model(
 ) -> Task:
     """Returns the task of finding each next token of a record.
 
-    A record is a text of n tokens, `[n]` whole numbers: its inputs are all but the last one, its
-    targets all but the first one. Or it is a pair of both, `(inputs [T], targets [T])`.
+    A record is a pair of tokens `[T]`, whole numbers, and of the token after each of them `[T]`: of
+    texts `[n, T + 1]`, `(texts[:, :-1], texts[:, 1:])`.
 
     The loss is the cross-entropy in nats, the mean over the tokens. The scores are `accuracy` and
-    `loss`; the exponential of the loss is the perplexity. `predict` takes inputs `[T]`, of the
-    length that the model takes, and returns `{"class": [T] int32, "scores": [T, C] probabilities}`
-    of each next token.
+    `loss`; the exponential of the loss is the perplexity. `predict` takes tokens `[T]` and returns
+    `{"class": [T] int32, "scores": [T, C] probabilities}` of each next token.
 
     Args:
       model: as for `classifier`. It maps tokens int32 `[1, T]` (Equinox: `[T]`) to logits
@@ -143,7 +142,6 @@ class _Kind(NamedTuple):
 
     Attributes:
       name: for the privacy statement.
-      pair: `record -> (inputs, target)`.
       prepare: `inputs -> inputs`, after those of the user.
       loss: `(outputs, target) -> scalar`.
       scores: `(outputs, target) -> {name: scalar}`.
@@ -152,7 +150,6 @@ class _Kind(NamedTuple):
     """
 
     name: str
-    pair: Callable[[Record], tuple[Inputs, jax.Array]]
     prepare: Prepare
     loss: Callable[[PyTree, jax.Array], jax.Array]
     scores: Callable[[PyTree, jax.Array], dict[str, jax.Array]]
@@ -173,7 +170,7 @@ def _make(
         return kind.prepare(inputs if preprocess is None else preprocess(inputs))
 
     def init(key: jax.Array, record: Record) -> PyTree:
-        inputs, _ = kind.pair(record)
+        inputs, _ = _pair(record)
         if batch_norm and len(jax.tree.leaves(inputs)) != 1:
             raise ValueError(
                 f"batch_norm is True, and the inputs are {len(jax.tree.leaves(inputs))} arrays: "
@@ -182,12 +179,12 @@ def _make(
         return network.init(key, prepare(inputs))
 
     def loss(params: PyTree, record: Record, key: jax.Array) -> jax.Array:
-        inputs, target = kind.pair(record)
+        inputs, target = _pair(record)
         key, inputs = _augmented(augment, key, inputs)
         return kind.loss(network.train(params, prepare(inputs), key), target)
 
     def scores(variables: PyTree, record: Record) -> dict[str, jax.Array]:
-        inputs, target = kind.pair(record)
+        inputs, target = _pair(record)
         return kind.scores(network.evaluate(variables, prepare(inputs)), target)
 
     def predict(variables: PyTree, inputs: Inputs) -> PyTree:
@@ -207,12 +204,12 @@ def _in_units(
     statistics_of_rows = network.statistics(jax.vmap(prepare))
 
     def unit_loss(params: PyTree, records: Records, keys: jax.Array, mask: jax.Array) -> jax.Array:
-        inputs, targets = kind.pair(records)
+        inputs, targets = _pair(records)
         _, inputs = jax.vmap(functools.partial(_augmented, augment))(keys, inputs)
         return loss_of_rows(params, jax.vmap(prepare)(inputs), targets, mask)
 
     def statistics(params: PyTree, records: Records) -> PyTree:
-        inputs, _ = kind.pair(records)
+        inputs, _ = _pair(records)
         return statistics_of_rows(params, inputs)
 
     return replace(task, loss=None, unit_loss=unit_loss, statistics=statistics)
@@ -234,16 +231,6 @@ def _pair(record: Record) -> tuple[Inputs, Any]:
             f"inputs may be a dict or tuple; {OWN_TASK}"
         )
     return record
-
-
-def _text(record: Record) -> tuple[jax.Array, jax.Array]:
-    if isinstance(record, tuple):
-        return _pair(record)
-    if jnp.ndim(record) != 1 or jnp.size(record) < 2:
-        raise ValueError(
-            f"a record has shape {jnp.shape(record)}: give the tokens [n] of one text, two or more"
-        )
-    return record[:-1], record[1:]
 
 
 def _tokens(inputs: jax.Array) -> jax.Array:
@@ -312,7 +299,7 @@ def _error_scores(outputs: PyTree, target: jax.Array) -> dict[str, jax.Array]:
 def _check_labels(records: Records, prediction: PyTree) -> None:
     """Refuses labels that are no class."""
     classes = prediction["scores"].shape[-1]
-    labels = np.asarray(records[1] if isinstance(records, tuple) else records)
+    labels = np.asarray(records[1])
     wrong = ((labels < 0) | (labels >= classes)).reshape(len(labels), -1).any(axis=1)
     if wrong.any():
         raise ValueError(
@@ -323,7 +310,6 @@ def _check_labels(records: Records, prediction: PyTree) -> None:
 
 CLASSIFIER = _Kind(
     "classifier",
-    _pair,
     lambda inputs: inputs,
     _cross_entropy,
     _class_scores,
@@ -332,10 +318,9 @@ CLASSIFIER = _Kind(
 )
 REGRESSOR = _Kind(
     "regressor",
-    _pair,
     lambda inputs: inputs,
     _squared_error,
     _error_scores,
     lambda outputs: outputs,
 )
-LANGUAGE_MODEL = CLASSIFIER._replace(name="language model", pair=_text, prepare=_tokens)
+LANGUAGE_MODEL = CLASSIFIER._replace(name="language model", prepare=_tokens)

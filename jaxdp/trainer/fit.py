@@ -5,7 +5,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -46,9 +46,9 @@ class Fitted:
         `fit(..., resume=result.folder)` goes on.
     """
 
-    params: PyTree
-    release: Release | None
-    statement: Statement | None
+    params: PyTree = field(repr=False)
+    release: Release | None = field(repr=False)
+    statement: Statement | None = field(repr=False)
     epsilon: float
     scores: Scores
     folder: Path | None
@@ -125,7 +125,13 @@ def fit(
       (2.99, {'accuracy': 0.93, 'loss': 0.31})
     """
     _check(task, data, plan, optimizer)
+    _check_lists(callbacks, frozen)
     check_metrics(metrics)
+    if resume is not None and output is not None:
+        raise ValueError(
+            f"output is {output} and resume is {resume}: a run goes on in its own folder, so leave "
+            "output out"
+        )
     start = time.monotonic()
     options = Options(
         name=name,
@@ -179,6 +185,10 @@ def fit(
             trained = session.train(opened, console, watchers.each)
         released = session.release(opened, trained, console)
         scores = session.report(opened, trained, released, start, console)
+        if trained.stopped_by is not None:
+            console.print(
+                f"To go on: jaxdp.fit(..., resume={str(opened.folder)!r})", soft_wrap=True
+            )
         return _fitted(opened, scores, finished=trained.stopped_by is None)
 
 
@@ -210,6 +220,13 @@ def _check(task: object, data: object, plan: object, optimizer: object) -> None:
     for name, (value, kind, cure) in wanted.items():
         if not isinstance(value, kind):
             raise TypeError(f"{name} is a {type(value).__name__}: give {cure}")
+
+
+def _check_lists(callbacks: object, frozen: object) -> None:
+    if isinstance(frozen, str):
+        raise TypeError(f"frozen is {frozen!r}: give a list of patterns, as [{frozen!r}]")
+    if callable(callbacks) or not all(map(callable, callbacks)):  # type: ignore[call-overload]
+        raise TypeError(f"callbacks is {callbacks!r}: give a list of functions")
 
 
 @contextlib.contextmanager

@@ -57,7 +57,7 @@ def load_own(path: str | None) -> Own:
     if not Path(path).is_file():
         raise ValueError(
             f"there is no file {path}, which defines the task or the data of the run: put it back, "
-            "or name another one before --resume"
+            "or name its new place, as --own FILE.py"
         )
     parts = parts_in(vars(load_file(path)))
     for name, part in parts.items():

@@ -119,11 +119,12 @@ def load_config(path: str) -> Config:
         found = vars(own.load_file(path))
     except own.FileFailed as failed:
         raise ValueError(f"{failed.where}: {_mended(failed.error)}") from failed.error
-    config = found.get("config")
+    parts = own.parts_in(found)
+    config = found.get("config", Config(name=Path(path).stem) if parts else None)
     if not isinstance(config, Config):
         wrong = f"sets config to {config!r}" if "config" in found else "sets no config"
         raise ValueError(f"{path} {wrong}: a config file is {_A_CONFIG}")
-    if own.parts_in(found):
+    if parts:
         config = dataclasses.replace(config, own=str(Path(path).resolve()))
     try:
         check_types("", config)

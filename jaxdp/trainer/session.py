@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -197,10 +198,18 @@ def _train(
             shown.step_display(console, end) as display,
             files.append_private(opened.private / "metrics.jsonl") as metrics_file,
         ):
+            told = False
 
             def watch(facts: metrics.Metrics) -> None:
+                nonlocal told
                 metrics.write_metrics(metrics_file, facts)
                 display.show(facts)
+                if facts.loss is not None and math.isnan(facts.loss) and not told:
+                    told = True
+                    console.print(
+                        f"The loss of a record is NaN at step {facts.step}: look for a label or an "
+                        "input that it can't take. The steps go on, and each costs ε."
+                    )
                 for watcher in watchers:
                     watcher(facts)
 
@@ -284,7 +293,7 @@ def report(
     }
     files.write_private(opened.private / "results.json", json.dumps(results, indent=2) + "\n")
     console.print(shown.result_table(run, released.statement, results, opened.folder))
-    if not released.statement.reproducible:
+    if not released.statement.reproducible and trained.stopped_by is None:
         console.print(
             f"When the run is over, destroy its keys: python -m jaxdp.seal {opened.folder}",
             soft_wrap=True,

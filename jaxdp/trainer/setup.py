@@ -5,13 +5,12 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from ..datasets import feeding
-from ..datasets.records import USES, Records
 from ..dpsgd import keys
 from ..dpsgd.clipping import Clipping
 from ..dpsgd.noise import draws_per_step
@@ -19,9 +18,9 @@ from ..dpsgd.plan import Plan
 from ..dpsgd.privatizer import privatize
 from ..gradients.explanation import explain
 from ..gradients.unit_loss import mean_loss
-from ..tasks.task import Task, WithStatistics, inputs_of
+from ..tasks.task import Task, WithStatistics
 from ..types import PyTree, Tell, Unit
-from . import averages, freezing, public_norms
+from . import averages, freezing, public_norms, trial
 from .clipping_options import NormsOfLayers, make_clipping, units_at_a_time
 from .job import Job
 from .plan_settings import PlanSettings
@@ -31,6 +30,7 @@ from .run.fingerprint import make_fingerprint
 from .run.segment import SavedSegment, Secrets, draw_secrets
 from .scoring import Scores, make_scorer
 from .step import StepFacts, TrainState, init_state, make_train_step
+from .trial import KEY
 
 
 @dataclass(frozen=True)
@@ -201,10 +201,12 @@ def make_learner(job: Job, init_key: jax.Array) -> Learner:
     """
     task, unit = job.task, job.unit
     _check_unit(job, unit)
-    drawn = task.init(keys.jax_key(init_key, "init"), job.data.private.zero())
-    _check_task(job, drawn)
+    drawn_by = (keys.jax_key(init_key, "init"), job.data.private.zero())
+    trial.tried("init", task.init, *drawn_by)
+    drawn = task.init(*drawn_by)
+    trial.try_task(job, drawn)
     params, frozen = freezing.split(drawn, job.options.frozen)
-    _check_optimizer(job, params)
+    trial.try_optimizer(job, params)
     unit_loss = _unit_loss(task, job.options.microbatch_size)
 
     def of_unit(params: PyTree, records: PyTree, *rest: jax.Array, shared: PyTree) -> jax.Array:
@@ -215,55 +217,6 @@ def make_learner(job: Job, init_key: jax.Array) -> Learner:
         return task.loss(freezing.merge(params, *shared), record, key)
 
     return Learner(params, frozen, of_unit if unit == "batch" else of_record, of_unit)
-
-
-def _check_task(job: Job, params: PyTree) -> None:
-    """Tries what is used after the last step, too: there an error would come too late.
-
-    Raises:
-      ValueError, TypeError: for a task whose scores are no numbers, and whatever the task raises.
-    """
-    task, record = job.task, job.data.private.shape_of_one()
-    if task.statistics is not None:
-        return  # without statistics there are no variables to try
-    if task.scores is not None and job.data.test is not None:
-        scores = jax.eval_shape(task.scores, params, record)
-        if not (isinstance(scores, dict) and all(_is_number(score) for score in scores.values())):
-            raise ValueError(
-                f"the task's scores are {scores}: return a dict of numbers for one record, as "
-                '{"accuracy": ...}'
-            )
-    if task.predict is not None:
-        prediction = jax.eval_shape(task.predict, params, inputs_of(record))
-        if task.check is not None:
-            for use in USES:
-                records = getattr(job.data, use)
-                if records is not None:
-                    _check_records(task.check, use, records, prediction)
-
-
-def _check_optimizer(job: Job, params: PyTree) -> None:
-    try:
-        init, update = job.optimizer.init, job.optimizer.update
-        jax.eval_shape(lambda params: update(params, init(params), params), params)
-    except TypeError as error:
-        raise ValueError(
-            f"the optimizer can't be used ({error}): give one that needs the gradient, its state "
-            "and the parameters alone, as optax.adam(1e-3)"
-        ) from None
-
-
-def _is_number(score: Any) -> bool:
-    return getattr(score, "shape", None) == ()
-
-
-def _check_records(
-    check: Callable[[PyTree, PyTree], None], use: str, records: Records, prediction: PyTree
-) -> None:
-    try:
-        check(records.fields, prediction)
-    except ValueError as error:
-        raise ValueError(f"of the {use} records, {error}") from None
 
 
 def _check_unit(job: Job, unit: Unit) -> None:
@@ -329,12 +282,9 @@ def shape_of_batch(run: Run) -> tuple[feeding.Batch, jax.ShapeDtypeStruct]:
     batch = feeding.Batch(
         records=jax.tree.map(shape, run.job.data.private.shape_of_one()),
         ids=jax.ShapeDtypeStruct(rows, np.int32),
-        key=_KEY,
+        key=KEY,
     )
     return batch, jax.ShapeDtypeStruct(rows, bool)
-
-
-_KEY = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
 
 
 def _prepare(job: Job, learner: Learner, delta: float | None, tell: Tell) -> _Prepared:
@@ -408,7 +358,7 @@ def _with_rounding_bound(plan: Plan, job: Job, learner: Learner, tell: Tell) -> 
     batch_unit = plan.clipping.unit == "batch"
     rows = (plan.capacity,) if batch_unit else ()
     shape = lambda leaf: jax.ShapeDtypeStruct((*rows, *leaf.shape), leaf.dtype)
-    example = [jax.tree.map(shape, job.data.private.shape_of_one()), shape(_KEY)]
+    example = [jax.tree.map(shape, job.data.private.shape_of_one()), shape(KEY)]
     if batch_unit:
         example.append(jax.ShapeDtypeStruct(rows, bool))
     at_a_time = units_at_a_time(job.options.microbatch_size, plan)

@@ -287,7 +287,9 @@ def _noise_multiplier(mechanism: Mechanism) -> float | tuple[NoiseStretch, ...]:
 
 def _data_use(data: Dataset) -> DataUse:
     rules = data.rules
-    return DataUse(data.name, rules["private"], rules.get("public"), rules.get("test"), data.window)
+    return DataUse(
+        data.name, rules["private"], rules.get("public"), rules.get("test"), data.window, data.own
+    )
 
 
 def preprocessing_of(data: Format) -> Preprocessing:

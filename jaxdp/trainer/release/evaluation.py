@@ -1,7 +1,6 @@
 """Scores of a release: on the test records of its run, or on others of the same data set."""
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -81,6 +80,11 @@ def read_options(args: Sequence[str]) -> Request:
                 "it out"
             )
     release = load_release(runs[0])
+    if release.statement.data.own:
+        raise ValueError(
+            f"the records {release.statement.data.name!r} are their owner's, and the command can't "
+            "load them: score them by jaxdp.load_release(...).predict"
+        )
     run_data = data_options(runs[0], release.statement)
     made = options.replaced(Options(run_data), values)
     check_used(Config(data=made.data), values, "the run")
@@ -96,7 +100,6 @@ def evaluate(request: Request, width: int) -> str:
     """
     if not request.options.confusion:
         return score_release(request.release, request.options.data)
-    _check_named(request)
     public = _are_public(request)
     made, data = request.options, request.options.data
     for name in PAYING:
@@ -199,18 +202,6 @@ def _protected(request: Request) -> list[loading.Use]:
         for use in request.release.statement.earlier_data
     ]
     return [(use, {}) for use in (run, *earlier) if use.name == now.name]
-
-
-def _check_named(request: Request) -> None:
-    """Refuses records that were given to `fit`, or that a config file defines."""
-    data = request.options.data
-    for rule in (data.private, data.test):
-        if re.match(r"[\d,]+ rows that were given$|rows\b", rule):
-            raise ValueError(
-                f"the records are their owner's ({rule}), and the command can't load them: score "
-                "them by jaxdp.load_release(...).predict, or name others, as --data.name digits "
-                "--data.private train --data.test test"
-            )
 
 
 def data_options(path: str | Path, statement: Statement) -> DataConfig:

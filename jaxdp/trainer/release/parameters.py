@@ -60,10 +60,14 @@ class Release:
       program: the task's predictions as a program in StableHLO; None: there is none.
     """
 
-    params: Any
-    statement: Statement
-    batch_stats: Any = None
+    params: Any = field(repr=False)
+    statement: Statement = field(repr=False)
+    batch_stats: Any = field(default=None, repr=False)
     program: bytes | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        s = self.statement
+        return f"Release({s.task.name}, ε = {s.claimed_epsilon:g} at δ = {s.delta:.3g})"
 
     @cached_property
     def model(self) -> Model:

@@ -204,6 +204,7 @@ class DataUse:
       public: records without protection; null: none.
       test: the records that are scored; null: none.
       window: of a text, the characters that a record predicts; it is one longer. null: no text.
+      own: whether the records were given by their owner; else jaxdp can load them by the name.
     """
 
     name: str
@@ -211,6 +212,7 @@ class DataUse:
     public: str | None
     test: str | None
     window: int | None
+    own: bool
 
 
 @dataclass(frozen=True)

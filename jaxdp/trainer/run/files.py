@@ -52,6 +52,8 @@ def locked(folder: Path) -> Iterator[None]:
       ValueError: if another process trains in it, or it is not the folder of a run.
     """
     path = folder / "private" / "lock"
+    if not path.parent.is_dir():
+        raise ValueError(f"there is no run in {folder}: name the folder of a run, with private/")
     with locked_file(path, f"{folder} is being trained in", f"{folder}", "the folder of a run"):
         yield
 

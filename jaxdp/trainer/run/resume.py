@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,11 @@ def saved_config(folder: str) -> configs.Config:
     try:
         config = parsing.read_config(path)
     except OSError as error:
+        if path.with_name("segment-1.json").exists():
+            raise ValueError(
+                f"{folder} is a run of jaxdp.fit, whose task and data the command does not know: "
+                f"call jaxdp.fit again, with resume={folder!r}"
+            ) from None
         what = path if Path(folder).is_dir() else folder
         reason = (error.strerror or "it can't be read").lower()
         raise ValueError(
@@ -267,14 +273,13 @@ def open_segment(
         raise ValueError("the plan's noise is a schedule: the ledger keeps constant noise only")
     save_segment(_segment_file(folder, len(ledger.segments) + 1), saved)
     _save_config(folder, saved)
-    assert plan.num_parameters is not None  # the trainer's plans know it
     ledger.open_segment(
         Segment(
             start=start,
             noise_multiplier=plan.noise_multiplier,
             sampling_probability=plan.sampling_probability,
             num_examples=plan.num_examples,
-            num_parameters=plan.num_parameters,
+            num_parameters=math.ceil(plan.mechanism().noise_draws_per_step),
             state=state_digest(state),
             fingerprint=fingerprint_digest(saved.fingerprint),
             secrets=secrets_digest(saved.keys),
