@@ -14,10 +14,10 @@ from ..types import Tell
 from . import loop, session
 from .averages import with_average
 from .config import Config
+from .config_file import load_own
 from .config_text import as_python
-from .job import Job, Options
+from .job import Job, RunOptions
 from .optimizer import make_optimizer
-from .own import load_own
 from .plan_settings import PlanSettings
 from .release.claims import preprocessing_of
 from .run import resume
@@ -76,10 +76,10 @@ def train(config: Config) -> int:
         return 128 + trained.stopped_by  # as a shell reports it: 130 for Ctrl-C, 143 for SIGTERM
 
 
-def make_options(config: Config) -> Options:
+def make_options(config: Config) -> RunOptions:
     """The part of a configuration that says how the run is made, whatever is learnt."""
     training = config.training
-    return Options(
+    return RunOptions(
         name=config.name,
         output=config.output,
         resume=config.resume,

@@ -20,7 +20,7 @@ from ..types import Allocation, PyTree, Tell
 from . import session
 from .averages import with_average
 from .config import CheckpointConfig
-from .job import Job, Options
+from .job import Job, RunOptions
 from .plan_settings import PlanSettings
 from .progress import Progress, check_metrics, make_watchers
 from .release.parameters import Release, load_release
@@ -127,7 +127,7 @@ def fit(
     _check(task, data, plan, optimizer)
     check_metrics(metrics)
     start = time.monotonic()
-    options = Options(
+    options = RunOptions(
         name=name,
         output=None if output is None else str(output),
         numbered=True,

@@ -18,7 +18,7 @@ from .release.statement import Preprocessing
 
 
 @dataclass(frozen=True)
-class Options:
+class RunOptions:
     """How a run is made, whatever is learnt. `fit` says what they mean."""
 
     name: str = "run"
@@ -75,7 +75,7 @@ class Job:
     data: Dataset
     plan: PlanSettings | Plan
     optimizer: optax.GradientTransformation
-    options: Options = field(default_factory=Options)
+    options: RunOptions = field(default_factory=RunOptions)
     preprocessing: Preprocessing | None = None
     model: ModelConfig | None = None
     config: Config | None = None

@@ -15,7 +15,7 @@ from ..types import PyTree, Tell
 from . import console as shown
 from . import loop, metrics, scoring
 from .device import describe_device
-from .job import Job, Options
+from .job import Job, RunOptions
 from .release import parameters
 from .release.claims import make_statement
 from .release.model import NotExported, export_task
@@ -89,7 +89,7 @@ class Released(NamedTuple):
 
 
 @contextmanager
-def opened(prepare: Prepare, options: Options, console: Console) -> Iterator[Opened]:
+def opened(prepare: Prepare, options: RunOptions, console: Console) -> Iterator[Opened]:
     """Prepares a new or a stopped run, shows its plan, and opens its files.
 
     Raises:
@@ -101,7 +101,7 @@ def opened(prepare: Prepare, options: Options, console: Console) -> Iterator[Ope
         yield _open(prepare, options, console, stack)
 
 
-def _open(prepare: Prepare, options: Options, console: Console, stack: ExitStack) -> Opened:
+def _open(prepare: Prepare, options: RunOptions, console: Console, stack: ExitStack) -> Opened:
     console.print(f"jaxdp: {options.name}, on {describe_device()}")
     history = None if options.resume is None else _open_history(options, console, stack)
     # A signal during a compilation can be lost or crash it. So it is handled after this block.
@@ -131,7 +131,7 @@ def _open(prepare: Prepare, options: Options, console: Console, stack: ExitStack
     return Opened(run, history, left=True)
 
 
-def _open_history(options: Options, console: Console, stack: ExitStack) -> resume.History:
+def _open_history(options: RunOptions, console: Console, stack: ExitStack) -> resume.History:
     folder = Path(options.resume or "")
     stack.enter_context(files.locked(folder))
     history = resume.open_history(folder, options.checkpoint.keep, console.print)

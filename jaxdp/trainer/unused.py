@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from ..datasets.config import DataConfig
 from ..models.config import ModelConfig
+from .command_line import shown
 from .config import Config
-from .options import shown
-from .own import defines
+from .config_file import defines
 
 
 class Rule(NamedTuple):
