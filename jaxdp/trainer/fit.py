@@ -18,7 +18,6 @@ from ..dpsgd.plan import Plan
 from ..tasks.task import Task
 from ..types import Allocation, PyTree, Tell
 from . import session
-from .averages import with_average
 from .config import CheckpointConfig
 from .job import Job, RunOptions
 from .plan_settings import PlanSettings
@@ -143,7 +142,7 @@ def fit(
         seed=seed,
         dry_run=dry_run,
     )
-    job = Job(task, data, plan, with_average(optimizer, ema), options)
+    job = Job(task, data, plan, optimizer, options)
 
     def prepare(history: resuming.History | None, tell: Tell) -> Job:
         if history is not None:

@@ -12,9 +12,12 @@ from ..dpsgd.plan import Plan
 from ..models.config import ModelConfig
 from ..tasks.task import Task
 from ..types import Allocation, Unit
+from .averages import with_average
 from .config import CheckpointConfig, ClippingConfig, Config
 from .plan_settings import PlanSettings
 from .release.statement import Preprocessing
+
+OWN_OPTIMIZER = "its owner's"  # in words for the report
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Job:
       task: what is learnt.
       data: the records.
       plan: the privacy numbers.
-      optimizer: uses the private gradient.
+      optimizer: uses the private gradient, without the moving average of the options.
       options: how the run is made.
       preprocessing: what a built-in model sees of an input; None: it is part of the task.
       model: the options of a built-in model.
@@ -79,7 +82,7 @@ class Job:
     preprocessing: Preprocessing | None = None
     model: ModelConfig | None = None
     config: Config | None = None
-    optimizer_name: str = "its owner's"
+    optimizer_name: str = OWN_OPTIMIZER
 
     def __post_init__(self) -> None:
         if isinstance(self.plan, Plan) and self.plan.num_examples != len(self.data.private):
@@ -88,6 +91,11 @@ class Job:
                 f"{len(self.data.private):,} private ones: make the plan for those, or give "
                 "jaxdp.PlanSettings"
             )
+
+    @property
+    def averaging_optimizer(self) -> optax.GradientTransformation:
+        """The optimizer with the moving average behind it, if the options ask for one."""
+        return with_average(self.optimizer, self.options.ema)
 
     @property
     def clipping_options(self) -> ClippingConfig | None:

@@ -303,7 +303,7 @@ class _Prepared:
         """The run with its secrets, before its first step."""
         job, plan = self.job, self.plan
         privatizer = privatize(plan, key=secrets.noise, allocation=job.options.allocation)
-        state = init_state(self.learner.params, privatizer, job.optimizer)
+        state = init_state(self.learner.params, privatizer, job.averaging_optimizer)
         saved = SavedSegment(make_facts(job, plan, self.learner.params), job.config, {}, secrets)
         run = Run(
             job=job,
@@ -343,7 +343,7 @@ def _prepare(job: Job, learner: Learner, delta: float | None, tell: Tell) -> _Pr
     train_step = make_train_step(
         learner.loss,
         privatize(plan, allocation=job.options.allocation),
-        job.optimizer,
+        job.averaging_optimizer,
         units_at_a_time(job.options.microbatch_size, plan),
         plan.clipping.unit,
         job.options.constant_time,
