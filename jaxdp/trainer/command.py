@@ -1,6 +1,5 @@
 """The command `python -m jaxdp.train`, from its configuration to its exit status."""
 
-import logging
 import sys
 import time
 from contextlib import ExitStack
@@ -38,8 +37,6 @@ def train(config: Config) -> int:
         return 0
     start = time.monotonic()
     console = Console(highlight=False, markup=False)
-    # Orbax logs whole tracebacks of failures. Here they are told in one line.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
     with ExitStack() as stack:
         try:
             options = make_options(config)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from rich.console import Console
 
 from ..datasets import feeding
+from ..tasks.task import variables_of
 from ..types import PyTree, Tell
 from . import console as shown
 from . import loop, metrics, scoring
@@ -37,17 +38,22 @@ class Opened(NamedTuple):
 
     Attributes:
       run: the run.
-      history: its files, which are locked and open; None after a dry run.
+      files: its files, which are locked and open; None: a dry run has made none.
       left: whether there are steps to take.
     """
 
     run: Run
-    history: resume.History | None
+    files: resume.History | None
     left: bool
 
     @property
+    def history(self) -> resume.History:
+        """Its files. A dry run is over before they are needed."""
+        assert self.files is not None
+        return self.files
+
+    @property
     def folder(self) -> Path:
-        assert self.history is not None
         return self.history.folder
 
     @property
@@ -81,7 +87,7 @@ class Trained(NamedTuple):
 
 
 class Released(NamedTuple):
-    """The content of `release/`, and the scores."""
+    """The content of `release/`, without the program."""
 
     params: PyTree
     batch_stats: PyTree | None
@@ -97,7 +103,7 @@ def opened(prepare: Prepare, options: RunOptions, console: Console) -> Iterator[
       KeyboardInterrupt: if it was interrupted.
     """
     with ExitStack() as stack:
-        stack.enter_context(checkpoint.without_leftovers())
+        stack.enter_context(checkpoint.without_tracebacks())
         yield _open(prepare, options, console, stack)
 
 
@@ -169,7 +175,6 @@ def _train(
     opened: Opened, stop: StopRequest, console: Console, watchers: Sequence[Watch]
 ) -> Trained:
     run, history = opened.run, opened.history
-    assert history is not None
     options = run.job.options
     ledger, begun = history.ledger, history.step
     console.print(
@@ -230,7 +235,6 @@ def _train(
 def _go_on(opened: Opened, console: Console) -> None:
     """Removes the records of steps that are taken again. Opens a new segment if one is needed."""
     run, history = opened.run, opened.history
-    assert history is not None
     history.checkpoints.drop_after(history.step)
     for name in ("metrics.jsonl", "scores.jsonl"):
         resume.drop_metrics_after(opened.private / name, history.step)
@@ -244,7 +248,6 @@ def _go_on(opened: Opened, console: Console) -> None:
 def release(opened: Opened, trained: Trained, console: Console) -> Released:
     """Writes the parameters and the statement at once: a later failure can't lose them."""
     run, history = opened.run, opened.history
-    assert history is not None
     params = run.released(trained.state)
     aside = parameters.set_aside(opened.folder)
     if aside is not None:
@@ -272,7 +275,7 @@ def report(
     `start` is the time at which the run began, by `time.monotonic`.
     """
     run = opened.run
-    scores = run.score(run.variables(released.params))
+    scores = run.score(variables_of(released.params, released.batch_stats))
     if scores:
         scoring.write_scores(opened.private / "scores.jsonl", trained.steps, scores)
     results = {

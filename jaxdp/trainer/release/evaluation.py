@@ -15,7 +15,7 @@ from ...datasets import loading
 from ...datasets.config import DataConfig
 from ...dpsgd.discrete_laplace import discrete_laplace_std
 from ...tasks.builtin import make_task
-from ...tasks.task import WithStatistics
+from ...tasks.task import variables_of
 from .. import command_line, parsing
 from ..columns import folded
 from ..config import Config
@@ -267,11 +267,7 @@ def score_release(release: Release, data: DataConfig) -> str:
         )
     dataset, data_format = loading.load(data, print)
     task = make_task(model, data_format)
-    variables = (
-        release.params
-        if release.batch_stats is None
-        else WithStatistics(release.params, release.batch_stats)
-    )
+    variables = variables_of(release.params, release.batch_stats)
     scores = make_scorer(task, dataset.test)(variables)
     public = "declared public" if statement.test_is_public else "PRIVATE: so are these numbers"
     if (data.name, data.test) != (used.name, used.test):
