@@ -33,7 +33,7 @@ def main(args: list[str]) -> None:
             "error: this program trains all parameters by the gradients of examples: leave out "
             "training.frozen and the batch units of the clipping"
         )
-    loss, optimizer = run.job.task.loss, run.job.optimizer
+    loss, optimizer = run.job.task.loss, run.job.averaging_optimizer
     gradient = jax.grad(mean_loss(loss, microbatch_size=config.training.microbatch_size))
 
     @functools.partial(jax.jit, donate_argnums=0)

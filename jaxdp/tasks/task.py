@@ -91,6 +91,11 @@ class WithStatistics(NamedTuple):
     statistics: PyTree
 
 
+def variables_of(params: PyTree, statistics: PyTree | None) -> PyTree:
+    """Returns what `scores` and `predict` get: parameters, with statistics if there are some."""
+    return params if statistics is None else WithStatistics(params, statistics)
+
+
 def inputs_of(record: Record) -> Inputs:
     """Returns what a model sees of a record: its first part if it is a tuple, else all of it."""
     return record[0] if isinstance(record, tuple) and record else record

@@ -1,6 +1,5 @@
 """The command `python -m jaxdp.train`, from its configuration to its exit status."""
 
-import logging
 import sys
 import time
 from contextlib import ExitStack
@@ -12,12 +11,11 @@ from ..datasets.augmentation import AUGMENTATIONS
 from ..tasks.builtin import make_task
 from ..types import Tell
 from . import loop, session
-from .averages import with_average
 from .config import Config
+from .config_file import load_own
 from .config_text import as_python
-from .job import Job, Options
+from .job import OWN_OPTIMIZER, Job, RunOptions
 from .optimizer import make_optimizer
-from .own import load_own
 from .plan_settings import PlanSettings
 from .release.claims import preprocessing_of
 from .run import resume
@@ -39,8 +37,6 @@ def train(config: Config) -> int:
         return 0
     start = time.monotonic()
     console = Console(highlight=False, markup=False)
-    # Orbax logs whole tracebacks of failures. Here they are told in one line.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
     with ExitStack() as stack:
         try:
             options = make_options(config)
@@ -76,10 +72,10 @@ def train(config: Config) -> int:
         return 128 + trained.stopped_by  # as a shell reports it: 130 for Ctrl-C, 143 for SIGTERM
 
 
-def make_options(config: Config) -> Options:
+def make_options(config: Config) -> RunOptions:
     """The part of a configuration that says how the run is made, whatever is learnt."""
     training = config.training
-    return Options(
+    return RunOptions(
         name=config.name,
         output=config.output,
         resume=config.resume,
@@ -110,50 +106,35 @@ def make_job(
       ValueError: for any name or number that makes no sense.
     """
     own = load_own(config.own)
-    options, settings = make_options(config), config.plan
-    plan = PlanSettings(
-        expected_batch_size=settings.expected_batch_size,
-        steps=settings.steps,
-        clipping=config.clipping,
-        epsilon=settings.epsilon,
-        noise_multiplier=settings.noise_multiplier,
-        delta=settings.delta,
-        sampling=settings.sampling,
-        adjacency=settings.adjacency,
-    )
-    optimizer = make_optimizer(config.training, settings.steps)
-    optimizer_name = f"{config.training.optimizer} {config.training.learning_rate:g}"
-    if own.optimizer is not None:
-        optimizer, optimizer_name = with_average(own.optimizer, options.ema), "its owner's"
-    if own.task is not None and own.data is not None:
-        if history is not None:
-            resume.check_same_data(history, own.data)
-        return Job(
-            own.task,
-            own.data,
-            plan,
-            optimizer,
-            options,
-            config=config,
-            optimizer_name=optimizer_name,
-        )
-    earlier = () if history is None else resume.earlier_data(history)
-    data, data_format = loading.load(config.data, tell, earlier)
-    if own.task is not None:
-        return Job(
-            own.task, data, plan, optimizer, options, config=config, optimizer_name=optimizer_name
-        )
-    image = len(data.private.shape_of_one()[0].shape) == 3
-    if config.data.augment == "crop_flip" and not image:
-        raise ValueError("data.augment is crop_flip, and the records are no images: choose none")
+    data, data_format = own.data, None
+    if data is None:
+        earlier = () if history is None else resume.earlier_data(history)
+        data, data_format = loading.load(config.data, tell, earlier)
+    elif history is not None:
+        resume.check_same_data(history, data)
+    settings, training, task = config.plan, config.training, own.task
+    if task is None:
+        assert data_format is not None  # who gives data gives a task, too (`load_own`)
+        task = make_task(config.model, data_format, AUGMENTATIONS[config.data.augment])
     return Job(
-        task=make_task(config.model, data_format, AUGMENTATIONS[config.data.augment]),
+        task=task,
         data=data,
-        plan=plan,
-        optimizer=optimizer,
-        options=options,
-        preprocessing=preprocessing_of(data_format),
-        model=config.model,
+        plan=PlanSettings(
+            expected_batch_size=settings.expected_batch_size,
+            steps=settings.steps,
+            clipping=config.clipping,
+            epsilon=settings.epsilon,
+            noise_multiplier=settings.noise_multiplier,
+            delta=settings.delta,
+            sampling=settings.sampling,
+            adjacency=settings.adjacency,
+        ),
+        optimizer=own.optimizer or make_optimizer(training, settings.steps),
+        options=make_options(config),
+        preprocessing=None if own.task or data_format is None else preprocessing_of(data_format),
+        model=None if own.task else config.model,
         config=config,
-        optimizer_name=optimizer_name,
+        optimizer_name=(
+            OWN_OPTIMIZER if own.optimizer else f"{training.optimizer} {training.learning_rate:g}"
+        ),
     )

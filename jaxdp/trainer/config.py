@@ -1,4 +1,4 @@
-"""The configuration of a training run: typed, frozen, and the one place for all defaults."""
+"""The configuration of a training run by the command: typed, frozen, with all its defaults."""
 
 import math
 from dataclasses import dataclass, field
@@ -240,14 +240,9 @@ class TrainingConfig:
             self.learning_rate,
             "a number above 0",
         )
-        require(0 <= self.ema < 1, "training.ema", self.ema, "a number in [0, 1)")
         require(0 <= self.momentum < 1, "training.momentum", self.momentum, "a number in [0, 1)")
-        require(
-            self.microbatch_size >= 1,
-            "training.microbatch-size",
-            self.microbatch_size,
-            "a whole number of at least 1: it counts examples",
-        )
+        check_ema("training.ema", self.ema)
+        check_microbatch_size("training.microbatch-size", self.microbatch_size)
 
 
 @dataclass(frozen=True)
@@ -312,11 +307,25 @@ class Config:
     A config file that does so sets it to itself."""
 
     def __post_init__(self) -> None:
-        require(self.evaluations >= 0, "evaluations", self.evaluations, "0 or more")
-        require(self.seed is None or 0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
-        require(
-            bool(self.name) and Path(self.name).name == self.name,
-            "name",
-            repr(self.name),
-            "a name that can be part of a folder's name",
-        )
+        check_run(self.name, self.evaluations, self.seed)
+
+
+def check_run(name: str, evaluations: int, seed: int | None) -> None:
+    """Checks what the command and `fit` call by the same names. Raises a ValueError."""
+    require(
+        bool(name) and Path(name).name == name,
+        "name",
+        repr(name),
+        "a name that can be part of a folder's name",
+    )
+    require(evaluations >= 0, "evaluations", evaluations, "0 or more")
+    require(seed is None or 0 <= seed < 2**32, "seed", seed, "0 to 4294967295")
+
+
+def check_ema(option: str, ema: float) -> None:
+    require(0 <= ema < 1, option, ema, "a number in [0, 1)")
+
+
+def check_microbatch_size(option: str, size: int) -> None:
+    whole = isinstance(size, int) and size >= 1
+    require(whole, option, size, "a whole number of at least 1: it counts examples")

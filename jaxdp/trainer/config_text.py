@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from .config import Config
-from .own import load_own
+from .config_file import load_own
 
 NOT_REPEATED = ("output", "resume", "dry_run", "config_only")
 

@@ -89,10 +89,10 @@ def describe_clipping(run: Run) -> str:
 
 def describe_cost(run: Run) -> str:
     """The lines that --dry-run adds to the plan: the compiler's memory estimate, and ε."""
-    batch, mask = shape_of_batch(run)
+    private = run.job.data.private
+    batch, mask = shape_of_batch(private, run.plan)
     program = run.train_step.lower(run.state, batch, mask, run.frozen)
     memory = program.compile().memory_analysis()
-    private = run.job.data.private
     resident = feeding.resolve(run.job.options.placement, private) == "device"
     records = private.nbytes if resident else 0
     size = "unknown: this device does not tell"

@@ -1,13 +1,12 @@
 """`jaxdp.fit`: trains any task on any records, with everything that the command does."""
 
 import contextlib
-import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import optax
 from rich.console import Console
@@ -18,9 +17,8 @@ from ..dpsgd.plan import Plan
 from ..tasks.task import Task
 from ..types import Allocation, PyTree, Tell
 from . import session
-from .averages import with_average
 from .config import CheckpointConfig
-from .job import Job, Options
+from .job import PARTS, Job, RunOptions
 from .plan_settings import PlanSettings
 from .progress import Progress, check_metrics, make_watchers
 from .release.parameters import Release, load_release
@@ -124,7 +122,7 @@ def fit(
       >>> result.epsilon, result.scores  # doctest: +SKIP
       (2.99, {'accuracy': 0.93, 'loss': 0.31})
     """
-    _check(task, data, plan, optimizer)
+    _check(task=task, data=data, plan=plan, optimizer=optimizer)
     _check_lists(callbacks, frozen)
     check_metrics(metrics)
     if resume is not None and output is not None:
@@ -133,7 +131,7 @@ def fit(
             "output out"
         )
     start = time.monotonic()
-    options = Options(
+    options = RunOptions(
         name=name,
         output=None if output is None else str(output),
         numbered=True,
@@ -149,7 +147,7 @@ def fit(
         seed=seed,
         dry_run=dry_run,
     )
-    job = Job(task, data, plan, with_average(optimizer, ema), options)
+    job = Job(task, data, plan, optimizer, options)
 
     def prepare(history: resuming.History | None, tell: Tell) -> Job:
         if history is not None:
@@ -164,8 +162,8 @@ def fit(
         force_jupyter=False,
         force_terminal=sys.stdout.isatty(),
     )
-    with _quiet_orbax(), session.opened(prepare, options, console) as opened:
-        if opened.history is None or dry_run:
+    with session.opened(prepare, options, console) as opened:
+        if dry_run:
             run = opened.run
             return Fitted(
                 params=run.released(run.state),
@@ -206,20 +204,14 @@ def _fitted(opened: session.Opened, scores: Scores, finished: bool) -> Fitted:
     )
 
 
-def _check(task: object, data: object, plan: object, optimizer: object) -> None:
-    wanted = {
-        "task": (task, Task, "jaxdp.tasks.classifier(model), or a jaxdp.Task"),
-        "data": (data, Dataset, "jaxdp.Dataset(private=(x, y), test=(x_test, y_test))"),
-        "plan": (plan, (PlanSettings, Plan), "jaxdp.PlanSettings(...)"),
-        "optimizer": (
-            optimizer,
-            optax.GradientTransformation,
-            "an Optax optimizer, as optax.adam(1e-3)",
-        ),
-    }
-    for name, (value, kind, cure) in wanted.items():
-        if not isinstance(value, kind):
-            raise TypeError(f"{name} is a {type(value).__name__}: give {cure}")
+def _check(**parts: object) -> None:
+    """Raises a TypeError for a part of a wrong type."""
+    plan = (PlanSettings | Plan, "jaxdp.PlanSettings(...)")
+    wanted: dict[str, tuple[Any, str]] = {**PARTS, "plan": plan}
+    for name, part in parts.items():
+        kind, cure = wanted[name]
+        if not isinstance(part, kind):
+            raise TypeError(f"{name} is a {type(part).__name__}: give {cure}")
 
 
 def _check_lists(callbacks: object, frozen: object) -> None:
@@ -227,15 +219,3 @@ def _check_lists(callbacks: object, frozen: object) -> None:
         raise TypeError(f"frozen is {frozen!r}: give a list of patterns, as [{frozen!r}]")
     if callable(callbacks) or not all(map(callable, callbacks)):  # type: ignore[call-overload]
         raise TypeError(f"callbacks is {callbacks!r}: give a list of functions")
-
-
-@contextlib.contextmanager
-def _quiet_orbax() -> Iterator[None]:
-    """Keeps back the tracebacks that Orbax logs of failures, which are raised as errors."""
-    logger = logging.getLogger("absl")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

@@ -1,24 +1,40 @@
 """A job: everything that a run is made of. The command and `fit` make one, `session` does it."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import optax
 
 from ..accounting.mechanism import batches_per_epoch
-from ..datasets.config import Placement, require
+from ..datasets.config import Placement
 from ..datasets.records import Dataset
 from ..dpsgd.plan import Plan
 from ..models.config import ModelConfig
 from ..tasks.task import Task
 from ..types import Allocation, Unit
-from .config import CheckpointConfig, ClippingConfig, Config
+from .averages import with_average
+from .config import (
+    CheckpointConfig,
+    ClippingConfig,
+    Config,
+    check_ema,
+    check_microbatch_size,
+    check_run,
+)
 from .plan_settings import PlanSettings
 from .release.statement import Preprocessing
 
+PARTS: dict[str, tuple[type, str]] = {
+    "task": (Task, "jaxdp.tasks.classifier(model), or a jaxdp.Task"),
+    "data": (Dataset, "jaxdp.Dataset(private=(x, y), test=(x_test, y_test))"),
+    "optimizer": (optax.GradientTransformation, "an Optax optimizer, as optax.adam(1e-3)"),
+}
+"""What a user may give of a job: its type, and what to give instead of something else."""
+
+OWN_OPTIMIZER = "its owner's"  # in words for the report
+
 
 @dataclass(frozen=True)
-class Options:
+class RunOptions:
     """How a run is made, whatever is learnt. `fit` says what they mean."""
 
     name: str = "run"
@@ -38,21 +54,9 @@ class Options:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        require(
-            bool(self.name) and Path(self.name).name == self.name,
-            "name",
-            repr(self.name),
-            "a name that can be part of a folder's name",
-        )
-        require(
-            isinstance(self.microbatch_size, int) and self.microbatch_size >= 1,
-            "microbatch_size",
-            self.microbatch_size,
-            "a whole number of at least 1: it counts examples",
-        )
-        require(0 <= self.ema < 1, "ema", self.ema, "a number in [0, 1)")
-        require(self.evaluations >= 0, "evaluations", self.evaluations, "0 or more")
-        require(self.seed is None or 0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
+        check_run(self.name, self.evaluations, self.seed)
+        check_ema("ema", self.ema)
+        check_microbatch_size("microbatch_size", self.microbatch_size)
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Job:
       task: what is learnt.
       data: the records.
       plan: the privacy numbers.
-      optimizer: uses the private gradient.
+      optimizer: uses the private gradient, without the moving average of the options.
       options: how the run is made.
       preprocessing: what a built-in model sees of an input; None: it is part of the task.
       model: the options of a built-in model.
@@ -75,11 +79,11 @@ class Job:
     data: Dataset
     plan: PlanSettings | Plan
     optimizer: optax.GradientTransformation
-    options: Options = field(default_factory=Options)
+    options: RunOptions = field(default_factory=RunOptions)
     preprocessing: Preprocessing | None = None
     model: ModelConfig | None = None
     config: Config | None = None
-    optimizer_name: str = "its owner's"
+    optimizer_name: str = OWN_OPTIMIZER
 
     def __post_init__(self) -> None:
         if isinstance(self.plan, Plan) and self.plan.num_examples != len(self.data.private):
@@ -88,6 +92,11 @@ class Job:
                 f"{len(self.data.private):,} private ones: make the plan for those, or give "
                 "jaxdp.PlanSettings"
             )
+
+    @property
+    def averaging_optimizer(self) -> optax.GradientTransformation:
+        """The optimizer with the moving average behind it, if the options ask for one."""
+        return with_average(self.optimizer, self.options.ema)
 
     @property
     def clipping_options(self) -> ClippingConfig | None:

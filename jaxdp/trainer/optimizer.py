@@ -7,12 +7,11 @@ from typing import Any
 
 import optax
 
-from .averages import with_average
 from .config import TrainingConfig
 
 
 def make_optimizer(config: TrainingConfig, steps: int) -> optax.GradientTransformation:
-    """Builds the optimizer. It uses private gradients only, so it costs no privacy.
+    """Builds the optimizer, without the moving average of the parameters.
 
     Raises:
       ValueError: for an optimizer, a schedule or an option that Optax does not have.
@@ -27,8 +26,10 @@ def make_optimizer(config: TrainingConfig, steps: int) -> optax.GradientTransfor
             f"training.optimizer is {config.optimizer!r}, which takes no learning rate: choose one "
             "of Optax's optimizers, as adam"
         )
-    optimizer = _call("training.optimizer-options", make, {"learning_rate": rate, **options})
-    return with_average(optimizer, config.ema)
+    made: optax.GradientTransformation = _call(
+        "training.optimizer-options", make, {"learning_rate": rate, **options}
+    )
+    return made
 
 
 def _scaled_schedule(config: TrainingConfig, steps: int) -> optax.ScalarOrSchedule:

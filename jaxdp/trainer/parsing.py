@@ -12,7 +12,7 @@ from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_ty
 
 from ..datasets.config import DataConfig
 from ..models.config import ModelConfig
-from . import options, own
+from . import command_line, config_file
 from .config import CheckpointConfig, ClippingConfig, Config, PlanConfig, TrainingConfig
 from .unused import check_used
 
@@ -41,16 +41,16 @@ def parse(args: Sequence[str], load_saved: Callable[[str], Config] | None = None
       SystemExit: for --help.
     """
     if wants_help(args):
-        _, others = options.read([a for a in args if not wants_help([a])], Config, COMMAND)
+        _, others = command_line.read([a for a in args if not wants_help([a])], Config, COMMAND)
         default = load_config(only_config(others)) if others else Config()
         show_help(Config, f"{COMMAND} [CONFIG.py]", HELP, EXAMPLES, default)
-    values, others = options.read(args, Config, COMMAND)
+    values, others = command_line.read(args, Config, COMMAND)
     default, source = Config(), None
     if others:
         default, source = load_config(only_config(others)), others[0]
     elif load_saved is not None and values.get("resume") is not None:
         default, source = load_saved(values["resume"]), "the resumed run"
-    config = options.replaced(default, values)
+    config = command_line.replaced(default, values)
     check_used(config, values, source)
     return config
 
@@ -116,10 +116,10 @@ def load_config(path: str) -> Config:
     if not path.endswith(".py"):
         raise ValueError(f"{path} is no config file: give {_A_CONFIG}, and name it NAME.py")
     try:
-        found = vars(own.load_file(path))
-    except own.FileFailed as failed:
+        found = vars(config_file.load_file(path))
+    except config_file.FileFailed as failed:
         raise ValueError(f"{failed.where}: {_mended(failed.error)}") from failed.error
-    parts = own.parts_in(found)
+    parts = config_file.parts_in(found)
     config = found.get("config", Config(name=Path(path).stem) if parts else None)
     if not isinstance(config, Config):
         wrong = f"sets config to {config!r}" if "config" in found else "sets no config"

@@ -15,7 +15,7 @@ from rich.table import Table
 from ..accounting.noise_table import NoiseRow, NoiseTable, plan_noise
 from ..accounting.rounding import round_up, shown_delta
 from ..types import Accountant, Adjacency, Sampling, Unit
-from . import options, parsing
+from . import command_line, parsing
 from .clipping_options import make_clipping
 from .command import make_job
 from .device import check_device
@@ -125,7 +125,7 @@ def parse(args: Sequence[str]) -> Options:
     """
     if parsing.wants_help(args):
         parsing.show_help(Options, f"{COMMAND} [CONFIG.py]", HELP, EXAMPLES)
-    values, others = options.read(args, Options, COMMAND)
+    values, others = command_line.read(args, Options, COMMAND)
     plot = values.get("plot")
     if plot is not None and plot.suffix not in FORMATS:
         raise ValueError(f"plot is {plot}: end the name in {', '.join(FORMATS)}")
@@ -135,9 +135,9 @@ def parse(args: Sequence[str]) -> Options:
         default = from_config(parsing.only_config(others))
         if "steps" in values and "epochs" not in values:
             values["epochs"] = None  # they come from the file: the user gave steps instead
-        return options.replaced(default, values)
+        return command_line.replaced(default, values)
     required = ("num_examples", "num_parameters", "batch_sizes")
-    if missing := [f"--{options.shown(name)}" for name in required if name not in values]:
+    if missing := [f"--{command_line.shown(name)}" for name in required if name not in values]:
         raise ValueError(f"{' and '.join(missing)} not given: give numbers, or a config file")
     return Options(**values)
 

@@ -54,11 +54,8 @@ def make_watchers(
       callbacks: get public facts.
       metrics: writes private facts as events for TensorBoard.
       tell: gets a line about a callback that fails.
-
     """
-    assert opened.history is not None
     steps, ledger = opened.run.plan.steps, opened.history.ledger
-
     working = list(callbacks)
 
     def call(facts: Metrics) -> None:

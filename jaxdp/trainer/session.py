@@ -12,11 +12,12 @@ from typing import NamedTuple
 from rich.console import Console
 
 from ..datasets import feeding
+from ..tasks.task import variables_of
 from ..types import PyTree, Tell
 from . import console as shown
 from . import loop, metrics, scoring
 from .device import describe_device
-from .job import Job, Options
+from .job import Job, RunOptions
 from .release import parameters
 from .release.claims import make_statement
 from .release.model import NotExported, export_task
@@ -38,17 +39,22 @@ class Opened(NamedTuple):
 
     Attributes:
       run: the run.
-      history: its files, which are locked and open; None after a dry run.
+      files: its files, which are locked and open; None: a dry run has made none.
       left: whether there are steps to take.
     """
 
     run: Run
-    history: resume.History | None
+    files: resume.History | None
     left: bool
 
     @property
+    def history(self) -> resume.History:
+        """Its files. A dry run is over before they are needed."""
+        assert self.files is not None
+        return self.files
+
+    @property
     def folder(self) -> Path:
-        assert self.history is not None
         return self.history.folder
 
     @property
@@ -82,7 +88,7 @@ class Trained(NamedTuple):
 
 
 class Released(NamedTuple):
-    """The content of `release/`, and the scores."""
+    """The content of `release/`, without the program."""
 
     params: PyTree
     batch_stats: PyTree | None
@@ -90,7 +96,7 @@ class Released(NamedTuple):
 
 
 @contextmanager
-def opened(prepare: Prepare, options: Options, console: Console) -> Iterator[Opened]:
+def opened(prepare: Prepare, options: RunOptions, console: Console) -> Iterator[Opened]:
     """Prepares a new or a stopped run, shows its plan, and opens its files.
 
     Raises:
@@ -98,11 +104,11 @@ def opened(prepare: Prepare, options: Options, console: Console) -> Iterator[Ope
       KeyboardInterrupt: if it was interrupted.
     """
     with ExitStack() as stack:
-        stack.enter_context(checkpoint.without_leftovers())
+        stack.enter_context(checkpoint.without_tracebacks())
         yield _open(prepare, options, console, stack)
 
 
-def _open(prepare: Prepare, options: Options, console: Console, stack: ExitStack) -> Opened:
+def _open(prepare: Prepare, options: RunOptions, console: Console, stack: ExitStack) -> Opened:
     console.print(f"jaxdp: {options.name}, on {describe_device()}")
     history = None if options.resume is None else _open_history(options, console, stack)
     # A signal during a compilation can be lost or crash it. So it is handled after this block.
@@ -132,7 +138,7 @@ def _open(prepare: Prepare, options: Options, console: Console, stack: ExitStack
     return Opened(run, history, left=True)
 
 
-def _open_history(options: Options, console: Console, stack: ExitStack) -> resume.History:
+def _open_history(options: RunOptions, console: Console, stack: ExitStack) -> resume.History:
     folder = Path(options.resume or "")
     stack.enter_context(files.locked(folder))
     history = resume.open_history(folder, options.checkpoint.keep, console.print)
@@ -170,7 +176,6 @@ def _train(
     opened: Opened, stop: StopRequest, console: Console, watchers: Sequence[Watch]
 ) -> Trained:
     run, history = opened.run, opened.history
-    assert history is not None
     options = run.job.options
     ledger, begun = history.ledger, history.step
     console.print(
@@ -239,7 +244,6 @@ def _train(
 def _go_on(opened: Opened, console: Console) -> None:
     """Removes the records of steps that are taken again. Opens a new segment if one is needed."""
     run, history = opened.run, opened.history
-    assert history is not None
     history.checkpoints.drop_after(history.step)
     for name in ("metrics.jsonl", "scores.jsonl"):
         resume.drop_metrics_after(opened.private / name, history.step)
@@ -253,7 +257,6 @@ def _go_on(opened: Opened, console: Console) -> None:
 def release(opened: Opened, trained: Trained, console: Console) -> Released:
     """Writes the parameters and the statement at once: a later failure can't lose them."""
     run, history = opened.run, opened.history
-    assert history is not None
     params = run.released(trained.state)
     aside = parameters.set_aside(opened.folder)
     if aside is not None:
@@ -281,7 +284,7 @@ def report(
     `start` is the time at which the run began, by `time.monotonic`.
     """
     run = opened.run
-    scores = run.score(run.variables(released.params))
+    scores = run.score(variables_of(released.params, released.batch_stats))
     if scores:
         scoring.write_scores(opened.private / "scores.jsonl", trained.steps, scores)
     results = {

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from ..datasets import feeding
+from ..datasets.records import Records
 from ..dpsgd import keys
 from ..dpsgd.clipping import Clipping
 from ..dpsgd.noise import draws_per_step
@@ -18,8 +19,8 @@ from ..dpsgd.plan import Plan
 from ..dpsgd.privatizer import privatize
 from ..gradients.explanation import explain
 from ..gradients.unit_loss import mean_loss
-from ..tasks.task import Task, WithStatistics
-from ..types import PyTree, Tell, Unit
+from ..tasks.task import Task, variables_of
+from ..types import PyTree, Tell
 from . import averages, freezing, public_norms, trial
 from .clipping_options import NormsOfLayers, make_clipping, units_at_a_time
 from .job import Job
@@ -82,8 +83,7 @@ class Run:
 
     def variables(self, params: PyTree) -> PyTree:
         """What the task scores and predicts with, at released parameters."""
-        statistics = self.statistics(params)
-        return params if statistics is None else WithStatistics(params, statistics)
+        return variables_of(params, self.statistics(params))
 
     def batches(
         self, start: int | None = None, end: int | None = None
@@ -199,8 +199,8 @@ def make_learner(job: Job, init_key: jax.Array) -> Learner:
     Raises:
       ValueError: for a task that can't be learnt with the clipping, or on these records.
     """
-    task, unit = job.task, job.unit
-    _check_unit(job, unit)
+    task = job.task
+    _check_unit(job)
     drawn_by = (keys.jax_key(init_key, "init"), job.data.private.zero())
     trial.tried("init", task.init, *drawn_by)
     drawn = task.init(*drawn_by)
@@ -216,11 +216,11 @@ def make_learner(job: Job, init_key: jax.Array) -> Learner:
         assert task.loss is not None  # `_check_unit` has looked
         return task.loss(freezing.merge(params, *shared), record, key)
 
-    return Learner(params, frozen, of_unit if unit == "batch" else of_record, of_unit)
+    return Learner(params, frozen, of_unit if job.unit == "batch" else of_record, of_unit)
 
 
-def _check_unit(job: Job, unit: Unit) -> None:
-    if unit == "example" and job.task.loss is None:
+def _check_unit(job: Job) -> None:
+    if job.unit == "example" and job.task.loss is None:
         raise ValueError(
             "the model has BatchNorm: it mixes the examples of a batch, so that no example has a "
             "gradient of its own to clip. Use GroupNorm instead (--model.norm group), or clip "
@@ -256,9 +256,16 @@ class _Prepared:
         """The run with its secrets, before its first step."""
         job, plan = self.job, self.plan
         privatizer = privatize(plan, key=secrets.noise, allocation=job.options.allocation)
-        state = init_state(self.learner.params, privatizer, job.optimizer)
-        saved = SavedSegment(make_facts(job, plan, self.learner.params), job.config, {}, secrets)
-        run = Run(
+        state = init_state(self.learner.params, privatizer, job.averaging_optimizer)
+        batch, mask = shape_of_batch(job.data.private, plan)
+        program = self.train_step.trace(state, batch, mask, self.learner.frozen)
+        saved = SavedSegment(
+            facts=make_facts(job, plan, self.learner.params),
+            config=job.config,
+            fingerprint=make_fingerprint(job, plan, program),
+            secrets=secrets,
+        )
+        return Run(
             job=job,
             plan=plan,
             state=state,
@@ -268,19 +275,14 @@ class _Prepared:
             score=make_scorer(job.task, job.data.test),
             refresh=public_norms.make_refresh(job, plan.clipping, self.measure),
         )
-        batch, mask = shape_of_batch(run)
-        program = self.train_step.trace(state, batch, mask, self.learner.frozen)
-        fingerprint = make_fingerprint(job, plan, program)
-        return replace(run, saved=replace(saved, fingerprint=fingerprint))
 
 
-def shape_of_batch(run: Run) -> tuple[feeding.Batch, jax.ShapeDtypeStruct]:
+def shape_of_batch(records: Records, plan: Plan) -> tuple[feeding.Batch, jax.ShapeDtypeStruct]:
     """The shapes of the batch and the mask of a step."""
-    plan = run.plan
     rows = (plan.capacity,) if plan.num_units is None else (plan.num_units, plan.capacity)
     shape = lambda leaf: jax.ShapeDtypeStruct((*rows, *leaf.shape), leaf.dtype)
     batch = feeding.Batch(
-        records=jax.tree.map(shape, run.job.data.private.shape_of_one()),
+        records=jax.tree.map(shape, records.shape_of_one()),
         ids=jax.ShapeDtypeStruct(rows, np.int32),
         key=KEY,
     )
@@ -293,7 +295,7 @@ def _prepare(job: Job, learner: Learner, delta: float | None, tell: Tell) -> _Pr
     train_step = make_train_step(
         learner.loss,
         privatize(plan, allocation=job.options.allocation),
-        job.optimizer,
+        job.averaging_optimizer,
         units_at_a_time(job.options.microbatch_size, plan),
         plan.clipping.unit,
         job.options.constant_time,

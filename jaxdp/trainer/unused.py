@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from ..datasets.config import DataConfig
 from ..models.config import ModelConfig
+from .command_line import shown
 from .config import Config
-from .options import shown
-from .own import defines
+from .config_file import defines
 
 
 class Rule(NamedTuple):
@@ -44,10 +44,18 @@ def _names(section: Any, name: str) -> tuple[str, ...]:
     return tuple(f"{name}.{field.name}" for field in dataclasses.fields(section))
 
 
-_OPTIMIZER = ("optimizer", "optimizer_options", "learning_rate", "momentum", "schedule")
+_OPTIMIZER = (
+    *("optimizer", "optimizer_options", "learning_rate", "momentum"),
+    *("schedule", "schedule_options"),
+)
 
 RULES = (
-    Rule(_names(ModelConfig, "model"), _without("task"), "a model of jaxdp", "own"),
+    Rule(
+        (*_names(ModelConfig, "model"), "data.augment"),
+        _without("task"),
+        "a model of jaxdp",
+        "own",
+    ),
     Rule(
         tuple(n for n in _names(DataConfig, "data") if n != "data.placement"),
         _without("data"),
@@ -55,7 +63,7 @@ RULES = (
         "own",
     ),
     Rule(
-        tuple(f"training.{n}" for n in (*_OPTIMIZER, "schedule_options")),
+        tuple(f"training.{n}" for n in _OPTIMIZER),
         _without("optimizer"),
         "an optimizer by name",
         "own",

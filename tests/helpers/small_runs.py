@@ -8,7 +8,7 @@ import optax
 from jaxdp import Plan, clip_individual
 from jaxdp.datasets.records import Dataset, Records
 from jaxdp.tasks.task import Task
-from jaxdp.trainer.job import Job, Options
+from jaxdp.trainer.job import Job, RunOptions
 from jaxdp.trainer.release.claims import SpentSegment, make_facts, make_statement
 from jaxdp.trainer.release.parameters import save_params, save_statement
 from jaxdp.trainer.run.ledger import Ledger, Segment
@@ -67,7 +67,7 @@ def facts_of(plan, name, seed, window, test_is_public):
         window=window,
     )
     task = Task(init=lambda key, record: {}, loss=lambda *_: 0.0)
-    job = Job(task, data, plan, optax.identity(), Options(seed=seed))
+    job = Job(task, data, plan, optax.identity(), RunOptions(seed=seed))
     return make_facts(job, plan, {"w": np.zeros(PARAMETERS)})
 
 

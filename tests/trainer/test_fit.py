@@ -489,7 +489,7 @@ def test_digits_give_the_same_bits_by_fit_as_by_the_command(tmp_path):
         PlanSettings(
             expected_batch_size=64, steps=6, epsilon=3.0, clipping=jaxdp.clip_individual(0.3)
         ),
-        optimizer=make_optimizer(replace(training, ema=0.0), 6),
+        optimizer=make_optimizer(training, 6),
         output=tmp_path / "fit",
         ema=training.ema,
         microbatch_size=training.microbatch_size,

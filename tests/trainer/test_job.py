@@ -8,7 +8,7 @@ import jaxdp
 from jaxdp.datasets.records import Dataset
 from jaxdp.tasks.task import Task
 from jaxdp.trainer.config import ClippingConfig
-from jaxdp.trainer.job import Job, Options
+from jaxdp.trainer.job import Job, RunOptions
 from jaxdp.trainer.plan_settings import PlanSettings
 
 TASK = Task(init=lambda key, record: {}, loss=lambda *_: 0.0)
@@ -61,5 +61,5 @@ def test_a_solved_plan_is_for_these_records():
 )
 def test_options_that_make_no_sense_are_refused_in_one_line(options, says):
     with pytest.raises(ValueError, match=f"^{says}") as error:
-        Options(**options)
+        RunOptions(**options)
     assert len(str(error.value).splitlines()) == 1

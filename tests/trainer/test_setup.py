@@ -17,7 +17,7 @@ from jaxdp.datasets.records import Dataset  # noqa: E402
 from jaxdp.dpsgd import keys  # noqa: E402
 from jaxdp.tasks.task import Task  # noqa: E402
 from jaxdp.trainer import command, parsing, setup  # noqa: E402
-from jaxdp.trainer.job import Job, Options  # noqa: E402
+from jaxdp.trainer.job import Job, RunOptions  # noqa: E402
 from jaxdp.trainer.plan_settings import PlanSettings  # noqa: E402
 
 
@@ -70,7 +70,9 @@ def test_a_loss_gets_the_key_of_its_record_at_its_step(unit):
         clipping=clip,
         num_units=None if unit == "example" else 2,
     )
-    run = setup.start_run(Job(task, data, plan, optax.sgd(1.0), Options(seed=1, microbatch_size=8)))
+    run = setup.start_run(
+        Job(task, data, plan, optax.sgd(1.0), RunOptions(seed=1, microbatch_size=8))
+    )
     state = run.state
     for step, (batch, mask) in enumerate(run.batches()):
         drawn = jax.vmap(draw)(record_keys(batch.key, batch.ids).reshape(-1)).reshape(mask.shape)

@@ -14,8 +14,8 @@ from ...datasets import loading
 from ...datasets.config import DataConfig
 from ...dpsgd.discrete_laplace import discrete_laplace_std
 from ...tasks.builtin import make_task
-from ...tasks.task import WithStatistics
-from .. import options, parsing
+from ...tasks.task import variables_of
+from .. import command_line, parsing
 from ..columns import folded
 from ..config import Config
 from ..scoring import make_scorer
@@ -63,7 +63,7 @@ def read_options(args: Sequence[str]) -> Request:
       ValueError: if RUN is missing or holds no release, for an option that does not exist or has a
         wrong value, and for one that would do nothing.
     """
-    values, runs = options.read(args, Options, COMMAND)
+    values, runs = command_line.read(args, Options, COMMAND)
     if len(runs) != 1:
         given = f"{len(runs)} runs are given ({' '.join(runs)})" if runs else "no run is given"
         raise ValueError(f"{given}: give one folder, as {COMMAND} runs/NAME-TIME")
@@ -71,7 +71,8 @@ def read_options(args: Sequence[str]) -> Request:
     idle = IDLE if classwise else IDLE | {"data.test_is_public"}  # the statement tells it
     for name in idle & values.keys():
         raise ValueError(
-            f"{options.shown(name)} is {values[name]}, and scoring does not use it: leave it out"
+            f"{command_line.shown(name)} is {values[name]}, and scoring does not use it: leave it "
+            "out"
         )
     for name in PAYING:
         if name in values and not classwise:
@@ -86,7 +87,7 @@ def read_options(args: Sequence[str]) -> Request:
             "load them: score them by jaxdp.load_release(...).predict"
         )
     run_data = data_options(runs[0], release.statement)
-    made = options.replaced(Options(run_data), values)
+    made = command_line.replaced(Options(run_data), values)
     check_used(Config(data=made.data), values, "the run")
     return Request(release, made, run_data, values.get("data.test_is_public"))
 
@@ -257,11 +258,7 @@ def score_release(release: Release, data: DataConfig) -> str:
         )
     dataset, data_format = loading.load(data, print)
     task = make_task(model, data_format)
-    variables = (
-        release.params
-        if release.batch_stats is None
-        else WithStatistics(release.params, release.batch_stats)
-    )
+    variables = variables_of(release.params, release.batch_stats)
     scores = make_scorer(task, dataset.test)(variables)
     public = "declared public" if statement.test_is_public else "PRIVATE: so are these numbers"
     if (data.name, data.test) != (used.name, used.test):

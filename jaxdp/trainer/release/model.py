@@ -14,7 +14,7 @@ import numpy as np
 
 from ...datasets.records import ROWS_AT_A_TIME
 from ...gradients.jax_internals import without_locations
-from ...tasks.task import Task, WithStatistics, inputs_of
+from ...tasks.task import Task, inputs_of, variables_of
 from ...types import PyTree
 from .names import named_leaves
 
@@ -44,9 +44,8 @@ def export_task(task: Task, params: PyTree, statistics: PyTree | None, record: P
         raise NotExported("the task has no predict")
 
     def predict(own: Arrays, own_statistics: Arrays, inputs: PyTree) -> PyTree:
-        variables = _in_form_of(params, own)
-        if statistics is not None:
-            variables = WithStatistics(variables, _in_form_of(statistics, own_statistics))
+        found = None if statistics is None else _in_form_of(statistics, own_statistics)
+        variables = variables_of(_in_form_of(params, own), found)
         return jax.vmap(predict_one, (None, 0))(variables, inputs)
 
     shapes = lambda tree: {

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from ...accounting.rounding import round_up, shown_delta
-from .. import averages, options
+from .. import averages, command_line
 from ..run.record import Record
 from . import figures
 
@@ -31,7 +31,7 @@ def read_options(args: Sequence[str]) -> tuple[tuple[str, ...], Path | None]:
     Raises:
       ValueError: if no run is given, there is no such folder, or an option does not exist.
     """
-    values, runs = options.read(args, Options, COMMAND)
+    values, runs = command_line.read(args, Options, COMMAND)
     output = Options(**values).output
     if not runs:
         raise ValueError(f"no run is given: give folders, as {COMMAND} runs/NAME-TIME")

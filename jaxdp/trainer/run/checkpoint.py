@@ -6,6 +6,7 @@ of its segment.
 
 import contextlib
 import hashlib
+import logging
 import os
 import sys
 import time
@@ -121,13 +122,14 @@ class Checkpoints:
 
 
 @contextlib.contextmanager
-def without_leftovers() -> Iterator[None]:
+def without_tracebacks() -> Iterator[None]:
     """Hides the tracebacks that Orbax leaves on the terminal when a write fails.
 
-    Orbax stops at the first failure, and `Checkpoints` raises it. Other writes that are still
-    running then find the event loop closed. Python would print each as an error that nobody caught.
+    Orbax logs the first failure, and `Checkpoints` raises it. Other writes that are still running
+    then find the event loop closed. Python would print each as an error that nobody caught.
     """
-    before = sys.unraisablehook
+    before, logger = sys.unraisablehook, logging.getLogger("absl")
+    level = logger.level
 
     def hook(unraisable: Any) -> None:
         error = unraisable.exc_value
@@ -135,10 +137,12 @@ def without_leftovers() -> Iterator[None]:
             before(unraisable)
 
     sys.unraisablehook = hook
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
         sys.unraisablehook = before
+        logger.setLevel(level)
 
 
 class PeriodicSaver:

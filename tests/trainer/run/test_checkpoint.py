@@ -18,7 +18,7 @@ from jaxdp.trainer.run.checkpoint import (  # noqa: E402
     digest,
     from_arrays,
     to_arrays,
-    without_leftovers,
+    without_tracebacks,
 )
 from jaxdp.trainer.step import TrainState  # noqa: E402
 
@@ -62,7 +62,7 @@ def test_what_orbax_leaves_behind_is_not_printed(monkeypatch):
     printed = []
     monkeypatch.setattr(sys, "unraisablehook", printed.append)
     failed = lambda error: SimpleNamespace(exc_value=error)
-    with without_leftovers():
+    with without_tracebacks():
         sys.unraisablehook(failed(RuntimeError("Event loop is closed")))
         sys.unraisablehook(failed(RuntimeError("something else")))
     assert [str(one.exc_value) for one in printed] == ["something else"]

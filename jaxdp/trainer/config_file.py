@@ -13,6 +13,7 @@ import optax
 
 from ..datasets.records import Dataset
 from ..tasks.task import Task
+from .job import PARTS
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,6 @@ class Own:
     task: Task | None = None
     data: Dataset | None = None
     optimizer: optax.GradientTransformation | None = None
-
-
-KINDS: dict[str, tuple[type, str]] = {
-    "task": (Task, "jaxdp.tasks.classifier(model)"),
-    "data": (Dataset, "jaxdp.Dataset(private=(x, y), test=(x_test, y_test))"),
-    "optimizer": (optax.GradientTransformation, "an Optax optimizer, as optax.adam(1e-3)"),
-}
 
 
 def load_file(path: str) -> ModuleType:
@@ -61,7 +55,7 @@ def load_own(path: str | None) -> Own:
         )
     parts = parts_in(vars(load_file(path)))
     for name, part in parts.items():
-        kind, cure = KINDS[name]
+        kind, cure = PARTS[name]
         if not isinstance(part, kind):
             raise ValueError(f"{path} sets {name} to a {type(part).__name__}: give {cure}")
     if "data" in parts and "task" not in parts:
@@ -76,7 +70,7 @@ def parts_in(found: dict[str, Any]) -> dict[str, Any]:
     """The parts among the names that a file defines. A module that it imports is none."""
     return {
         name: found[name]
-        for name in KINDS
+        for name in PARTS
         if name in found and not isinstance(found[name], ModuleType)
     }
 
