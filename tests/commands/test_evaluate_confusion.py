@@ -240,11 +240,9 @@ def test_what_pays_is_for_confusion_only(runs, capsys, option):
 def test_records_that_were_given_are_not_loaded(runs, tmp_path, capsys):
     folder = shutil.copytree(runs / "public" / "release", tmp_path / "received")
     fact = json.loads((folder / "privacy.json").read_text())
-    fact["data"] |= {"name": "visits", "private": "1,000 rows that were given", "test": None}
+    fact["data"] |= {"name": "visits", "own": True}
     (folder / "privacy.json").write_text(json.dumps(fact))
     assert evaluate.main([str(folder), "--confusion"]) == 2
     said = capsys.readouterr().err
-    assert (
-        "the records are their owner's (1,000 rows that were given), and the command can't" in said
-    )
+    assert "the records 'visits' are their owner's, and the command can't load them" in said
     assert "jaxdp.load_release(...).predict" in said

@@ -145,7 +145,7 @@ def test_a_crash_leaves_no_private_file_open_to_others(tmp_path, no_umask):
 
 def test_what_is_no_run_has_no_lock(tmp_path):
     with (
-        pytest.raises(ValueError, match=f"{tmp_path} can't be locked .No such file"),
+        pytest.raises(ValueError, match=f"there is no run in {tmp_path}"),
         locked(tmp_path),
     ):
         pass
