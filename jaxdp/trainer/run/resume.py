@@ -4,14 +4,13 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from ...accounting import composition
 from ...accounting.rounding import round_up
 from ...dpsgd.plan import Plan
-from ...types import Tell
+from ...types import PyTree, Tell
 from .. import config as configs
 from .. import parsing
 from ..release.claims import SpentSegment
@@ -325,7 +324,7 @@ def restore(history: History, clipping: str, state: TrainState, tell: Tell) -> T
     return TrainState(**(restored | {"privatize": private}))
 
 
-def restore_frozen(history: History, like: Any) -> Any | None:
+def restore_frozen(history: History, like: PyTree) -> PyTree | None:
     """The frozen parameters of the newest checkpoint, or None if there is no checkpoint."""
     if history.newest is None:
         return None
