@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from . import _command
 
 COMMANDS = {
-    "train": "trains a private classifier and writes its release",
+    "train": "trains a private model and writes its release",
     "plan": "says how much noise a privacy budget needs, by batch size",
     "evaluate": "scores the release of a run",
     "predict": "predicts for the records in a file",

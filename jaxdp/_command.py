@@ -23,6 +23,16 @@ def tell_version(args: Sequence[str]) -> bool:
     return "--version" in args
 
 
+def tell_about(args: Sequence[str], usage: str) -> bool:
+    """Prints the version or the usage if the arguments ask for it, and returns whether they do."""
+    if tell_version(args):
+        return True
+    if {"-h", "--help"}.isdisjoint(args):
+        return False
+    print(usage)
+    return True
+
+
 def run(main: Main) -> NoReturn:
     """Runs a command as a program and ends the process with its exit status.
 

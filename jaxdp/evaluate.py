@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from . import _command, _distribution
 
 with _distribution.exit_without("python -m jaxdp.evaluate", "train"):
-    from .trainer import parsing
     from .trainer.device import check_device
     from .trainer.release.evaluation import evaluate, read_options
 
@@ -40,10 +39,7 @@ examples:
 
 def main(args: Sequence[str]) -> int:
     """Runs the command with the given arguments and returns the exit status."""
-    if _command.tell_version(args):
-        return 0
-    if parsing.wants_help(args):
-        print(USAGE)
+    if _command.tell_about(args, USAGE):
         return 0
     try:
         request = read_options(args)

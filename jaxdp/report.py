@@ -12,7 +12,6 @@ from . import _command, _distribution
 with _distribution.exit_without("python -m jaxdp.report", "train"):
     from rich.console import Console
 
-    from .trainer import parsing
     from .trainer.release import figures, report
     from .trainer.run.record import load_record
 
@@ -33,10 +32,7 @@ examples:
 
 def main(args: Sequence[str]) -> int:
     """Runs the command with the given arguments and returns the exit status."""
-    if _command.tell_version(args):
-        return 0
-    if parsing.wants_help(args):
-        print(USAGE)
+    if _command.tell_about(args, USAGE):
         return 0
     try:
         runs, output = report.read_options(args)

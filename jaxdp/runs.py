@@ -23,10 +23,7 @@ examples:
 
 def main(args: Sequence[str]) -> int:
     """Runs the command with the given arguments and returns the exit status."""
-    if _command.tell_version(args):
-        return 0
-    if not {"-h", "--help"}.isdisjoint(args):
-        print(USAGE)
+    if _command.tell_about(args, USAGE):
         return 0
     if len(args) > 1 or any(arg.startswith("-") for arg in args):
         cure = "give one folder at most, as python -m jaxdp.runs FOLDER"

@@ -1,4 +1,4 @@
-"""The command `python -m jaxdp.train`: trains a private classifier and writes its release."""
+"""The command `python -m jaxdp.train`: trains a private model and writes its release."""
 
 import sys
 from collections.abc import Sequence

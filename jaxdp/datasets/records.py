@@ -163,17 +163,15 @@ class Dataset:
         """
         whole = _records("rows", rows)
         rules = dict(zip(USES, (private, test, public), strict=True))
-        made = cls.__new__(cls)
-        made._set(
+        return cls.of_parts(
             split_records(
                 {"rows": whole}, {"rows": len(whole)}, rules, lambda use: f"{use} = {rules[use]!r}"
             ),
             name,
             test_is_public,
-            {use: rule for use, rule in rules.items() if rule is not None},
-            {"rows": whole.digest()},
+            rules={use: rule for use, rule in rules.items() if rule is not None},
+            digests={"rows": whole.digest()},
         )
-        return made
 
     @classmethod
     def of_parts(

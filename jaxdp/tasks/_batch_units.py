@@ -4,11 +4,10 @@ from types import ModuleType
 from typing import Any
 
 from .._distribution import needed_by
+from ..datasets.records import ROWS_AT_A_TIME
 from ..types import PyTree
 from ._network import Flags, Function
 from .task import WithStatistics
-
-ROWS_AT_A_TIME = 500  # records in a pass over the public ones, which bounds its memory
 
 
 def _batchnorm() -> ModuleType:

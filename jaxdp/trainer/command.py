@@ -18,7 +18,7 @@ from .job import OWN_OPTIMIZER, Job, RunOptions
 from .optimizer import make_optimizer
 from .plan_settings import PlanSettings
 from .release.claims import preprocessing_of
-from .run import resume
+from .run import resume, same_data
 
 
 def train(config: Config) -> int:
@@ -108,10 +108,10 @@ def make_job(
     own = load_own(config.own)
     data, data_format = own.data, None
     if data is None:
-        earlier = () if history is None else resume.earlier_data(history)
+        earlier = () if history is None else same_data.earlier_data(history)
         data, data_format = loading.load(config.data, tell, earlier)
     elif history is not None:
-        resume.check_same_data(history, data)
+        same_data.check_same_data(history, data)
     settings, training, task = config.plan, config.training, own.task
     if task is None:
         assert data_format is not None  # who gives data gives a task, too (`load_own`)

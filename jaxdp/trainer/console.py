@@ -117,7 +117,7 @@ def result_table(run: Run, statement: Statement, results: dict[str, Any], folder
     for name, score in results["scores"].items():
         table.add_row(f"test {name}", f"{score:.4f} on {len(data.test or ())} records, {public}")
     table.add_row("of the parameters", averages.describe(options.ema))
-    if data.window is not None:
+    if data.window is not None and "loss" in results["scores"]:
         perplexity = math.exp(results["scores"]["loss"])
         table.add_row("test perplexity", f"{perplexity:.3f} a character")
     delta = shown_delta(statement.delta)

@@ -24,6 +24,7 @@ from .progress import Progress, check_metrics, make_watchers
 from .release.parameters import Release, load_release
 from .release.statement import Statement
 from .run import resume as resuming
+from .run import same_data
 from .scoring import Scores
 
 
@@ -151,8 +152,8 @@ def fit(
 
     def prepare(history: resuming.History | None, tell: Tell) -> Job:
         if history is not None:
-            resuming.check_made_by_fit(history)
-            resuming.check_same_data(history, data)
+            same_data.check_made_by_fit(history)
+            same_data.check_same_data(history, data)
         return job
 
     # Notebooks say that they take colours, but they show bars that move as many lines.

@@ -10,14 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
-from ..datasets.config import DataConfig
-from ..models.config import ModelConfig
 from . import command_line, config_file
-from .config import CheckpointConfig, ClippingConfig, Config, PlanConfig, TrainingConfig
+from .config import Config
 from .unused import check_used
 
 COMMAND = "python -m jaxdp.train"
-
 
 # One line of 80 columns: tyro joins lines.
 HELP = "Trains a model with differential privacy. CONFIG.py sets what is not given."
@@ -251,8 +248,10 @@ def _mended(error: BaseException) -> str:
 def _nearest_field(message: str) -> str:
     """The cure of Python's message about an unknown field: the nearest right name."""
     match = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)
-    sections: list[Any] = [Config, DataConfig, ModelConfig, ClippingConfig, PlanConfig]
-    sections += [TrainingConfig, CheckpointConfig]
+    sections: list[Any] = [
+        Config,
+        *filter(dataclasses.is_dataclass, get_type_hints(Config).values()),
+    ]
     section = {cls.__name__: cls for cls in sections}.get(match[1]) if match else None
     if not match or section is None:
         return ""

@@ -21,7 +21,7 @@ class PlanSettings:
 
     Raises:
       TypeError: for a clipping that is neither.
-      ValueError: for `num_units` beside a `ClippingConfig`, or no steps.
+      ValueError: for `num_units` beside a `ClippingConfig`. Numbers are checked by `solve`.
 
     Example:
       >>> import jaxdp
@@ -51,9 +51,6 @@ class PlanSettings:
                 f"num_units is {self.num_units}, and the clipping is a ClippingConfig: give its "
                 "units instead"
             )
-        # `Plan` checks it too, but schedules of the optimizer fail before.
-        if isinstance(self.steps, int) and self.steps < 1:
-            raise ValueError(f"steps is {self.steps}: give a whole number of at least 1")
 
     def solve(
         self, num_examples: int, clipping: Clipping, num_parameters: int, delta: float | None

@@ -14,6 +14,7 @@ from ..accounting.rounding import round_up, shown_delta
 from .columns import TIED, aligned, folded, tied
 from .release import parameters
 from .run.files import is_locked
+from .run.segment import segment_file
 from .spending import Spending, composed, covers, is_same, read_spending
 
 HEAD = ("run", "state", "ε spent", "steps", "score", "age")
@@ -185,7 +186,8 @@ def _find(folder: Path) -> list[Path]:
             continue
         seen.add(real)
         here = Path(path)
-        marks = [here / "private" / name for name in ("ledger.txt", "lock", "segment-1.json")]
+        private = here / "private"
+        marks = [private / "ledger.txt", private / "lock", segment_file(here, 1)]
         if (
             "privacy.json" in files
             or any(mark.is_file() for mark in marks)
@@ -201,7 +203,7 @@ def _listed(path: Path, folder: Path) -> Listed:
     name = str(path.relative_to(folder)) if path != folder else path.resolve().name
     private = path / "private"
     running = is_locked(path)
-    ledger, fresh = private / "ledger.txt", not (private / "segment-1.json").exists()
+    ledger, fresh = private / "ledger.txt", not segment_file(path, 1).exists()
     if private.is_dir() and not ledger.is_file() and fresh and not parameters.releases(path):
         state = "running: no step yet" if running else "never began"
         return Listed(path, name, state, changed=private.stat().st_mtime)

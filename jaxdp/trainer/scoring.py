@@ -8,7 +8,6 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +16,7 @@ from ..datasets.records import ROWS_AT_A_TIME, Records
 from ..tasks.task import Task
 from ..types import PyTree, Tell
 from .run.files import append_private
+from .step import TrainState
 
 Scores = dict[str, float]
 
@@ -58,7 +58,7 @@ class PeriodicScores:
     """
 
     def __init__(
-        self, score: Callable[[Any], Scores], path: Path, steps: int, times: int, tell: Tell
+        self, score: Callable[[TrainState], Scores], path: Path, steps: int, times: int, tell: Tell
     ) -> None:
         self._score = score
         self._path = path
@@ -68,7 +68,7 @@ class PeriodicScores:
     def due(self, step: int) -> bool:
         return step in self._steps
 
-    def visit(self, step: int, state: Any) -> None:
+    def visit(self, step: int, state: TrainState) -> None:
         try:
             scores = self._score(state)
         except RuntimeError as error:  # of the device, for example if its memory is full

@@ -25,7 +25,7 @@ from .release.names import named_leaves
 from .release.parameters import load_release, releases
 from .release.statement import DataUse, MechanismFacts, read_statement
 from .run.ledger import Ledger
-from .run.segment import SavedSegment, load_segment
+from .run.segment import SavedSegment, load_segment, segment_file
 
 
 @dataclass(frozen=True)
@@ -204,8 +204,7 @@ def _steps(spending: Spending) -> int:
 def _of_run(folder: Path) -> Spending:
     ledger = Ledger.read(folder / "private" / "ledger.txt")
     segments = tuple(
-        load_segment(folder / "private" / f"segment-{number}.json")
-        for number in range(1, len(ledger.segments) + 1)
+        load_segment(segment_file(folder, number)) for number in range(1, len(ledger.segments) + 1)
     )
     reached = max((ledger.stop(i + 1) for i in range(len(segments))), default=0)
     saved = [int(p.name) for p in folder.glob("private/checkpoints/*") if p.name.isdigit()]

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,9 @@ class StepFacts(NamedTuple):
     finite: jax.Array  # bool: whether all parameters are, after the step
 
 
-def init_state(params: PyTree, privatizer: Privatizer, optimizer: Any) -> TrainState:
+def init_state(
+    params: PyTree, privatizer: Privatizer, optimizer: optax.GradientTransformation
+) -> TrainState:
     """The state before the first step.
 
     Its arrays are copies, each in its own memory: a step is given that memory, and a task may share

@@ -42,7 +42,7 @@ def test_it_writes_a_file(made, tmp_path, capsys):
     args = [str(folder / "run" / "release"), str(folder / "x.npy")]
     assert predict.main(args) == 0
     printed = capsys.readouterr().out
-    assert predict.main([*args, "--output", str(tmp_path / "y.csv")]) == 0
+    assert predict.main(["--output", str(tmp_path / "y.csv"), *args]) == 0
     assert capsys.readouterr().out == ""
     assert (tmp_path / "y.csv").read_text().splitlines() == printed.splitlines()
 
@@ -53,9 +53,24 @@ def test_usage(capsys):
         assert "usage: python -m jaxdp.predict RELEASE FILE" in capsys.readouterr().out
     assert predict.main(["--version"]) == 0
     assert jaxdp.__version__ in capsys.readouterr().out
-    for args in ([], ["run"], ["run", "x.npy", "y.csv"], ["run", "x.npy", "--output"]):
-        assert predict.main(args) == 2
-        assert "usage: python -m jaxdp.predict RELEASE FILE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "nothing is given: give a release and a file, as python -m jaxdp.predict"),
+        (["run"], "'run' is given: give a release and a file"),
+        (["run", "x.npy", "y.csv"], "'run x.npy y.csv' is given: give a release and a file"),
+        (["run", "x.npy", "--output"], "--output is given no value: give the name of a file"),
+        (["run", "x.npy", "--outptu", "y"], "no option --outptu: did you mean --output?"),
+    ],
+)
+def test_wrong_arguments_are_told_in_one_line(args, message, capsys):
+    assert predict.main(args) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert message in said
+    assert len(said.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from helpers.trees import assert_same
 
 from jaxdp.datasets.records import Dataset, Records, arrays_digest
 
@@ -27,11 +28,6 @@ class Rows:
 
     def __getitem__(self, row):
         return self.get(row)
-
-
-def assert_same(got, expected):
-    assert jax.tree.structure(got) == jax.tree.structure(expected)
-    jax.tree.map(np.testing.assert_array_equal, got, expected)
 
 
 @pytest.mark.parametrize(

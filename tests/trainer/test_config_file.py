@@ -34,7 +34,7 @@ def write(folder, **changes):
 
 def test_its_parts_are_trained_and_a_resume_finds_them_again(tmp_path, capsys):
     file, run = write(tmp_path), tmp_path / "run"
-    assert train.main([file, "--output", str(run), "--seed", "1"]) == 0
+    assert train.main([file, "--output", str(run)]) == 0
     release = jaxdp.load_release(run)
     assert release.params["kernel"].shape == (4, 3)
     assert (release.statement.data.name, release.statement.task.model) == ("visits", None)
@@ -42,6 +42,21 @@ def test_its_parts_are_trained_and_a_resume_finds_them_again(tmp_path, capsys):
     assert saved["facts"]["optimizer"] == "its owner's"
     assert train.main([file, "--resume", str(run)]) == 0
     assert "All steps were taken" in capsys.readouterr().out
+
+
+def test_a_task_without_scores_may_learn_from_a_text(tmp_path, capsys):
+    text, run = tmp_path / "a.txt", tmp_path / "run"
+    text.write_text("to be or not to be, " * 50)
+    code = {
+        "task": "jaxdp.Task(lambda key, record: np.zeros(4, np.float32), "
+        "lambda params, record, key: (params * record[0][:4]).sum())",
+        "config": f"Config(data=DataConfig('text', file={str(text)!r}, window=8), "
+        "plan=PlanConfig(steps=2, expected_batch_size=20))",
+        "data": None,
+    }
+    assert train.main([write(tmp_path, **code), "--output", str(run)]) == 0
+    assert "perplexity" not in capsys.readouterr().out
+    assert jaxdp.load_release(run).params["params"].shape == (4,)
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,10 @@ for module in ("tyro", "sklearn", "safetensors"):
 from helpers import fits  # noqa: E402
 from helpers.fits import DATA, PLAN, STEPS, TASK, fitted, rows  # noqa: E402
 from helpers.trainer import crash_at, ledger_of, steps_on_disk, write_config  # noqa: E402
+from helpers.trees import assert_same  # noqa: E402
 
 import jaxdp  # noqa: E402
-from jaxdp import report, seal, train  # noqa: E402
+from jaxdp import report, train  # noqa: E402
 from jaxdp.datasets import loading  # noqa: E402
 from jaxdp.datasets.config import DataConfig  # noqa: E402
 from jaxdp.models.config import ModelConfig  # noqa: E402
@@ -39,11 +40,6 @@ from jaxdp.trainer.fit import Fitted, fit  # noqa: E402
 from jaxdp.trainer.optimizer import make_optimizer  # noqa: E402
 from jaxdp.trainer.plan_settings import PlanSettings  # noqa: E402
 from jaxdp.trainer.run.record import load_record  # noqa: E402
-
-
-def assert_same(one, other):
-    assert jax.tree.structure(one) == jax.tree.structure(other)
-    jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 @pytest.fixture(scope="module")
@@ -244,94 +240,6 @@ def test_a_folder_that_exists_gets_a_number(reference, tmp_path, monkeypatch):
     assert re.fullmatch(r"runs/visits-\d{8}-\d{6}", folder.as_posix())
 
 
-def test_a_private_run_can_be_sealed(tmp_path, capsys):
-    result = fitted(tmp_path / "run")
-    assert result.statement.private
-    assert seal.main([str(result.folder)]) == 0
-    assert jaxdp.load_release(result.folder).statement.secrets == "destroyed"
-
-
-def test_a_seed_is_warned_of(tmp_path, capsys):
-    results = [fitted(tmp_path / name, seed=3, plan=replace(PLAN, steps=2)) for name in "ab"]
-    said = " ".join(capsys.readouterr().out.split())
-    assert said.count("A seed was given: noise and sampling are reproducible: NOT PRIVATE") == 2
-    assert_same(*(result.params for result in results))
-    assert not results[0].statement.private
-    others = [fitted(tmp_path / name, plan=replace(PLAN, steps=2)) for name in "cd"]
-    assert not np.array_equal(*(result.params[0]["w"] for result in others))
-
-
-def test_a_dry_run_writes_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    result = fitted(tmp_path / "run", dry_run=True)
-    said = capsys.readouterr().out
-    assert re.search(r"Memory on the device: [\d.]+ MiB", said)
-    assert "Dry run: nothing was trained, spent or written" in said
-    assert (result.folder, result.release, result.statement) == (None, None, None)
-    assert (result.scores, result.finished) == ({}, False)
-    assert 7.9 < result.epsilon <= 8.0
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_plan_that_is_solved_already_is_taken(tmp_path):
-    plan = jaxdp.Plan(
-        num_examples=200,
-        expected_batch_size=32,
-        steps=3,
-        clipping=jaxdp.clip_layerwise(0.5),
-        noise_multiplier=2.0,
-        num_parameters=10,
-    )
-    result = fitted(tmp_path / "run", plan=plan)
-    assert result.plan.noise_multiplier == 2.0
-    assert result.statement.epsilon["pld"] == pytest.approx(plan.epsilon(3), rel=1e-3)
-    # Its own batches were not drawn: it can be used for another run.
-    assert fitted(tmp_path / "run", plan=plan).statement.steps == 3
-
-
-def test_a_clipping_with_norms_from_public_rows(tmp_path):
-    clipping = ClippingConfig(
-        kind="layerwise", norms_from="public", norm=0.5, pretraining_epochs=1, decay=0.9
-    )
-    data = jaxdp.Dataset(private=rows(200), public=rows(50, seed=4))
-    result = fitted(tmp_path / "run", data=data, plan=replace(PLAN, clipping=clipping))
-    told = result.statement.mechanisms[0].clipping.clipping_norms
-    assert "from 50 public records" in told
-    assert "after every epoch of 7 steps" in told
-    with pytest.raises(ValueError, match="there are no public records"):
-        fitted(tmp_path / "run", plan=replace(PLAN, clipping=clipping))
-
-
-def test_batch_units_of_a_plain_loss(tmp_path):
-    plan = replace(PLAN, clipping=jaxdp.clip_batch(1.0), num_units=4, steps=3)
-    result = fitted(tmp_path / "run", plan=plan)
-    assert result.statement.mechanisms[0].clipping.batch_units == 4
-
-
-def test_the_average_is_released_and_frozen_parameters_stay(tmp_path):
-    result = fitted(tmp_path / "run", ema=0.5, frozen=["1"], seed=1)
-    first = TASK.init(jax.random.key(0), DATA.private.zero())
-    np.testing.assert_array_equal(result.params[1][0], first[1][0])  # zeros
-    assert load_record(result.folder).facts.ema == 0.5
-    assert result.plan.num_parameters == 8
-    last = fitted(tmp_path / "run", frozen=["1"], seed=1)
-    assert not np.array_equal(result.params[0]["w"], last.params[0]["w"])
-    with pytest.raises(ValueError, match="which no parameter matches"):
-        fitted(tmp_path / "run", frozen=["dense"])
-
-
-def test_a_task_without_scores_or_predict(tmp_path, capsys):
-    task = jaxdp.Task(init=fits.init, loss=fits.loss)
-    result = fitted(tmp_path / "run", task=task)
-    assert (result.scores, result.statement.task.name) == ({}, "custom")
-    assert not (result.folder / "private" / "scores.jsonl").exists()
-    assert "can't predict by itself: the task has no predict" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="which predicts: its task has no predict"):
-        result.release.predict(DATA.test.fields)
-    alone = fitted(tmp_path / "run", data=jaxdp.Dataset(private=rows(200)))
-    assert alone.scores == {}
-
-
 def test_callbacks_get_public_facts_only_and_may_fail(reference, tmp_path, capsys):
     seen = []
 
@@ -418,55 +326,6 @@ def test_what_diverges_is_not_released(tmp_path):
         )
     assert not (tmp_path / "run" / "release").exists()
     assert ledger_of(tmp_path / "run").steps > 0
-
-
-WRONG = {
-    "task": (dict(task=fits.loss), TypeError, "task is a function: give jaxdp.tasks.classifier"),
-    "data": (dict(data=(rows(9), None)), TypeError, r"data is a tuple: give jaxdp\.Dataset\("),
-    "plan": (dict(plan=3.0), TypeError, r"plan is a float: give jaxdp\.PlanSettings"),
-    "optimizer": (dict(optimizer=optax.sgd), TypeError, "optimizer is a function: give an Optax"),
-    "metrics": (dict(metrics="csv"), ValueError, "metrics is 'csv': give 'tensorboard' or None"),
-    "microbatch": (dict(microbatch_size=0), ValueError, "microbatch_size is 0: give a whole"),
-    "ema": (dict(ema=1.0), ValueError, r"ema is 1\.0: give a number in \[0, 1\)"),
-    "evaluations": (dict(evaluations=-1), ValueError, "evaluations is -1: give 0 or more"),
-    "seed": (dict(seed=-1), ValueError, "seed is -1: give 0 to 4294967295"),
-    "name": (dict(name="a/b"), ValueError, "name is 'a/b': give a name that can be part"),
-    "no run": (dict(resume="nowhere"), ValueError, "nowhere can't be locked"),
-    "records": (
-        dict(
-            plan=jaxdp.Plan(
-                num_examples=100,
-                expected_batch_size=10,
-                steps=3,
-                clipping=jaxdp.clip_individual(1.0),
-                noise_multiplier=1.0,
-            )
-        ),
-        ValueError,
-        "the plan is for 100 records, and the data have 200 private ones",
-    ),
-    "no noise": (
-        dict(plan=replace(PLAN, epsilon=None, noise_multiplier=0.0)),
-        ValueError,
-        "for which no ε holds",
-    ),
-    "loss": (
-        dict(task=jaxdp.Task(init=fits.init, loss=lambda p, r, key: p[0]["w"])),
-        ValueError,
-        "scalar|shape",
-    ),
-}
-
-
-@pytest.mark.parametrize(("options", "error", "says"), WRONG.values(), ids=WRONG)
-def test_what_is_wrong_is_refused_before_anything_is_written(
-    tmp_path, monkeypatch, options, error, says
-):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(error, match=says) as raised:
-        fitted(**options)
-    assert len(str(raised.value).splitlines()) == 1
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_digits_give_the_same_bits_by_fit_as_by_the_command(tmp_path):

@@ -144,7 +144,10 @@ FILES = {
     "unknown field": ("Config(plan=PlanConfig(epsilonn=1))", "line 3.*did you mean 'epsilon'"),
     "unknown section": ("Config(clip=1)", "its fields are data, model, clipping|did you mean"),
     "wrong type": ("Config(plan=PlanConfig(epsilon='3'))", "plan.epsilon is '3': .* float"),
-    "wrong section": ("Config(plan=TrainingConfig())", "plan is TrainingConfig.* PlanConfig"),
+    "wrong section": (
+        "Config(plan=TrainingConfig())",
+        "is a TrainingConfig: give a PlanConfig",
+    ),
     "wrong choice": ("Config(model=ModelConfig(name='linaer'))", "'linaer': did you mean 'linear'"),
     "bad value": ("Config(training=TrainingConfig(momentum=2))", "line 3: training.momentum is 2"),
     "no config": ("None", "sets config to None: .* sets `config = Config"),

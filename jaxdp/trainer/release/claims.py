@@ -86,7 +86,7 @@ class SegmentFacts:
       task: what is learnt.
       preprocessing: as in `Statement`.
       test_is_public: whether the test records were declared public.
-      seed: the seed of the secrets; null: they come from the operating system.
+      seed: the seed of the secrets; None: they come from the operating system.
       ema: the share of itself that the released average keeps at a step; 0: there is none.
       constant_time: whether padding is computed, too.
       optimizer: what it is, in a word or two.

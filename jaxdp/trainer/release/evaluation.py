@@ -12,6 +12,7 @@ import safetensors  # noqa: F401  # for `load_release`: without it the command s
 from ...accounting.rounding import shown_delta
 from ...datasets import loading
 from ...datasets.config import DataConfig
+from ...datasets.records import Records
 from ...dpsgd.discrete_laplace import discrete_laplace_std
 from ...tasks.builtin import make_task
 from ...tasks.task import variables_of
@@ -101,15 +102,8 @@ def evaluate(request: Request, width: int) -> str:
     """
     if not request.options.confusion:
         return score_release(request.release, request.options.data)
-    public = _are_public(request)
-    made, data = request.options, request.options.data
-    for name in PAYING:
-        if public and getattr(made, name) is not None:
-            raise ValueError(
-                f"{name} is {getattr(made, name)}, and the test records were declared public, so "
-                "that they cost nothing: leave it out"
-            )
-    pay = None if public else _payment(made)
+    pay = _payment(request.options, _are_public(request))
+    data = request.options.data
     test = loading.load(data, print, _protected(request))[0].test
     assert test is not None
     classes = confusion.num_classes(request.release, test)
@@ -117,20 +111,8 @@ def evaluate(request: Request, width: int) -> str:
         found = confusion.count(request.release, test, classes, each_alone=False)
         told = [f"{data.name}, {data.test}: {len(test)} records, declared public"]
     else:
-        try:
-            with score_ledger.opened(pay.ledger, data.name, pay.epsilon, pay.budget) as book:
-                exact = confusion.count(request.release, test, classes, each_alone=True)
-                book.charge(pay.epsilon)  # before the noise is drawn
-                found = exact.with_noise(pay.epsilon)
-        except OSError as error:
-            raise ValueError(
-                f"{pay.ledger} can't be written to ({error.strerror}): nothing is told about the "
-                "records. Make room for it, in a place that you may write to"
-            ) from None
-        told = [
-            f"{data.name}, {data.test}: PRIVATE records, with noise",
-            *_paid(book, pay, classes),
-        ]
+        found, paid = _noisy(request, test, classes, pay)
+        told = [f"{data.name}, {data.test}: PRIVATE records, with noise", *paid]
     return "\n".join(
         [
             *(line for text in told for line in folded(text, width)),
@@ -154,7 +136,16 @@ class Payment(NamedTuple):
     budget: Fraction | None
 
 
-def _payment(made: Options) -> Payment:
+def _payment(made: Options, public: bool) -> Payment | None:
+    """How the options pay; None for public records, which cost nothing."""
+    if public:
+        for name in PAYING:
+            if getattr(made, name) is not None:
+                raise ValueError(
+                    f"{name} is {getattr(made, name)}, and the test records were declared public, "
+                    "so that they cost nothing: leave it out"
+                )
+        return None
     if made.ledger is None or made.epsilon is None:
         missing = "no ledger" if made.ledger is None else "no epsilon"
         raise ValueError(
@@ -165,6 +156,23 @@ def _payment(made: Options) -> Payment:
     epsilon = score_ledger.as_fraction("epsilon", made.epsilon)
     budget = None if made.budget is None else score_ledger.as_fraction("budget", made.budget)
     return Payment(made.ledger, epsilon, budget)
+
+
+def _noisy(
+    request: Request, test: Records, classes: int, pay: Payment
+) -> tuple[confusion.Confusion, list[str]]:
+    """The noisy matrix of private records, and what it cost."""
+    name = request.options.data.name
+    try:
+        with score_ledger.opened(pay.ledger, name, pay.epsilon, pay.budget) as book:
+            exact = confusion.count(request.release, test, classes, each_alone=True)
+            book.charge(pay.epsilon)  # before the noise is drawn
+            return exact.with_noise(pay.epsilon), _paid(book, pay, classes)
+    except OSError as error:
+        raise ValueError(
+            f"{pay.ledger} can't be written to ({error.strerror}): nothing is told about the "
+            "records. Make room for it, in a place that you may write to"
+        ) from None
 
 
 def _paid(book: score_ledger.ScoreLedger, pay: Payment, classes: int) -> list[str]:

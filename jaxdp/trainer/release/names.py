@@ -8,15 +8,15 @@ from ...dpsgd.groups import path_name
 from ...types import PyTree
 
 
-def named_leaves(tree: PyTree) -> dict[str, Any]:
-    """The arrays of a tree by their paths, as `Conv_0/kernel`.
+def named_leaves(tree: PyTree, alone: str = "params") -> dict[str, Any]:
+    """The arrays of a tree by their paths, as `Conv_0/kernel`; `alone` names a tree of one array.
 
     Raises:
       ValueError: if two have the same name, or one is named like a folder of another.
     """
     found: dict[str, Any] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name = path_name(path) if path else "params"
+        name = path_name(path) if path else alone
         if name in found or any(not part for part in name.split("/")):
             raise ValueError(f"two parameters are named {name!r}, or one has no name: rename them")
         found[name] = leaf

@@ -1,14 +1,50 @@
-"""Inputs from files, and predictions as CSV, for `python -m jaxdp.predict`."""
+"""The options of `python -m jaxdp.predict`, inputs from files, and predictions as CSV."""
 
 import csv
-from typing import TextIO
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TextIO
 
 import jax
 import numpy as np
 
 from ...types import PyTree
+from .. import command_line
 from .model import Model
 from .names import named_leaves
+
+COMMAND = "python -m jaxdp.predict"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of `python -m jaxdp.predict`."""
+
+    output: Path | None = None
+
+
+class Request(NamedTuple):
+    """What is asked for: the folder of a release, the file of inputs, where to write (or None)."""
+
+    release: str
+    inputs: str
+    output: Path | None
+
+
+def read_options(args: Sequence[str]) -> Request:
+    """Reads the command line `RELEASE FILE [--output CSV]`.
+
+    Raises:
+      ValueError: unless one release and one file are given, or for an option that does not exist.
+    """
+    values, given = command_line.read(args, Options, COMMAND)
+    if len(given) != 2:
+        told = f"{' '.join(given)!r} is given" if given else "nothing is given"
+        raise ValueError(
+            f"{told}: give a release and a file, as {COMMAND} runs/NAME-TIME images.npy"
+        )
+    return Request(*given, Options(**values).output)
 
 
 def read_inputs(path: str, model: Model) -> PyTree:
@@ -47,8 +83,7 @@ def _arrays(path: str) -> dict[str, np.ndarray]:
 def write_csv(predictions: PyTree, file: TextIO) -> None:
     """Writes a line for every record, with a column for every number that is predicted."""
     columns: dict[str, np.ndarray] = {}
-    for name, array in named_leaves(predictions).items():
-        name = "prediction" if name == "params" else name
+    for name, array in named_leaves(predictions, alone="prediction").items():
         flat = array.reshape(len(array), -1)
         for i in range(flat.shape[1]):
             columns[name if array.ndim == 1 else f"{name}_{i}"] = flat[:, i]

@@ -1,7 +1,7 @@
 """What a run keeps: its folder, ledger, secrets and checkpoints; and how it goes on after a stop.
 
-`python -m jaxdp.train` writes these files. `--resume` and `python -m jaxdp.report` read them, and
-`python -m jaxdp.seal` destroys the secrets. All of them are private.
+`jaxdp.fit` and `python -m jaxdp.train` write these files. A resume and `python -m jaxdp.report`
+read them, and `python -m jaxdp.seal` destroys the secrets. All of them are private.
 """
 
 from .ledger import Budget as Budget

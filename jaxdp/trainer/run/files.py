@@ -8,6 +8,8 @@ private/checkpoints/     the state after some steps (`checkpoint`)
 private/metrics.jsonl    numbers about every step, without noise
 private/scores.jsonl     scores of the test records during training
 private/results.json     scores and times at the end
+private/tensorboard/     the numbers of metrics.jsonl as events, if `fit` is asked for them
+private/*.png            figures, after `python -m jaxdp.report`
 private/lock             locked by the process that trains
 """
 

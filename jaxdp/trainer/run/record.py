@@ -9,7 +9,7 @@ from ...accounting.mechanism import Mechanism
 from .. import config as configs
 from ..release.claims import SegmentFacts
 from .ledger import Budget, Ledger
-from .segment import load_segment
+from .segment import load_segment, segment_file
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def load_record(folder: Path) -> Record:
     ledger = Ledger.read(private / "ledger.txt")
     if not ledger.segments:
         raise ValueError(f"{folder} stopped before its first step: there is nothing to report")
-    newest = load_segment(private / f"segment-{len(ledger.segments)}.json")
+    newest = load_segment(segment_file(folder, len(ledger.segments)))
     results = private / "results.json"
     return Record(
         name=folder.resolve().name,

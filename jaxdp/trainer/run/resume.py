@@ -5,16 +5,13 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from ...accounting import composition
 from ...accounting.rounding import round_up
-from ...datasets import loading
-from ...datasets.records import Dataset
 from ...dpsgd.plan import Plan
-from ...types import Tell
+from ...types import PyTree, Tell
 from .. import config as configs
 from .. import parsing
 from ..release.claims import SpentSegment
@@ -36,9 +33,8 @@ from .segment import (
     load_segment,
     save_segment,
     secrets_digest,
+    segment_file,
 )
-
-OWN_SPLITS = frozenset({"private", "rows"})  # what `Dataset` calls the rows that it is given
 
 
 @dataclass(frozen=True)
@@ -131,7 +127,7 @@ def open_ledger(path: Path) -> Ledger:
 
 def _load_newest(folder: Path, ledger: Ledger) -> SavedSegment:
     """Reads the newest segment. Its secrets must be those that the ledger paid for (rule 15)."""
-    path = _segment_file(folder, len(ledger.segments))
+    path = segment_file(folder, len(ledger.segments))
     saved = load_segment(path)
     if ledger.is_sealed:
         # Also if the file has some, because a seal was cut short or a copy was put back.
@@ -146,75 +142,18 @@ def _load_newest(folder: Path, ledger: Ledger) -> SavedSegment:
     return saved
 
 
-def earlier_data(history: History) -> list[loading.Use]:
-    """The records that every segment used, and what it used them for, if they have a name.
-
-    Raises:
-      ValueError: for a run of `fit`, or on data that a config file defines.
-    """
-    uses = []
-    for one in _saved_segments(history):
-        splits = one.fingerprint["splits"]
-        if one.config is None:
-            raise ValueError(
-                f"{history.folder} is a run of jaxdp.fit, whose task and data the command does not "
-                f"know: call jaxdp.fit again, with resume={str(history.folder)!r}"
-            )
-        if not OWN_SPLITS.isdisjoint(splits):
-            raise ValueError(
-                "the run began with data that a config file defines, which its guarantee is about: "
-                f"name the file, as `python -m jaxdp.train CONFIG.py --resume {history.folder}`"
-            )
-        uses.append((one.config.data, splits))
-    return uses
-
-
-def check_made_by_fit(history: History) -> None:
-    """Refuses to go on by `fit` with a run of the command.
-
-    Raises:
-      ValueError: for a run of the command.
-    """
-    if any(one.config is not None for one in _saved_segments(history)):
-        raise ValueError(
-            f"{history.folder} is a run of the command: go on with `python -m jaxdp.train "
-            f"--resume {history.folder}`"
-        )
-
-
-def check_same_data(history: History, data: Dataset) -> None:
-    """Refuses other records than those that the run began with, if they have no name (rule 15).
-
-    Raises:
-      ValueError: for other records.
-    """
-    for one in _saved_segments(history):
-        for use, digest in one.fingerprint["splits"].items():
-            if use != "test" and data.digests.get(use) != digest:
-                raise ValueError(
-                    f"the {use} rows are not those that the run began with, which its guarantee is "
-                    "about. Give the same ones in the same order, or start another run"
-                )
-        rules, before = dict(data.rules), one.facts.data
-        if "rows" in data.digests and rules.get("private") != before.private:
-            raise ValueError(
-                f"the private rows are {rules.get('private')!r}, and the run began with "
-                f"{before.private!r}: its guarantee is about those. Give the same rule, or start "
-                "another run"
-            )
-
-
 def spent_segments(history: History) -> list[SpentSegment]:
     """Every segment with what it spent, from the first to the newest."""
     return [
         SpentSegment(saved.facts, spent)
-        for saved, spent in zip(_saved_segments(history), history.ledger.mechanisms(), strict=True)
+        for saved, spent in zip(saved_segments(history), history.ledger.mechanisms(), strict=True)
     ]
 
 
-def _saved_segments(history: History) -> list[SavedSegment]:
+def saved_segments(history: History) -> list[SavedSegment]:
+    """Every segment, from the first to the newest."""
     numbers = range(1, len(history.ledger.segments) + 1)
-    return [load_segment(_segment_file(history.folder, number)) for number in numbers]
+    return [load_segment(segment_file(history.folder, number)) for number in numbers]
 
 
 def check_budget(history: History, seed: int | None, plan: Plan) -> None:
@@ -271,7 +210,7 @@ def open_segment(
     """Begins a segment: first writes its secrets to disk, then enters it into the ledger."""
     if not isinstance(plan.noise_multiplier, float):
         raise ValueError("the plan's noise is a schedule: the ledger keeps constant noise only")
-    save_segment(_segment_file(folder, len(ledger.segments) + 1), saved)
+    save_segment(segment_file(folder, len(ledger.segments) + 1), saved)
     _save_config(folder, saved)
     ledger.open_segment(
         Segment(
@@ -375,7 +314,7 @@ def restore(history: History, clipping: str, state: TrainState, tell: Tell) -> T
         return state
     restored = state._asdict()
     arrays, _ = split_frozen(history.newest.arrays)
-    before = load_segment(_segment_file(history.folder, history.newest.segment)).clipping
+    before = load_segment(segment_file(history.folder, history.newest.segment)).clipping
     for name, like in restored.items():
         if name == "privatize" and clipping != before:
             continue  # it holds the old clipping norms, which would replace the new ones
@@ -390,7 +329,7 @@ def restore(history: History, clipping: str, state: TrainState, tell: Tell) -> T
     return TrainState(**(restored | {"privatize": private}))
 
 
-def restore_frozen(history: History, like: Any) -> Any | None:
+def restore_frozen(history: History, like: PyTree) -> PyTree | None:
     """The frozen parameters of the newest checkpoint, or None if there is no checkpoint."""
     if history.newest is None:
         return None
@@ -418,10 +357,6 @@ def next_secrets(history: History) -> Secrets:
     last = history.last
     init = None if last.secrets is None else last.secrets.init
     return draw_secrets(last.facts.seed, len(history.ledger.segments) + 1, init)
-
-
-def _segment_file(folder: Path, number: int) -> Path:
-    return folder / "private" / f"segment-{number}.json"
 
 
 def _save_config(folder: Path, saved: SavedSegment) -> None:

@@ -75,6 +75,11 @@ def draw_secrets(seed: int | None, segment: int = 1, init: jax.Array | None = No
     return Secrets(key if init is None else init, key, key, key)
 
 
+def segment_file(folder: Path, number: int) -> Path:
+    """The file of a segment in a run's folder."""
+    return folder / "private" / f"segment-{number}.json"
+
+
 def save_segment(path: Path, saved: SavedSegment) -> None:
     """Writes the file of a segment. Only its owner may read it; it is synced on return."""
     fact = {

@@ -186,7 +186,7 @@ def test_a_damaged_statement_is_refused(tmp_path):
         ({"a/b": np.zeros(2), "a": {"b": np.zeros(2)}}, "two parameters are named 'a/b'"),
         ({"a": [np.zeros(2)], "a/0": np.zeros(2)}, "two parameters are named 'a/0'"),
         ({"a": np.zeros(2), "a/b/c": np.zeros(2)}, "'a' and 'a/b/c' can't both be released"),
-        ({"": np.zeros(2), "params": np.zeros(2)}, "two parameters are named 'params'"),
+        ({"": np.zeros(2), "params": np.zeros(2)}, "two parameters are named '', or one has no"),
         ({"a": {"": np.zeros(2)}}, "named 'a/', or one has no name: rename them"),
         ({"a": np.zeros(2, np.complex128)}, "a is of type complex128"),
         ({"a": np.zeros(2, ml_dtypes.float8_e4m3fn)}, "a is of type float8_e4m3fn"),
