@@ -30,7 +30,15 @@ EXTRA = {"equinox_model": "equinox", "haiku_model": "haiku"}
 EXTRA |= {"fit_equinox": "equinox", "fit_haiku": "haiku"}
 
 
-@pytest.mark.parametrize("path", LOOPS, ids=lambda path: path.stem)
+# Each takes 5 to 10 s. The quick ones show that loops of all kinds run.
+SLOW = ("equinox_model", "graph_network", "haiku_model", "watch_clipping")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=[pytest.mark.slow] if p.stem in SLOW else []) for p in LOOPS],
+    ids=lambda path: path.stem,
+)
 def test_it_prints_what_its_header_says(path):
     if path.stem in EXTRA:
         pytest.importorskip(EXTRA[path.stem])

@@ -204,6 +204,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_every_module_can_be_the_first_to_be_imported():
     """A package imports its modules, too, so that there may be circles that `circles` misses."""
     for module in ("tyro", "sklearn", "safetensors"):
