@@ -223,7 +223,7 @@ def test_other_test_rows_may_be_given_and_are_told(crashed, capsys):
 
 def test_the_command_and_fit_leave_each_other_s_runs_alone(crashed, tmp_path, capsys):
     assert train.main(["--resume", str(crashed)]) == 2
-    assert "can't be resumed" in capsys.readouterr().err
+    assert "is a run of jaxdp.fit" in capsys.readouterr().err
     folder = tmp_path / "command"
     args = ["--model.name=linear", "--plan.steps=2", "--evaluations=0", f"--output={folder}"]
     assert train.main(args) == 0
