@@ -5,7 +5,7 @@ jaxprs that JAX 0.10 and the newest JAX share.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -117,6 +117,30 @@ def foreign_key(eqn: Any) -> str | None:
 def source_line(eqn: Any) -> str:
     """The user's file, line and function that an equation comes from."""
     return source_info_util.summarize(eqn.source_info)
+
+
+def runs_foreign_code(jaxpr: Any) -> bool:
+    """Whether a jaxpr, or one inside, calls the host or a library, which it only names."""
+    return any(
+        eqn.primitive in CALLBACKS | FOREIGN
+        or any(map(runs_foreign_code, jaxprs_in_params(eqn.params)))
+        for eqn in open_jaxpr(jaxpr)[0].eqns
+    )
+
+
+def constants(jaxpr: Any) -> Iterator[Any]:
+    """The arrays that a jaxpr, and all inside, closes over."""
+    inner, consts = open_jaxpr(jaxpr)
+    yield from consts
+    for eqn in inner.eqns:
+        yield from (atom.val for atom in eqn.invars if isinstance(atom, Literal))
+        for part in jax.tree.leaves(tuple(eqn.params.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(part):
+                yield from constants(part)
+
+
+def _is_jaxpr(part: Any) -> bool:
+    return hasattr(open_jaxpr(part)[0], "eqns")
 
 
 def scan_counts(eqn: Any) -> tuple[int, int]:

@@ -88,6 +88,16 @@ class Job:
                 f"{len(self.data.private):,} private ones: make the plan for those, or give "
                 "jaxdp.PlanSettings"
             )
+        if isinstance(self.plan, Plan) and self.plan.num_parameters is None:
+            raise ValueError(
+                "the plan does not say how many numbers get noise: give num_parameters, or "
+                "jaxdp.PlanSettings, which finds it"
+            )
+        if isinstance(self.plan, Plan) and isinstance(self.plan.noise_multiplier, tuple):
+            raise ValueError(
+                "the plan's noise multiplier is a schedule, and the ledger keeps constant noise "
+                "only: give one number"
+            )
 
     @property
     def clipping_options(self) -> ClippingConfig | None:

@@ -17,6 +17,7 @@ from ..dpsgd.noise import draws_per_step
 from ..dpsgd.plan import Plan
 from ..dpsgd.privatizer import privatize
 from ..gradients.explanation import explain
+from ..gradients.jax_internals import constants
 from ..gradients.unit_loss import mean_loss
 from ..tasks.task import Task, WithStatistics
 from ..types import PyTree, Tell, Unit
@@ -264,7 +265,13 @@ class _Prepared:
         )
         batch, mask = shape_of_batch(run)
         program = self.train_step.trace(state, batch, mask, self.learner.frozen)
-        fingerprint = make_fingerprint(job, plan, program)
+        if any(map(job.data.private.hold, constants(program.jaxpr))):
+            raise ValueError(
+                "the loss or the optimizer holds an array of the private rows: it would see all "
+                "records at every step, past the clipping. Let them use the record that they are "
+                "given, and public arrays"
+            )
+        fingerprint = make_fingerprint(job, plan, program, self.learner.frozen)
         return replace(run, saved=replace(saved, fingerprint=fingerprint))
 
 

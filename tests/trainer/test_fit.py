@@ -289,6 +289,39 @@ def test_a_plan_that_is_solved_already_is_taken(tmp_path):
     assert fitted(tmp_path / "run", plan=plan).statement.steps == 3
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(num_parameters=None), "does not say how many numbers get noise: give num_parameters"),
+        (dict(noise_multiplier=lambda step: 2.0 + step), "noise multiplier is a schedule"),
+    ],
+)
+def test_a_plan_that_the_ledger_cannot_keep_is_refused(tmp_path, changes, message):
+    numbers = dict(num_examples=200, expected_batch_size=32, steps=3, num_parameters=10)
+    plan = jaxdp.Plan(**{"clipping": PLAN.clipping, "noise_multiplier": 2.0, **numbers, **changes})
+    with pytest.raises(ValueError, match=message):
+        fitted(tmp_path / "run", plan=plan)
+    assert list(tmp_path.iterdir()) == []
+
+
+def held_by_the_loss(x):
+    mixed = lambda record: 0.5 * record["x"] + 0.5 * jnp.asarray(x)[3]
+    return dict(task=replace(TASK, loss=lambda p, r, key: fits.loss(p, {**r, "x": mixed(r)}, key)))
+
+
+def held_by_the_optimizer(x):
+    add = lambda updates, params: jax.tree.map(lambda u: u + jnp.sum(jnp.asarray(x)), updates)
+    return dict(optimizer=optax.chain(optax.stateless(add), optax.sgd(0.1)))
+
+
+@pytest.mark.parametrize("held", [held_by_the_loss, held_by_the_optimizer])
+def test_private_rows_that_a_step_holds_are_refused(tmp_path, held):
+    """As when a record is mixed with another one: all records would see it at every step."""
+    with pytest.raises(ValueError, match="loss or the optimizer holds an array of the private row"):
+        fitted(tmp_path / "run", **held(DATA.private.fields["x"]))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_clipping_with_norms_from_public_rows(tmp_path):
     clipping = ClippingConfig(
         kind="layerwise", norms_from="public", norm=0.5, pretraining_epochs=1, decay=0.9

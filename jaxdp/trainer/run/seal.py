@@ -25,8 +25,8 @@ LIMITS = (
     "The keys were overwritten in place, and the disk was told to keep that. What else may hold "
     "them is out of reach: copies of the folder and backups; snapshots, and file systems that "
     "write to a new place (Btrfs, ZFS, APFS, data journals); the spare blocks of an SSD or flash "
-    "card; network and cloud disks; swap space. Delete copies and snapshots yourself. A disk that is encrypted "
-    "is safe once its key is gone."
+    "card; network and cloud disks; swap space. Delete copies and snapshots yourself. A disk that "
+    "is encrypted is safe once its key is gone."
 )
 
 
