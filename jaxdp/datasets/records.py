@@ -74,9 +74,8 @@ class Records:
         """Returns one record of zeros, to draw parameters by."""
         return jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), self.shape_of_one())
 
-    def hold(self, array: Any) -> bool:
+    def hold(self, array: np.ndarray) -> bool:
         """Whether an array is one of the fields, as JAX keeps them, and not one number alone."""
-        array = np.asarray(array)
         if array.size == 0 or np.all(array == array.flat[0]):
             return False
         return any(

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.export
+import numpy as np
 from jax._src import callback, config, custom_batching, debugging, ffi, source_info_util
 from jax._src import core as jax_core
 from jax._src.interpreters import mlir
@@ -128,15 +129,20 @@ def runs_foreign_code(jaxpr: Any) -> bool:
     )
 
 
-def constants(jaxpr: Any) -> Iterator[Any]:
-    """The arrays that a jaxpr, and all inside, closes over."""
+def constants(jaxpr: Any) -> Iterator[np.ndarray]:
+    """The arrays that a jaxpr, and all inside, closes over; of keys the words."""
     inner, consts = open_jaxpr(jaxpr)
-    yield from consts
+    yield from map(_on_host, consts)
     for eqn in inner.eqns:
-        yield from (atom.val for atom in eqn.invars if isinstance(atom, Literal))
+        yield from (_on_host(atom.val) for atom in eqn.invars if isinstance(atom, Literal))
         for part in jax.tree.leaves(tuple(eqn.params.values()), is_leaf=_is_jaxpr):
             if _is_jaxpr(part):
                 yield from constants(part)
+
+
+def _on_host(value: Any) -> np.ndarray:
+    is_key = jax.numpy.issubdtype(jax.typeof(value).dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(value) if is_key else value)
 
 
 def _is_jaxpr(part: Any) -> bool:

@@ -304,6 +304,9 @@ def test_a_plan_that_the_ledger_cannot_keep_is_refused(tmp_path, changes, messag
     assert list(tmp_path.iterdir()) == []
 
 
+KEY = jax.random.key(7)
+
+
 def held_by_the_loss(x):
     mixed = lambda record: 0.5 * record["x"] + 0.5 * jnp.asarray(x)[3]
     return dict(task=replace(TASK, loss=lambda p, r, key: fits.loss(p, {**r, "x": mixed(r)}, key)))
@@ -320,6 +323,14 @@ def test_private_rows_that_a_step_holds_are_refused(tmp_path, held):
     with pytest.raises(ValueError, match="loss or the optimizer holds an array of the private row"):
         fitted(tmp_path / "run", **held(DATA.private.fields["x"]))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_optimizer_may_hold_a_key(tmp_path):
+    noisy = lambda updates, params: jax.tree.map(
+        lambda u: u + jax.random.normal(KEY, u.shape), updates
+    )
+    optimizer = optax.chain(optax.stateless(noisy), optax.sgd(0.1))
+    assert fitted(tmp_path / "run", optimizer=optimizer).finished
 
 
 def test_a_clipping_with_norms_from_public_rows(tmp_path):

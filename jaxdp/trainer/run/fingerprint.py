@@ -20,7 +20,7 @@ import numpy as np
 from ...datasets.records import arrays_digest
 from ...dpsgd import sampling
 from ...dpsgd.plan import Plan
-from ...gradients.jax_internals import runs_foreign_code, settings
+from ...gradients.jax_internals import constants, runs_foreign_code, settings
 from ...types import PyTree
 from ..device import describe_device, describe_processor
 from ..job import Job
@@ -138,7 +138,7 @@ def _program_digest(program: jax.stages.Traced) -> str:
     Its text has the constants, too, but another version of JAX may pass them as arguments.
     """
     total = hashlib.sha256(program.lower().as_text(debug_info=False).encode())
-    total.update(arrays_digest([np.asarray(c) for c in program.jaxpr.consts]).encode())
+    total.update(arrays_digest(list(constants(program.jaxpr))).encode())
     return total.hexdigest()
 
 
