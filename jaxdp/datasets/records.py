@@ -74,6 +74,17 @@ class Records:
         """Returns one record of zeros, to draw parameters by."""
         return jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), self.shape_of_one())
 
+    def hold(self, array: np.ndarray) -> bool:
+        """Whether an array is one of the fields, as JAX keeps them, and not one number alone."""
+        if array.size == 0 or np.all(array == array.flat[0]):
+            return False
+        return any(
+            array.shape == field.shape
+            and array.dtype == jax.dtypes.canonicalize_dtype(field.dtype)
+            and np.array_equal(array, field.astype(array.dtype))
+            for field in jax.tree.leaves(self.fields)
+        )
+
     def digest(self) -> str:
         """Returns a SHA-256 of the records and their ids, in hexadecimal digits."""
         names = [name for name, _ in self._named()]
@@ -133,6 +144,12 @@ class Dataset:
         rules = {use: f"{len(rows):,} rows that were given" for use, rows in records.items()}
         digests = {use: rows.digest() for use, rows in records.items()}
         self._set(records, name, test_is_public, rules, digests)
+        for use, rows in records.items():
+            if use != "private" and _share_memory(rows, records.get("private")):
+                raise ValueError(
+                    f"some {use} rows are rows of the private arrays: give each row one use, or "
+                    "take the rows apart by Dataset.split"
+                )
 
     @classmethod
     def split(
@@ -294,6 +311,17 @@ def _records(use: str, rows: Any) -> Records:
         return Records(fields)
     except ValueError as error:
         raise ValueError(f"the {use} rows: {error}") from None
+
+
+def _share_memory(one: Records, other: Records | None) -> bool:
+    """Whether all arrays of the two overlap in memory, as far as that is found out quickly."""
+    if other is None:
+        return False
+    pairs = zip(jax.tree.leaves(one.fields), jax.tree.leaves(other.fields), strict=True)
+    try:
+        return all(np.shares_memory(a, b, max_work=1000) for a, b in pairs)
+    except np.exceptions.TooHardError:
+        return False
 
 
 def _check_numbers(use: str, name: str, array: np.ndarray) -> None:

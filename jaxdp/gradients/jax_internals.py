@@ -6,12 +6,13 @@ jaxprs that JAX 0.10 and the newest JAX share.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
 import jax
 import jax.export
+import numpy as np
 from jax._src import callback, config, custom_batching, debugging, ffi, source_info_util
 from jax._src import core as jax_core
 from jax._src.interpreters import batching, mlir
@@ -168,6 +169,35 @@ def foreign_key(eqn: Any) -> str | None:
 def source_line(eqn: Any) -> str:
     """The user's file, line and function that an equation comes from."""
     return source_info_util.summarize(eqn.source_info)
+
+
+def runs_foreign_code(jaxpr: Any) -> bool:
+    """Whether a jaxpr, or one inside, calls the host or a library, which it only names."""
+    return any(
+        eqn.primitive in CALLBACKS | FOREIGN
+        or any(map(runs_foreign_code, jaxprs_in_params(eqn.params)))
+        for eqn in open_jaxpr(jaxpr)[0].eqns
+    )
+
+
+def constants(jaxpr: Any) -> Iterator[np.ndarray]:
+    """The arrays that a jaxpr, and all inside, closes over; of keys the words."""
+    inner, consts = open_jaxpr(jaxpr)
+    yield from map(_on_host, consts)
+    for eqn in inner.eqns:
+        yield from (_on_host(atom.val) for atom in eqn.invars if isinstance(atom, Literal))
+        for part in jax.tree.leaves(tuple(eqn.params.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(part):
+                yield from constants(part)
+
+
+def _on_host(value: Any) -> np.ndarray:
+    is_key = jax.numpy.issubdtype(jax.typeof(value).dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(value) if is_key else value)
+
+
+def _is_jaxpr(part: Any) -> bool:
+    return hasattr(open_jaxpr(part)[0], "eqns")
 
 
 def scan_counts(eqn: Any) -> tuple[int, int]:

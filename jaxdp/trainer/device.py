@@ -8,6 +8,14 @@ import jax
 
 from .._distribution import DISTRIBUTION
 
+CPU_INFO = Path("/proc/cpuinfo")
+
+# Of this file, on x86 and on Arm.
+PROCESSOR_FACTS = (
+    *("vendor_id", "cpu family", "model", "stepping", "cache size", "flags"),
+    *("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision", "Features"),
+)
+
 
 def check_device() -> None:
     """Finds JAX's devices.
@@ -36,11 +44,23 @@ def describe_device() -> str:
     return f"CPU with {cores} cores ({platform.machine()} {processor()}){divided}"
 
 
+def describe_processor() -> str | None:
+    """All that decides the instructions and the blocks of a CPU's programs; None on other devices.
+
+    The names of virtual CPUs, such as "AMD EPYC", say too little.
+    """
+    if jax.devices()[0].platform != "cpu" or not CPU_INFO.exists():
+        return None
+    first = CPU_INFO.read_text().partition("\n\n")[0]
+    parts = [line.partition(":") for line in first.splitlines()]
+    facts = {name.strip(): value.strip() for name, _, value in parts}
+    return "; ".join(facts[name] for name in PROCESSOR_FACTS if name in facts)
+
+
 def processor() -> str:
     """The model of the CPU."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
+    if CPU_INFO.exists():
+        for line in CPU_INFO.read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor()

@@ -92,6 +92,11 @@ class Job:
                 f"{len(self.data.private):,} private ones: make the plan for those, or give "
                 "jaxdp.PlanSettings"
             )
+        if isinstance(self.plan, Plan) and isinstance(self.plan.noise_multiplier, tuple):
+            raise ValueError(
+                "the plan's noise multiplier is a schedule, and the ledger keeps constant noise "
+                "only: give one number"
+            )
 
     @property
     def averaging_optimizer(self) -> optax.GradientTransformation:

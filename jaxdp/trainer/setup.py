@@ -18,6 +18,7 @@ from ..dpsgd.noise import draws_per_step
 from ..dpsgd.plan import Plan
 from ..dpsgd.privatizer import privatize
 from ..gradients.explanation import explain
+from ..gradients.jax_internals import constants
 from ..gradients.unit_loss import mean_loss
 from ..tasks.task import Task, variables_of
 from ..types import PyTree, Tell
@@ -259,10 +260,16 @@ class _Prepared:
         state = init_state(self.learner.params, privatizer, job.averaging_optimizer)
         batch, mask = shape_of_batch(job.data.private, plan)
         program = self.train_step.trace(state, batch, mask, self.learner.frozen)
+        if any(map(job.data.private.hold, constants(program.jaxpr))):
+            raise ValueError(
+                "the loss or the optimizer holds an array of the private rows: it would see all "
+                "records at every step, past the clipping. Let them use the record that they are "
+                "given, and public arrays"
+            )
         saved = SavedSegment(
             facts=make_facts(job, plan, self.learner.params),
             config=job.config,
-            fingerprint=make_fingerprint(job, plan, program),
+            fingerprint=make_fingerprint(job, plan, program, self.learner.frozen),
             secrets=secrets,
         )
         return Run(

@@ -26,7 +26,7 @@ def stand_in():
     task = make_task(
         ModelConfig(name="backpack_cnn", activation="relu"), Format(10, 33.3, 78.6, "")
     )
-    dataset = Dataset(rows, rows)
+    dataset = Dataset(rows, jax.tree.map(np.copy, rows))
     params = task.init(jax.random.key(0), dataset.private.zero())
     return backpack.Setup(dataset, task, params)
 

@@ -211,3 +211,23 @@ def test_what_are_no_records_is_refused_in_one_line(make, says):
     with pytest.raises(ValueError, match=says) as error:
         make()
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "uses",
+    [
+        lambda x, y: dict(public=(x[:3], y[:3])),
+        lambda x, y: dict(test=(x, y), test_is_public=True),
+        lambda x, y: dict(test=(x[::2], y[::2])),
+    ],
+    ids=["public", "test", "every second"],
+)
+def test_rows_with_two_uses_are_refused(uses):
+    with pytest.raises(ValueError, match="rows are rows of the private arrays: give each row one"):
+        Dataset((X, Y), **uses(X, Y))
+
+
+def test_parts_of_one_array_are_taken():
+    Dataset((X[::2], Y[::2]), test=(X[1::2], Y[1::2]))
+    one = np.broadcast_to(np.int32(1), N)  # all labels are the same number in memory
+    Dataset((X[:6], one[:6]), test=(X[6:], one[6:]))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from helpers.small_runs import make_run
 
+from jaxdp.datasets.records import Records
 from jaxdp.tasks.task import Task
 from jaxdp.trainer.release.model import export_task
 from jaxdp.trainer.release.parameters import load_release, save_params
@@ -38,10 +39,9 @@ class Case(NamedTuple):
     expected: object
 
     @property
-    def record(self):
-        """One record as shapes: a pair of the input and a label."""
-        x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), self.inputs)
-        return x, jax.ShapeDtypeStruct((), jnp.int32)
+    def private(self):
+        """Two records of their form: pairs of the input and a label."""
+        return Records((jax.tree.map(lambda a: a[:2], self.inputs), np.zeros(2, np.int32)))
 
 
 def make_case(predict, params, inputs):
@@ -102,7 +102,7 @@ def make_release(folder, case):
     """The folder of a run that released the parameters of a case, with their program."""
     make_run(folder, released=False)
     other = make_run(folder.with_name(f"{folder.name}-statement"))
-    program = export_task(case.task, case.params, None, case.record)
+    program = export_task(case.task, case.params, None, case.private)
     save_params(folder, case.params, None, program)
     released = (folder / "release.partial").rename(folder / "release")
     for name in ("privacy.json", "PRIVACY.md"):

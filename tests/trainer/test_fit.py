@@ -240,6 +240,55 @@ def test_a_folder_that_exists_gets_a_number(reference, tmp_path, monkeypatch):
     assert re.fullmatch(r"runs/visits-\d{8}-\d{6}", folder.as_posix())
 
 
+@pytest.mark.parametrize(
+    "changes", [dict(noise_multiplier=lambda step: 2.0 + step)], ids=["schedule"]
+)
+def test_a_plan_that_the_ledger_cannot_keep_is_refused(tmp_path, changes):
+    numbers = dict(num_examples=200, expected_batch_size=32, steps=3, num_parameters=10)
+    plan = jaxdp.Plan(**{"clipping": PLAN.clipping, "noise_multiplier": 2.0, **numbers, **changes})
+    with pytest.raises(ValueError, match="noise multiplier is a schedule"):
+        fitted(tmp_path / "run", plan=plan)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_may_leave_the_number_of_parameters_open(tmp_path):
+    plan = jaxdp.Plan(
+        num_examples=200, expected_batch_size=32, steps=3, epsilon=3.0, clipping=PLAN.clipping
+    )
+    result = fitted(tmp_path / "run", plan=plan)
+    assert result.finished
+    assert 2.9 < result.epsilon <= 3.0
+
+
+KEY = jax.random.key(7)
+
+
+def held_by_the_loss(x):
+    mixed = lambda record: 0.5 * record["x"] + 0.5 * jnp.asarray(x)[3]
+    return dict(task=replace(TASK, loss=lambda p, r, key: fits.loss(p, {**r, "x": mixed(r)}, key)))
+
+
+def held_by_the_optimizer(x):
+    add = lambda updates, params: jax.tree.map(lambda u: u + jnp.sum(jnp.asarray(x)), updates)
+    return dict(optimizer=optax.chain(optax.stateless(add), optax.sgd(0.1)))
+
+
+@pytest.mark.parametrize("held", [held_by_the_loss, held_by_the_optimizer])
+def test_private_rows_that_a_step_holds_are_refused(tmp_path, held):
+    """As when a record is mixed with another one: all records would see it at every step."""
+    with pytest.raises(ValueError, match="loss or the optimizer holds an array of the private row"):
+        fitted(tmp_path / "run", **held(DATA.private.fields["x"]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_optimizer_may_hold_a_key(tmp_path):
+    noisy = lambda updates, params: jax.tree.map(
+        lambda u: u + jax.random.normal(KEY, u.shape), updates
+    )
+    optimizer = optax.chain(optax.stateless(noisy), optax.sgd(0.1))
+    assert fitted(tmp_path / "run", optimizer=optimizer).finished
+
+
 def test_callbacks_get_public_facts_only_and_may_fail(reference, tmp_path, capsys):
     seen = []
 

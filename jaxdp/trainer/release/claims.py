@@ -214,7 +214,7 @@ def make_statement(
         batch_norm=BatchNormFacts(facts.data.public or "") if has_statistics else None,
         assumptions=(
             *ASSUMPTIONS,
-            UNIT_LOSS if has_statistics else RECORD_LOSS,
+            UNIT_LOSS if facts.mechanism.clipping.unit == "batch" else RECORD_LOSS,
             CONSTANT_TIME if facts.constant_time else WATCHED,
         ),
         not_covered=NOT_COVERED,

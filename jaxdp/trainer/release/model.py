@@ -12,8 +12,8 @@ import jax
 import jax.export
 import numpy as np
 
-from ...datasets.records import ROWS_AT_A_TIME
-from ...gradients.jax_internals import without_locations
+from ...datasets.records import ROWS_AT_A_TIME, Records
+from ...gradients.jax_internals import constants, without_locations
 from ...tasks.task import Task, inputs_of, variables_of
 from ...types import PyTree
 from .names import named_leaves
@@ -27,17 +27,18 @@ class NotExported(ValueError):
     """The task's predictions can't be a program of their own."""
 
 
-def export_task(task: Task, params: PyTree, statistics: PyTree | None, record: PyTree) -> bytes:
+def export_task(task: Task, params: PyTree, statistics: PyTree | None, private: Records) -> bytes:
     """Turns a task's `predict` into a program.
 
     Args:
       task: of the run.
       params: the released parameters, or their shapes.
       statistics: BatchNorm's statistics; None: there are none.
-      record: one record as shapes.
+      private: the private records. Only their shapes get into the program.
 
     Raises:
-      NotExported: in one line, if the task has no `predict`, or JAX can't export it.
+      NotExported: in one line, if the task has no `predict`, if that holds an array of the private
+        records, or if JAX can't export it.
     """
     predict_one = task.predict
     if predict_one is None:
@@ -52,16 +53,19 @@ def export_task(task: Task, params: PyTree, statistics: PyTree | None, record: P
         name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in named_leaves(tree).items()
     }
     rows = lambda n: jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct((n, *s.shape), s.dtype), inputs_of(record)
+        lambda s: jax.ShapeDtypeStruct((n, *s.shape), s.dtype), inputs_of(private.shape_of_one())
     )
     # Any number of records; or one, for models that can't be written for any.
     sizes = (*jax.export.symbolic_shape("n"), 1)
     for size in sizes:
         try:
-            program = jax.export.export(jax.jit(predict), platforms=PLATFORMS)(
-                shapes(params), shapes(statistics), rows(size)
-            )
+            arguments = shapes(params), shapes(statistics), rows(size)
+            if any(map(private.hold, constants(jax.jit(predict).trace(*arguments).jaxpr))):
+                raise NotExported("its predict holds an array of the private records")
+            program = jax.export.export(jax.jit(predict), platforms=PLATFORMS)(*arguments)
             return bytes(without_locations(program).serialize())
+        except NotExported:
+            raise
         except Exception as error:
             reason = str(error).strip().partition("\n")[0]
     raise NotExported(f"JAX can't export its predict: {reason}")

@@ -9,6 +9,7 @@ import importlib.metadata
 import importlib.resources
 import json
 import os
+import secrets
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ import numpy as np
 from ...datasets.records import arrays_digest
 from ...dpsgd import sampling
 from ...dpsgd.plan import Plan
-from ...gradients.jax_internals import settings
-from ..device import describe_device
+from ...gradients.jax_internals import constants, runs_foreign_code, settings
+from ...types import PyTree
+from ..device import describe_device, describe_processor
 from ..job import Job
 
 Fingerprint = dict[str, Any]
@@ -75,13 +77,16 @@ NOT_COMPUTED = (
 )
 
 
-def make_fingerprint(job: Job, plan: Plan, program: jax.stages.Traced) -> Fingerprint:
+def make_fingerprint(
+    job: Job, plan: Plan, program: jax.stages.Traced, frozen: PyTree
+) -> Fingerprint:
     """Everything that decides the results of a step, given the secrets and the state before it.
 
     Args:
       job: what the run is made of.
       plan: its numbers.
       program: the train step, traced. Its text stands for the code of the task and the optimizer.
+      frozen: the parameters that are not trained, which the program takes as arguments.
     """
     return json.loads(
         json.dumps(
@@ -89,6 +94,8 @@ def make_fingerprint(job: Job, plan: Plan, program: jax.stages.Traced) -> Finger
                 "config": _settings(job),
                 "code": _code_digest(),
                 "program": _program_digest(program),
+                "foreign code": _foreign_code(program),
+                "frozen": arrays_digest([np.asarray(leaf) for leaf in jax.tree.leaves(frozen)]),
                 "versions": {name: _version(name) for name in COMPUTING_PACKAGES} | _kernels(),
                 "platform": jax.devices()[0].client.platform_version,
                 "jax settings": {
@@ -96,6 +103,7 @@ def make_fingerprint(job: Job, plan: Plan, program: jax.stages.Traced) -> Finger
                 },
                 "environment": _environment(),
                 "device": describe_device(),
+                "processor": describe_processor(),
                 "noise multiplier": plan.noise_multiplier,
                 "delta": plan.delta,
                 "clipping": repr(plan.clipping),
@@ -130,8 +138,16 @@ def _program_digest(program: jax.stages.Traced) -> str:
     Its text has the constants, too, but another version of JAX may pass them as arguments.
     """
     total = hashlib.sha256(program.lower().as_text(debug_info=False).encode())
-    total.update(arrays_digest([np.asarray(c) for c in program.jaxpr.consts]).encode())
+    total.update(arrays_digest(list(constants(program.jaxpr))).encode())
     return total.hexdigest()
+
+
+def _foreign_code(program: jax.stages.Traced) -> str | None:
+    """None; or if the step calls the host or a library, which its text only names: never the same.
+
+    Losses that do so are refused, but an optimizer may.
+    """
+    return secrets.token_hex(16) if runs_foreign_code(program.jaxpr) else None
 
 
 def steps_repeat_exactly() -> bool:

@@ -151,9 +151,21 @@ def spent_segments(history: History) -> list[SpentSegment]:
 
 
 def saved_segments(history: History) -> list[SavedSegment]:
-    """Every segment, from the first to the newest."""
-    numbers = range(1, len(history.ledger.segments) + 1)
-    return [load_segment(segment_file(history.folder, number)) for number in numbers]
+    """Every segment, from the first to the newest.
+
+    Raises:
+      ValueError: for a file that is not the one that the ledger speaks of.
+    """
+    saved = []
+    for number, segment in enumerate(history.ledger.segments, 1):
+        path = segment_file(history.folder, number)
+        saved.append(load_segment(path))
+        if fingerprint_digest(saved[-1].fingerprint) != segment.fingerprint:
+            raise ValueError(
+                f"{path} is not the one that the ledger speaks of: it would say what other steps "
+                "were. Put back the file that belongs to the ledger"
+            )
+    return saved
 
 
 def check_budget(history: History, seed: int | None, plan: Plan) -> None:

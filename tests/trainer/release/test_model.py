@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import jax.export
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -82,13 +83,13 @@ def test_a_name_would_be_found(tmp_path):
 def test_a_task_without_predict_or_one_that_jax_cannot_export_is_told_in_one_line():
     case = CASES["swapped"]()
     with pytest.raises(NotExported, match="the task has no predict"):
-        export_task(Task(init=print, loss=print), case.params, None, case.record)
+        export_task(Task(init=print, loss=print), case.params, None, case.private)
 
     def predict(params, x):
         return jax.pure_callback(lambda x: x, x, x)
 
     with pytest.raises(NotExported, match="JAX can't export its predict: ") as error:
-        export_task(Task(init=print, loss=print, predict=predict), case.params, None, case.record)
+        export_task(Task(init=print, loss=print, predict=predict), case.params, None, case.private)
     assert len(str(error.value).splitlines()) == 1
 
 
@@ -167,6 +168,18 @@ def test_export_of_what_is_no_release_is_refused(tmp_path):
         jaxdp.export(tmp_path)
 
 
+def test_a_predict_that_holds_private_records_is_not_released():
+    """Such as one that looks for the nearest of them."""
+    case = make_case(lambda params, x: x @ params["w"], {"w": random(4)}, random(5, 4))
+    rows, _ = case.private.fields
+    nearest = lambda params, x: jnp.argmin(jnp.sum((jnp.asarray(rows) - x) ** 2, axis=1))
+    task = Task(init=print, loss=print, predict=nearest)
+    with pytest.raises(NotExported, match="its predict holds an array of the private records"):
+        export_task(task, case.params, None, case.private)
+    rows = rows + 1  # the function sees other numbers now
+    export_task(task, case.params, None, case.private)
+
+
 def test_statistics_are_arguments_too():
     task = Task(
         init=print,
@@ -175,5 +188,5 @@ def test_statistics_are_arguments_too():
     )
     params, statistics = {"w": random(4)}, {"mean": random(4) + 3}
     case = make_case(lambda p, x: x * p["w"] + statistics["mean"], params, random(5, 4))
-    program = export_task(task, params, statistics, case.record)
+    program = export_task(task, params, statistics, case.private)
     same(Model(program, params, statistics).predict(case.inputs), case.expected)

@@ -48,6 +48,11 @@ def change_device(patch):
     return []
 
 
+def change_processor(patch):
+    patch.setattr(fingerprint, "describe_processor", lambda: "others")
+    return []
+
+
 def change_code(patch):
     patch.setattr(fingerprint, "_code_digest", lambda: "other")
     return []
@@ -78,6 +83,7 @@ def change_batch(patch):
         (change_option, "config.training.learning_rate, program"),
         (change_jax, "versions.jax"),
         (change_device, "device"),
+        (change_processor, "processor"),
         (change_code, "code"),
         (change_noise, "config.plan.noise_multiplier, noise multiplier, program"),
         (change_data, "config.data.private, data, sampler"),
