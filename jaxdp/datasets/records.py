@@ -313,13 +313,16 @@ def _records(use: str, rows: Any) -> Records:
         raise ValueError(f"the {use} rows: {error}") from None
 
 
+MOST_WORK: Any = 1000  # to find out whether arrays overlap
+
+
 def _share_memory(one: Records, other: Records | None) -> bool:
     """Whether all arrays of the two overlap in memory, as far as that is found out quickly."""
     if other is None:
         return False
     pairs = zip(jax.tree.leaves(one.fields), jax.tree.leaves(other.fields), strict=True)
     try:
-        return all(np.shares_memory(a, b, max_work=1000) for a, b in pairs)
+        return all(np.shares_memory(a, b, max_work=MOST_WORK) for a, b in pairs)
     except np.exceptions.TooHardError:
         return False
 

@@ -17,7 +17,9 @@ from jaxdp.trainer.config import ClippingConfig, Config, PlanConfig  # noqa: E40
 def test_plain_lines_where_there_is_no_terminal(finished_and_said):
     _, said = finished_and_said
     lines = said.splitlines()
-    assert max(map(len, lines)) <= 80
+    *shown, last = lines
+    assert max(map(len, shown)) <= 80
+    assert last.startswith("When the run is over, destroy its keys: python -m jaxdp.seal ")
     assert "\x1b" not in said
     words = " ".join(said.split())
     for fact in (

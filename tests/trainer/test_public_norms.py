@@ -29,6 +29,7 @@ from jaxdp.trainer.command import make_job  # noqa: E402
 from jaxdp.trainer.config import ClippingConfig, Config, PlanConfig  # noqa: E402
 from jaxdp.trainer.release.claims import SpentSegment, make_statement  # noqa: E402
 from jaxdp.trainer.release.markdown import as_markdown  # noqa: E402
+from jaxdp.trainer.run import resume  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -161,9 +162,9 @@ def test_the_statement_says_where_the_norms_come_from(whole_run):
 
 
 def test_other_public_records_are_another_computation(whole_run):
-    run, _, said = prepare_resume(whole_run, "--data.public", "train[1201:]")
+    run, history, _ = prepare_resume(whole_run, "--data.public", "train[1201:]")
     assert not run.repeats
-    assert ", public data" in said
+    assert ", public data" in resume.why_not_free(history, run.saved.fingerprint, run.state)
     same = prepare_resume(whole_run)[0]
     assert same.repeats
     # The loop refreshed: the norms in the last checkpoint are those of epoch 3.
