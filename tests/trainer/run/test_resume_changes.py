@@ -140,7 +140,7 @@ def test_what_was_protected_stays_so(secret):
 def test_other_records_are_refused(secret, monkeypatch):
     """The run knows its records by their content, whatever they are called."""
     monkeypatch.setattr(loading, "arrays_digest", lambda arrays: "other")
-    with pytest.raises(ValueError, match="records of 'train' are not those that the run began"):
+    with pytest.raises(ValueError, match="records of 'test' are not those that the run began"):
         prepare_resume(secret)
 
 
