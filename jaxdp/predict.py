@@ -15,7 +15,9 @@ Predicts for the records in FILE by a release: the folder of a run, or the relea
 it. FILE is a .npy with the records as its first axis, or a .npz with one such array for
 each input. The CSV has a line for every record. It is printed, or written to --output.
 
-example: python -m jaxdp.predict runs/digits_cnn-20260101-120000 images.npy"""
+examples:
+  python -m jaxdp.predict runs/digits_cnn-20260101-120000 images.npy
+  python -m jaxdp.predict received/release images.npy --output predictions.csv"""
 
 
 def main(args: Sequence[str]) -> int:

@@ -17,7 +17,8 @@ import jaxdp
 from jaxdp import accounting
 from jaxdp.datasets import DataConfig, Dataset, load
 from jaxdp.models import ModelConfig
-from jaxdp.tasks import Task, make_task
+from jaxdp.tasks import Task
+from jaxdp.tasks.builtin import make_task
 from jaxdp.trainer.scoring import make_scorer
 from jaxdp.types import Accountant
 

@@ -30,7 +30,7 @@ import optax
 import jaxdp
 from jaxdp.trainer import loop, parsing, scoring
 from jaxdp.trainer.command import make_job
-from jaxdp.trainer.job import Job, Options
+from jaxdp.trainer.job import Job, RunOptions
 from jaxdp.trainer.metrics import write_metrics
 from jaxdp.trainer.run import checkpoint, resume
 from jaxdp.trainer.run.ledger import Payment
@@ -174,7 +174,7 @@ def own_job(steps: int = 40) -> Job:
             clipping=jaxdp.clip_individual(1.0),
         ),
         optax.sgd(0.1),
-        Options(name="fit, a network of 9 layers", evaluations=0),
+        RunOptions(name="fit, a network of 9 layers", evaluations=0),
     )
 
 

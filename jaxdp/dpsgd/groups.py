@@ -60,7 +60,9 @@ def group_leaves(params: Any, clipping_norms: Any, layer: Layer | None) -> Group
       ValueError: if no group, or more than one, takes a parameter, or if a pattern takes none. The
         message names them.
     """
-    params, clipping_norms = without_variables(params), without_variables(clipping_norms)
+    params = without_variables(params)
+    if not isinstance(clipping_norms, dict):  # patterns are no tree: JAX can't sort their keys
+        clipping_norms = without_variables(clipping_norms)
     leaves = jax.tree_util.tree_leaves_with_path(params)
     paths = [path_name(path) for path, _ in leaves]
     if is_clipping_norm(clipping_norms):

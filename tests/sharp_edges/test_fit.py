@@ -23,7 +23,7 @@ WRONG = {
     "evaluations": (dict(evaluations=-1), ValueError, "evaluations is -1: give 0 or more"),
     "seed": (dict(seed=-1), ValueError, "seed is -1: give 0 to 4294967295"),
     "name": (dict(name="a/b"), ValueError, "name is 'a/b': give a name that can be part"),
-    "no run": (dict(resume="nowhere"), ValueError, "nowhere can't be locked"),
+    "no run": (dict(resume="nowhere"), ValueError, "there is no run in nowhere"),
     "records": (
         dict(
             plan=jaxdp.Plan(
@@ -45,7 +45,7 @@ WRONG = {
     "loss": (
         dict(task=jaxdp.Task(init=fits.init, loss=lambda p, r, key: p[0]["w"])),
         ValueError,
-        "scalar|shape",
+        "return one number",
     ),
 }
 
