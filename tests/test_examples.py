@@ -51,7 +51,11 @@ def test_it_prints_what_its_header_says(path):
     assert 2.99 < float(re.search(r"ε = ([\d.]+)", printed)[1]) <= 3
 
 
-@pytest.mark.parametrize("path", FITS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=[] if p.stem == "fit_nnx" else [pytest.mark.slow]) for p in FITS],
+    ids=lambda path: path.stem,
+)
 def test_a_model_of_any_library_becomes_a_release_in_25_lines(path, tmp_path):
     if path.stem in EXTRA:
         pytest.importorskip(EXTRA[path.stem])

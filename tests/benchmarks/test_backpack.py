@@ -11,7 +11,7 @@ import pytest
 from benchmarks.runs import backpack
 from jaxdp.datasets import Dataset, Format
 from jaxdp.models import ModelConfig
-from jaxdp.tasks import make_task
+from jaxdp.tasks.builtin import make_task
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "studies" / "backpack.md").read_text(encoding="utf-8")
