@@ -75,3 +75,16 @@ def test_models_and_data_of_different_kinds_are_refused():
     _, text = stand_in(config)
     with pytest.raises(ValueError, match=r"the data are text: choose --model.name transformer"):
         make_model(type(config.model)(name="cnn"), text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "path", [path for path in CONFIGS if path.stem.startswith("digits")], ids=lambda path: path.stem
+)
+def test_two_steps_of_every_config_of_the_digits_run(path, tmp_path):
+    pytest.importorskip("tyro")
+    from jaxdp import load_release, train
+
+    folder = tmp_path / "run"
+    assert train.main([str(path), "--plan.steps", "2", "--output", str(folder)]) == 0
+    assert load_release(folder).statement.steps == 2
