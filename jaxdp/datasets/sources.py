@@ -1,13 +1,16 @@
 """The sources of records: the digits of scikit-learn, image sets of TFDS, text files."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from .._distribution import missing
 from ..types import Tell
 from . import text
+from .cache import arrays_digest
+from .decoding import Split
 from .tfds import open_images
 
 # Mean and standard deviation per channel over all training images, with pixels of 0 to 1. They
@@ -21,43 +24,54 @@ PUBLISHED_SCALING = {
 
 @dataclass(frozen=True)
 class Format:
-    """What the inputs and labels of a built-in data set are, which decides the ends of a model.
+    """What the inputs and labels of a data set are, which decides the ends of a model.
 
     Attributes:
-      num_classes: labels are 0 to num_classes - 1.
+      inputs: of a record: an image `[height, width, channels]`, numbers `[n]`, or tokens
+        `[length]`, of which PADDING fills up short documents.
+      target: a class, whole numbers from 0 to outputs - 1; one real number; or for each token the
+        one after it.
+      outputs: numbers that a model returns: one for each class, 1 for a number.
       center, scale: the model sees (input - center) / scale, per channel where they are tuples.
-        None for tokens. They are constants of the file format, or published ones: computed from
-        private records, they would leak information about them.
-      scaling: where these two come from, in words for the privacy statement.
+        None for tokens. They are constants of the file format, published or declared ones:
+        computed from private records, they would leak information about them.
+      scaling: where these two and all other constants come from, in words for the statement.
+      vocabulary: tokens are 0 to vocabulary - 1. None: inputs are no tokens.
+      target_center, target_scale: the model's output is (target - target_center) / target_scale.
+      fields: what the columns of a table are, by their names, in words.
     """
 
-    num_classes: int
+    inputs: Literal["image", "features", "tokens"]
+    target: Literal["class", "number", "tokens"]
+    outputs: int
     center: float | Sequence[float] | None
     scale: float | Sequence[float] | None
     scaling: str
+    vocabulary: int | None = None
+    target_center: float = 0.0
+    target_scale: float = 1.0
+    fields: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def is_text(self) -> bool:
-        """Whether inputs are tokens."""
-        return self.center is None
+
+PADDING = 0  # the token that fills up documents
 
 
 @dataclass(frozen=True)
-class Source:
+class SplitSet:
     """A data set in the splits that it comes with. A record is a pair (input, label).
 
     Attributes:
       sizes: number of records of each split.
-      read: returns the inputs `[n, ...]` and labels `[n, ...]`, whole numbers, of a split.
-      format: what they are.
+      read: reads a split.
+      format: what the records are.
     """
 
     sizes: Mapping[str, int]
-    read: Callable[[str], tuple[np.ndarray, np.ndarray]]
+    read: Callable[[str], Split]
     format: Format
 
 
-def digits() -> Source:
+def digits() -> SplitSet:
     """The digits of scikit-learn: 1,797 images `[8, 8, 1]` with pixels of 0 to 16.
 
     1,437 of them are for training and 360 for tests, stratified by class. The split is the same in
@@ -82,13 +96,23 @@ def digits() -> Source:
     images = digits.images.astype(np.uint8)[..., None]  # [1797, 8, 8, 1]
     labels = digits.target.astype(np.int32)
     rows = {"train": train, "test": test}
-    return Source(
+    return SplitSet(
         sizes={split: len(rows[split]) for split in rows},
-        read=lambda split: (images[rows[split]], labels[rows[split]]),
+        read=lambda split: _held(images[rows[split]], labels[rows[split]]),
         format=Format(
-            10, 8.0, 8.0, "pixels of 0 to 16 are mapped to [-1, 1], by the range of the file format"
+            inputs="image",
+            target="class",
+            outputs=10,
+            center=8.0,
+            scale=8.0,
+            scaling="pixels of 0 to 16 are mapped to [-1, 1], by the range of the file format",
         ),
     )
+
+
+def _held(inputs: np.ndarray, labels: np.ndarray) -> Split:
+    """A split whose records are in memory."""
+    return Split((inputs, labels), arrays_digest((inputs, labels)))
 
 
 def images(name: str, folder: str | None, tell: Tell) -> Source:
@@ -111,7 +135,7 @@ def images(name: str, folder: str | None, tell: Tell) -> Source:
     return Source(found.sizes, found.read, Format(found.num_classes, center, scale, scaling))
 
 
-def characters(file: str, window: int) -> Source:
+def characters(file: str, window: int) -> SplitSet:
     """The windows of a text file, for a character-level language model.
 
     A record is a window. The first windows are the split `train`, the last are `test`.
@@ -122,13 +146,17 @@ def characters(file: str, window: int) -> Source:
     inputs, targets = text.read_windows(file, window)
     middle = text.train_size(len(inputs))
     rows = {"train": slice(0, middle), "test": slice(middle, len(inputs))}
-    return Source(
+    return SplitSet(
         sizes={"train": middle, "test": len(inputs) - middle},
-        read=lambda split: (inputs[rows[split]], targets[rows[split]]),
+        read=lambda split: _held(inputs[rows[split]], targets[rows[split]]),
         format=Format(
-            text.VOCABULARY_SIZE,
-            None,
-            None,
-            f"characters are numbered by a fixed table; windows of {window + 1} don't overlap",
+            inputs="tokens",
+            target="tokens",
+            outputs=text.VOCABULARY_SIZE,
+            center=None,
+            scale=None,
+            scaling=f"characters are numbered by a fixed table; windows of {window + 1} don't "
+            "overlap",
+            vocabulary=text.VOCABULARY_SIZE,
         ),
     )

@@ -1,0 +1,203 @@
+"""Reads the records of files: decoded and checked once, and then kept in the cache."""
+
+import hashlib
+import importlib.resources
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from ..types import PyTree, Tell
+from . import cache
+
+MEMORY_BYTES = 2 * 2**30  # what is decoded into memory, where the cache can't be written
+
+
+class Chunk(NamedTuple):
+    """Some records, in the order of the file.
+
+    Attributes:
+      fields: the form of `Reading.form`, with the records as the first axis. A bad row is zeros.
+      bad: the places in the chunk of rows that can't be used, with the reason and the cure for
+        each. They never hold a value of the row: at most the name of a column.
+    """
+
+    fields: PyTree
+    bad: Mapping[int, str] = {}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the records of a split are read from files.
+
+    Attributes:
+      title: what is read, for messages: the name of the file or folder as the user gave it.
+      files: the files whose content decides the records, in order.
+      about: all else that decides them, as text: a schema, the size of images, names of files.
+      form: one record, as `jax.ShapeDtypeStruct`s.
+      chunks: decodes the records, some at a time. It raises a ValueError, in one line, where the
+        file as a whole can't be read.
+      telling: says what takes long, the first time.
+    """
+
+    title: str
+    files: Sequence[Path]
+    about: str
+    form: PyTree
+    chunks: Callable[[], Iterator[Chunk]]
+    telling: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """The records of a split.
+
+    Attributes:
+      fields: a pytree of arrays `[n, ...]`, which may be mapped from a file.
+      digest: of what the records were read from. It must stay the same as long as a run goes on.
+      content: a digest of `fields`, where it is known already.
+      bad: the rows that can't be used, with the reason for each.
+      cached: whether a copy of them is in the cache.
+    """
+
+    fields: PyTree
+    digest: str
+    content: str | None = None
+    bad: Mapping[int, str] = field(default_factory=dict)
+    cached: bool = False
+
+    def __len__(self) -> int:
+        return len(jax.tree.leaves(self.fields)[0])
+
+
+def read(reading: Reading, *, skip_bad: bool, tell: Tell) -> Split:
+    """Reads the records of a split, from the cache if they are there.
+
+    Args:
+      reading: how.
+      skip_bad: whether rows that can't be used are listed in the result; else they are an error.
+      tell: gets a line if they are decoded, which takes long.
+
+    Raises:
+      ValueError: in one line, for files that can't be read, hold no record or change meanwhile, and
+        for the first bad row.
+    """
+    files = [_stat(reading, path) for path in reading.files]
+    digest = files_digest(reading.files, reading.title)
+    key = hashlib.sha256(f"{_code_digest()}\n{reading.about}\n{digest}".encode()).hexdigest()
+    kept = cache.find(key)
+    if kept is None:
+        tell(reading.telling)
+        kept = _decode(reading, key, skip_bad, tell)
+    if files != [_stat(reading, path) for path in reading.files]:
+        raise ValueError(f"{reading.title} changed while it was read: wait until it is complete")
+    bad = {int(row): reason for row, reason in kept.facts["bad"].items()}
+    if bad and not skip_bad:
+        raise _bad_row(reading, *min(bad.items()))
+    fields = jax.tree.unflatten(jax.tree.structure(reading.form), kept.arrays)
+    mapped = all(isinstance(array, np.memmap) for array in kept.arrays)
+    return Split(fields, digest, kept.digest, bad, cached=mapped)
+
+
+def files_digest(files: Sequence[Path], title: str) -> str:
+    """Returns the SHA-256 of what files hold, in hexadecimal digits, whatever their names are.
+
+    Raises:
+      ValueError: if one can't be read.
+    """
+    total = hashlib.sha256()
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                total.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise _unreadable(title, path, error) from None
+    return total.hexdigest()
+
+
+def _decode(reading: Reading, key: str, skip_bad: bool, tell: Tell) -> cache.Kept:
+    """Decodes into the cache; or into memory, if that can't be written."""
+    try:
+        with cache.writing() as writer:
+            bad = _pass_on(reading, writer.add, skip_bad)
+            return writer.finish(key, {"bad": bad})
+    except OSError as error:
+        why = error.strerror or str(error)
+    tell(f"The cache {cache.cache_folder()} can't be used ({why}): decoding into memory.")
+    held: list[list[np.ndarray]] = []
+    size = 0
+
+    def hold(arrays: Sequence[np.ndarray]) -> None:
+        nonlocal size
+        size += sum(array.nbytes for array in arrays)
+        if size > MEMORY_BYTES:
+            raise ValueError(
+                f"{reading.title} is too large for memory, and the cache {cache.cache_folder()} "
+                f"can't be used ({why}): make room there, or set XDG_CACHE_HOME to a folder that "
+                "has some"
+            )
+        held.append(list(arrays))
+
+    bad = _pass_on(reading, hold, skip_bad)
+    arrays = [np.concatenate(parts) for parts in zip(*held, strict=True)]
+    return cache.Kept(arrays, cache.arrays_digest(arrays), {"bad": bad})
+
+
+def _pass_on(
+    reading: Reading, add: Callable[[Sequence[np.ndarray]], None], skip_bad: bool
+) -> dict[int, str]:
+    """Passes all records on, and returns the bad rows with their reasons."""
+    form, bad, row = jax.tree.leaves(reading.form), {}, 0
+    for chunk in reading.chunks():
+        found = {row + place: reason for place, reason in sorted(chunk.bad.items())}
+        if found and not skip_bad:
+            raise _bad_row(reading, *min(found.items()))
+        bad |= found
+        arrays = jax.tree.leaves(chunk.fields)
+        for array, leaf in zip(arrays, form, strict=True):
+            assert array.shape[1:] == leaf.shape, (array.shape, leaf)
+            assert array.dtype == leaf.dtype, (array.dtype, leaf)
+        add(arrays)
+        row += len(arrays[0])
+    if row == 0:
+        raise ValueError(f"{reading.title} holds no records: give a file that has some")
+    return bad
+
+
+def _bad_row(reading: Reading, row: int, reason: str) -> ValueError:
+    return ValueError(
+        f"{reading.title}, row {row}: {reason}. Or give --data.skip-bad, which leaves such rows out "
+        "of every batch"
+    )
+
+
+def _stat(reading: Reading, path: Path) -> tuple[int, int, int]:
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise _unreadable(reading.title, path, error) from None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _unreadable(title: str, path: Path, error: OSError) -> ValueError:
+    named = title if str(path) == title else f"{title}: {path}"
+    return ValueError(f"{named} can't be read: {(error.strerror or str(error)).lower()}")
+
+
+def _code_digest() -> str:
+    """A checksum of the code that decodes: what older code has decoded is decoded anew."""
+    total = hashlib.sha256()
+    folder = importlib.resources.files(__package__)
+    assert isinstance(folder, Path)
+    for path in sorted(folder.glob("*.py")):
+        total.update(path.read_bytes())
+    return total.hexdigest()
+
+
+def in_chunks(size: int, at_a_time: int) -> Iterator[range]:
+    """The rows 0 to size - 1, some at a time."""
+    for start in range(0, size, at_a_time):
+        yield range(start, min(start + at_a_time, size))
