@@ -36,7 +36,7 @@ from .gradients.unit_loss import mean_loss as mean_loss
 
 if TYPE_CHECKING:
     from . import tasks as tasks
-    from .datasets.records import Dataset as Dataset
+    from .datasets.dataset import Dataset as Dataset
     from .tasks.task import Task as Task
     from .trainer.fit import fit as fit
     from .trainer.plan_settings import PlanSettings as PlanSettings
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 # Parts of the trainer, which are loaded only when somebody uses them.
 _LAZY = {
-    "Dataset": "jaxdp.datasets.records",
+    "Dataset": "jaxdp.datasets.dataset",
     "PlanSettings": "jaxdp.trainer.plan_settings",
     "Task": "jaxdp.tasks.task",
     "compose": "jaxdp.trainer.spending",

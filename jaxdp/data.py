@@ -7,13 +7,13 @@ from typing import NoReturn
 
 from . import _command
 from .datasets import tfds_prepare
-from .datasets.cache import cache_folder, forget
+from .datasets.cache import cache_folder, clear
 
 COMMAND = "python -m jaxdp.data"
 EXAMPLES = """examples:
   python -m jaxdp.data prepare mnist
   python -m jaxdp.data prepare cifar10 --dir data --archives downloads
-  python -m jaxdp.data forget"""
+  python -m jaxdp.data clear"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -34,7 +34,7 @@ def main(args: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    commands.add_parser("forget", help=f"delete the cache of decoded records, {cache_folder()}")
+    commands.add_parser("clear", help=f"delete the cache of decoded records, {cache_folder()}")
     command = commands.add_parser("prepare", help="download a data set and write it as TFDS does")
     command.add_argument("name", metavar="NAME", help=", ".join(tfds_prepare.NAMES))
     command.add_argument("--dir", help="where TFDS keeps prepared sets; default: TFDS_DATA_DIR")
@@ -44,8 +44,8 @@ def main(args: Sequence[str]) -> int:
     except ValueError as error:
         print(f"error: {error}: see `{COMMAND} --help`", file=sys.stderr)
         return 2
-    if chosen.command == "forget":
-        print(f"{forget()} files deleted from {cache_folder()}")
+    if chosen.command == "clear":
+        print(f"{clear()} entries deleted from {cache_folder()}")
         return 0
     try:
         where = tfds_prepare.prepare(chosen.name, chosen.dir, archives=chosen.archives)

@@ -22,10 +22,10 @@ def stand_in(config):
     rng = np.random.default_rng(0)
     if config.data.name == "text":
         make = lambda: rng.integers(0, 97, (2, config.data.window), np.uint8)
-        return (make(), make().astype(np.int32)), Format(97, None, None, "")
+        return (make(), make().astype(np.int32)), Format("tokens", "tokens", 97, None, None, "", 97)
     shape = SHAPES.get(config.data.name, (8, 8, 1))
     images = rng.integers(0, 255, (2, *shape), np.uint8)
-    return (images, np.array([0, 9], np.int32)), Format(10, 127.5, 127.5, "")
+    return (images, np.array([0, 9], np.int32)), Format("image", "class", 10, 127.5, 127.5, "")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -5,7 +5,6 @@ month is deleted, and so is what was not used longest, where all of it would be 
 """
 
 import contextlib
-import hashlib
 import json
 import math
 import os
@@ -18,10 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .digests import arrays_digest
+
 FACTS = "facts.json"
 LIMIT, DAYS = "JAXDP_CACHE_GB", "JAXDP_CACHE_DAYS"  # environment variables
 DEFAULTS = {LIMIT: 50.0, DAYS: 30.0}
-BLOCK = 2**24  # bytes that are hashed at a time
 
 
 class Full(OSError):
@@ -150,18 +150,6 @@ def writing() -> Iterator[Writer]:
     finally:
         writer.close()
         _delete(folder)
-
-
-def arrays_digest(arrays: Sequence[np.ndarray], about: str = "") -> str:
-    """Returns the SHA-256 of arrays with their dtypes and shapes, in hexadecimal digits."""
-    total = hashlib.sha256(about.encode())
-    for array in arrays:
-        total.update(f"{array.dtype} {array.shape}\n".encode())
-        rows = max(1, BLOCK // max(1, array[:1].nbytes)) if array.ndim else 1
-        parts = (array[i : i + rows] for i in range(0, len(array), rows)) if array.ndim else [array]
-        for part in parts:  # so that a mapped array takes no memory
-            total.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
-    return total.hexdigest()
 
 
 def _mapped(path: Path, dtype: str, shape: Sequence[int]) -> np.ndarray:

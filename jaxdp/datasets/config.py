@@ -96,7 +96,9 @@ class DataConfig:
             f"either a folder or a file, which is {self.file}",
         )
         require(
-            self.file is None or self.file.endswith((TEXT_ENDING, *TABLE_ENDINGS)),
+            self.file is None
+            or self.name == TEXT
+            or self.file.endswith((TEXT_ENDING, *TABLE_ENDINGS)),
             "data.file",
             self.file,
             f"a table, NAME{', '.join(TABLE_ENDINGS)}, or a text, NAME{TEXT_ENDING}",
@@ -113,14 +115,16 @@ class DataConfig:
     @property
     def kind(self) -> Literal["digits", "tfds", "text", "table", "folder"]:
         """What reads the records."""
-        if self.file is not None:
-            return "text" if self.file.endswith(TEXT_ENDING) else "table"
         if self.folder is not None:
             return "folder"
+        if self.name == TEXT or (self.file is not None and self.file.endswith(TEXT_ENDING)):
+            return "text"
+        if self.file is not None:
+            return "table"
         return "digits" if self.name == DIGITS else "tfds"
 
 
-DIGITS = "digits"
+DIGITS, TEXT = "digits", "text"  # names that are no set of TFDS
 TEXT_ENDING = ".txt"
 TABLE_ENDINGS = (".csv", ".tsv", ".parquet", ".npz")
 

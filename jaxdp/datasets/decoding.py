@@ -12,6 +12,7 @@ import numpy as np
 
 from ..types import PyTree, Tell
 from . import cache
+from .digests import arrays_digest, files_digest
 
 MEMORY_BYTES = 2 * 2**30  # what is decoded into memory, where the cache can't be written
 
@@ -41,6 +42,8 @@ class Reading:
       chunks: decodes the records, some at a time. It raises a ValueError, in one line, where the
         file as a whole can't be read.
       telling: says what takes long, the first time.
+      rows_by: what else than the files decides which row is which record, as text. The same rows
+        may be decoded in another way, and are the same records.
     """
 
     title: str
@@ -49,6 +52,7 @@ class Reading:
     form: PyTree
     chunks: Callable[[], Iterator[Chunk]]
     telling: str
+    rows_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ class Split:
 
     Attributes:
       fields: a pytree of arrays `[n, ...]`, which may be mapped from a file.
-      digest: of what the records were read from. It must stay the same as long as a run goes on.
+      digest: of what the records were read from, by `split_digest`. It must stay the same as long
+        as a run goes on.
       content: a digest of `fields`, where it is known already.
       bad: the rows that can't be used, with the reason for each.
       cached: whether a copy of them is in the cache.
@@ -86,8 +91,8 @@ def read(reading: Reading, *, skip_bad: bool, tell: Tell) -> Split:
         for the first bad row.
     """
     files = [_stat(reading, path) for path in reading.files]
-    digest = files_digest(reading.files, reading.title)
-    key = hashlib.sha256(f"{_code_digest()}\n{reading.about}\n{digest}".encode()).hexdigest()
+    source = _content(reading)
+    key = hashlib.sha256(f"{_code_digest()}\n{reading.about}\n{source}".encode()).hexdigest()
     kept = cache.find(key)
     if kept is None:
         tell(reading.telling)
@@ -98,24 +103,22 @@ def read(reading: Reading, *, skip_bad: bool, tell: Tell) -> Split:
     if bad and not skip_bad:
         raise _bad_row(reading, *min(bad.items()))
     fields = jax.tree.unflatten(jax.tree.structure(reading.form), kept.arrays)
+    digest = split_digest(len(kept.arrays[0]), f"{reading.rows_by}\n{source}")
     mapped = all(isinstance(array, np.memmap) for array in kept.arrays)
     return Split(fields, digest, kept.digest, bad, cached=mapped)
 
 
-def files_digest(files: Sequence[Path], title: str) -> str:
-    """Returns the SHA-256 of what files hold, in hexadecimal digits, whatever their names are.
+def split_digest(rows: int, content: str) -> str:
+    """Returns a digest of so many records that are read from some content."""
+    return f"{rows} rows, {hashlib.sha256(content.encode()).hexdigest()}"
 
-    Raises:
-      ValueError: if one can't be read.
-    """
-    total = hashlib.sha256()
-    for path in files:
-        try:
-            with path.open("rb") as file:
-                total.update(hashlib.file_digest(file, "sha256").digest())
-        except OSError as error:
-            raise _unreadable(title, path, error) from None
-    return total.hexdigest()
+
+def difference(before: str, now: str) -> str:
+    """What differs between two digests of `split_digest`, in words."""
+    old, new = before.partition(" ")[0], now.partition(" ")[0]
+    if old != new:
+        return f"there are {new} of them, and there were {old}"
+    return "there are as many, but some have changed, or their order has"
 
 
 def _decode(reading: Reading, key: str, skip_bad: bool, tell: Tell) -> cache.Kept:
@@ -143,14 +146,15 @@ def _decode(reading: Reading, key: str, skip_bad: bool, tell: Tell) -> cache.Kep
 
     bad = _pass_on(reading, hold, skip_bad)
     arrays = [np.concatenate(parts) for parts in zip(*held, strict=True)]
-    return cache.Kept(arrays, cache.arrays_digest(arrays), {"bad": bad})
+    return cache.Kept(arrays, arrays_digest(arrays), {"bad": bad})
 
 
 def _pass_on(
     reading: Reading, add: Callable[[Sequence[np.ndarray]], None], skip_bad: bool
 ) -> dict[int, str]:
     """Passes all records on, and returns the bad rows with their reasons."""
-    form, bad, row = jax.tree.leaves(reading.form), {}, 0
+    form, row = jax.tree.leaves(reading.form), 0
+    bad: dict[int, str] = {}
     for chunk in reading.chunks():
         found = {row + place: reason for place, reason in sorted(chunk.bad.items())}
         if found and not skip_bad:
@@ -169,8 +173,8 @@ def _pass_on(
 
 def _bad_row(reading: Reading, row: int, reason: str) -> ValueError:
     return ValueError(
-        f"{reading.title}, row {row}: {reason}. Or give --data.skip-bad, which leaves such rows out "
-        "of every batch"
+        f"{reading.title}, row {row}: {reason}. Or give --data.skip-bad, which leaves such rows "
+        "out of every batch"
     )
 
 
@@ -184,7 +188,18 @@ def _stat(reading: Reading, path: Path) -> tuple[int, int, int]:
 
 def _unreadable(title: str, path: Path, error: OSError) -> ValueError:
     named = title if str(path) == title else f"{title}: {path}"
-    return ValueError(f"{named} can't be read: {(error.strerror or str(error)).lower()}")
+    reason = (error.strerror or str(error)).lower()
+    return ValueError(f"{named} can't be read ({reason}): put it back, or name its new place")
+
+
+def _content(reading: Reading) -> str:
+    total = hashlib.sha256()
+    for path in reading.files:
+        try:
+            total.update(files_digest(path).encode())
+        except OSError as error:
+            raise _unreadable(reading.title, path, error) from None
+    return total.hexdigest()
 
 
 def _code_digest() -> str:

@@ -1,8 +1,9 @@
 """Brings the records of each step to the device."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -19,6 +20,12 @@ Sample = tuple[np.ndarray, np.ndarray]  # the indices of records, and a mask: Fa
 DEVICE_SHARE = 0.25  # the share of the device's memory that "auto" gives to the records
 
 CPU_BYTES = 4 * 2**30  # instead of that share, where a device does not tell its memory
+
+READ_BYTES = 256 * 2**20  # the most, for records that are not in memory yet
+
+THREADS = 4  # that read batches ahead of the step
+
+AHEAD_BYTES = 256 * 2**20  # of batches that are read ahead, if more than one
 
 
 class Batch(NamedTuple):
@@ -43,13 +50,39 @@ def feed(
       records: the records that the indices number.
       samples: indices and masks of the same shape, from `plan.batches()`.
       step_key: gives the JAX key of a step, for what the loss draws alone.
-      placement: "device" keeps all records on the device. "host" keeps them in the host's memory,
-        and a thread fetches the next batch while a step runs. "auto" chooses by their size.
+      placement: "device" keeps all records on the device. "host" keeps them where they are, in
+        memory or in files, and threads fetch the next batches while a step runs: they read the
+        sampled records alone. "auto" chooses by their size.
       start: number of the first step.
+
+    Raises:
+      ReadFailed: for records that can't be read any more, or have changed.
     """
+    if records.bad is not None:
+        samples = (without_bad(records.bad, *sample) for sample in samples)
     if resolve(placement, records) == "device":
         return _from_device(records, samples, step_key, start)
     return _from_host(records, samples, step_key, start)
+
+
+def without_bad(
+    bad: np.ndarray, indices: np.ndarray, mask: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Takes records that can't be used out of a sample, and lets the padding begin earlier.
+
+    The sample was drawn among all N records, as if these could be used. So it does not depend on
+    which can be.
+
+    Args:
+      bad: `[N] bool`.
+      indices, mask: of a sample. The last axis is the places of a batch or unit.
+    """
+    keep = mask & ~bad[np.minimum(indices, len(bad) - 1)]
+    order = np.argsort(~keep, axis=-1, kind="stable")
+    return (
+        np.take_along_axis(indices, order, axis=-1),
+        np.take_along_axis(keep, order, axis=-1),
+    )
 
 
 def record_keys(step_key: jax.Array, ids: jax.Array) -> jax.Array:
@@ -71,6 +104,8 @@ def resolve(placement: Placement, records: Records) -> Literal["device", "host"]
         return placement
     memory = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
     limit = CPU_BYTES if memory is None else DEVICE_SHARE * memory
+    if not records.in_memory:
+        limit = min(limit, READ_BYTES)
     return "device" if records.nbytes <= limit else "host"
 
 
@@ -110,18 +145,38 @@ def _from_device(
 def _from_host(
     records: Records, samples: Iterable[Sample], step_key: StepKey, start: int
 ) -> Iterator[tuple[Batch, np.ndarray]]:
-    numbered = enumerate(samples, start)
-    arrays = (records.fields, records.numbers())
+    numbered, ids = enumerate(samples, start), records.numbers()
 
-    def fetch() -> tuple[Batch, np.ndarray] | None:
-        for step, (indices, mask) in numbered:
-            indices = np.minimum(indices, len(records) - 1)  # padding is masked, whatever it holds
-            fields, ids = jax.device_put(jax.tree.map(lambda array: array[indices], arrays))
-            return Batch(fields, ids, step_key(step)), mask
-        return None
+    def read(drawn: Future[tuple[int, Sample] | None]) -> tuple[Batch, np.ndarray] | None:
+        if (found := drawn.result()) is None:
+            return None
+        step, (indices, mask) = found
+        rows = np.minimum(indices, len(records) - 1)  # padding is masked, whatever it holds
+        fields = _sampled(records, indices, mask)
+        fields, numbers = jax.device_put((fields, ids[rows]))
+        return Batch(fields, numbers, step_key(step)), mask
 
-    with ThreadPoolExecutor(1, thread_name_prefix="jaxdp-feed") as thread:
-        ready = thread.submit(fetch)
-        while (batch := ready.result()) is not None:
-            ready = thread.submit(fetch)
+    with (
+        ThreadPoolExecutor(1, thread_name_prefix="jaxdp-sample") as sampler,  # in their order
+        ThreadPoolExecutor(THREADS, thread_name_prefix="jaxdp-read") as readers,
+    ):
+        submit = lambda: readers.submit(read, sampler.submit(next, numbered, None))
+        ready = deque([submit()])
+        while (batch := ready.popleft().result()) is not None:
+            size = sum(leaf.nbytes for leaf in jax.tree.leaves(batch[0].records))
+            ahead = max(1, min(THREADS, AHEAD_BYTES // max(1, size)))
+            while len(ready) < ahead:
+                ready.append(submit())
             yield batch
+
+
+def _sampled(records: Records, indices: np.ndarray, mask: np.ndarray) -> PyTree:
+    """The sampled records, and zeros where there is padding."""
+    rows = records.take(indices[mask])
+
+    def placed(array: np.ndarray) -> np.ndarray:
+        whole = np.zeros((*indices.shape, *array.shape[1:]), array.dtype)
+        whole[mask] = array
+        return whole
+
+    return jax.tree.map(placed, rows)

@@ -6,8 +6,12 @@ from collections.abc import Mapping, Sequence
 from ..types import Tell
 from . import splits
 from .config import DataConfig
-from .records import USES, Dataset, Records, arrays_digest, parse_rules, split_records
-from .sources import Format, Source, characters, digits, images
+from .dataset import USES, Dataset, parse_rules
+from .decoding import difference
+from .folders import open_folder
+from .sources import Format, SplitSet, characters, digits
+from .tables import open_table
+from .tfds import open_tfds
 
 Use = tuple[DataConfig, Mapping[str, str]]  # the data of a segment, and the digests of its splits
 
@@ -31,36 +35,31 @@ def load(
       ValueError: if the data are missing, damaged or of the wrong kind, if splits are empty or
         overlap, or if they don't agree with the earlier segments.
     """
-    source = _open(config, tell)
+    opened = _open(config, tell)
     rules = _rules(config)
     title = lambda use: _title(config, use)
-    parts = parse_rules(rules, source.sizes, title)
-    needed = {part.name for use in parts.values() for part in use}
-    whole = {name: Records(source.read(name)) for name in source.sizes if name in needed}
-    for name, records in whole.items():
-        _check_labels(name, records, source.format.num_classes)
-    digests = {name: arrays_digest(records.fields) for name, records in whole.items()}
+    parts = parse_rules(rules, opened.sizes, title)
+    needed = [
+        name for name in opened.sizes if any(p.name == name for u in parts.values() for p in u)
+    ]
+    read = {name: opened.read(name) for name in needed}
+    digests = {name: split.digest for name, split in read.items()}
     for before, known in earlier:
         _check_same_records(before, config, known, digests)
-        _check_same_uses(before, config, source.sizes)
-    dataset = Dataset.of_parts(
-        split_records(whole, source.sizes, rules, title),
+        _check_same_uses(before, config, opened.sizes)
+    dataset = Dataset.of_splits(
+        read,
+        opened.sizes,
+        rules,
+        title,
         name=config.name,
         test_is_public=config.test_is_public,
-        rules={use: rule for use, rule in rules.items() if rule is not None},
-        digests=digests,
-        window=config.window if config.name == "text" else None,
+        source=config.kind,
+        fields=opened.format.fields,
+        window=config.window if config.kind == "text" else None,
+        skips_bad=config.skip_bad,
     )
-    return dataset, source.format
-
-
-def _check_labels(split: str, records: Records, num_classes: int) -> None:
-    labels = records.fields[1]
-    low, high = labels.min(), labels.max()
-    if low < 0 or high >= num_classes:
-        raise ValueError(
-            f"the labels of {split!r} go from {low} to {high}: expected 0 to {num_classes - 1}"
-        )
+    return dataset, opened.format
 
 
 def _rules(config: DataConfig) -> dict[str, str | None]:
@@ -87,29 +86,29 @@ def _check_same_records(
     before: DataConfig, now: DataConfig, known: Mapping[str, str], digests: Mapping[str, str]
 ) -> None:
     """Refuses other records: nobody could tell which of them were protected before."""
-    if before.name != now.name:
-        raise ValueError(
-            f"data.name is {now.name!r}, and the run began with {before.name!r}: its guarantee is "
-            "about those records. Leave the option out, or start another run"
-        )
-    if before.window != now.window and now.name == "text":
-        raise ValueError(
-            f"data.window is {now.window}, and the run began with {before.window}: a window is a "
-            "record, which the guarantee protects. Leave the option out, or start another run"
-        )
-    changed = [name for name in known.keys() & digests.keys() if known[name] != digests[name]]
-    if changed:
-        raise ValueError(
-            f"the records of {min(changed)!r} are not those that the run began with, which its "
-            "guarantee is about. Put them back, or start another run"
-        )
+    for option, fixed in (("name", True), ("window", now.kind == "text"), ("split_by", True)):
+        old, new = getattr(before, option), getattr(now, option)
+        if fixed and old != new:
+            raise ValueError(
+                f"data.{option.replace('_', '-')} is {new!r}, and the run began with {old!r}: it "
+                "decides which records there are, and the guarantee is about those. Leave the "
+                "option out, or start another run"
+            )
+    for name in sorted(known.keys() & digests.keys()):
+        if known[name] != digests[name]:
+            raise ValueError(
+                f"the records of {name!r} are not those that the run began with, which its "
+                f"guarantee is about: {difference(known[name], digests[name])}. Put them back, or "
+                "start another run"
+            )
 
 
-def _open(config: DataConfig, tell: Tell) -> Source:
-    if config.name == "digits":
+def _open(config: DataConfig, tell: Tell) -> SplitSet:
+    if config.kind == "digits":
         return digits()
-    if config.name == "text":
+    if config.kind == "text":
         if config.file is None:
             raise ValueError("data.name is 'text', and no file is given: give --data.file TEXT.txt")
         return characters(config.file, config.window)
-    return images(config.name, config.dir, tell)
+    openers = {"table": open_table, "folder": open_folder, "tfds": open_tfds}
+    return openers[config.kind](config, tell)

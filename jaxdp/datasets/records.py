@@ -1,26 +1,21 @@
-"""Records in memory: the private, public and test ones of a run."""
+"""Some records: arrays, in memory or read when they are asked for."""
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from ..types import PyTree
-from . import splits
-
-USES = ("private", "test", "public")
-
-ROWS_AT_A_TIME = 500  # in a pass over many records, which bounds its memory
+from .digests import arrays_digest
+from .rows import ROWS_AT_A_TIME, ArrayRows, Rows, SourceRows
 
 
-@dataclass(frozen=True)
 class Records:
     """Some records, each of them a pytree of arrays.
 
-    Attributes:
+    Args:
       fields: the pytree with the records as the first axis: arrays `[n, ...]`.
       ids: `[n] int32`, the records' numbers in the whole data set: they stay the same whatever
         other records are chosen. None: 0 to n - 1.
@@ -29,45 +24,121 @@ class Records:
       ValueError: for arrays of different lengths, without records, or of no numbers.
     """
 
-    fields: PyTree
-    ids: np.ndarray | None = None
+    def __init__(self, fields: PyTree, ids: np.ndarray | None = None) -> None:
+        size = number_of_rows(fields)
+        if ids is not None and ids.shape != (size,):
+            raise ValueError(f"ids has shape {ids.shape}: give one for each of {size} records")
+        self._set([Part(ArrayRows(fields), range(size))], ids, None)
 
-    def __post_init__(self) -> None:
-        lengths = {name: len(array) for name, array in self._named()}
-        if len(set(lengths.values())) != 1 or 0 in lengths.values():
-            told = ", ".join(f"{name}: {length}" for name, length in lengths.items()) or "no array"
-            raise ValueError(
-                f"the arrays of the records have different numbers of rows, or none ({told}): give "
-                "one row for each record in every array, and at least one record"
-            )
-        if self.ids is not None and self.ids.shape != (len(self),):
-            raise ValueError(
-                f"ids has shape {self.ids.shape}: give one for each of {len(self)} records"
-            )
+    @classmethod
+    def of_parts(
+        cls,
+        parts: Sequence["Part"],
+        ids: np.ndarray | None = None,
+        bad: np.ndarray | None = None,
+    ) -> "Records":
+        """Makes some of rows by number.
 
-    def _named(self) -> Iterator[tuple[str, np.ndarray]]:
-        for path, array in jax.tree_util.tree_leaves_with_path(self.fields):
-            yield jax.tree_util.keystr(path) or "the array", array
+        Args:
+          parts: ranges of rows of the same form, one after the other.
+          ids: as for `Records`.
+          bad: `[n] bool`, the records that can't be used. They count, and are in no batch. None:
+            there are none.
+        """
+        made = cls.__new__(cls)
+        made._set(parts, ids, bad)
+        return made
+
+    def _set(self, parts: Sequence["Part"], ids: np.ndarray | None, bad: np.ndarray | None) -> None:
+        self._parts = tuple(parts)
+        self._ends = np.cumsum([len(part.where) for part in parts])
+        self._ids = ids
+        self.bad = bad
 
     def __len__(self) -> int:
-        return len(jax.tree.leaves(self.fields)[0])
+        return int(self._ends[-1])
+
+    @property
+    def form(self) -> PyTree:
+        """One record, as shapes with the dtypes that are read."""
+        return self._parts[0].rows.form
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether all of them are in memory; else they are read when they are asked for."""
+        return all(part.rows.in_memory for part in self._parts)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether reading a record again surely gives the same bits."""
+        return all(part.rows.repeats for part in self._parts)
 
     @property
     def nbytes(self) -> int:
-        """The memory that they take."""
-        return sum(array.nbytes for array in jax.tree.leaves(self.fields))
+        """The memory that all of them take."""
+        one = sum(
+            leaf.dtype.itemsize * math.prod(leaf.shape) for leaf in jax.tree.leaves(self.form)
+        )
+        return len(self) * one
+
+    @property
+    def fields(self) -> PyTree:
+        """All of them as arrays `[n, ...]`."""
+        return self.take(range(len(self)))
+
+    def take(self, rows: range | np.ndarray) -> PyTree:
+        """The records of these places, 0 to n - 1, as arrays `[len(rows), ...]`.
+
+        Raises:
+          ReadFailed: if they can't be read any more, or have changed.
+        """
+        starts = self._ends - [len(part.where) for part in self._parts]
+        if isinstance(rows, range):
+            taken = [
+                part.rows.take(part.where[max(0, rows.start - start) : rows.stop - start])
+                for part, start, end in zip(self._parts, starts, self._ends, strict=True)
+                if rows.start < end and rows.stop > start
+            ]
+            if len(taken) == 1:
+                return taken[0]
+            return jax.tree.map(lambda *arrays: np.concatenate(arrays), *taken)
+        own = np.searchsorted(self._ends, rows, side="right")
+        found = jax.tree.map(lambda s: np.empty((len(rows), *s.shape), s.dtype), self.form)
+        for i, (part, start) in enumerate(zip(self._parts, starts, strict=True)):
+            here = np.flatnonzero(own == i)
+            if len(here):
+                some = part.rows.take(part.where.start + rows[here] - start)
+                if len(here) == len(rows):
+                    return some
+                for to, taken_from in zip(
+                    jax.tree.leaves(found), jax.tree.leaves(some), strict=True
+                ):
+                    to[here] = taken_from
+        return found
+
+    def chunks(self) -> Iterator[tuple[range, PyTree]]:
+        """All of them, some at a time: their places, and arrays."""
+        for start in range(0, len(self), ROWS_AT_A_TIME):
+            places = range(start, min(start + ROWS_AT_A_TIME, len(self)))
+            yield places, self.take(places)
+
+    def good(self) -> np.ndarray:
+        """Which records can be used, `[n] bool`."""
+        return np.ones(len(self), bool) if self.bad is None else ~self.bad
+
+    def good_fields(self) -> PyTree:
+        """The records that can be used, as arrays."""
+        return self.fields if self.bad is None else self.take(np.flatnonzero(~self.bad))
 
     def numbers(self) -> np.ndarray:
         """Returns the ids, `[n] int32`."""
-        return np.arange(len(self), dtype=np.int32) if self.ids is None else self.ids
+        return np.arange(len(self), dtype=np.int32) if self._ids is None else self._ids
 
     def shape_of_one(self) -> PyTree:
         """Returns one record as shapes and dtypes, in the dtypes that JAX gives them."""
         return jax.tree.map(
-            lambda array: jax.ShapeDtypeStruct(
-                array.shape[1:], jax.dtypes.canonicalize_dtype(array.dtype)
-            ),
-            self.fields,
+            lambda s: jax.ShapeDtypeStruct(s.shape, jax.dtypes.canonicalize_dtype(s.dtype)),
+            self.form,
         )
 
     def zero(self) -> PyTree:
@@ -78,285 +149,79 @@ class Records:
         """Whether an array is one of the fields, as JAX keeps them, and not one number alone."""
         if array.size == 0 or np.all(array == array.flat[0]):
             return False
-        return any(
-            array.shape == field.shape
-            and array.dtype == jax.dtypes.canonicalize_dtype(field.dtype)
-            and np.array_equal(array, field.astype(array.dtype))
-            for field in jax.tree.leaves(self.fields)
-        )
+        leaves = jax.tree.leaves(self.shape_of_one())
+        same = [array.shape == (len(self), *s.shape) and array.dtype == s.dtype for s in leaves]
+        if not any(same):
+            return False
+        for places, fields in self.chunks():
+            mine = array[places.start : places.stop]
+            for i, field in enumerate(jax.tree.leaves(fields)):
+                same[i] = same[i] and np.array_equal(mine, field.astype(array.dtype))
+            if not any(same):
+                return False
+        return True
 
     def digest(self) -> str:
         """Returns a SHA-256 of the records and their ids, in hexadecimal digits."""
-        names = [name for name, _ in self._named()]
-        arrays = [array for _, array in self._named()]
-        return arrays_digest([*arrays, self.numbers()], "\n".join(names))
+        names = [
+            jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(self.form)
+        ]
+        about = [*names, *(part.rows.digest(part.where) for part in self._parts)]
+        bad = [] if self.bad is None else [self.bad]
+        return arrays_digest([self.numbers(), *bad], "\n".join(about))
 
+    def fields_told(self) -> Mapping[str, str]:
+        """What a source says of its fields."""
+        rows = self._parts[0].rows
+        return getattr(rows.source, "fields", {}) if isinstance(rows, SourceRows) else {}
 
-class Dataset:
-    """The records of a run: private ones to train on, test ones to score, and public ones.
-
-    Rows are given as a pytree of arrays whose first axis counts the records, such as `(x, y)` or
-    `{"image": x, "label": y}`; or as a list, or another object with a length and rows by number,
-    each a pytree of numbers. A record is what is left without the first axis.
-
-    Args:
-      private: the rows that the guarantee protects. Their number N is published.
-      test: rows to score. None: nothing is scored.
-      public: rows that need no protection. None of them may be private.
-      name: what the records are called in the privacy statement, which is public.
-      test_is_public: whether the test rows need no protection. If they do, so do all scores.
-
-    Raises:
-      ValueError: for rows that differ in form, are of different lengths, or hold no numbers.
-
-    Example:
-      >>> x, y = np.zeros((100, 8), np.float32), np.zeros(100, np.int32)
-      >>> data = Dataset(private=(x[:80], y[:80]), test=(x[80:], y[80:]), name="visits")
-      >>> len(data.private), len(data.test)
-      (80, 20)
-    """
-
-    private: Records
-    test: Records | None
-    public: Records | None
-    name: str
-    test_is_public: bool
-    rules: Mapping[str, str]
-    """Which rows have which use, in words for the privacy statement."""
-    window: int | None
-    """Of a text: the characters that a record predicts."""
-    own: bool
-    """Whether the rows were given; else they were loaded by the name of the data set."""
-    digests: Mapping[str, str]
-    """Of what the rows were taken from. They must stay the same as long as a run goes on."""
-
-    def __init__(
-        self,
-        private: Any,
-        test: Any = None,
-        public: Any = None,
-        *,
-        name: str = "own data",
-        test_is_public: bool = False,
-    ) -> None:
-        given = dict(zip(USES, (private, test, public), strict=True))
-        records = {use: _records(use, rows) for use, rows in given.items() if rows is not None}
-        rules = {use: f"{len(rows):,} rows that were given" for use, rows in records.items()}
-        digests = {use: rows.digest() for use, rows in records.items()}
-        self._set(records, name, test_is_public, rules, digests)
-        for use, rows in records.items():
-            if use != "private" and _share_memory(rows, records.get("private")):
-                raise ValueError(
-                    f"some {use} rows are rows of the private arrays: give each row one use, or "
-                    "take the rows apart by Dataset.split"
-                )
-
-    @classmethod
-    def split(
-        cls,
-        rows: Any,
-        *,
-        private: str,
-        test: str | None = None,
-        public: str | None = None,
-        name: str = "own data",
-        test_is_public: bool = False,
-    ) -> "Dataset":
-        """Takes one set of rows apart by rules, which the privacy statement names.
-
-        Args:
-          rows: as for `Dataset`.
-          private, test, public: which rows, as `rows[:80%]` or `rows[:100]+rows[200:]`.
-          name, test_is_public: as for `Dataset`.
-
-        Raises:
-          ValueError: for rules that can't be read, are empty or overlap.
-
-        Example:
-          >>> x = np.zeros((100, 8), np.float32)
-          >>> data = Dataset.split(x, private="rows[:80%]", test="rows[80%:]")
-          >>> data.rules["private"]
-          'rows[:80%]'
-        """
-        whole = _records("rows", rows)
-        rules = dict(zip(USES, (private, test, public), strict=True))
-        return cls.of_parts(
-            split_records(
-                {"rows": whole}, {"rows": len(whole)}, rules, lambda use: f"{use} = {rules[use]!r}"
-            ),
-            name,
-            test_is_public,
-            rules={use: rule for use, rule in rules.items() if rule is not None},
-            digests={"rows": whole.digest()},
-        )
-
-    @classmethod
-    def of_parts(
-        cls,
-        records: Mapping[str, Records],
-        name: str,
-        test_is_public: bool,
-        rules: Mapping[str, str],
-        digests: Mapping[str, str],
-        window: int | None = None,
-    ) -> "Dataset":
-        """Makes one of records that were taken apart already; the arguments are its attributes."""
-        made = cls.__new__(cls)
-        made._set(records, name, test_is_public, rules, digests, window)
-        made.own = False
-        return made
-
-    def _set(
-        self,
-        records: Mapping[str, Records],
-        name: str,
-        test_is_public: bool,
-        rules: Mapping[str, str],
-        digests: Mapping[str, str],
-        window: int | None = None,
-    ) -> None:
-        if "private" not in records:
-            raise ValueError("private is None: give the rows to train on and to protect")
-        if not (isinstance(name, str) and name.strip() and name.isprintable()):
-            raise ValueError(f"name is {name!r}: give a name for the records, as 'visits'")
-        self.own = True
-        self.private = records["private"]
-        self.test, self.public = records.get("test"), records.get("public")
-        self.name, self.test_is_public = name, test_is_public
-        self.rules, self.digests, self.window = rules, digests, window
-        wanted = (
-            jax.tree.structure(self.private.fields),
-            jax.tree.leaves(self.private.shape_of_one()),
-        )
-        for use in ("test", "public"):
-            other = records.get(use)
-            if other is None:
-                continue
-            found = jax.tree.structure(other.fields), jax.tree.leaves(other.shape_of_one())
-            if found != wanted:
-                raise ValueError(
-                    f"a {use} record is {other.shape_of_one()}, and a private one is "
-                    f"{self.private.shape_of_one()}: give records of the same form"
-                )
-
-
-def split_records(
-    whole: Mapping[str, Records],
-    sizes: Mapping[str, int],
-    rules: Mapping[str, str | None],
-    title: Callable[[str], str],
-) -> dict[str, Records]:
-    """Takes the records of every use from the splits of a data set.
-
-    Ids number the records of all splits together.
-
-    Args:
-      whole: the splits that the rules name.
-      sizes: the number of records of all splits.
-      rules: a split for every use, as `train[:90%]`; None: the use has no records.
-      title: a function from a use to its title in messages.
-
-    Raises:
-      ValueError: for rules that can't be read, are empty or overlap.
-    """
-    parts = parse_rules(rules, sizes, title)
-    names = list(sizes)
-    first = {name: sum(sizes[before] for before in names[:i]) for i, name in enumerate(names)}
-    join = lambda *arrays: arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-    return {
-        use: Records(
-            jax.tree.map(
-                join,
-                *[jax.tree.map(lambda a: a[p.start : p.stop], whole[p.name].fields) for p in part],
-            ),
-            join(*[first[p.name] + np.arange(p.start, p.stop, dtype=np.int32) for p in part]),
-        )
-        for use, part in parts.items()
-    }
-
-
-def parse_rules(
-    rules: Mapping[str, str | None], sizes: Mapping[str, int], title: Callable[[str], str]
-) -> dict[str, list[splits.Part]]:
-    """Reads the split of every use that has one. The arguments are those of `split_records`."""
-    parts = {
-        use: splits.parse_split(rule, sizes) for use, rule in rules.items() if rule is not None
-    }
-    splits.check_disjoint({title(use): part for use, part in parts.items()})
-    return parts
-
-
-def arrays_digest(arrays: Sequence[np.ndarray], about: str = "") -> str:
-    """Returns the SHA-256 of arrays with their dtypes and shapes, in hexadecimal digits."""
-    total = hashlib.sha256(about.encode())
-    for array in arrays:
-        total.update(f"{array.dtype} {array.shape}\n".encode())
-        total.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return total.hexdigest()
-
-
-def _records(use: str, rows: Any) -> Records:
-    if isinstance(rows, Records):
+    def only_rows(self) -> Rows:
+        """The rows that they are, if they are all of them."""
+        ((rows, _),) = self._parts
         return rows
-    try:
-        fields = jax.tree.map(np.asarray, _columns(rows))
-    except (TypeError, ValueError, LookupError) as error:
-        reason = str(error).partition("\n")[0]
-        if isinstance(error, LookupError):  # such as a table with rows of other names
-            reason = f"no row {reason}: {type(error).__name__}"
-        raise ValueError(f"the {use} rows can't be read ({reason}): {_CURE}") from None
-    for path, array in jax.tree_util.tree_leaves_with_path(fields):
-        _check_numbers(use, jax.tree_util.keystr(path) or "the array", array)
-    try:
-        return Records(fields)
-    except ValueError as error:
-        raise ValueError(f"the {use} rows: {error}") from None
+
+    def has_rows_of(self, other: "Records") -> bool:
+        """Whether all fields of the two overlap in memory, as far as that is found out quickly."""
+        one, two = self._parts[0].rows, other._parts[0].rows
+        if isinstance(one, SourceRows) and isinstance(two, SourceRows):
+            return one.source is two.source
+        if not (isinstance(one, ArrayRows) and isinstance(two, ArrayRows)):
+            return False
+        try:
+            return all(
+                np.shares_memory(a, b, max_work=MOST_WORK)
+                for a, b in zip(
+                    jax.tree.leaves(one.fields), jax.tree.leaves(two.fields), strict=True
+                )
+            )
+        except np.exceptions.TooHardError:
+            return False
+
+
+class Part(NamedTuple):
+    """A range of some rows."""
+
+    rows: Rows
+    where: range
 
 
 MOST_WORK: Any = 1000  # to find out whether arrays overlap
 
 
-def _share_memory(one: Records, other: Records | None) -> bool:
-    """Whether all arrays of the two overlap in memory, as far as that is found out quickly."""
-    if other is None:
-        return False
-    pairs = zip(jax.tree.leaves(one.fields), jax.tree.leaves(other.fields), strict=True)
-    try:
-        return all(np.shares_memory(a, b, max_work=MOST_WORK) for a, b in pairs)
-    except np.exceptions.TooHardError:
-        return False
+def number_of_rows(fields: PyTree) -> int:
+    """Returns the number of rows that all arrays have.
 
-
-def _check_numbers(use: str, name: str, array: np.ndarray) -> None:
-    if array.ndim == 0 or array.dtype.kind not in "biufcV" or array.dtype.names:
+    Raises:
+      ValueError: if they differ, or there are none.
+    """
+    lengths = {
+        jax.tree_util.keystr(path) or "the array": len(array)
+        for path, array in jax.tree_util.tree_leaves_with_path(fields)
+    }
+    if len(set(lengths.values())) != 1 or 0 in lengths.values():
+        told = ", ".join(f"{name}: {length}" for name, length in lengths.items()) or "no array"
         raise ValueError(
-            f"the {use} rows hold {name} of shape {array.shape} and type {array.dtype}: {_CURE}"
+            f"the arrays of the records have different numbers of rows, or none ({told}): give "
+            "one row for each record in every array, and at least one record"
         )
-    dtype = jax.dtypes.canonicalize_dtype(array.dtype)
-    with np.errstate(over="ignore"):
-        kept = array.astype(dtype, copy=False)  # as JAX keeps it: 64 bits become 32
-    good = np.isfinite(kept) if jax.numpy.issubdtype(dtype, np.inexact) else kept == array
-    if not np.all(good):
-        row = int(np.argmin(good.reshape(len(array), -1).all(axis=1)))
-        raise ValueError(
-            f"row {row} of the {use} rows holds NaN, infinity or a number too large for {dtype} in "
-            f"{name}: replace it by a constant that was chosen without looking at private rows"
-        )
-
-
-_CURE = (
-    "give a pytree of arrays of numbers with one row for each record, such as (x, y), or a list of "
-    "such records"
-)
-
-
-def _columns(rows: Any) -> PyTree:
-    """The arrays of rows that are given as arrays, or one by one."""
-    if isinstance(rows, (tuple, dict, np.ndarray, jax.Array)):
-        return rows
-    if not (hasattr(rows, "__len__") and hasattr(rows, "__getitem__")):
-        raise TypeError(f"they are a {type(rows).__name__}, without a length and rows by number")
-    each = [jax.tree.map(np.asarray, rows[i]) for i in range(len(rows))]
-    if not each:
-        raise ValueError("there are none")
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *each)
+    return next(iter(lengths.values()))

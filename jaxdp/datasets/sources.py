@@ -7,11 +7,9 @@ from typing import Literal
 import numpy as np
 
 from .._distribution import missing
-from ..types import Tell
 from . import text
-from .cache import arrays_digest
-from .decoding import Split
-from .tfds import open_images
+from .decoding import Split, split_digest
+from .digests import arrays_digest
 
 # Mean and standard deviation per channel over all training images, with pixels of 0 to 1. They
 # have long been published, so that they are no secret of the records any more.
@@ -112,27 +110,8 @@ def digits() -> SplitSet:
 
 def _held(inputs: np.ndarray, labels: np.ndarray) -> Split:
     """A split whose records are in memory."""
-    return Split((inputs, labels), arrays_digest((inputs, labels)))
-
-
-def images(name: str, folder: str | None, tell: Tell) -> Source:
-    """An image-classification set of TFDS.
-
-    Raises:
-      ValueError: as `open_images` does.
-    """
-    found = open_images(name, folder, tell)
-    center: float | Sequence[float] = 127.5
-    scale: float | Sequence[float] = 127.5
-    scaling = "bytes are mapped to [-1, 1], by the range of the file format"
-    constants = PUBLISHED_SCALING.get(found.name.split("/")[0])
-    if constants is not None:
-        center, scale = (tuple(255 * value for value in values) for values in constants)
-        scaling = (
-            f"pixels are shifted by {constants[0]} and divided by {constants[1]} (of 1), constants "
-            "that were published for this set"
-        )
-    return Source(found.sizes, found.read, Format(found.num_classes, center, scale, scaling))
+    content = arrays_digest((inputs, labels))
+    return Split((inputs, labels), split_digest(len(inputs), content), content)
 
 
 def characters(file: str, window: int) -> SplitSet:

@@ -13,7 +13,9 @@ import numpy as np
 from ..types import Tell
 from . import tfds_prepare
 from ._tfds_library import check_reachable, data_folder, first_line, import_tfds, quiet
-from .cache import Arrays, cached
+
+Arrays = dict
+cached = None
 
 CHUNK = 4096  # images that are decoded at a time
 
@@ -203,3 +205,7 @@ def _fingerprint(files: Sequence[Path]) -> str:
     """Returns a name that changes with the files of a split: their paths, sizes or times."""
     stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(json.dumps(stats).encode()).hexdigest()[:12]
+
+
+def open_tfds(config: Any, tell: Any) -> Any:
+    raise NotImplementedError

@@ -4,32 +4,60 @@ import flax.linen as nn
 
 from ..datasets.sources import Format
 from . import networks
-from .config import RESNET_WIDTH, TOKEN_WIDTH, ModelConfig
+from .config import EMBEDDING_WIDTH, RESNET_WIDTH, TOKEN_WIDTH, ModelConfig
+
+# What the models are for: the inputs and the target of a record. The first one is recommended.
+MODELS = {
+    ("image", "class"): ("cnn", "linear", "mlp", "lenet", "resnet18", "backpack_cnn"),
+    ("image", "number"): ("cnn", "linear", "mlp", "lenet", "resnet18", "backpack_cnn"),
+    ("features", "class"): ("linear", "mlp"),
+    ("features", "number"): ("linear", "mlp"),
+    ("tokens", "class"): ("embedding",),
+    ("tokens", "number"): ("embedding",),
+    ("tokens", "tokens"): ("transformer",),
+}
+
+KINDS = {
+    "image": "images",
+    "features": "numbers of a table",
+    "tokens": "documents",
+    "mixed": "numbers with documents",
+}
 
 
 def make_model(config: ModelConfig, data: Format) -> nn.Module:
-    """Returns the network that the configuration names, for the classes of a data set.
+    """Returns the network that the configuration names, for the records of a data set.
 
     Raises:
-      ValueError: for an image model on text, or a text model on images.
+      ValueError: for a model that is for other records.
     """
-    if (config.name == "transformer") != data.is_text:
-        kind, right = ("images", "cnn") if config.name == "transformer" else ("text", "transformer")
-        raise ValueError(
-            f"model.name is {config.name}, but the data are {kind}: choose --model.name {right}"
-        )
-    if config.name == "linear":
-        return networks.Linear(data.num_classes)
+    fitting = MODELS.get((data.inputs, data.target), ())
+    if config.name not in fitting:
+        kind = "a text" if data.target == "tokens" else KINDS[data.inputs]
+        cure = f"choose --model.name {fitting[0]}" if fitting else "give a task of your own (--own)"
+        raise ValueError(f"model.name is {config.name}, but the data are {kind}: {cure}")
+    network = _network(config, data)
+    return networks.OneNumber(network) if data.target == "number" else network
+
+
+def _network(config: ModelConfig, data: Format) -> nn.Module:
     activation = networks.ACTIVATIONS[config.activation]
-    if config.name == "backpack_cnn":
-        return networks.BackpackCNN(data.num_classes, activation)
-    if config.name == "lenet":
-        return networks.LeNet(data.num_classes, activation)
-    if config.name == "transformer":
-        return networks.Transformer(
-            data.num_classes, config.width or TOKEN_WIDTH, config.layers, config.heads
-        )
     norm = networks.Normalisation(config.norm, config.norm_group_size)
+    outputs = data.outputs
+    if config.name == "linear":
+        return networks.Linear(outputs)
+    if config.name == "mlp":
+        return networks.MLP(outputs, config.widths, activation)
+    if config.name == "backpack_cnn":
+        return networks.BackpackCNN(outputs, activation)
+    if config.name == "lenet":
+        return networks.LeNet(outputs, activation)
     if config.name == "resnet18":
-        return networks.ResNet18(data.num_classes, config.width or RESNET_WIDTH, norm)
-    return networks.CNN(data.num_classes, config.widths, norm, activation)
+        return networks.ResNet18(outputs, config.width or RESNET_WIDTH, norm)
+    if config.name == "embedding":
+        assert data.vocabulary is not None
+        return networks.Embedding(outputs, data.vocabulary, config.width or EMBEDDING_WIDTH)
+    if config.name == "transformer":
+        width = config.width or TOKEN_WIDTH
+        return networks.Transformer(outputs, width, config.layers, config.heads)
+    return networks.CNN(outputs, config.widths, norm, activation)

@@ -7,6 +7,8 @@ from ..datasets.config import require
 
 TOKEN_WIDTH = 128  # of the transformer, where model.width is None
 
+EMBEDDING_WIDTH = 32  # of the embedding, where model.width is None
+
 RESNET_WIDTH = 64  # of the first convolution of the resnet18, where model.width is None
 
 
@@ -14,15 +16,19 @@ RESNET_WIDTH = 64  # of the first convolution of the resnet18, where model.width
 class ModelConfig:
     """Which network, how large it is, and what normalises and activates its layers."""
 
-    name: Literal["cnn", "linear", "lenet", "resnet18", "backpack_cnn", "transformer"] = "cnn"
-    """cnn: convolutions with average pooling, then a linear layer.
-    linear: that layer.
+    name: Literal[
+        "cnn", "linear", "mlp", "lenet", "resnet18", "backpack_cnn", "embedding", "transformer"
+    ] = "cnn"
+    """cnn: convolutions with average pooling, then a linear layer, for images.
+    linear: that layer, for images and tables.
+    mlp: hidden layers, then that layer, for images and tables.
     lenet, resnet18: as published, for 32x32 images.
     backpack_cnn: two convolutions and two dense layers, for 28x28 images.
-    transformer: for text."""
+    embedding: the mean of the tokens' embeddings, then a linear layer, for documents.
+    transformer: predicts the characters of a text."""
 
     widths: tuple[int, ...] = (16,)
-    """Channels of every convolution of the cnn."""
+    """Channels of every convolution of the cnn, or units of every hidden layer of the mlp."""
 
     norm: Literal["group", "batch", "none"] = "group"
     """Normalisation after every convolution of the cnn and the resnet18.
@@ -33,10 +39,10 @@ class ModelConfig:
     """Channels per group of the GroupNorm; 0 for no normalisation."""
 
     activation: Literal["tanh", "relu"] = "tanh"
-    """Of the cnn, the lenet and the backpack_cnn."""
+    """Of the cnn, the mlp, the lenet and the backpack_cnn."""
 
     width: int | None = None
-    """Of the transformer: numbers that it holds for every token; None: 128.
+    """Of the transformer and the embedding: numbers for every token; None: 128 and 32.
     Of the resnet18: channels of its first convolution; None: 64."""
 
     layers: int = 2
@@ -51,10 +57,11 @@ class ModelConfig:
             isinstance(widths, tuple) and all(width >= 1 for width in widths),
             "model.widths",
             widths,
-            "a tuple of numbers of channels, all at least 1",
+            "a tuple of whole numbers, all at least 1",
         )
         require(width is None or width >= 1, "model.width", width, "at least 1")
-        grouped = widths if self.name != "resnet18" else (width or RESNET_WIDTH,)
+        grouped = (width or RESNET_WIDTH,) if self.name == "resnet18" else widths
+        grouped = grouped if self.name in ("cnn", "resnet18") else ()
         require(
             size == 0 or (size > 0 and all(width % size == 0 for width in grouped)),
             "model.norm-group-size",

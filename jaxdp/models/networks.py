@@ -1,6 +1,6 @@
 """The networks, as Flax linen modules.
 
-Those for images take `[B, H, W, C]` and return logits `[B, num_classes]`.
+Those for images take `[B, H, W, C]` and return logits `[B, num_classes]`, or one number each.
 """
 
 from collections.abc import Callable
@@ -9,6 +9,8 @@ from typing import Literal, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from ..datasets.sources import PADDING
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -67,13 +69,57 @@ class CNN(nn.Module):
 
 
 class Linear(nn.Module):
-    """Multinomial logistic regression on the pixels."""
+    """One linear layer on the pixels or features, `[B, ...]`."""
 
     num_classes: int
 
     @nn.compact
-    def __call__(self, x_BxHxWxC: jax.Array) -> jax.Array:
-        return nn.Dense(self.num_classes)(x_BxHxWxC.reshape(len(x_BxHxWxC), -1))
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.Dense(self.num_classes)(x.reshape(len(x), -1))
+
+
+class MLP(nn.Module):
+    """Hidden layers with an activation, then a linear layer, on `[B, ...]`."""
+
+    num_classes: int
+    widths: tuple[int, ...]
+    activation: Activation
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x.reshape(len(x), -1)
+        for width in self.widths:
+            x = self.activation(nn.Dense(width)(x))
+        return nn.Dense(self.num_classes)(x)
+
+
+class OneNumber(nn.Module):
+    """The only output of a network, `[B, ...] -> [B]`."""
+
+    network: nn.Module
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.network(x)[:, 0]
+
+
+class Embedding(nn.Module):
+    """The mean of the embeddings of a document's tokens, then a linear layer, `[B, T] -> [B, C]`.
+
+    Tokens that fill up a document (PADDING) are left out of its mean.
+    """
+
+    num_classes: int
+    vocabulary: int
+    width: int
+
+    @nn.compact
+    def __call__(self, tokens_BxT: jax.Array) -> jax.Array:
+        mask_BxT = tokens_BxT != PADDING
+        x_BxTxD = nn.Embed(self.vocabulary, self.width)(tokens_BxT)
+        total_BxD = jnp.sum(x_BxTxD * mask_BxT[..., None], 1)
+        count_Bx1 = jnp.sum(mask_BxT, 1, keepdims=True)
+        return nn.Dense(self.num_classes)(total_BxD / jnp.maximum(count_Bx1, 1))
 
 
 class BackpackCNN(nn.Module):

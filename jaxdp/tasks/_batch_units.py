@@ -4,7 +4,7 @@ from types import ModuleType
 from typing import Any
 
 from .._distribution import needed_by
-from ..datasets.records import ROWS_AT_A_TIME
+from ..datasets.rows import ROWS_AT_A_TIME
 from ..types import PyTree
 from ._network import Flags, Function
 from .task import WithStatistics

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ..datasets.sources import Format
 from ..models.build import make_model
 from ..models.config import ModelConfig
-from .supervised import classifier, language_model
+from .supervised import classifier, language_model, regressor
 from .task import Task
 
 
@@ -25,11 +25,20 @@ def make_task(
       augment: `(key, input) -> input`, before it is scaled.
 
     Raises:
-      ValueError: for an image model on text, or a text model on images.
+      ValueError: for a model that is for other records.
     """
     model, preprocess = make_model(config, data), lambda x: scaled(data, x)
-    if data.is_text:
-        return language_model(model, preprocess=preprocess, augment=augment)
+    if data.target == "tokens":
+        return language_model(model, preprocess=preprocess)
+    if data.target == "number":
+        return regressor(
+            model,
+            preprocess=preprocess,
+            augment=augment,
+            batch_norm=config.norm == "batch",
+            target_center=data.target_center,
+            target_scale=data.target_scale,
+        )
     return classifier(
         model, preprocess=preprocess, augment=augment, batch_norm=config.norm == "batch"
     )

@@ -1,6 +1,7 @@
 """Tasks made of a model and a standard loss: classes, numbers, next tokens."""
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import optax
 from ..types import PyTree
 from ._libraries import network_of
 from ._network import OWN_TASK, Network
-from .task import Inputs, Record, Records, Task
+from .task import Inputs, Record, Records, Task, WrongRecord
 
 Prepare = Callable[[Inputs], Inputs]
 Augment = Callable[[jax.Array, Inputs], Inputs]
@@ -89,25 +90,36 @@ def regressor(
     preprocess: Prepare | None = None,
     augment: Augment | None = None,
     batch_norm: bool = False,
+    target_center: float = 0.0,
+    target_scale: float = 1.0,
 ) -> Task:
     """Returns the task of finding the numbers that belong to a record, `(inputs, target)`.
 
-    The loss is the squared error, in float32: the mean over the numbers, if a target has several.
-    The scores are `loss` and `absolute_error`. A prediction is the model's output.
+    The model's output is `(target - target_center) / target_scale`. The loss is its squared error,
+    in float32: the mean over the numbers, if a target has several. The scores are `loss` and
+    `absolute_error`, which is in units of the target, as are predictions.
 
     Args:
       model: as for `classifier`. It maps inputs to numbers of the shape of the target.
       preprocess: as for `classifier`.
       augment: as for `classifier`.
       batch_norm: as for `classifier`.
+      target_center, target_scale: a typical target, and how far targets are from it. They must not
+        be computed from private records.
 
     Returns:
       A `Task` with the name "regressor". Target: real numbers of any shape.
 
     Raises:
-      TypeError, ValueError: as `classifier` does.
+      TypeError, ValueError: as `classifier` does; and for a scale that is not above 0.
     """
-    return _make(REGRESSOR, model, preprocess, augment, batch_norm)
+    if not (math.isfinite(target_center) and 0 < target_scale < math.inf):
+        raise ValueError(
+            f"target_center is {target_center} and target_scale {target_scale}: give finite "
+            "numbers, the scale above 0"
+        )
+    kind = _regression(target_center, target_scale)
+    return _make(kind, model, preprocess, augment, batch_norm)
 
 
 def language_model(
@@ -154,7 +166,7 @@ class _Kind(NamedTuple):
     loss: Callable[[PyTree, jax.Array], jax.Array]
     scores: Callable[[PyTree, jax.Array], dict[str, jax.Array]]
     prediction: Callable[[PyTree], PyTree]
-    check: Callable[[Records, PyTree], None] | None = None
+    check: Callable[[Records, PyTree], WrongRecord | None] | None = None
 
 
 def _make(
@@ -287,25 +299,38 @@ def _error(outputs: PyTree, target: jax.Array) -> jax.Array:
     return numbers - target
 
 
-def _squared_error(outputs: PyTree, target: jax.Array) -> jax.Array:
-    return jnp.mean(jnp.square(_error(outputs, target)))
+def _regression(center: float, scale: float) -> _Kind:
+    """What is learnt of targets around a center."""
+
+    def error(outputs: PyTree, target: jax.Array) -> jax.Array:
+        return _error(outputs, (jnp.asarray(target) - center) / scale)
+
+    def scores(outputs: PyTree, target: jax.Array) -> dict[str, jax.Array]:
+        off = error(outputs, target)
+        absolute = scale * jnp.mean(jnp.abs(off))
+        return {"loss": jnp.mean(jnp.square(off)), "absolute_error": absolute}
+
+    return _Kind(
+        "regressor",
+        lambda inputs: inputs,
+        lambda outputs, target: jnp.mean(jnp.square(error(outputs, target))),
+        scores,
+        lambda outputs: jax.tree.map(lambda x: center + scale * x, outputs),
+    )
 
 
-def _error_scores(outputs: PyTree, target: jax.Array) -> dict[str, jax.Array]:
-    error = _error(outputs, target)
-    return {"loss": jnp.mean(jnp.square(error)), "absolute_error": jnp.mean(jnp.abs(error))}
-
-
-def _check_labels(records: Records, prediction: PyTree) -> None:
-    """Refuses labels that are no class."""
+def _check_labels(records: Records, prediction: PyTree) -> WrongRecord | None:
+    """Finds a label that is no class."""
     classes = prediction["scores"].shape[-1]
     labels = np.asarray(records[1])
     wrong = ((labels < 0) | (labels >= classes)).reshape(len(labels), -1).any(axis=1)
-    if wrong.any():
-        raise ValueError(
-            f"the label of row {int(np.argmax(wrong))} is none of the model's {classes} classes, 0 "
-            f"to {classes - 1}: give the numbers of classes, or a model with more of them"
-        )
+    if not wrong.any():
+        return None
+    return WrongRecord(
+        int(np.argmax(wrong)),
+        f"its label is none of the model's {classes} classes, 0 to {classes - 1}: give the numbers "
+        "of classes, or a model with more of them",
+    )
 
 
 CLASSIFIER = _Kind(
@@ -315,12 +340,5 @@ CLASSIFIER = _Kind(
     _class_scores,
     _classes,
     _check_labels,
-)
-REGRESSOR = _Kind(
-    "regressor",
-    lambda inputs: inputs,
-    _squared_error,
-    _error_scores,
-    lambda outputs: outputs,
 )
 LANGUAGE_MODEL = CLASSIFIER._replace(name="language model", prepare=_tokens)

@@ -30,9 +30,9 @@ class Task:
       statistics: `(params, public records [n, ...]) -> statistics`, which evaluation needs beside
         the parameters (those of BatchNorm). They must not come from private records.
       name: what it is, in a word or two, for the privacy statement.
-      check: `(records [n, ...], prediction) -> None`, called with NumPy arrays and the shapes of
-        what `predict` returns before anything is spent. It raises ValueError for records that can't
-        be learnt, and tells of a row by its number, never by its content.
+      check: `(records [n, ...], prediction) -> WrongRecord or None`, called before anything is
+        spent, for some records at a time: NumPy arrays, and the shapes of what `predict` returns.
+        It finds a record that can't be learnt.
 
     `variables` are the parameters; or `WithStatistics`, if `statistics` is given.
 
@@ -57,7 +57,7 @@ class Task:
     unit_loss: Callable[..., jax.Array] | None = None
     statistics: Callable[[PyTree, Records], PyTree] | None = None
     name: str = "custom"
-    check: Callable[[Records, PyTree], None] | None = None
+    check: Callable[[Records, PyTree], "WrongRecord | None"] | None = None
 
     def __post_init__(self) -> None:
         for name, arguments in SIGNATURES.items():
@@ -82,6 +82,18 @@ SIGNATURES = {
     "statistics": "params, records",
     "check": "records, prediction",
 }
+
+
+class WrongRecord(NamedTuple):
+    """A record that can't be learnt.
+
+    Attributes:
+      row: its place among those that were given.
+      reason: what is wrong, and the cure; never a value of the record.
+    """
+
+    row: int
+    reason: str
 
 
 class WithStatistics(NamedTuple):

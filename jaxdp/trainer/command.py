@@ -8,6 +8,7 @@ from rich.console import Console
 
 from ..datasets import loading
 from ..datasets.augmentation import AUGMENTATIONS
+from ..datasets.rows import ReadFailed
 from ..tasks.builtin import make_task
 from ..types import Tell
 from . import loop, session
@@ -54,6 +55,13 @@ def train(config: Config) -> int:
             trained = session.train(opened, console)
             released = session.release(opened, trained, console)
             session.report(opened, trained, released, start, console)
+        except ReadFailed as error:
+            print(
+                f"error: {error}: stopped, what was spent stays charged. To go on: python -m "
+                f"jaxdp.train --resume {opened.folder}",
+                file=sys.stderr,
+            )
+            return 1
         except loop.NotFinite as error:
             cure = "Try a lower training.learning-rate: --resume goes on from the last checkpoint"
             print(f"error: {error}: nothing is released. {cure}", file=sys.stderr)

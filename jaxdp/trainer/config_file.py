@@ -11,7 +11,7 @@ from typing import Any
 
 import optax
 
-from ..datasets.records import Dataset
+from ..datasets.dataset import Dataset
 from ..tasks.task import Task
 from .job import PARTS
 

@@ -23,7 +23,8 @@ from ..accounting import guarantee
 from ..accounting.rounding import round_up, shown_delta
 from ..datasets import feeding
 from ..dpsgd.noise import noise_norm
-from . import averages
+from . import averages, public_norms
+from .columns import folded
 from .metrics import Metrics
 from .release.claims import epsilons
 from .release.markdown import NO_PRIVACY, SAMPLINGS
@@ -105,6 +106,34 @@ def describe_cost(run: Run) -> str:
         + ", ".join(f"{value:g} by {name.upper()}" for name, value in spent.items())
         + ".\nDry run: nothing was trained, spent or written."
     )
+
+
+def describe_data(run: Run, width: int) -> str:
+    """Which records are private, public and test, and where every constant comes from."""
+    job, plan = run.job, run.plan
+    data, prepared = job.data, job.preprocessing
+    inputs = "a part of the task: they must not come from private records"
+    told = {
+        "private": f"protected; their number N = {plan.num_examples:,} is published",
+        "public": "not protected",
+        "test": "declared public" if data.test_is_public else "private: so are their scores",
+    }
+    kind = "" if data.source == data.name else f" ({data.source})"
+    rows = [("records", f"{data.name}{kind}")]
+    for use, what in told.items():
+        records = getattr(data, use)
+        rule = "none" if records is None else f"{data.rules[use]}: {len(records):,} records, {what}"
+        rows.append((use, rule))
+    rows.append(("constants", inputs if prepared is None else prepared.description))
+    rows += [("", f"{name}: {kind}") for name, kind in data.fields.items()]
+    rows.append(("clipping norms", public_norms.describe(job)))
+    rows.append(("δ", f"{shown_delta(plan.delta):g}"))
+    indent = max(len(name) for name, _ in rows) + 2
+    lines = []
+    for name, text in rows:
+        first, *others = folded(text, max(20, width - indent))
+        lines += [f"{name:{indent}}{first}", *(f"{'':{indent}}{line.strip()}" for line in others)]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def result_table(run: Run, statement: Statement, results: dict[str, Any], folder: Path) -> Table:

@@ -12,7 +12,7 @@ import optax
 from rich.console import Console
 
 from ..datasets.config import Placement
-from ..datasets.records import Dataset
+from ..datasets.dataset import Dataset
 from ..dpsgd.plan import Plan
 from ..tasks.task import Task
 from ..types import Allocation, PyTree, Tell

@@ -6,7 +6,7 @@ import optax
 
 from ..accounting.mechanism import batches_per_epoch
 from ..datasets.config import Placement
-from ..datasets.records import Dataset
+from ..datasets.dataset import Dataset
 from ..dpsgd.plan import Plan
 from ..models.config import ModelConfig
 from ..tasks.task import Task

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ..datasets.records import ROWS_AT_A_TIME, Records
+from ..datasets.records import Records
 from ..tasks.task import Task
 from ..types import PyTree, Tell
 from .run.files import append_private
@@ -29,19 +29,19 @@ def make_scorer(task: Task, records: Records | None) -> Callable[[PyTree], Score
     scores_of = task.scores
     if scores_of is None or records is None:
         return lambda variables: {}
+    good = records.good()
 
     @jax.jit
-    def totals(variables: PyTree, rows: PyTree) -> dict[str, jax.Array]:
+    def totals(variables: PyTree, rows: PyTree, good: jax.Array) -> dict[str, jax.Array]:
         scores = jax.vmap(scores_of, (None, 0))(variables, rows)
-        return jax.tree.map(lambda score: jax.numpy.sum(score, 0), scores)
+        return jax.tree.map(lambda score: jax.numpy.sum(score, 0, where=good), scores)
 
     def score(variables: PyTree) -> Scores:
         sums: Scores = {}
-        for start in range(0, len(records), ROWS_AT_A_TIME):
-            rows = jax.tree.map(lambda a: a[start : start + ROWS_AT_A_TIME], records.fields)
-            for name, part in totals(variables, rows).items():
+        for places, rows in records.chunks():
+            for name, part in totals(variables, rows, good[places.start : places.stop]).items():
                 sums[name] = sums.get(name, 0.0) + float(np.asarray(part))
-        return {name: total / len(records) for name, total in sums.items()}
+        return {name: total / np.sum(good) for name, total in sums.items()}
 
     return score
 

@@ -124,9 +124,11 @@ def _open(prepare: Prepare, options: RunOptions, console: Console, stack: ExitSt
     if options.seed is not None:
         console.print("A seed was given: noise and sampling are reproducible: NOT PRIVATE.")
     if options.dry_run:
+        console.print(shown.describe_data(run, console.width))
         console.print(shown.describe_cost(run))
         return Opened(run, history, left=False)
     if history is not None:
+        _list_bad_rows(run, history, console)
         return Opened(run, history, _has_steps_left(run, history, console))
     budget = resume.make_budget(run.plan)  # it may refuse: call it before anything is written
     folder = files.make_run_folder(
@@ -135,7 +137,21 @@ def _open(prepare: Prepare, options: RunOptions, console: Console, stack: ExitSt
     stack.enter_context(files.locked(folder))
     history = resume.begin(folder, budget, run.plan, run.saved, run.state, options.checkpoint.keep)
     stack.callback(history.close)
+    _list_bad_rows(run, history, console)
     return Opened(run, history, left=True)
+
+
+def _list_bad_rows(run: Run, history: resume.History, console: Console) -> None:
+    found = [
+        f"{split}, row {row}: {reason}"
+        for split, rows in run.job.data.bad_rows.items()
+        for row, reason in sorted(rows.items())
+    ]
+    if not found:
+        return
+    path = history.folder / "private" / "bad_rows.txt"
+    files.write_private(path, "\n".join(found) + "\n")
+    console.print(f"{len(found)} rows can't be used, and are in no batch: see {path}")
 
 
 def _open_history(options: RunOptions, console: Console, stack: ExitStack) -> resume.History:

@@ -80,7 +80,7 @@ class Run:
         task, public = self.job.task, self.job.data.public
         if task.statistics is None or public is None:
             return None
-        return task.statistics(params, public.fields)
+        return task.statistics(params, public.good_fields())
 
     def variables(self, params: PyTree) -> PyTree:
         """What the task scores and predicts with, at released parameters."""

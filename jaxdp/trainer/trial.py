@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
-from ..datasets.records import USES, Records
-from ..tasks.task import SIGNATURES, inputs_of
+from ..datasets.dataset import USES
+from ..datasets.records import Records
+from ..datasets.rows import shown
+from ..tasks.task import SIGNATURES, WrongRecord, inputs_of
 from ..types import PyTree
 from .job import Job
 
@@ -31,8 +34,7 @@ def try_task(job: Job, params: PyTree) -> None:
         loss = tried("loss", task.loss, params, record, KEY)
         if not _is_number(loss):
             raise ValueError(
-                f"the task's loss of one record is {_shown(loss)}: return one number, as "
-                "loss.mean()"
+                f"the task's loss of one record is {shown(loss)}: return one number, as loss.mean()"
             )
     if task.statistics is not None:
         return  # without statistics there are no variables to try
@@ -40,7 +42,7 @@ def try_task(job: Job, params: PyTree) -> None:
         scores = tried("scores", task.scores, params, record)
         if not (isinstance(scores, dict) and all(_is_number(score) for score in scores.values())):
             raise ValueError(
-                f"the task's scores are {_shown(scores)}: return a dict of numbers for one record, "
+                f"the task's scores are {shown(scores)}: return a dict of numbers for one record, "
                 'as {"accuracy": ...}'
             )
     if task.predict is not None:
@@ -70,20 +72,13 @@ def tried(name: str, function: Callable[..., Any], *args: PyTree) -> Any:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(
             f"the task's {name}({SIGNATURES[name]}) fails{where} for one record, "
-            f"{_shown(args[1])}: {type(error).__name__}: {reason}"
+            f"{shown(args[1])}: {type(error).__name__}: {reason}"
         ) from error
 
 
 def _is_own_code(file: str) -> bool:
     """Whether a file is neither of jaxdp nor of an installed package."""
     return not file.startswith((PACKAGE, "<")) and "site-packages" not in file
-
-
-def _shown(tree: PyTree) -> str:
-    """Shapes as text: float32[5] instead of ShapeDtypeStruct(...)."""
-    short = lambda leaf: f"{leaf.dtype}[{', '.join(map(str, leaf.shape))}]"
-    named = jax.tree.map(lambda leaf: short(leaf) if hasattr(leaf, "dtype") else leaf, tree)
-    return str(named).replace("'", "")
 
 
 def try_optimizer(job: Job, params: PyTree) -> None:
@@ -103,9 +98,15 @@ def _is_number(score: Any) -> bool:
 
 
 def _check_records(
-    check: Callable[[PyTree, PyTree], None], use: str, records: Records, prediction: PyTree
+    check: Callable[[PyTree, PyTree], WrongRecord | None],
+    use: str,
+    records: Records,
+    prediction: PyTree,
 ) -> None:
-    try:
-        check(records.fields, prediction)
-    except ValueError as error:
-        raise ValueError(f"of the {use} records, {error}") from None
+    usable = records.good()
+    for places, fields in records.chunks():
+        good = usable[places.start : places.stop]
+        found = check(jax.tree.map(lambda a, good=good: a[good], fields), prediction)
+        if found is not None:
+            row = places[int(np.flatnonzero(good)[found.row])]
+            raise ValueError(f"row {row} of the {use} records: {found.reason}")

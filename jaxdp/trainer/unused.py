@@ -40,6 +40,16 @@ def _without(part: str) -> Callable[[Config], bool]:
     return lambda c: not defines(c.own, part)
 
 
+def _data(options: tuple[str, ...], need: str, *kinds: str) -> Rule:
+    """Options of the data that are for some kinds of data."""
+    return Rule(
+        tuple(f"data.{name}" for name in options),
+        lambda c: c.data.kind in kinds,
+        need,
+        "data.name",
+    )
+
+
 def _names(section: Any, name: str) -> tuple[str, ...]:
     return tuple(f"{name}.{field.name}" for field in dataclasses.fields(section))
 
@@ -68,20 +78,28 @@ RULES = (
         "an optimizer by name",
         "own",
     ),
-    Rule(
-        ("data.file", "data.window"),
-        lambda c: c.data.name == "text",
-        "the data set text",
-        "data.name",
+    _data(("window",), "the text of a language model, --data.file NAME.txt", "text"),
+    _data(("label", "schema", "columns", "split_by"), "tables, --data.file NAME.csv", "table"),
+    _data(("labels", "classes", "size", "channels"), "images, --data.folder NAME", "folder"),
+    _data(("test_from", "skip_bad"), "files and folders", "table", "folder", "tfds"),
+    _data(
+        ("tokens", "vocabulary", "length"), "documents in tables and sets of TFDS", "table", "tfds"
     ),
+    _data(("dir",), "sets of TFDS", "tfds"),
+    _data(("augment",), "images", "digits", "folder", "tfds"),
     Rule(
-        ("data.dir",),
-        lambda c: c.data.name not in ("digits", "text"),
-        "image sets of TFDS",
-        "data.name",
+        ("data.vocabulary",),
+        lambda c: c.data.tokens == "hash",
+        "tokens by a hash",
+        "data.tokens",
     ),
-    Rule(("data.augment",), lambda c: c.data.name != "text", "images", "data.name"),
-    Rule(("model.widths",), lambda c: c.model.name == "cnn", "the cnn", "model.name"),
+    Rule(("data.classes",), lambda c: c.data.labels is not None, "a file of labels", "data.labels"),
+    Rule(
+        ("model.widths",),
+        lambda c: c.model.name in ("cnn", "mlp"),
+        "the cnn and the mlp",
+        "model.name",
+    ),
     Rule(
         ("model.norm", "model.norm_group_size"),
         lambda c: c.model.name in ("cnn", "resnet18"),
@@ -96,14 +114,14 @@ RULES = (
     ),
     Rule(
         ("model.activation",),
-        lambda c: c.model.name in ("cnn", "lenet", "backpack_cnn"),
-        "the cnn, the lenet and the backpack_cnn",
+        lambda c: c.model.name in ("cnn", "mlp", "lenet", "backpack_cnn"),
+        "the cnn, the mlp, the lenet and the backpack_cnn",
         "model.name",
     ),
     Rule(
         ("model.width",),
-        lambda c: c.model.name in ("transformer", "resnet18"),
-        "the transformer and the resnet18",
+        lambda c: c.model.name in ("transformer", "embedding", "resnet18"),
+        "the transformer, the embedding and the resnet18",
         "model.name",
     ),
     Rule(

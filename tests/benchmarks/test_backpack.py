@@ -24,7 +24,8 @@ def stand_in():
     images = rng.integers(0, 256, (backpack.BATCH, 28, 28, 1), np.uint8)
     rows = images, rng.integers(0, 10, backpack.BATCH, np.int32)
     task = make_task(
-        ModelConfig(name="backpack_cnn", activation="relu"), Format(10, 33.3, 78.6, "")
+        ModelConfig(name="backpack_cnn", activation="relu"),
+        Format("image", "class", 10, 33.3, 78.6, ""),
     )
     dataset = Dataset(rows, jax.tree.map(np.copy, rows))
     params = task.init(jax.random.key(0), dataset.private.zero())

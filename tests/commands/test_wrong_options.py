@@ -42,7 +42,7 @@ TRAIN = {
     "--model.norm none --model.norm-group-size 2": ("model.norm-group-size is 2", "leave it out"),
     "--data.file my.csv": ("data.file is my.csv", "for the data set text", "leave it out"),
     "--data.window 32": ("data.window is 32", "data.name is digits: leave it out"),
-    "--data.dir somewhere": ("data.dir is somewhere", "image sets of TFDS", "leave it out"),
+    "--data.dir somewhere": ("data.dir is somewhere", "sets of TFDS", "leave it out"),
     "--data.name text --data.file a.txt --data.augment crop_flip": (
         "data.augment is crop_flip",
         "leave it out",

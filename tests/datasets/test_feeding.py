@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jaxdp.datasets import feeding
-from jaxdp.datasets.records import Records
+from jaxdp.datasets.records import Part, Records
+from jaxdp.datasets.rows import SourceRows
 
 N = 50
 IMAGES = np.random.default_rng(0).integers(0, 255, (N, 6, 6, 1), np.uint8)
@@ -38,25 +39,48 @@ def test_batches_hold_the_rows_that_were_sampled(placement):
     for step, ((batch, mask), (indices, expected)) in enumerate(
         zip(flat(feed(SAMPLES, placement=placement)), SAMPLES, strict=True)
     ):
-        np.testing.assert_array_equal(batch.records["image"], IMAGES[indices])
-        np.testing.assert_array_equal(batch.records["label"], indices)
+        np.testing.assert_array_equal(batch.records["image"][mask], IMAGES[indices[mask]])
+        np.testing.assert_array_equal(batch.records["label"][mask], indices[mask])
         np.testing.assert_array_equal(batch.ids, IDS[indices])
         np.testing.assert_array_equal(batch.key, jax.random.key_data(STEP_KEY(step)))
         np.testing.assert_array_equal(mask, expected)
 
 
-@pytest.mark.parametrize("placement", ["device", "host"])
-def test_padding_behind_the_last_record_is_some_record(placement):
+@pytest.mark.parametrize(("placement", "padding"), [("device", N - 1), ("host", 0)])
+def test_padding_behind_the_last_record_is_no_error(placement, padding):
     sample = (np.array([3, N, N + 7], np.int32), np.array([True, False, False]))
     ((batch, _),) = flat(feed([sample], placement=placement))
-    np.testing.assert_array_equal(batch.records["label"], [3, N - 1, N - 1])
+    np.testing.assert_array_equal(batch.records["label"], [3, padding, padding])
+
+
+def test_what_can_t_be_used_is_taken_out_of_the_sample_that_was_drawn():
+    bad = np.zeros(N, bool)
+    bad[[1, 4, 9]] = True
+    ones = np.ones(3, bool)
+    units = np.array([[3, 1, 4], [9, 1, N]], np.int32), np.array([ones, [True, True, False]])
+    for placement in ("device", "host"):
+        records = Records.of_parts([Part(RECORDS.only_rows(), range(N))], IDS, bad)
+        found = flat(
+            feeding.feed(records, [*SAMPLES, units], step_key=STEP_KEY, placement=placement)
+        )
+        for (batch, mask), left in zip(found, [[3], [5], [[3], []]], strict=True):
+            # Padding comes after what is left, as everywhere.
+            assert not np.any(~mask[..., :-1] & mask[..., 1:])
+            np.testing.assert_array_equal(
+                batch.records["label"][mask], np.concatenate([*left], None)
+            )
+            np.testing.assert_array_equal(
+                batch.ids[mask], IDS[np.concatenate([*left], None).astype(int)]
+            )
+        assert [mask.shape for _, mask in found] == [(3,), (3,), (2, 3)]
 
 
 def test_what_a_loss_draws_is_the_same_wherever_the_data_are():
-    first, second = (flat(feed(SAMPLES, placement=where)) for where in ("device", "host"))
+    samples = [(indices, np.ones(3, bool)) for indices, _ in SAMPLES]
+    first, second = (flat(feed(samples, placement=where)) for where in ("device", "host"))
     jax.tree.map(np.testing.assert_array_equal, first, second)
     # A run that goes on at step 1 sees what it would have seen.
-    resumed = flat(feed(SAMPLES[1:], start=1))
+    resumed = flat(feed(samples[1:], start=1))
     jax.tree.map(np.testing.assert_array_equal, resumed, first[1:])
     keys = [
         jax.random.key_data(feeding.record_keys(batch.key, batch.ids)) for batch, _ in feed(SAMPLES)
@@ -110,3 +134,50 @@ def test_what_does_not_fit_stays_on_the_host(monkeypatch):
     monkeypatch.setattr(feeding, "CPU_BYTES", 10)
     assert feeding.resolve("auto", RECORDS) == "host"
     assert feeding.resolve("device", RECORDS) == "device"
+
+
+def test_records_in_files_are_read_when_they_are_sampled(monkeypatch, tmp_path):
+    np.save(tmp_path / "x.npy", IMAGES)
+    records = Records((np.load(tmp_path / "x.npy", mmap_mode="r"), LABELS))
+    assert not records.in_memory
+    assert feeding.resolve("auto", records) == "device"  # as they are few
+    monkeypatch.setattr(feeding, "READ_BYTES", 10)
+    assert feeding.resolve("auto", records) == "host"
+    assert feeding.resolve("auto", RECORDS) == "device"
+
+
+class Asked:
+    """A source that notes which rows were asked for, and by which threads."""
+
+    def __init__(self):
+        self.rows, self.threads = [], set()
+
+    def __len__(self):
+        return N
+
+    def __getitems__(self, rows):
+        self.rows.append(list(rows))
+        self.threads.add(threading.get_ident())
+        time.sleep(0.02)
+        return IMAGES[rows], LABELS[rows]
+
+    def digest(self):
+        return "the same as ever"
+
+
+def test_sampled_rows_alone_are_read_by_threads_ahead_of_the_step():
+    source = Asked()
+    form = (jax.ShapeDtypeStruct((6, 6, 1), np.uint8), jax.ShapeDtypeStruct((), np.int32))
+    records = Records.of_parts([Part(SourceRows(source, "", form, True), range(N))])
+    samples = [
+        (np.array([i, (7 * i) % N, N]), np.array([True, i % 5 != 0, False])) for i in range(40)
+    ]
+    asked = [indices[mask].tolist() for indices, mask in samples]
+    batches = feeding.feed(records, samples, step_key=STEP_KEY, placement="host")
+    for i, (batch, mask) in enumerate(batches):
+        np.testing.assert_array_equal(batch.records[1][mask], asked[i])
+        np.testing.assert_array_equal(batch.records[0][mask], IMAGES[asked[i]])
+        assert len(source.rows) <= i + 1 + feeding.THREADS
+    assert sorted(source.rows) == sorted(asked)
+    assert len(source.threads) > 1
+    assert threading.get_ident() not in source.threads

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from jaxdp.datasets import loading
@@ -73,7 +72,7 @@ def test_the_data_set_says_what_it_is_made_of(tmp_path):
     assert (data.name, data.window, data.test_is_public) == ("digits", None, True)
     assert data.rules == {"private": SPLIT.private, "public": SPLIT.public, "test": SPLIT.test}
     assert sorted(data.digests) == ["test", "train"]
-    assert (made.num_classes, made.is_text) == (10, False)
+    assert (made.outputs, made.inputs, made.target) == (10, "image", "class")
     assert "public" not in loading.load(DataConfig())[0].rules
     file = tmp_path / "a.txt"
     file.write_text("to be or not to be, that is the question. " * 40)
@@ -81,17 +80,4 @@ def test_the_data_set_says_what_it_is_made_of(tmp_path):
         DataConfig(name="text", file=str(file), window=15, test_is_public=False)
     )
     assert (data.name, data.window, data.test_is_public) == ("text", 15, False)
-    assert made.is_text
-
-
-@pytest.mark.parametrize(("label", "told"), [(10, "0 to 10"), (-1, "-1 to 0")])
-def test_labels_out_of_range_are_refused(monkeypatch, label, told):
-    digits = loading.digits()
-    images = np.zeros((2, 8, 8, 1), np.uint8)
-    wrong = {"train": np.array([0, 1]), "test": np.array([0, label])}
-    source = replace(
-        digits, sizes={"train": 2, "test": 2}, read=lambda split: (images, wrong[split])
-    )
-    monkeypatch.setattr(loading, "digits", lambda: source)
-    with pytest.raises(ValueError, match=f"labels of 'test' go from {told}: expected 0 to 9"):
-        loading.load(DataConfig())
+    assert (made.inputs, made.target) == ("tokens", "tokens")

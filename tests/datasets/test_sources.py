@@ -48,7 +48,10 @@ def test_the_data_set_has_the_last_windows_for_its_test(tmp_path):
     dataset, data_format = loading.load(config)
     assert (len(dataset.private), len(dataset.public), len(dataset.test)) == (80, 10, 10)
     np.testing.assert_array_equal(
-        np.concatenate([dataset.private.ids, dataset.public.ids, dataset.test.ids]), np.arange(100)
+        np.concatenate(
+            [dataset.private.numbers(), dataset.public.numbers(), dataset.test.numbers()]
+        ),
+        np.arange(100),
     )
     assert data_format.center is None
     with pytest.raises(ValueError, match="window is 4, and the run began with 9"):

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 import jaxdp
-from jaxdp.datasets.records import Dataset
+from jaxdp.datasets.dataset import Dataset
 from jaxdp.tasks.task import Task
 from jaxdp.trainer.fit import fit
 from jaxdp.trainer.plan_settings import PlanSettings

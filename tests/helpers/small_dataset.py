@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from jaxdp.datasets.records import Dataset
+from jaxdp.datasets.dataset import Dataset
 from jaxdp.datasets.sources import Format
 
-SMALL_FORMAT = Format(10, 0.0, 8.0, "")
+SMALL_FORMAT = Format("image", "class", 10, 0.0, 8.0, "")
 
 
 def small_dataset() -> Dataset:

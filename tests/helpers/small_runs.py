@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 from jaxdp import Plan, clip_individual
-from jaxdp.datasets.records import Dataset, Records
+from jaxdp.datasets.dataset import Dataset
 from jaxdp.tasks.task import Task
 from jaxdp.trainer.job import Job, RunOptions
 from jaxdp.trainer.release.claims import SpentSegment, make_facts, make_statement
@@ -58,14 +58,9 @@ def make_run(
 
 
 def facts_of(plan, name, seed, window, test_is_public):
-    data = Dataset.of_parts(
-        {"private": Records(np.zeros(plan.num_examples, np.uint8))},
-        name=name,
-        test_is_public=test_is_public,
-        rules={"private": f"{plan.num_examples} rows"},
-        digests={},
-        window=window,
-    )
+    rows = np.zeros(plan.num_examples, np.uint8)
+    data = Dataset(rows, name=name, test_is_public=test_is_public)
+    data.rules, data.window = {"private": f"{plan.num_examples} rows"}, window
     task = Task(init=lambda key, record: {}, loss=lambda *_: 0.0)
     job = Job(task, data, plan, optax.identity(), RunOptions(seed=seed))
     return make_facts(job, plan, {"w": np.zeros(PARAMETERS)})

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 
 from jaxdp import Plan, clip_individual
-from jaxdp.datasets.records import USES, Dataset, Records
+from jaxdp.datasets.dataset import USES, Dataset
 from jaxdp.datasets.sources import Format
 from jaxdp.tasks.task import Task
 from jaxdp.trainer.command import make_options
@@ -21,7 +21,7 @@ from jaxdp.trainer.release.claims import (
 from jaxdp.trainer.release.statement import Statement
 
 PARAMS = {"Dense_0": {"kernel": np.zeros((64, 10)), "bias": np.zeros(10)}}
-FORMAT = Format(10, 8.0, 8.0, "pixels are mapped to [-1, 1]")
+FORMAT = Format("image", "class", 10, 8.0, 8.0, "pixels are mapped to [-1, 1]")
 PUBLIC = 237
 
 
@@ -41,14 +41,14 @@ def facts_of(plan: Plan | None = None, config: Config | None = None) -> SegmentF
     plan, config = plan or make_plan(), config or Config()
     rules = {use: getattr(config.data, use) for use in USES}
     sizes = {"private": plan.num_examples, "test": 360, "public": PUBLIC}
-    data = Dataset.of_parts(
-        {use: Records(np.zeros(sizes[use], np.uint8)) for use, rule in rules.items() if rule},
+    data = Dataset(
+        **{use: np.zeros(sizes[use], np.uint8) for use, rule in rules.items() if rule},
         name=config.data.name,
         test_is_public=config.data.test_is_public,
-        rules={use: rule for use, rule in rules.items() if rule},
-        digests={},
-        window=config.data.window if config.data.name == "text" else None,
     )
+    data.rules = {use: rule for use, rule in rules.items() if rule}
+    data.source = config.data.kind
+    data.window = config.data.window if config.data.kind == "text" else None
     job = Job(
         Task(init=lambda key, record: PARAMS, loss=lambda *_: 0.0, name="classifier"),
         data,

@@ -8,13 +8,17 @@ from jaxdp.datasets.sources import Format
 from jaxdp.models import make_model
 from jaxdp.models.config import ModelConfig
 
-TEXT = Format(97, None, None, "")
+TEXT = Format("tokens", "tokens", 97, None, None, "", 97)
 
 
 @pytest.mark.parametrize(
     ("name", "data", "says"),
     [
-        ("cnn", TEXT, "model.name is cnn, but the data are text: choose --model.name transformer"),
+        (
+            "cnn",
+            TEXT,
+            "model.name is cnn, but the data are a text: choose --model.name transformer",
+        ),
         ("transformer", SMALL_FORMAT, "transformer, but the data are images: .* cnn"),
     ],
 )

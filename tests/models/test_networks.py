@@ -12,7 +12,7 @@ from jaxdp.datasets.sources import Format
 from jaxdp.models.config import ModelConfig
 from jaxdp.tasks.builtin import make_task
 
-IMAGES = Format(10, 127.5, 127.5, "")
+IMAGES = Format("image", "class", 10, 127.5, 127.5, "")
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,8 @@ def test_augmentation_is_for_the_loss_alone(data, linear):
 
 def test_inputs_are_scaled_as_the_format_says():
     image = np.array([[[0, 10]], [[20, 30]]], np.uint8)
-    made = scaled(Format(10, (10.0, 20.0), (5.0, 10.0), ""), image)
+    made = scaled(Format("image", "class", 10, (10.0, 20.0), (5.0, 10.0), ""), image)
     np.testing.assert_allclose(made, [[[-2, -1]], [[2, 1]]])
     assert made.dtype == jnp.float32
-    tokens = scaled(Format(97, None, None, ""), np.array([1, 2], np.uint8))
+    tokens = scaled(Format("tokens", "tokens", 97, None, None, "", 97), np.array([1, 2], np.uint8))
     assert tokens.dtype == jnp.int32

@@ -5,7 +5,7 @@ import optax
 import pytest
 
 import jaxdp
-from jaxdp.datasets.records import Dataset
+from jaxdp.datasets.dataset import Dataset
 from jaxdp.tasks.task import Task
 from jaxdp.trainer.config import ClippingConfig
 from jaxdp.trainer.job import Job, RunOptions

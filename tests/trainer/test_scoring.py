@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from helpers.regression import Problem
 
+from jaxdp.datasets import records as records_module
 from jaxdp.datasets.records import Records
 from jaxdp.tasks.task import Task
-from jaxdp.trainer import scoring
 from jaxdp.trainer.scoring import PeriodicScores, make_scorer
 
 
@@ -20,7 +20,7 @@ def task(scores):
 
 @pytest.mark.parametrize("at_a_time", [3, 500])
 def test_scores_are_means_over_all_records(monkeypatch, at_a_time):
-    monkeypatch.setattr(scoring, "ROWS_AT_A_TIME", at_a_time)
+    monkeypatch.setattr(records_module, "ROWS_AT_A_TIME", at_a_time)
     x = np.random.default_rng(0).normal(size=(10, 2)).astype("f4")
     records = Records({"x": x, "y": np.arange(10) % 2})
     score = make_scorer(

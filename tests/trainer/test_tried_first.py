@@ -55,14 +55,14 @@ def test_arrays_that_are_shared_are_copied_before_steps_use_their_memory(tmp_pat
         ({"optimizer": optax.lbfgs()}, r"the optimizer can't be used .* as optax\.adam"),
         (
             {"task": jaxdp.tasks.classifier(nn.Dense(2))},
-            "of the private records, the label of row 2 is none of the model's 2 classes, 0 to 1",
+            "row 2 of the private records: its label is none of the model's 2 classes, 0 to 1",
         ),
         (
             {
                 "task": jaxdp.tasks.classifier(nn.Dense(3)),
                 "data": jaxdp.Dataset((X, Y), (X[:3], np.array([0, 1, -1]))),
             },
-            "of the test records, the label of row 2 is none",
+            "row 2 of the test records: its label is none",
         ),
     ],
     ids=["no dict", "no number", "predict", "optimizer", "label", "negative label"],

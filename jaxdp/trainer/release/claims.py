@@ -9,7 +9,7 @@ from ... import _distribution
 from ...accounting import composition, gdp, guarantee
 from ...accounting.mechanism import Mechanism, accountants
 from ...accounting.rounding import round_up
-from ...datasets.records import Dataset
+from ...datasets.dataset import Dataset
 from ...datasets.sources import Format
 from ...dpsgd.noise import grid_of
 from ...dpsgd.plan import Plan
@@ -288,7 +288,15 @@ def _noise_multiplier(mechanism: Mechanism) -> float | tuple[NoiseStretch, ...]:
 def _data_use(data: Dataset) -> DataUse:
     rules = data.rules
     return DataUse(
-        data.name, rules["private"], rules.get("public"), rules.get("test"), data.window, data.own
+        name=data.name,
+        private=rules["private"],
+        public=rules.get("public"),
+        test=rules.get("test"),
+        window=data.window,
+        source=data.source,
+        fields=tuple(f"{name}: {kind}" for name, kind in data.fields.items()),
+        bad_rows="left_out" if data.skips_bad else "refused",
+        cached=data.cached,
     )
 
 

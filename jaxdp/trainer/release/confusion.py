@@ -80,16 +80,16 @@ def num_classes(release: Release, records: Records) -> int:
     """
     zeros = jax.tree.map(lambda array: array[None], inputs_of(records.zero()))
     predicted = release.predict(zeros)
-    fields = records.fields
-    labels = fields[1] if isinstance(fields, tuple) and len(fields) == 2 else None
+    one = records.form
+    label = one[1] if isinstance(one, tuple) and len(one) == 2 else None
     right = (
         isinstance(predicted, dict)
         and {"class", "scores"} <= predicted.keys()
         and (np.ndim(predicted["class"]), np.ndim(predicted["scores"])) == (1, 2)
         and predicted["class"].dtype.kind in "iu"
-        and labels is not None
-        and labels.ndim == 1
-        and labels.dtype.kind in "iu"
+        and label is not None
+        and label.shape == ()
+        and label.dtype.kind in "iu"
     )
     if not right:
         raise ValueError(
@@ -110,11 +110,11 @@ def count(release: Release, records: Records, classes: int, *, each_alone: bool)
       each_alone: whether every record is predicted by itself, so that no rounding depends on the
         other ones.
     """
-    inputs, labels = records.fields
-    step = 1 if each_alone else len(records)
+    inputs, labels = records.good_fields()
+    step = 1 if each_alone else len(labels)
     rows: Callable[[int], Any] = lambda i: jax.tree.map(lambda a: a[i : i + step], inputs)
     predicted = np.concatenate(
-        [release.predict(rows(i))["class"] for i in range(0, len(records), step)]
+        [release.predict(rows(i))["class"] for i in range(0, len(labels), step)]
     ).astype(np.int64)
     labels = labels.astype(np.int64)
     known = (labels >= 0) & (labels < classes) & (predicted >= 0) & (predicted < classes)

@@ -27,6 +27,11 @@ from .statement import Statement, labelled_epsilons
 
 COMMAND = "python -m jaxdp.evaluate"
 IDLE = {"data.augment", "data.placement"}
+GIVES = {
+    "text": "--data.file TEXT.txt",
+    "table": "--data.file TABLE.csv --data.schema SCHEMA.toml --data.label COLUMN",
+    "folder": "--data.folder FOLDER",
+}
 PAYING = ("ledger", "epsilon", "budget")
 
 
@@ -82,7 +87,7 @@ def read_options(args: Sequence[str]) -> Request:
                 "it out"
             )
     release = load_release(runs[0])
-    if release.statement.data.own:
+    if release.statement.data.source == "given":
         raise ValueError(
             f"the records {release.statement.data.name!r} are their owner's, and the command can't "
             "load them: score them by jaxdp.load_release(...).predict"
@@ -234,6 +239,7 @@ def data_options(path: str | Path, statement: Statement) -> DataConfig:
         public=used.public,
         test=used.test or "test",
         window=DataConfig.window if used.window is None else used.window,
+        skip_bad=used.bad_rows == "left_out",
         test_is_public=statement.test_is_public,
     )
 
@@ -249,11 +255,12 @@ def score_release(release: Release, data: DataConfig) -> str:
       ValueError: if the data can't be loaded, or the model is not for them.
     """
     statement = release.statement
-    if data.name == "text" and data.file is None:
-        raise ValueError(
-            "the data are a text, and a release does not have it: give --data.file TEXT.txt"
-        )
     used, model = statement.data, statement.task.model
+    if used.source in GIVES and used.source != data.kind:
+        raise ValueError(
+            f"the data are a {used.source}, and a release does not have it: give "
+            f"{GIVES[used.source]}"
+        )
     if model is None:
         raise ValueError(
             "the model is its owner's, not one of jaxdp: score it with "
@@ -277,7 +284,7 @@ def score_release(release: Release, data: DataConfig) -> str:
         f"{data.name}, {data.test}: {len(dataset.test or ())} records, {public}",
         *(f"{name} {score:.4f}" for name, score in scores.items()),
     ]
-    if data_format.is_text:
+    if data_format.target == "tokens":
         lines.append(f"perplexity {math.exp(scores['loss']):.3f} a character")
     return "\n".join([*lines, _training(statement)])
 

@@ -102,6 +102,16 @@ def _rows(s: Statement) -> Iterator[tuple[str, str]]:
     yield "data", _data(s.data)
     for used in s.earlier_data:
         yield "data of earlier segments", _data(used)
+    if s.data.fields:
+        yield "declared fields", "; ".join(s.data.fields).replace("|", "\\|")
+    if s.data.bad_rows == "left_out":
+        yield "rows that can't be used", "count in N, and are in no batch"
+    if s.data.cached:
+        yield (
+            "copies",
+            "decoded records are in a cache on the machine of the run, readable by its owner "
+            "alone, until `python -m jaxdp.data clear`",
+        )
     yield "task", s.task.name if s.task.model is None else f"{s.task.name}, {s.task.model.name}"
     if s.preprocessing is None:
         yield "preprocessing", "a part of the task: constants in it must not come from private data"

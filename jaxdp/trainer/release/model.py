@@ -12,7 +12,8 @@ import jax
 import jax.export
 import numpy as np
 
-from ...datasets.records import ROWS_AT_A_TIME, Records
+from ...datasets.records import Records
+from ...datasets.rows import ROWS_AT_A_TIME
 from ...gradients.jax_internals import constants, without_locations
 from ...tasks.task import Task, inputs_of, variables_of
 from ...types import PyTree

@@ -204,7 +204,13 @@ class DataUse:
       public: records without protection; null: none.
       test: the records that are scored; null: none.
       window: of a text, the characters that a record predicts; it is one longer. null: no text.
-      own: whether the records were given by their owner; else jaxdp can load them by the name.
+      source: what read them. given: their owner gave them to jaxdp; text, table, folder: files of
+        the owner; tfds, digits: a set that has this name everywhere.
+      fields: the declared columns or fields of a record, with what they are; empty: none are
+        declared.
+      bad_rows: refused: every row could be used, or there was no run; left_out: rows that can't be
+        used count in N and are in no batch.
+      cached: whether decoded copies of the records were kept in a cache on the machine of the run.
     """
 
     name: str
@@ -212,7 +218,10 @@ class DataUse:
     public: str | None
     test: str | None
     window: int | None
-    own: bool
+    source: Literal["given", "digits", "tfds", "text", "table", "folder"]
+    fields: tuple[str, ...]
+    bad_rows: Literal["refused", "left_out"]
+    cached: bool
 
 
 @dataclass(frozen=True)

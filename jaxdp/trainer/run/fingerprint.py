@@ -17,7 +17,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ...datasets.records import arrays_digest
+from ...datasets.dataset import Dataset
+from ...datasets.digests import arrays_digest
 from ...dpsgd import sampling
 from ...dpsgd.plan import Plan
 from ...gradients.jax_internals import constants, runs_foreign_code, settings
@@ -77,6 +78,10 @@ NOT_COMPUTED = (
 )
 
 
+# Of the data's options: where records are, and how they are decoded. Their digest tells the result.
+PLACES = ("file", "folder", "test_from", "schema", "labels", "dir", "tokens")
+
+
 def make_fingerprint(
     job: Job, plan: Plan, program: jax.stages.Traced, frozen: PyTree
 ) -> Fingerprint:
@@ -110,6 +115,7 @@ def make_fingerprint(
                 "data": job.data.private.digest(),
                 "public data": None if job.data.public is None else job.data.public.digest(),
                 "splits": dict(job.data.digests),
+                "source": None if _repeats(job.data) else secrets.token_hex(16),
                 "sampler": [
                     sampling.VERSION,
                     plan.sampling,
@@ -123,10 +129,17 @@ def make_fingerprint(
     )
 
 
+def _repeats(data: Dataset) -> bool:
+    """Whether reading the records again surely gives the same bits."""
+    return all(r is None or r.repeats for r in (data.private, data.public))
+
+
 def _settings(job: Job) -> dict[str, Any]:
     """The settings by name, so that a message can tell which of them changed."""
     if job.config is not None:
-        return {name: v for name, v in asdict(job.config).items() if name not in NOT_COMPUTED}
+        kept = {name: v for name, v in asdict(job.config).items() if name not in NOT_COMPUTED}
+        kept["data"] = {name: v for name, v in kept["data"].items() if name not in PLACES}
+        return kept
     kept = {name: v for name, v in asdict(job.options).items() if name not in NOT_COMPUTED}
     options = job.clipping_options
     return kept | {"clipping": None if options is None else asdict(options)}

@@ -1,7 +1,7 @@
 """Refuses to go on with a run on other records than those that it began with (rule 15)."""
 
 from ...datasets import loading
-from ...datasets.records import Dataset
+from ...datasets.dataset import Dataset
 from .resume import History, saved_segments
 
 OWN_SPLITS = frozenset({"private", "rows"})  # what `Dataset` calls the rows that it is given
@@ -60,7 +60,7 @@ def check_same_data(history: History, data: Dataset) -> None:
                     "about. Give the same ones in the same order, or start another run"
                 )
         rules, before = dict(data.rules), one.facts.data
-        if "rows" in data.digests and rules.get("private") != before.private:
+        if rules.get("private") != before.private:
             raise ValueError(
                 f"the private rows are {rules.get('private')!r}, and the run began with "
                 f"{before.private!r}: its guarantee is about those. Give the same rule, or start "
@@ -68,6 +68,7 @@ def check_same_data(history: History, data: Dataset) -> None:
             )
         if one.fingerprint["data"] != data.private.digest():
             raise ValueError(
-                "the private rows were changed in place after the Dataset was made: they are not "
-                "those that the run began with. Make the Dataset of unchanged arrays"
+                "the private rows are not those that the run began with: they were changed in "
+                "place after the Dataset was made, or are decoded in another way. Make it of "
+                "unchanged rows"
             )

@@ -26,7 +26,11 @@ def earlier(config=None, **changes):
 def test_records_that_earlier_segments_used_unprotected_are_named():
     before = Config(data=DataConfig(private="train[:80%]", public="train[80%:]"))
     s = statement_of(earlier=[earlier(before), earlier(before), earlier()])
-    assert s.earlier_data == (DataUse("digits", "train[:80%]", "train[80%:]", "test", None, False),)
+    assert s.earlier_data == (
+        DataUse(
+            "digits", "train[:80%]", "train[80%:]", "test", None, "digits", (), "refused", False
+        ),
+    )
     assert statement_of().earlier_data == ()
 
 

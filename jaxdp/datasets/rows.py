@@ -1,0 +1,339 @@
+"""Rows by number: arrays, in memory or mapped from files, and sources that read them when asked."""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+
+from ..types import PyTree
+from . import cache
+from .digests import arrays_digest
+
+ROWS_AT_A_TIME = 500  # in a pass over many records, which bounds its memory
+
+MEMORY_BYTES = 256 * 2**20  # up to here, rows without a digest of their own are read into memory
+
+CURE = (
+    "give a pytree of arrays of numbers with one row for each record, such as (x, y), a list of "
+    "such records, or a source of them"
+)
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Records that are read when they are sampled, such as those of files larger than memory.
+
+    Rows are numbered from 0. The records of a source are fixed: as long as `digest` is the same, a
+    number stands for the same record, bit by bit. Several threads read at a time.
+
+    A source may also have `fields`, a dict of the names and kinds of its fields in words; the
+    privacy statement publishes it.
+    """
+
+    def __len__(self) -> int:
+        """The number of records, N. It is published."""
+        ...
+
+    def __getitems__(self, rows: Sequence[int]) -> PyTree:
+        """Reads records: a pytree of arrays `[len(rows), ...]`, or a list of pytrees."""
+        ...
+
+    def digest(self) -> str:
+        """A checksum of the content of everything that the records are read from.
+
+        It is taken when a `Dataset` is made of the source: at every start and resume of a run.
+        """
+        ...
+
+
+class ReadFailed(RuntimeError):
+    """Records that were checked before a run can't be read any more, or have changed."""
+
+
+@dataclass(frozen=True)
+class ArrayRows:
+    """Rows of arrays.
+
+    Attributes:
+      fields: the pytree, with the records as the first axis.
+      content: a digest of all of them, where it is known; else they are hashed when asked.
+      form: one record, as shapes with the dtypes that are read.
+      in_memory: whether no array is mapped from a file.
+      repeats: whether reading a row again surely gives the same bits.
+    """
+
+    fields: PyTree
+    content: str | None = None
+    form: PyTree = field(init=False)
+    in_memory: bool = field(init=False)
+    repeats: bool = field(default=True, init=False)
+    _files: Mapping[Path, tuple[int, int, int]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        arrays = jax.tree.leaves(self.fields)
+        one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), self.fields)
+        mapped = [file for array in arrays if (file := _file_of(array)) is not None]
+        object.__setattr__(self, "form", one)
+        object.__setattr__(self, "in_memory", not mapped)
+        object.__setattr__(self, "_files", {file: _stat(file) for file in mapped})
+
+    def __len__(self) -> int:
+        return len(jax.tree.leaves(self.fields)[0])
+
+    def take(self, rows: range | np.ndarray) -> PyTree:
+        """The rows of these numbers, as arrays `[len(rows), ...]`."""
+        where = slice(rows.start, rows.stop) if isinstance(rows, range) else rows
+        taken = jax.tree.map(lambda a: np.asarray(a[where]), self.fields)
+        for file, before in self._files.items():
+            now = _stat(file)
+            # What was replaced or deleted stays as it was for whoever has mapped it.
+            if now != before and now[0] == before[0]:
+                raise ReadFailed(
+                    f"{file} was written to while its records were used: they are not those that "
+                    "were checked. Put its content back, or start another run"
+                )
+        return taken
+
+    def digest(self, rows: range) -> str:
+        """A checksum of a range of rows."""
+        if self.content is not None:
+            return f"{self.content} {rows.start} {rows.stop}"
+        arrays = [a[rows.start : rows.stop] for a in jax.tree.leaves(self.fields)]
+        return arrays_digest(arrays)
+
+
+@dataclass(frozen=True)
+class SourceRows:
+    """Rows that a source reads.
+
+    Attributes:
+      source: by whatever protocol it has; see `by_number`.
+      content: a digest of all of them.
+      form: one record, as shapes with the dtypes that are read.
+      repeats: whether the source itself has a digest, and so promises to repeat.
+      in_memory: False.
+    """
+
+    source: Any
+    content: str
+    form: PyTree
+    repeats: bool
+    in_memory: bool = field(default=False, init=False)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def take(self, rows: range | np.ndarray) -> PyTree:
+        """The rows of these numbers, as arrays `[len(rows), ...]`."""
+        try:
+            return read_rows(self.source, rows, self.form)
+        except ValueError as error:
+            raise ReadFailed(f"{error}, though it could be read before") from error
+
+    def digest(self, rows: range) -> str:
+        """A checksum of a range of rows."""
+        return f"{self.content} {rows.start} {rows.stop}"
+
+
+Rows = ArrayRows | SourceRows
+
+
+def by_number(given: Any) -> bool:
+    """Whether an object has rows by number: `__len__`, and `__getitems__` or `__getitem__`."""
+    return hasattr(given, "__len__") and (
+        hasattr(given, "__getitems__") or hasattr(given, "__getitem__")
+    )
+
+
+def open_source(use: str, source: Any) -> Rows:
+    """Checks all rows of a source, unless that was done before.
+
+    Args:
+      use: what the rows are for, in messages.
+      source: see `by_number`. Without a `digest` of its own it is read whole, at every start.
+
+    Raises:
+      ValueError: in one line, for rows that can't be read, differ in form or hold no numbers.
+    """
+    if len(source) == 0:
+        raise ValueError(f"the {use} rows can't be read (there are none): {CURE}")
+    first = _tried(use, source, range(1), None)
+    check_numbers(use, first)
+    form = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), first)
+    size = len(source) * sum(
+        leaf.dtype.itemsize * int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(form)
+    )
+    if not hasattr(source, "digest"):
+        if size <= MEMORY_BYTES:
+            return ArrayRows(_together(list(_checked(use, source, form))))
+        return SourceRows(source, _content(_checked(use, source, form)), form, repeats=False)
+    digest = source.digest()
+    if not (isinstance(digest, str) and digest):
+        raise ValueError(
+            f"the digest of the {use} source is {digest!r}: return a text that changes with the "
+            "content of the records, as jaxdp.files_digest(paths)"
+        )
+    content = hashlib.sha256(f"{len(source)} {form} {digest}".encode()).hexdigest()
+    checked = f"checked-{hashlib.sha256(f'{type(source)} {content}'.encode()).hexdigest()}"
+    if cache.find(checked) is None:
+        for _ in _checked(use, source, form):
+            pass
+        with contextlib.suppress(OSError), cache.writing() as entry:
+            entry.finish(checked, {})
+    return SourceRows(source, content, form, repeats=True)
+
+
+def read_rows(source: Any, rows: range | np.ndarray, form: PyTree | None) -> PyTree:
+    """Reads some rows of a source as arrays `[len(rows), ...]`.
+
+    Args:
+      source: see `by_number`.
+      rows: their numbers.
+      form: what a record must be. None: that of the first.
+
+    Raises:
+      ValueError: in one line, for rows that can't be read or have another form.
+    """
+    numbers = [int(row) for row in rows]
+    try:
+        if hasattr(source, "__getitems__"):
+            found = source.__getitems__(numbers)
+        else:
+            found = [source[row] for row in numbers]
+        if isinstance(found, list):
+            found = _stacked(found)
+        found = jax.tree.map(np.asarray, found)
+    except Exception as error:  # whatever library the source comes from
+        raise ValueError(_reason(error)) from error
+    arrays = jax.tree.leaves(found)
+    if not arrays or any(a.ndim == 0 or len(a) != len(numbers) for a in arrays):
+        shapes = [a.shape for a in arrays]
+        raise ValueError(f"{len(numbers)} rows were asked for, and arrays of {shapes} came")
+    if form is not None:
+        told = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), found)
+        if told != form:
+            raise ValueError(f"a record is {shown(told)}, and the first one {shown(form)}")
+    return found
+
+
+def shown(tree: PyTree) -> str:
+    """Shapes as text: float32[5] instead of ShapeDtypeStruct(...)."""
+    short = lambda leaf: f"{leaf.dtype}[{', '.join(map(str, leaf.shape))}]"
+    named = jax.tree.map(lambda leaf: short(leaf) if hasattr(leaf, "dtype") else leaf, tree)
+    return str(named).replace("'", "")
+
+
+def columns(rows: Any) -> PyTree:
+    """The arrays of rows that are given as a list of records."""
+    if not rows:
+        raise ValueError("there are none")
+    return _stacked(rows)
+
+
+def check_numbers(use: str, fields: PyTree, first: int = 0) -> None:
+    """Refuses arrays that are no finite numbers as JAX keeps them.
+
+    Args:
+      use: what the rows are for, in the message.
+      fields: the arrays.
+      first: the number of their first row.
+
+    Raises:
+      ValueError: in one line, with the number of the row.
+    """
+    for path, array in jax.tree_util.tree_leaves_with_path(fields):
+        name = jax.tree_util.keystr(path) or "the array"
+        if array.ndim == 0 or array.dtype.kind not in "biufcV" or array.dtype.names:
+            raise ValueError(
+                f"the {use} rows hold {name} of shape {array.shape} and type {array.dtype}: {CURE}"
+            )
+        dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+        for start in range(0, len(array), ROWS_AT_A_TIME):  # a mapped array takes no memory
+            part = array[start : start + ROWS_AT_A_TIME]
+            with np.errstate(over="ignore"):
+                kept = part.astype(dtype, copy=False)  # as JAX keeps it: 64 bits become 32
+            real = jax.numpy.issubdtype(dtype, np.inexact)
+            good = np.isfinite(kept) if real else kept == part
+            if not np.all(good):
+                row = first + start + int(np.argmin(good.reshape(len(part), -1).all(axis=1)))
+                raise ValueError(
+                    f"row {row} of the {use} rows holds NaN, infinity or a number too large for "
+                    f"{dtype} in {name}: replace it by a constant that was chosen without looking "
+                    "at private rows"
+                )
+
+
+def _checked(use: str, source: Any, form: PyTree) -> Iterator[PyTree]:
+    """All rows of a source, some at a time, each of them checked."""
+    for start in range(0, len(source), ROWS_AT_A_TIME):
+        rows = range(start, min(start + ROWS_AT_A_TIME, len(source)))
+        fields = _tried(use, source, rows, form)
+        check_numbers(use, fields, start)
+        yield fields
+
+
+def _tried(use: str, source: Any, rows: range, form: PyTree | None) -> PyTree:
+    try:
+        return read_rows(source, rows, form)
+    except ValueError as error:
+        told, reason = "", str(error)
+        for row in rows if len(rows) > 1 else ():
+            try:
+                read_rows(source, range(row, row + 1), form)
+            except ValueError as of_row:
+                told, reason = f" from row {row} on", str(of_row)
+                break
+        raise ValueError(f"the {use} rows can't be read{told} ({reason}): {CURE}") from None
+
+
+def _together(parts: Sequence[PyTree]) -> PyTree:
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+def _content(parts: Iterator[PyTree]) -> str:
+    """A digest of rows that come some at a time."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(arrays_digest(jax.tree.leaves(part)).encode())
+    return total.hexdigest()
+
+
+def _stacked(records: Sequence[Any]) -> PyTree:
+    each = [jax.tree.map(np.asarray, record, is_leaf=_is_numbers) for record in records]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *each)
+
+
+def _is_numbers(value: Any) -> bool:
+    """Whether it is a list of numbers, or of such lists: other libraries mean an array by that."""
+    return isinstance(value, list) and all(
+        isinstance(one, (bool, int, float)) or _is_numbers(one) for one in value
+    )
+
+
+def _reason(error: Exception) -> str:
+    reason = str(error).strip().partition("\n")[0]
+    if isinstance(error, LookupError):  # such as a table with rows of other names
+        return f"no row {reason}: {type(error).__name__}"
+    return reason or type(error).__name__
+
+
+def _file_of(array: Any) -> Path | None:
+    """The file that an array is mapped from."""
+    while array is not None:
+        if isinstance(array, np.memmap):
+            return None if array.filename is None else Path(array.filename)
+        array = getattr(array, "base", None)
+    return None
+
+
+def _stat(file: Path) -> tuple[int, int, int]:
+    try:
+        found = file.stat()
+    except OSError:
+        return 0, 0, 0
+    return found.st_ino, found.st_size, found.st_mtime_ns
