@@ -61,7 +61,8 @@ def open_delimited(
     def read(wanted: Mapping[str, Kind]) -> Iterator[Rows]:
         try:
             with _opened(file) as text:
-                rows = _rows(file, text, delimiter, comment, width=len(columns))
+                first = 0 if names else -1
+                rows = _rows(file, text, delimiter, comment, len(columns), first)
                 if not names:
                     next(rows, None)
                 while chunk := list(itertools.islice(rows, CHUNK)):
@@ -90,12 +91,22 @@ Row = tuple[list[str], str]  # cells, and why they can't be used, or ""
 
 
 def _rows(
-    file: str, text: TextIO, delimiter: str, comment: str, width: int | None = None
+    file: str,
+    text: TextIO,
+    delimiter: str,
+    comment: str,
+    width: int | None = None,
+    first: int = 0,
 ) -> Iterator[Row]:
-    """All rows. What makes it unclear where rows begin is an error, as then N is unclear too."""
+    """All rows. What makes it unclear where rows begin is an error, as then N is unclear too.
+
+    Args:
+      width: cells that each must have. None: any number.
+      first: the number of the first one: -1 for a line of names.
+    """
     lines = _Lines(text, comment)
     reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
-    row = 0
+    row = first
     while True:
         lines.begin()
         try:
@@ -104,8 +115,8 @@ def _rows(
             return
         except csv.Error:
             raise ValueError(
-                f"{file}: {_place(row, width)}, has a quote that is not closed, or characters "
-                'after it: write " as "" within quotes'
+                f"{_place(file, row, width)}: a quote is not closed, or characters follow it: "
+                'write " as "" within quotes'
             ) from None
         if not cells:
             continue  # a blank line
@@ -113,20 +124,19 @@ def _rows(
         if width is not None and len(cells) != width:
             if lines.count > 1:
                 raise ValueError(
-                    f"{file}: {_place(row, width)}, goes over {lines.count} lines and has "
-                    f"{len(cells)} cells where {width} are expected: look for a quote that is not "
-                    "closed"
+                    f"{_place(file, row, width)}: it has {len(cells)} cells where {width} are "
+                    f"expected, on {lines.count} lines: look for a quote that is not closed"
                 )
             wrong = wrong or (
-                f"it has {len(cells)} cells where {width} are expected: correct the line, and put "
-                "cells that hold a delimiter in quotes"
+                f"it has {len(cells)} cells where {width} are expected: put cells that hold a "
+                "delimiter in quotes, or set the schema's comment if the line is a remark"
             )
         yield cells, wrong
         row += 1
 
 
-def _place(row: int, width: int | None) -> str:
-    return "its first line" if width is None else f"row {row}"
+def _place(file: str, row: int, width: int | None) -> str:
+    return f"{file}, the first line" if width is None else f"{file}, row {row}"
 
 
 class _Lines:

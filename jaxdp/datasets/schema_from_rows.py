@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
@@ -18,6 +19,7 @@ MOST_VALUES = 100  # of a category
 MOST_CLASSES = 20  # of a label that is numbers
 LONG = 30  # characters of a cell on average, from which on a column is documents
 DIGITS = 2  # significant ones of a range
+_BARE = re.compile(r"[A-Za-z0-9_-]+")  # keys of TOML without quotes
 
 HEAD = """\
 # What the columns of a table are. Made of public rows: check each column before you use it.
@@ -68,7 +70,8 @@ def write_schema(
         lines.append(f"delimiter = {_quoted(delimiter)}")
     for name, column in seen.items():
         told = " # the label" if name == label else ""
-        lines.append(f"\n[columns.{_quoted(name)}]{told}")
+        key = name if _BARE.fullmatch(name) else _quoted(name)
+        lines.append(f"\n[columns.{key}]{told}")
         lines += column.declaration(name == label)
     lines += [TAIL + "[public]", f"file_digest = {_quoted(files_digest([Path(file)], file))}"]
     lines += [f"rule = {_quoted(rule)}", ""]
@@ -106,11 +109,10 @@ def _public_rows(table: Table, parts: Sequence[Part]) -> Iterator[Mapping[str, C
     wanted = {name: stored.kinds[0] for name, stored in table.stored.items() if stored.kinds}
     first = 0
     for rows in table.read(wanted):
+        for place in sorted(rows.bad):  # of all rows: a remark that counts as one would shift them
+            raise ValueError(f"{table.title}, row {first + place}: {rows.bad[place]}")
         for part in parts:
             chosen = range(max(part.start - first, 0), min(part.stop - first, rows.size))
-            wrong = sorted(place for place in rows.bad if place in chosen)
-            if wrong:
-                raise ValueError(f"{table.title}, row {first + wrong[0]}: {rows.bad[wrong[0]]}")
             if chosen:
                 span = slice(chosen.start, chosen.stop)
                 yield {name: cells[span] for name, cells in rows.columns.items()}
