@@ -1,4 +1,4 @@
-"""The command `python -m jaxdp.data`: prepares images without TensorFlow, and empties the cache."""
+"""The command `python -m jaxdp.data`: prepares images, writes schemas, and empties the cache."""
 
 import argparse
 import sys
@@ -8,12 +8,19 @@ from typing import NoReturn
 from . import _command
 from .datasets import tfds_prepare
 from .datasets.cache import cache_folder, clear
+from .datasets.schema_from_rows import write_schema
 
 COMMAND = "python -m jaxdp.data"
 EXAMPLES = """examples:
   python -m jaxdp.data prepare mnist
   python -m jaxdp.data prepare cifar10 --dir data --archives downloads
+  python -m jaxdp.data schema survey.csv --public train[:1000] --label income
   python -m jaxdp.data clear"""
+NOT_PUBLIC = (
+    "a schema made of private rows leaks their ranges and values. If rows of {file} are public, "
+    "say which: --public train[:1000], or --public for all. Else write the schema by hand, from "
+    "what is publicly known: a code book, a law, common sense"
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -29,7 +36,8 @@ def main(args: Sequence[str]) -> int:
         return 0
     parser = _Parser(
         prog=COMMAND,
-        description="Prepares data sets of images, and deletes the copies that jaxdp keeps.",
+        description="Prepares data sets of images, writes the schemas of tables, and deletes the "
+        "copies that jaxdp keeps.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -39,21 +47,50 @@ def main(args: Sequence[str]) -> int:
     command.add_argument("name", metavar="NAME", help=", ".join(tfds_prepare.NAMES))
     command.add_argument("--dir", help="where TFDS keeps prepared sets; default: TFDS_DATA_DIR")
     command.add_argument("--archives", help="a folder with the original archives of this set")
+    _add_schema(commands.add_parser("schema", help="write the schema of a table from public rows"))
     try:
         chosen = parser.parse_args(args)
     except ValueError as error:
         print(f"error: {error}: see `{COMMAND} --help`", file=sys.stderr)
         return 2
-    if chosen.command == "clear":
-        print(f"{clear()} entries deleted from {cache_folder()}")
-        return 0
     try:
-        where = tfds_prepare.prepare(chosen.name, chosen.dir, archives=chosen.archives)
+        print(_run(chosen))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{chosen.name} is ready in {where}")
     return 0
+
+
+def _add_schema(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", metavar="FILE", help="a table: .csv, .tsv, .parquet or .npz")
+    command.add_argument(
+        "--public",
+        metavar="ROWS",
+        nargs="?",
+        const="train",
+        help="confirms that all rows of the file are public, or those of ROWS, as train[:1000]",
+    )
+    command.add_argument("--label", metavar="COLUMN", help="the column to predict")
+    command.add_argument(
+        "--columns", metavar="NAME", nargs="+", default=[], help="names, if the file has none"
+    )
+    command.add_argument("--output", default="schema.toml", help="default: schema.toml")
+
+
+def _run(chosen: argparse.Namespace) -> str:
+    """Does what the command line asks for, and returns what to print."""
+    if chosen.command == "clear":
+        return f"{clear()} entries deleted from {cache_folder()}"
+    if chosen.command == "prepare":
+        where = tfds_prepare.prepare(chosen.name, chosen.dir, archives=chosen.archives)
+        return f"{chosen.name} is ready in {where}"
+    if chosen.public is None:
+        raise ValueError(NOT_PUBLIC.format(file=chosen.file))
+    size = write_schema(chosen.file, chosen.public, chosen.label, chosen.columns, chosen.output)
+    return (
+        f"{chosen.output} is written from {size:,} public rows of {chosen.file}. Check each column "
+        f"in it, and then train with --data.schema {chosen.output}"
+    )
 
 
 if __name__ == "__main__":

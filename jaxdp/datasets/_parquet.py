@@ -1,0 +1,106 @@
+"""Reads .parquet, some rows of a row group at a time."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .._distribution import missing
+from ._cells import CHUNK, Cells, Rows, Stored, Table, check_names, spelt, unreadable
+from .schema import Kind
+
+
+def open_parquet(file: str) -> Table:
+    """Opens a file of Apache Parquet.
+
+    Raises:
+      ValueError: in one line, if pyarrow is not installed or the file can't be read.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise ValueError(missing("a table in .parquet", str(error.name), "tables")) from None
+    found = _opened(pyarrow, file)
+    with found:
+        fields = list(found.schema_arrow)
+    check_names(file, [field.name for field in fields])
+
+    def read(wanted: Mapping[str, Kind]) -> Iterator[Rows]:
+        with _opened(pyarrow, file) as parquet:
+            batches = parquet.iter_batches(batch_size=CHUNK, columns=list(wanted))
+            while True:
+                try:
+                    batch = next(batches, None)
+                except (pyarrow.ArrowException, OSError, ValueError):
+                    raise ValueError(f"{file} is damaged: copy or write it again") from None
+                if batch is None:
+                    return
+                yield _chunk(pyarrow, batch, wanted)
+
+    return Table(file, {field.name: _stored(pyarrow, field.type) for field in fields}, read)
+
+
+def _opened(pyarrow: Any, file: str) -> Any:
+    try:
+        open(file, "rb").close()  # for the system's own words
+        return pyarrow.parquet.ParquetFile(file, page_checksum_verification=True)
+    except pyarrow.ArrowException:
+        raise ValueError(
+            f"{file} is no parquet, or not all of it: copy it again, or give it the ending that "
+            "its format has"
+        ) from None
+    except OSError as error:
+        if error.errno is None:
+            raise ValueError(f"{file} is damaged: copy or write it again") from None
+        raise unreadable(file, error) from None
+
+
+def _stored(pyarrow: Any, kept: Any) -> Stored:
+    types = pyarrow.types
+    told = str(kept)
+    while types.is_dictionary(kept):
+        kept = kept.value_type
+    if types.is_boolean(kept):
+        return Stored(told, ("category",))
+    if types.is_integer(kept) or types.is_floating(kept) or types.is_decimal(kept):
+        return Stored(told, ("number", "category"))
+    if types.is_string(kept) or types.is_large_string(kept):
+        return Stored(told, ("category", "text"))
+    if types.is_null(kept):
+        return Stored(told, ("number", "category", "text"))
+    return Stored(told, ())
+
+
+def _chunk(pyarrow: Any, batch: Any, wanted: Mapping[str, Kind]) -> Rows:
+    bad: dict[int, str] = {}
+    columns: dict[str, Cells] = {}
+    for name, kind in wanted.items():
+        column = batch.column(batch.schema.get_field_index(name))
+        if pyarrow.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        if pyarrow.types.is_decimal(column.type):
+            column = column.cast(pyarrow.float64())
+        if kind == "number":
+            column = column.cast(pyarrow.float64(), safe=False)
+            columns[name] = column.to_numpy(zero_copy_only=False)
+        elif pyarrow.types.is_floating(column.type):
+            columns[name] = spelt(column.to_numpy(zero_copy_only=False))
+        elif pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type):
+            columns[name] = _texts(pyarrow, name, column, bad)
+        else:
+            columns[name] = column.cast(pyarrow.string()).to_pylist()
+    return Rows(batch.num_rows, columns, bad)
+
+
+def _texts(pyarrow: Any, name: str, column: Any, bad: dict[int, str]) -> list[str | None]:
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        pass
+    texts: list[str | None] = []
+    for place, value in enumerate(column.cast(pyarrow.large_binary()).to_pylist()):
+        try:
+            texts.append(None if value is None else value.decode())
+        except UnicodeDecodeError:
+            bad.setdefault(place, f"column {name!r} is no UTF-8: write the file anew in it")
+            texts.append(None)
+    return texts
