@@ -1,4 +1,4 @@
-"""The sources of records: the digits of scikit-learn, image sets of TFDS, text files."""
+"""What a data set is, and two that are held in memory: digits, and windows of a text."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,19 +7,9 @@ from typing import Literal
 import numpy as np
 
 from .._distribution import missing
-from ..types import Tell
 from . import text
 from .cache import arrays_digest
 from .decoding import Split
-from .tfds import open_images
-
-# Mean and standard deviation per channel over all training images, with pixels of 0 to 1. They
-# have long been published, so that they are no secret of the records any more.
-PUBLISHED_SCALING = {
-    "mnist": ((0.1307,), (0.3081,)),
-    "fashion_mnist": ((0.2860,), (0.3530,)),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-}
 
 
 @dataclass(frozen=True)
@@ -113,26 +103,6 @@ def digits() -> SplitSet:
 def _held(inputs: np.ndarray, labels: np.ndarray) -> Split:
     """A split whose records are in memory."""
     return Split((inputs, labels), arrays_digest((inputs, labels)))
-
-
-def images(name: str, folder: str | None, tell: Tell) -> Source:
-    """An image-classification set of TFDS.
-
-    Raises:
-      ValueError: as `open_images` does.
-    """
-    found = open_images(name, folder, tell)
-    center: float | Sequence[float] = 127.5
-    scale: float | Sequence[float] = 127.5
-    scaling = "bytes are mapped to [-1, 1], by the range of the file format"
-    constants = PUBLISHED_SCALING.get(found.name.split("/")[0])
-    if constants is not None:
-        center, scale = (tuple(255 * value for value in values) for values in constants)
-        scaling = (
-            f"pixels are shifted by {constants[0]} and divided by {constants[1]} (of 1), constants "
-            "that were published for this set"
-        )
-    return Source(found.sizes, found.read, Format(found.num_classes, center, scale, scaling))
 
 
 def characters(file: str, window: int) -> SplitSet:
