@@ -199,7 +199,7 @@ def _images(
     center: float | Sequence[float] = MIDDLE
     scale: float | Sequence[float] = MIDDLE
     scaling, shape = RANGE, tuple(feature.shape)
-    constants = PUBLISHED_SCALING.get(info.builder_name)
+    constants = PUBLISHED_SCALING.get(info.name)
     if constants is not None:
         center, scale = (tuple(255 * number for number in numbers) for numbers in constants)
         scaling = (
@@ -273,9 +273,11 @@ def _prepared(tfds: Any, config: DataConfig, tell: Tell) -> Any:
             builder = tfds.builder(name, data_dir=data_folder(folder))
             prepared = builder.is_prepared()
     except tfds.core.registered.DatasetNotFoundError:
-        raise ValueError(f"there is no data set {name!r}: {_instead(tfds, name)}") from None
+        cure = _own_data(name) or _near(tfds, name)
+        raise ValueError(f"there is no data set {name!r}: {cure}") from None
     except Exception as error:
-        raise ValueError(f"the data set {name!r} can't be opened: {first_line(error)}") from error
+        cure = _own_data(name) or first_line(error)
+        raise ValueError(f"the data set {name!r} can't be opened: {cure}") from error
     if not prepared:
         _prepare(builder, folder, tell)
         builder = tfds.builder(name, data_dir=data_folder(folder))
@@ -294,12 +296,14 @@ def _prepared(tfds: Any, config: DataConfig, tell: Tell) -> Any:
     return builder
 
 
-def _instead(tfds: Any, name: str) -> str:
-    """What to give instead of a name that no set has."""
+def _own_data(name: str) -> str | None:
+    """What to give instead of a name that is no set's, but that of a file or folder."""
     if name.endswith((TEXT_ENDING, *TABLE_ENDINGS)):
         return f"for a file of your own give --data.file {name}"
-    if Path(name).is_dir():
-        return f"for a folder of images give --data.folder {name}"
+    return f"for a folder of images give --data.folder {name}" if Path(name).is_dir() else None
+
+
+def _near(tfds: Any, name: str) -> str:
     known = [DIGITS, *tfds.list_builders(with_community_datasets=False)]
     near = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {near[0]!r}?" if near else "give digits, or a set of TFDS"
