@@ -33,10 +33,8 @@ def import_pillow(what: str) -> Any:
     """
     try:
         import PIL.Image
-        import PIL.ImageOps
     except ModuleNotFoundError as error:
         raise ValueError(missing(what, str(error.name), "images")) from None
-    del PIL.ImageOps
     return PIL.Image
 
 
@@ -103,7 +101,7 @@ def _decoded(content: bytes, size: tuple[int, int], channels: int) -> np.ndarray
     except (_Unusable, MemoryError):
         raise
     except PIL.UnidentifiedImageError:
-        raise _Unusable("the file is neither PNG nor JPEG: convert the image") from None
+        raise _Unusable("the file is no PNG or JPEG, or damaged: put a whole one in its place") from None
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
         limit = PIL.Image.MAX_IMAGE_PIXELS
         raise _Unusable(f"it has more than {limit:,} pixels: save it smaller") from None
