@@ -20,6 +20,7 @@ import numpy as np
 from .digests import arrays_digest
 
 FACTS = "facts.json"
+PARTIAL = "partial-"  # begins the names of folders that are being written
 LIMIT, DAYS = "JAXDP_CACHE_GB", "JAXDP_CACHE_DAYS"  # environment variables
 DEFAULTS = {LIMIT: 50.0, DAYS: 30.0}
 
@@ -143,7 +144,7 @@ def writing() -> Iterator[Writer]:
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
     cache.chmod(0o700)
-    folder = Path(tempfile.mkdtemp(dir=cache, prefix="partial-"))
+    folder = Path(tempfile.mkdtemp(dir=cache, prefix=PARTIAL))
     writer = Writer(folder)
     try:
         yield writer
@@ -163,15 +164,18 @@ def _opened(path: Path) -> Any:
 
 
 def _entries() -> list[Path]:
-    cache = cache_folder()
-    return sorted(cache.iterdir()) if cache.is_dir() else []
+    try:
+        return sorted(cache_folder().iterdir())
+    except OSError:  # there is none, or it can't be read
+        return []
 
 
 def _delete(entry: Path) -> None:
     if entry.is_dir():
         shutil.rmtree(entry, ignore_errors=True)
     else:
-        entry.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # as rmtree is told to
+            entry.unlink()
 
 
 def _last_used(entry: Path) -> float:
@@ -187,16 +191,17 @@ def _size(entry: Path) -> int:
 
 
 def _expire() -> None:
+    days = _setting(DAYS)
     for entry in _entries():
-        if time.time() - _last_used(entry) > _setting(DAYS) * 86400:
+        if time.time() - _last_used(entry) > days * 86400:
             _delete(entry)
 
 
 def _make_room(needed: int, limit: float) -> None:
     """Deletes what was not used longest, until an entry of that size fits beside the others."""
-    kept = sorted((e for e in _entries() if (e / FACTS).exists()), key=_last_used)
+    kept = [e for e in _entries() if (e / FACTS).exists() and not e.name.startswith(PARTIAL)]
     total = sum(map(_size, kept)) + needed
-    for entry in kept:
+    for entry in sorted(kept, key=_last_used):
         if total <= limit:
             return
         total -= _size(entry)

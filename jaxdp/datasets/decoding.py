@@ -14,6 +14,7 @@ from ..types import PyTree, Tell
 from . import cache
 from .digests import arrays_digest, files_digest
 
+Stat = tuple[int, int, int]  # the inode, size and time of a file
 MEMORY_BYTES = 2 * 2**30  # what is decoded into memory, where the cache can't be written
 
 
@@ -96,9 +97,8 @@ def read(reading: Reading, *, skip_bad: bool, tell: Tell) -> Split:
     kept = cache.find(key)
     if kept is None:
         tell(reading.telling)
-        kept = _decode(reading, key, skip_bad, tell)
-    if files != [_stat(reading, path) for path in reading.files]:
-        raise ValueError(f"{reading.title} changed while it was read: wait until it is complete")
+        kept = _decode(reading, key, files, skip_bad, tell)
+    _check_unchanged(reading, files)
     bad = {int(row): reason for row, reason in kept.facts["bad"].items()}
     if bad and not skip_bad:
         raise _bad_row(reading, *min(bad.items()))
@@ -121,11 +121,14 @@ def difference(before: str, now: str) -> str:
     return "there are as many, but some have changed, or their order has"
 
 
-def _decode(reading: Reading, key: str, skip_bad: bool, tell: Tell) -> cache.Kept:
+def _decode(
+    reading: Reading, key: str, files: Sequence[Stat], skip_bad: bool, tell: Tell
+) -> cache.Kept:
     """Decodes into the cache; or into memory, if that can't be written."""
     try:
         with cache.writing() as writer:
             bad = _pass_on(reading, writer.add, skip_bad)
+            _check_unchanged(reading, files)  # else other records would be kept under the key
             return writer.finish(key, {"bad": bad})
     except OSError as error:
         why = error.strerror or str(error)
@@ -178,7 +181,12 @@ def _bad_row(reading: Reading, row: int, reason: str) -> ValueError:
     )
 
 
-def _stat(reading: Reading, path: Path) -> tuple[int, int, int]:
+def _check_unchanged(reading: Reading, files: Sequence[Stat]) -> None:
+    if files != [_stat(reading, path) for path in reading.files]:
+        raise ValueError(f"{reading.title} changed while it was read: wait until it is complete")
+
+
+def _stat(reading: Reading, path: Path) -> Stat:
     try:
         found = path.stat()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The sources of records: the digits of scikit-learn, image sets of TFDS, text files."""
+"""What a data set is, and two that are held in memory: digits, and windows of a text."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,14 +1,14 @@
-"""Prepares MNIST, Fashion-MNIST and CIFAR-10 for TFDS without TensorFlow.
+"""Prepares MNIST, Fashion-MNIST, CIFAR-10 and IMDB's reviews for TFDS without TensorFlow.
 
 TFDS's own readers of these sets use TensorFlow to decompress archives and to write PNG. The readers
 here do both in Python. They take the same archives and check the same checksums, and the sets that
-they prepare have the same name, version, order and pixels.
+they prepare have the same name, version, order and records.
 """
 
 import gzip
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from ..types import Tell
 from ._tfds_library import check_reachable, data_folder, first_line, import_tfds, quiet
 
-NAMES = ("mnist", "fashion_mnist", "cifar10")
+NAMES = ("mnist", "fashion_mnist", "cifar10", "imdb_reviews")
 
 
 def prepare(
@@ -54,7 +54,8 @@ def prepare(
         return where
     tell(f"Preparing {builder.info.full_name} in {where}")
     # TFDS knows archives by their file names only, and two of these sets use the same names.
-    downloads = where.parents[1] / "downloads" / name
+    root = where.parents[len(Path(builder.info.full_name).parts) - 1]
+    downloads = root / "downloads" / name
     try:
         if archives is None:
             check_reachable(builder.url_infos)
@@ -126,11 +127,39 @@ class CifarReader:
             yield index, {"id": f"{prefix}{index:05d}", "image": _png(image), "label": int(label)}
 
 
+class ReviewsReader:
+    """Reads the archive of IMDB's reviews: a text file each, in a folder for every label."""
+
+    URL = "http://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        archive = dl_manager.download(self.URL)
+        folders: dict[str, Mapping[str, str | int]] = {
+            "train": {"train/neg": "neg", "train/pos": "pos"},
+            "test": {"test/neg": "neg", "test/pos": "pos"},
+            "unsupervised": {"train/unsup": -1},  # TFDS's label of records that have none
+        }
+        return {name: self._generate_examples(archive, folders[name]) for name in folders}
+
+    def _generate_examples(
+        self, archive: Path, labels: Mapping[str, str | int]
+    ) -> Iterator[tuple[str, Any]]:
+        with tarfile.open(archive, "r|gz") as tar:  # as a stream: there are 100,000 files in it
+            for member in tar:
+                folder = member.name.removeprefix("aclImdb/").rpartition("/")[0]
+                if member.isfile() and folder in labels:
+                    file = tar.extractfile(member)
+                    assert file is not None, member.name
+                    # The name is the key by which TFDS shuffles.
+                    yield member.name, {"text": file.read().strip(), "label": labels[folder]}
+
+
 def _builders() -> dict[str, Any]:
     """Returns TFDS's builders with the readers above, by name.
 
     They are classes in a function because TFDS, their base, may not be installed.
     """
+    import tensorflow_datasets
     from tensorflow_datasets.core.registered import skip_registration
     from tensorflow_datasets.image_classification import cifar, mnist
 
@@ -148,7 +177,13 @@ def _builders() -> dict[str, Any]:
             name = "cifar10"
             url_infos = cifar.Cifar10.url_infos
 
-    return {builder.name: builder for builder in (Mnist, FashionMnist, Cifar10)}
+        imdb: Any = tensorflow_datasets.builder_cls("imdb_reviews")
+
+        class ImdbReviews(ReviewsReader, imdb):
+            name = "imdb_reviews"
+            url_infos = imdb.url_infos
+
+    return {builder.name: builder for builder in (Mnist, FashionMnist, Cifar10, ImdbReviews)}
 
 
 def _read_idx(path: Path) -> np.ndarray:
