@@ -58,6 +58,11 @@ class Layout:
             f"{self.length}"
         )
 
+    @property
+    def rows_by(self) -> str:
+        """What decides which line of the file is which row."""
+        return f"{self.schema.comment!r} {self.schema.delimiter!r} {self.split_by!r}"
+
     def form(self) -> PyTree:
         """A record: (input, label), and the place of its split if there is `split_by`."""
         parts = {}
@@ -117,7 +122,7 @@ class Layout:
             words[-1] += " become a 1 in the place of their value"
         if numeric:
             words.append("the label is clipped to a range")
-        words.append(f"ranges and values are those of {schema.file}, from: {schema.origin}")
+        words.append(f"ranges and values are declared by a schema, from: {schema.origin}")
         if self.tokens is not None:
             words.append(self.tokens.told)
         if len(self.texts) > 1:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ._cells import Cells, Stored, Table, spelt, unreadable
-from .decoding import files_digest
+from .digests import files_digest
 from .schema import MISSING_VALUES, meant, trimmed
 from .splits import Part, parse_split
 from .tables import TRAIN, open_rows
@@ -73,7 +73,7 @@ def write_schema(
         key = name if _BARE.fullmatch(name) else _quoted(name)
         lines.append(f"\n[columns.{key}]{told}")
         lines += column.declaration(name == label)
-    lines += [TAIL + "[public]", f"file_digest = {_quoted(files_digest([Path(file)], file))}"]
+    lines += [TAIL + "[public]", f"file_digest = {_quoted(files_digest(file))}"]
     lines += [f"rule = {_quoted(rule)}", ""]
     try:
         with open(output, "x", encoding="utf-8") as written:

@@ -11,14 +11,6 @@ from . import text
 from .decoding import Split, split_digest
 from .digests import arrays_digest
 
-# Mean and standard deviation per channel over all training images, with pixels of 0 to 1. They
-# have long been published, so that they are no secret of the records any more.
-PUBLISHED_SCALING = {
-    "mnist": ((0.1307,), (0.3081,)),
-    "fashion_mnist": ((0.2860,), (0.3530,)),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-}
-
 
 @dataclass(frozen=True)
 class Format:

@@ -13,13 +13,13 @@ from ._delimited import open_delimited
 from ._layout import Layout, lay_out
 from ._npz import open_npz
 from ._parquet import open_parquet
-from .config import TABLE_ENDINGS, DataConfig
+from .config import TABLE_ENDINGS, UCI_ENDINGS, DataConfig
 from .decoding import Reading, Split
+from .digests import files_digest
 from .schema import Category, Schema, read_schema
 from .sources import SplitSet
 
 TRAIN, TEST = "train", "test"
-UCI_ENDINGS = (".data", ".test")  # of the UCI repository, which are as .csv
 
 
 def open_table(config: DataConfig, tell: Tell) -> SplitSet:
@@ -109,6 +109,7 @@ def _read(table: Table, layout: Layout, config: DataConfig, tell: Tell) -> Split
         form=layout.form(),
         chunks=lambda: map(layout.chunk, table.read(layout.kinds)),
         telling=f"Reading {table.title} (once)",
+        rows_by=f"{bool(config.columns)} {layout.rows_by}",
     )
     return decoding.read(reading, skip_bad=config.skip_bad, tell=tell)
 
@@ -164,9 +165,12 @@ def _check_not_public(
     if schema.public is None:
         return
     private = splits.parse_split(config.private, {name: len(rows[name]) for name in rows})
+    path_of = dict.fromkeys(rows, config.file or "")
+    if config.test_from is not None:
+        path_of[TEST] = config.test_from
     for part in private:
         file = files[part.name]
-        if file.digest != schema.public.digest:
+        if files_digest(path_of[part.name]) != schema.public.digest:
             continue
         taken = rows[part.name][part.start : part.stop]
         shared = sum(

@@ -70,7 +70,9 @@ def test_rows_that_were_changed_in_place_are_refused(tmp_path):
     with crash_at(5):
         fitted(tmp_path / "run", data=data)
     own["x"] *= 2
-    with pytest.raises(ValueError, match="private rows are not those .*: they were changed in place"):
+    with pytest.raises(
+        ValueError, match=r"private rows are not those .*: they were changed in place"
+    ):
         fitted(resume=tmp_path / "run", data=data)
 
 
