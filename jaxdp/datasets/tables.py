@@ -19,7 +19,7 @@ from .schema import Category, Schema, read_schema
 from .sources import SplitSet
 
 TRAIN, TEST = "train", "test"
-UCI_ENDINGS = (".data", ".test")  # of the UCI repository, which are as .csv
+COMMA_ENDINGS = (".csv", ".data", ".test")  # the UCI repository has the last two
 
 
 def open_table(config: DataConfig, tell: Tell) -> SplitSet:
@@ -74,9 +74,9 @@ def open_rows(
       ValueError: as the reader of that format does, and for another ending.
     """
     ending = Path(file).suffix
-    if ending not in (*TABLE_ENDINGS, *UCI_ENDINGS):
+    if ending not in (*TABLE_ENDINGS, *COMMA_ENDINGS):
         raise ValueError(f"{file} is no table: give NAME{', NAME'.join(TABLE_ENDINGS)}")
-    if ending in (".csv", ".tsv", *UCI_ENDINGS):
+    if ending in (".tsv", *COMMA_ENDINGS):
         mark = "\t" if ending == ".tsv" else delimiter
         return open_delimited(file, mark, comment, names, expected)
     if names:
