@@ -90,7 +90,7 @@ class Layout:
         label = _columns.targets(
             self.label, self._target(self.label), rows.columns[self.label], missing
         )
-        found = [label.bad, *(each.bad for each in made)]
+        found = [*(each.bad for each in made), label.bad]
         if self.tokens is not None:
             texts, wrong = self._documents(rows, missing)
             parts[TOKENS] = self.tokens.encode(texts)

@@ -1,5 +1,6 @@
 """Reads .parquet, some rows of a row group at a time."""
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,39 +20,48 @@ def open_parquet(file: str) -> Table:
         import pyarrow.parquet
     except ModuleNotFoundError as error:
         raise ValueError(missing("a table in .parquet", str(error.name), "tables")) from None
-    found = _opened(pyarrow, file)
-    with found:
+    with _damage(pyarrow, file), _opened(pyarrow, file) as found:
         fields = list(found.schema_arrow)
+        stored = {field.name: _stored(pyarrow, field.type) for field in fields}
     check_names(file, [field.name for field in fields])
 
     def read(wanted: Mapping[str, Kind]) -> Iterator[Rows]:
-        with _opened(pyarrow, file) as parquet:
-            batches = parquet.iter_batches(batch_size=CHUNK, columns=list(wanted))
+        with contextlib.ExitStack() as stack:
+            with _damage(pyarrow, file):
+                parquet = stack.enter_context(_opened(pyarrow, file))
+                batches = parquet.iter_batches(batch_size=CHUNK, columns=list(wanted))
             while True:
-                try:
+                with _damage(pyarrow, file):
                     batch = next(batches, None)
-                except (pyarrow.ArrowException, OSError, ValueError):
-                    raise ValueError(f"{file} is damaged: copy or write it again") from None
-                if batch is None:
+                    rows = None if batch is None else _chunk(pyarrow, batch, wanted)
+                if rows is None:
                     return
-                yield _chunk(pyarrow, batch, wanted)
+                yield rows
 
-    return Table(file, {field.name: _stored(pyarrow, field.type) for field in fields}, read)
+    return Table(file, stored, read)
 
 
 def _opened(pyarrow: Any, file: str) -> Any:
+    open(file, "rb").close()  # for the system's own words
+    return pyarrow.parquet.ParquetFile(file, page_checksum_verification=True)
+
+
+@contextlib.contextmanager
+def _damage(pyarrow: Any, file: str) -> Iterator[None]:
+    """Turns all that pyarrow raises into one line."""
     try:
-        open(file, "rb").close()  # for the system's own words
-        return pyarrow.parquet.ParquetFile(file, page_checksum_verification=True)
-    except pyarrow.ArrowException:
-        raise ValueError(
-            f"{file} is no parquet, or not all of it: copy it again, or give it the ending that "
-            "its format has"
-        ) from None
+        yield
     except OSError as error:
-        if error.errno is None:
-            raise ValueError(f"{file} is damaged: copy or write it again") from None
-        raise unreadable(file, error) from None
+        if error.errno is not None:
+            raise unreadable(file, error) from None
+    except (pyarrow.ArrowException, ValueError, KeyError):
+        pass
+    else:
+        return
+    raise ValueError(
+        f"{file} is no parquet, or is damaged: copy or write it again, or give it the ending that "
+        "its format has"
+    ) from None
 
 
 def _stored(pyarrow: Any, kept: Any) -> Stored:

@@ -98,7 +98,7 @@ class DataConfig:
         require(
             self.file is None
             or self.name == TEXT
-            or self.file.endswith((TEXT_ENDING, *TABLE_ENDINGS, *UCI_ENDINGS)),
+            or self.file.endswith((TEXT_ENDING, *TABLE_ENDINGS, *COMMA_ENDINGS)),
             "data.file",
             self.file,
             f"a table, NAME{', '.join(TABLE_ENDINGS)}, or a text, NAME{TEXT_ENDING}",
@@ -127,7 +127,7 @@ class DataConfig:
 DIGITS, TEXT = "digits", "text"  # names that are no set of TFDS
 TEXT_ENDING = ".txt"
 TABLE_ENDINGS = (".csv", ".tsv", ".parquet", ".npz")
-UCI_ENDINGS = (".data", ".test")  # of the UCI repository, which are as .csv
+COMMA_ENDINGS = (".csv", ".data", ".test")  # the UCI repository has the last two
 
 
 def require(ok: bool, name: str, value: object, expected: str) -> None:

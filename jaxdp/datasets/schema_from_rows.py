@@ -13,7 +13,7 @@ from ._cells import Cells, Stored, Table, spelt, unreadable
 from .digests import files_digest
 from .schema import MISSING_VALUES, meant, trimmed
 from .splits import Part, parse_split
-from .tables import TRAIN, open_rows
+from .tables import COMMA_ENDINGS, TRAIN, open_rows
 
 MOST_VALUES = 100  # of a category
 MOST_CLASSES = 20  # of a label that is numbers
@@ -86,7 +86,7 @@ def write_schema(
 
 def _delimiter(file: str) -> str:
     """What is between the cells of a .csv: a comma, or ; | or a tab if there is none in line 1."""
-    if Path(file).suffix in (".npz", ".parquet", ".tsv"):
+    if Path(file).suffix not in COMMA_ENDINGS:
         return ","
     try:
         with open(file, encoding="utf-8-sig", errors="replace") as text:

@@ -13,7 +13,7 @@ from ._delimited import open_delimited
 from ._layout import Layout, lay_out
 from ._npz import open_npz
 from ._parquet import open_parquet
-from .config import TABLE_ENDINGS, UCI_ENDINGS, DataConfig
+from .config import COMMA_ENDINGS, TABLE_ENDINGS, DataConfig
 from .decoding import Reading, Split
 from .digests import files_digest
 from .schema import Category, Schema, read_schema
@@ -47,6 +47,11 @@ def open_table(config: DataConfig, tell: Tell) -> SplitSet:
         same = lay_out(config, schema, test)
         _check_widths(table, layout, test, same)
         whole[TEST] = _read(test, same, config, tell)
+        if whole[TEST].digest == whole[TRAIN].digest:
+            raise ValueError(
+                f"data.test_from is {config.test_from}, whose bytes are those of {config.file}: "
+                "give another file, or leave it out and give slices, as --data.test train[90%:]"
+            )
     rows = {name: np.arange(len(split)) for name, split in whole.items()}
     found = whole
     if layout.split_by is not None:
@@ -74,9 +79,9 @@ def open_rows(
       ValueError: as the reader of that format does, and for another ending.
     """
     ending = Path(file).suffix
-    if ending not in (*TABLE_ENDINGS, *UCI_ENDINGS):
+    if ending not in (*TABLE_ENDINGS, *COMMA_ENDINGS):
         raise ValueError(f"{file} is no table: give NAME{', NAME'.join(TABLE_ENDINGS)}")
-    if ending in (".csv", ".tsv", *UCI_ENDINGS):
+    if ending in (".tsv", *COMMA_ENDINGS):
         mark = "\t" if ending == ".tsv" else delimiter
         return open_delimited(file, mark, comment, names, expected)
     if names:
