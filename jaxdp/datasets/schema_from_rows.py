@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from ._cells import Cells, Stored, Table, spelt, unreadable
+from .config import COMMA_ENDINGS
 from .digests import files_digest
 from .schema import MISSING_VALUES, meant, trimmed
 from .splits import Part, parse_split
-from .tables import COMMA_ENDINGS, TRAIN, open_rows
+from .tables import TRAIN, open_rows
 
 MOST_VALUES = 100  # of a category
 MOST_CLASSES = 20  # of a label that is numbers

@@ -10,7 +10,7 @@ import pytest
 from helpers.tables import COLUMNS, FEATURES, LABELS, ROWS, SCHEMA, table_config, write_table
 
 from jaxdp.datasets import _cells, _delimited, _layout, _npz, _parquet
-from jaxdp.datasets.decoding import files_digest
+from jaxdp.datasets.digests import files_digest
 from jaxdp.datasets.tables import open_table
 from jaxdp.datasets.tokens import Tokens
 
@@ -295,7 +295,7 @@ def test_quotes_that_hide_rows_are_never_skipped(tmp_path, text):
 
 
 def made_of(path, rule, **changes):
-    public = f'[public]\nfile_digest = "{files_digest([path], "x")}"\nrule = "{rule}"\n'
+    public = f'[public]\nfile_digest = "{files_digest(path)}"\nrule = "{rule}"\n'
     return functools.partial(opened, path, SCHEMA + public, **changes)
 
 

@@ -108,7 +108,7 @@ def test_splits_are_taken_apart(small_mnist):
     )
     dataset, data_format = loading.load(config)
     assert (len(dataset.private), len(dataset.public), len(dataset.test)) == (45, 15, 12)
-    ids = np.concatenate([dataset.private.ids, dataset.public.ids, dataset.test.ids])
+    ids = np.concatenate([r.numbers() for r in (dataset.private, dataset.public, dataset.test)])
     np.testing.assert_array_equal(ids, np.arange(TRAIN + TEST))
     assert "published" in data_format.scaling
     run = start(Config(data=config, plan=PlanConfig(expected_batch_size=9, delta=1e-3)))
