@@ -48,7 +48,7 @@ POSIX_ONLY = {
     "tty",
 }
 APPLICATION = {"flax", "orbax", "tyro", "rich", "matplotlib", "sklearn", "tensorflow_datasets"}
-APPLICATION |= {"safetensors", "PIL", "jaxdp.trainer", "jaxdp.tasks"}
+APPLICATION |= {"safetensors", "PIL", "tokenizers", "pyarrow", "jaxdp.trainer", "jaxdp.tasks"}
 APPLICATION |= {"jaxdp.models", "jaxdp.datasets"}
 
 

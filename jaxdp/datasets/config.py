@@ -44,10 +44,10 @@ class DataConfig:
     """With labels: all classes that there are. They are public."""
 
     size: tuple[int, ...] = (32, 32)
-    """Of a folder: height and width to which images are brought."""
+    """Of a folder, and of sets of TFDS without a fixed shape: height and width of images."""
 
     channels: int = 3
-    """Of a folder: 3 for colours, 1 for grey."""
+    """Likewise: 3 for colours, 1 for grey."""
 
     tokens: str = "hash"
     """How documents become tokens, in TFDS's texts and in columns of text.

@@ -101,9 +101,7 @@ def _decoded(content: bytes, size: tuple[int, int], channels: int) -> np.ndarray
     except (_Unusable, MemoryError):
         raise
     except PIL.UnidentifiedImageError:
-        raise _Unusable(
-            "the file is no PNG or JPEG, or damaged: put a whole one in its place"
-        ) from None
+        raise _Unusable("it is no PNG or JPEG, or damaged: put a whole one there") from None
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
         limit = PIL.Image.MAX_IMAGE_PIXELS
         raise _Unusable(f"it has more than {limit:,} pixels: save it smaller") from None

@@ -80,7 +80,8 @@ RULES = (
     ),
     _data(("window",), "the text of a language model, --data.file NAME.txt", "text"),
     _data(("label", "schema", "columns", "split_by"), "tables, --data.file NAME.csv", "table"),
-    _data(("labels", "classes", "size", "channels"), "images, --data.folder NAME", "folder"),
+    _data(("labels", "classes"), "images, --data.folder NAME", "folder"),
+    _data(("size", "channels"), "images without a fixed shape", "folder", "tfds"),
     _data(("test_from", "skip_bad"), "files and folders", "table", "folder", "tfds"),
     _data(
         ("tokens", "vocabulary", "length"), "documents in tables and sets of TFDS", "table", "tfds"

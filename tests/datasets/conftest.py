@@ -15,3 +15,10 @@ def cache(tmp_path, monkeypatch):
 def small_mnist(tmp_path, monkeypatch):
     """The folder where a small MNIST is prepared."""
     return prepare_small_mnist(monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """An empty folder, which does not hold the cache as well."""
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
