@@ -36,8 +36,8 @@ def main(args: Sequence[str]) -> int:
         return 0
     parser = _Parser(
         prog=COMMAND,
-        description="Prepares data sets of images, writes the schemas of tables, and deletes the "
-        "copies that jaxdp keeps.",
+        description="Prepares data sets, writes the schemas of tables, and deletes the copies "
+        "that jaxdp keeps.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
