@@ -99,7 +99,6 @@ class Layout:
         if self.split_by is not None:
             name = self.split_by
             places = _columns.targets(name, self._target(name), rows.columns[name], missing)
-            places.values[list(bad)] = -1  # of rows that could not be read
             found.append(places.bad)
             split = (places.values,)
         for each in found:

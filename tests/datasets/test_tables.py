@@ -30,8 +30,6 @@ def opened(path, text=SCHEMA, **options):
 
 @pytest.fixture(params=ENDINGS)
 def table(request, tmp_path):
-    if request.param == ".parquet":
-        pytest.importorskip("pyarrow")
     return write_table(tmp_path / f"table{request.param}")
 
 
@@ -79,6 +77,22 @@ def test_the_format_says_what_the_columns_are_and_where_constants_come_from(tabl
         "id": "ignored",
         "sick": "category of 2 values, the label",
     }
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("high = 90", "high = 50"),
+        ("missing = 250", "missing = 500"),
+        ('"private", "state"', '"state", "private"'),
+        ('origin = "the code book"', 'origin = "x"\nmissing_values = ["", "at sea"]'),
+    ],
+)
+def test_what_was_read_by_another_schema_is_read_anew(tmp_path, old, new):
+    path = write_table(tmp_path / "table.csv")
+    before = np.array(opened(path).read("train").fields[0])
+    after = opened(path, SCHEMA.replace(old, new)).read("train").fields[0]
+    assert (before != after).any()
 
 
 def test_a_number_as_label_is_clipped_to_its_range(table):
@@ -148,8 +162,6 @@ values = [0, 1]
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_columns_of_text_are_one_document(tmp_path, letters, ending):
-    if ending == ".parquet":
-        pytest.importorskip("pyarrow")
     rows = [("ab", "c", 1, 0), ("é", None, 2, 1)]
     path = write_table(tmp_path / f"table{ending}", rows, ("title", "body", "age", "sick"))
     source = opened(path, TEXTS, length=5)
@@ -275,6 +287,25 @@ def test_a_row_of_no_split_is_never_skipped(tmp_path, line):
     with pytest.raises(ValueError, match=r"row 1: .*nobody can tell in which split") as error:
         opened(path, SPLIT, split_by="use", private="fit", skip_bad=True)
     assert "SECRETWORD" not in str(error.value)
+
+
+def test_a_row_of_a_known_split_is_skipped(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    offsets = pyarrow.py_buffer(np.array([0, 1, 2], np.int32).tobytes())
+    columns = {
+        "notes": pyarrow.StringArray.from_buffers(2, offsets, pyarrow.py_buffer(b"a\xff")),
+        "use": ["fit", "test"],
+        "sick": ["yes", "no"],
+    }
+    path = tmp_path / "table.parquet"
+    parquet.write_table(pyarrow.table(columns), path)
+    schema = 'origin = "x"\ncolumns.notes.kind = "text"\n' + SPLIT[SPLIT.index("[columns.sick]") :]
+    source = opened(path, schema, split_by="use", private="fit", skip_bad=True)
+    assert source.sizes == {"fit": 1, "test": 1}
+    assert source.read("fit").bad == {}
+    assert list(source.read("test").bad) == [0]
+    assert not source.read("test").fields[0].any()
 
 
 @pytest.mark.parametrize(

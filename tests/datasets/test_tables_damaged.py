@@ -21,7 +21,7 @@ def lines(*more, header=HEADER):
     return "\n".join([header, GOOD, *more, ""]).encode()
 
 
-def arrays(**changes):
+def arrays(save=np.savez, **changes):
     """The bytes of an .npz."""
     columns = {
         "age": np.array([50.0, 10.0]),
@@ -32,7 +32,7 @@ def arrays(**changes):
     }
     columns = {k: v for k, v in (columns | changes).items() if v is not None}
     file = io.BytesIO()
-    np.savez(file, **columns)
+    save(file, **columns)
     return file.getvalue()
 
 
@@ -56,7 +56,8 @@ def parquet(**changes):
     columns = {k: v(pyarrow) if callable(v) else v for k, v in (columns | changes).items()}
     table = pyarrow.table({k: v for k, v in columns.items() if v is not None})
     file = io.BytesIO()
-    writer.write_table(table, file, compression="none", use_dictionary=False)
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    writer.write_table(table, file, write_page_checksum=True, **plain)
     return file.getvalue()
 
 
@@ -78,6 +79,11 @@ def locked_npz():
             data[place + offset] |= 1
             place = data.find(mark, place + 1)
     return bytes(data)
+
+
+def other_checksum(data):
+    """An archive whose first array is not the one that the checksum is of."""
+    return damaged(data, data.find(b"PK\x01\x02") + 16)
 
 
 def other_zip():
@@ -231,6 +237,13 @@ NPZ = {
     "another column": ("npz", lambda: arrays(dose=np.ones(2)), None, "has the column 'dose'"),
     "cut": ("npz", lambda: arrays()[:-60], None, "or is damaged"),
     "another byte": ("npz", lambda: damaged(arrays(), 140), None, "or is damaged"),
+    "a wrong checksum": ("npz", lambda: other_checksum(arrays()), None, "or is damaged"),
+    "a wrong checksum of what is compressed": (
+        "npz",
+        lambda: other_checksum(arrays(np.savez_compressed)),
+        None,
+        "or is damaged",
+    ),
     "no archive": ("npz", lambda: WORD.encode() * 100, None, "no archive of numpy's arrays"),
     "an empty file": ("npz", lambda: b"", None, "no archive of numpy's arrays"),
     "other members": ("npz", other_zip, None, "no archive of numpy's arrays"),
@@ -297,6 +310,12 @@ PARQUET = {
     "a beginning only": ("parquet", lambda: parquet()[:100], None, "is no parquet, or is damaged"),
     "no parquet": ("parquet", lambda: lines(), None, "is no parquet, or is damaged"),
     "an empty file": ("parquet", lambda: b"", None, "is no parquet, or is damaged"),
+    "another number in a page": (
+        "parquet",
+        lambda: damaged(parquet(), parquet().find(np.float64(NUMBER).tobytes())),
+        None,
+        "or is damaged",
+    ),
     "other pages": ("parquet", lambda: damaged(parquet(), 6), None, "or is damaged"),
 }
 GROUPS = {"text": ROWS_OF_TEXT, "whole text": WHOLE_TEXTS, "npz": NPZ, "parquet": PARQUET}
@@ -341,10 +360,9 @@ def test_wherever_a_byte_is_another_one_the_message_is_one_line(tmp_path, make):
         except ValueError as error:
             found = error
             refused += 1
-        else:  # an archive has checksums, and parquet may have none
-            if make is arrays:
-                features = source.read("train").fields[0].tolist()
-                assert features == [[0, 1, 0, 0, 0, 0], [-1, 1, 0, 0, 1, 0]]
+        else:  # what is another byte is of no use, or not covered by a checksum
+            features = source.read("train").fields[0].tolist()
+            assert features == [[0, 1, 0, 0, 0, 0], [-1, 1, 0, 0, 1, 0]]
             continue
         assert type(found) is ValueError
         assert len(str(found).splitlines()) == 1

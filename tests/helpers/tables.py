@@ -3,6 +3,7 @@
 import csv
 
 import numpy as np
+import pytest
 
 from jaxdp.datasets.config import DataConfig
 
@@ -53,11 +54,10 @@ def write_table(path, rows=ROWS, columns=COLUMNS, header=True):
             arrays[name] = np.array([gap if cell is None else cell for cell in column])
         np.savez(path, **arrays)
     elif path.suffix == ".parquet":
-        import pyarrow
-        import pyarrow.parquet
-
+        pyarrow = pytest.importorskip("pyarrow")
+        parquet = pytest.importorskip("pyarrow.parquet")
         data = dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))
-        pyarrow.parquet.write_table(pyarrow.table(data), path)
+        parquet.write_table(pyarrow.table(data), path)
     else:
         with path.open("w", newline="") as file:
             writer = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",")
