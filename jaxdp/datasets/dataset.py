@@ -277,7 +277,7 @@ def _opened(use: str, given: Any) -> Rows:
         else:
             kind = type(given).__name__
             raise TypeError(f"they are a {kind}, without a length and rows by number")
-    except (TypeError, LookupError) as error:
+    except TypeError as error:
         raise ValueError(f"the {use} rows can't be read ({error}): {CURE}") from None
     except ValueError as error:
         reason = str(error).partition("\n")[0]

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,7 +134,10 @@ class SourceRows:
         try:
             return read_rows(self.source, rows, self.form)
         except ValueError as error:
-            raise ReadFailed(f"{error}, though it could be read before") from error
+            raise ReadFailed(
+                f"records can't be read ({error}), though they could before the run: put their "
+                "source back as it was"
+            ) from None
 
     def digest(self, rows: range) -> str:
         """A checksum of a range of rows."""
@@ -205,11 +209,9 @@ def read_rows(source: Any, rows: range | np.ndarray, form: PyTree | None) -> PyT
             found = source.__getitems__(numbers)
         else:
             found = [source[row] for row in numbers]
-        if isinstance(found, list):
-            found = _stacked(found)
-        found = jax.tree.map(np.asarray, found)
     except Exception as error:  # whatever library the source comes from
-        raise ValueError(_reason(error)) from error
+        raise ValueError(_reason(error)) from None
+    found = columns(found) if isinstance(found, list) else jax.tree.map(np.asarray, found)
     arrays = jax.tree.leaves(found)
     if not arrays or any(a.ndim == 0 or len(a) != len(numbers) for a in arrays):
         shapes = [a.shape for a in arrays]
@@ -228,11 +230,21 @@ def shown(tree: PyTree) -> str:
     return str(named).replace("'", "")
 
 
-def columns(rows: Any) -> PyTree:
-    """The arrays of rows that are given as a list of records."""
+def columns(rows: Sequence[Any]) -> PyTree:
+    """Returns the arrays of records that are given as a list.
+
+    Raises:
+      ValueError: in one line, if there are none, or they differ in form.
+    """
     if not rows:
         raise ValueError("there are none")
-    return _stacked(rows)
+    form = jax.tree.structure(rows[0], is_leaf=_is_numbers)
+    same = [jax.tree.structure(record, is_leaf=_is_numbers) == form for record in rows]
+    if not all(same):
+        i = same.index(False)
+        raise ValueError(f"record {i} of the list has another form than the first one")
+    each = [jax.tree.map(np.asarray, record, is_leaf=_is_numbers) for record in rows]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *each)
 
 
 def check_numbers(use: str, fields: PyTree, first: int = 0) -> None:
@@ -303,11 +315,6 @@ def _content(parts: Iterator[PyTree]) -> str:
     return total.hexdigest()
 
 
-def _stacked(records: Sequence[Any]) -> PyTree:
-    each = [jax.tree.map(np.asarray, record, is_leaf=_is_numbers) for record in records]
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *each)
-
-
 def _is_numbers(value: Any) -> bool:
     """Whether it is a list of numbers, or of such lists: other libraries mean an array by that."""
     return isinstance(value, list) and all(
@@ -316,10 +323,9 @@ def _is_numbers(value: Any) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    reason = str(error).strip().partition("\n")[0]
-    if isinstance(error, LookupError):  # such as a table with rows of other names
-        return f"no row {reason}: {type(error).__name__}"
-    return reason or type(error).__name__
+    """What failed and where. The message itself may hold a value of a record."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {Path(last.filename).name}, line {last.lineno}"
 
 
 def _file_of(array: Any) -> Path | None:

@@ -166,10 +166,13 @@ WRONG = {
         lambda: Dataset([(X[0], 1), (X[1, :2], 1)]),
         r"private rows can't be read \(all input arrays must have the same shape\): give",
     ),
-    "forms": (lambda: Dataset([(X[0], 1), X[1]]), "private rows can't be read"),
+    "forms": (
+        lambda: Dataset([(X[0], 1), X[1]]),
+        r"rows can't be read \(record 1 of the list has another form than the first one\): give",
+    ),
     "no such row": (
         lambda: Dataset(Rows({"x": X, "y": Y}.__getitem__)),
-        r"private rows can't be read \(no row 0: KeyError\): give",
+        r"private rows can't be read \(KeyError at test_records.py, line \d+\): give",
     ),
     "NaN": (
         lambda: Dataset((X, nan)),
