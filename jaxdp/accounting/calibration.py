@@ -1,5 +1,6 @@
 """Calibration: the smallest noise multiplier that meets a target epsilon."""
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -67,14 +68,18 @@ def solve_noise_multiplier(
         num_examples,
         noise_draws_per_step,
     )
+    return _solved(run, target_epsilon, delta, accountant)
+
+
+@functools.lru_cache(maxsize=100)  # it takes seconds, and trials ask for the same plan again
+def _solved(run: Mechanism, target_epsilon: float, delta: float, accountant: Accountant) -> float:
     if not run.exposures:
         return 0.0
-    if sampling == "poisson" and steps * math.log1p(-min(sampling_probability, 1 - 1e-9)) >= (
-        math.log1p(-delta)
-    ):
+    steps, q, draws = run.steps, run.sampling_probability, run.noise_draws_per_step
+    if run.sampling == "poisson" and steps * math.log1p(-min(q, 1 - 1e-9)) >= math.log1p(-delta):
         raise ValueError(
             f"delta is {delta}: the probability that a record takes part in any of {steps} steps "
-            f"at sampling probability {sampling_probability:.3g} is no larger, so that the target "
+            f"at sampling probability {q:.3g} is no larger, so that the target "
             "is met even without noise. Take a smaller delta, as N^-1.1"
         )
 
@@ -84,7 +89,7 @@ def solve_noise_multiplier(
         short = "epsilon" if exact_delta > 0 else "delta"
         raise ValueError(
             f"the target is epsilon {target_epsilon:g} at delta {delta:.3g}, and drawing noise for "
-            f"{noise_draws_per_step * steps:.3g} numbers costs epsilon {charge.epsilon:.3g} and "
+            f"{draws * steps:.3g} numbers costs epsilon {charge.epsilon:.3g} and "
             f"delta {charge.added_delta(target_epsilon):.3g} by itself: {short} is too small. Give "
             f"a larger {short}, or noise to fewer numbers: if a Plan is not told num_parameters, "
             "it pays for 1e11 numbers over the run"
@@ -106,7 +111,7 @@ def solve_noise_multiplier(
     raise ValueError(
         f"no noise multiplier up to {LARGEST_NOISE_MULTIPLIER:,.0f} gives epsilon "
         f"{target_epsilon} at delta {delta} for {steps} steps at sampling probability "
-        f"{sampling_probability:.3g}: take fewer steps, a smaller batch size, a larger epsilon or "
+        f"{q:.3g}: take fewer steps, a smaller batch size, a larger epsilon or "
         "a larger delta"
     )
 

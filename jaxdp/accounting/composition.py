@@ -28,6 +28,13 @@ def epsilon(
     Raises:
       ValueError: if sampling or adjacency differ, or the accountant has no sound bound for them.
     """
+    return _epsilon(tuple(mechanisms), delta, accountant)
+
+
+@functools.lru_cache(maxsize=1000)  # it takes up to a second, and reports ask for the same again
+def _epsilon(
+    mechanisms: tuple[Mechanism, ...], delta: float, accountant: Accountant | None
+) -> float:
     # The noise is charged for all of them together. Without it, more of them can be joined.
     parts = _merged([replace(m, noise_draws_per_step=0) for m in mechanisms if m.steps])
     if not parts:
