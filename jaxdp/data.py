@@ -80,7 +80,8 @@ def _add_schema(command: argparse.ArgumentParser) -> None:
 def _run(chosen: argparse.Namespace) -> str:
     """Does what the command line asks for, and returns what to print."""
     if chosen.command == "clear":
-        return f"{clear()} entries deleted from {cache_folder()}"
+        deleted = clear()
+        return f"{deleted} {'entry' if deleted == 1 else 'entries'} deleted from {cache_folder()}"
     if chosen.command == "prepare":
         where = tfds_prepare.prepare(chosen.name, chosen.dir, archives=chosen.archives)
         return f"{chosen.name} is ready in {where}"

@@ -215,4 +215,4 @@ def test_the_command_empties_the_cache(folder, capsys):
     open_table(config, print)
     capsys.readouterr()
     assert data.main(["clear"]) == 0
-    assert capsys.readouterr().out == f"1 entries deleted from {folder / 'cache' / 'jaxdp'}\n"
+    assert capsys.readouterr().out == f"1 entry deleted from {folder / 'cache' / 'jaxdp'}\n"
