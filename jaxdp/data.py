@@ -13,8 +13,7 @@ from .datasets.schema_from_rows import write_schema
 COMMAND = "python -m jaxdp.data"
 EXAMPLES = """examples:
   python -m jaxdp.data prepare mnist
-  python -m jaxdp.data prepare cifar10 --dir data --archives downloads
-  python -m jaxdp.data schema survey.csv --public train[:1000] --label income
+  python -m jaxdp.data schema survey.csv --public 'train[:1000]' --label income
   python -m jaxdp.data clear"""
 NOT_PUBLIC = (
     "a schema made of private rows leaks their ranges and values. If rows of {file} are public, "

@@ -107,7 +107,7 @@ def test_rows_are_not_public_by_themselves(folder, capsys):
 @pytest.mark.parametrize(
     ("args", "part"),
     [
-        (["missing.csv", "--public"], "missing.csv can't be read: no such file"),
+        (["missing.csv", "--public"], "missing.csv can't be read (no such file"),
         (["table.txt", "--public"], "table.txt is no table: give NAME.csv"),
         (["table.csv", "--public", "test"], "the split 'test' needs 'test'"),
         (["table.csv", "--public", "train[500:]"], "there is no row 500"),
