@@ -1,6 +1,19 @@
 """UCI Adult: whether an income is above 50,000 dollars, by logistic regression at ε = 1.
 
-Command: python -m jaxdp.train configs/adult.py --data.file adult.data --data.test-from adult.test
+Command: python -m jaxdp.train configs/adult.py
+         (needs adult.data and adult.test of the UCI repository in this folder; else give
+         --data.file and --data.test-from)
+Time:    6 to 13 seconds on 2 busy cores
+Result:  test accuracy 0.8527 (median of seeds 0, 1, 2; from 0.8526 to 0.8541)
+
+Without privacy (`python -m benchmarks.runs.without_privacy configs/adult.py --seed 0`) the same
+steps give 0.8518. A small MLP (--model.name mlp --model.widths 32 --clipping.norm 1
+--training.learning-rate 1) gives 0.8529 (from 0.8520 to 0.8537), and 0.8542 without privacy.
+
+All constants are in adult_schema.toml, which was written from the published description of the
+set. Tried with seed 0, scored on the last fifth of the training rows: clipping norms from 0.25 to
+1.5, learning rates from 1 to 4, batches of 2048 and 4096 (0.848 to 0.851). This tuning is not paid
+for by ε.
 """
 
 from pathlib import Path
@@ -14,12 +27,6 @@ from jaxdp.trainer import (
     TrainingConfig,
 )
 
-COLUMNS = (
-    *("age", "workclass", "fnlwgt", "education", "education-num", "marital-status", "occupation"),
-    *("relationship", "race", "sex", "capital-gain", "capital-loss", "hours-per-week"),
-    *("native-country", "income"),
-)
-
 config = Config(
     name="adult",
     data=DataConfig(
@@ -27,7 +34,11 @@ config = Config(
         file="adult.data",
         test_from="adult.test",
         label="income",
-        columns=COLUMNS,
+        columns=(
+            *("age", "workclass", "fnlwgt", "education", "education-num", "marital-status"),
+            *("occupation", "relationship", "race", "sex", "capital-gain", "capital-loss"),
+            *("hours-per-week", "native-country", "income"),
+        ),
         schema=str(Path(__file__).with_name("adult_schema.toml")),
     ),
     model=ModelConfig(name="linear"),

@@ -18,7 +18,5 @@ config = Config(
     model=ModelConfig(name="embedding", width=16),
     clipping=ClippingConfig(norm=0.1),
     plan=PlanConfig(epsilon=3.0, delta=1e-5, expected_batch_size=2048.0, steps=200),
-    training=TrainingConfig(
-        optimizer="adam", learning_rate=1e-2, schedule="cosine", microbatch_size=256
-    ),
+    training=TrainingConfig(learning_rate=60.0, momentum=0.9, schedule="cosine"),
 )

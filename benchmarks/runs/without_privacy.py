@@ -55,7 +55,7 @@ def main(args: list[str]) -> None:
     average = averages.averaged(optimizer_state)
     scores = run.score(params if average is None else average)
     print(f"{config.name} without privacy: {run.plan.steps} steps in {seconds:.0f} s, {hardware()}")
-    print(f"test accuracy {scores['accuracy']:.4f}, loss {scores['loss']:.4f}", end="")
+    print("test", ", ".join(f"{name} {score:.4f}" for name, score in scores.items()), end="")
     is_text = run.job.data.window is not None
     print(f", perplexity {math.exp(scores['loss']):.3f}" if is_text else "")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import operator
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -238,8 +239,8 @@ def columns(rows: Sequence[Any]) -> PyTree:
     """
     if not rows:
         raise ValueError("there are none")
-    form = jax.tree.structure(rows[0], is_leaf=_is_numbers)
-    same = [jax.tree.structure(record, is_leaf=_is_numbers) == form for record in rows]
+    forms = [jax.tree.structure(record, is_leaf=_is_numbers) for record in rows]
+    same = [operator.eq(form, forms[0]) for form in forms]  # JAX's stubs lack ==
     if not all(same):
         i = same.index(False)
         raise ValueError(f"record {i} of the list has another form than the first one")

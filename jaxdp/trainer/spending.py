@@ -269,10 +269,11 @@ def _mechanism(facts: MechanismFacts, adjacency: Adjacency, draws: int) -> Mecha
 
 
 def _name(segment: SavedSegment) -> str:
-    """The declared name of a segment's records, with that of their file or folder."""
+    """The declared name of a segment's records: of a text, with that of its file."""
     name, config = segment.facts.data.name, segment.config
-    place = None if config is None else config.data.file or config.data.folder
-    return name if place is None else f"{name} {Path(place).name}"
+    if segment.facts.data.window is not None and config is not None and config.data.file:
+        return f"{name} {Path(config.data.file).name}"
+    return name
 
 
 def _unit(kind: str, data: DataUse) -> str:
