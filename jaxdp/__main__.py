@@ -15,7 +15,7 @@ COMMANDS = {
     "report": "shows one run in a table and figures, or compares several",
     "runs": "lists runs and what they have spent together",
     "seal": "destroys the secrets of a run that is over",
-    "data": "prepares data sets of images, and empties the cache",
+    "data": "prepares data sets, writes schemas of tables, and empties the cache",
 }
 USAGE = "\n".join(
     [

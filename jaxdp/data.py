@@ -13,8 +13,7 @@ from .datasets.schema_from_rows import write_schema
 COMMAND = "python -m jaxdp.data"
 EXAMPLES = """examples:
   python -m jaxdp.data prepare mnist
-  python -m jaxdp.data prepare cifar10 --dir data --archives downloads
-  python -m jaxdp.data schema survey.csv --public train[:1000] --label income
+  python -m jaxdp.data schema survey.csv --public 'train[:1000]' --label income
   python -m jaxdp.data clear"""
 NOT_PUBLIC = (
     "a schema made of private rows leaks their ranges and values. If rows of {file} are public, "
@@ -80,7 +79,8 @@ def _add_schema(command: argparse.ArgumentParser) -> None:
 def _run(chosen: argparse.Namespace) -> str:
     """Does what the command line asks for, and returns what to print."""
     if chosen.command == "clear":
-        return f"{clear()} entries deleted from {cache_folder()}"
+        deleted = clear()
+        return f"{deleted} {'entry' if deleted == 1 else 'entries'} deleted from {cache_folder()}"
     if chosen.command == "prepare":
         where = tfds_prepare.prepare(chosen.name, chosen.dir, archives=chosen.archives)
         return f"{chosen.name} is ready in {where}"

@@ -16,7 +16,8 @@ Scores the release of a run. RUN is the run's folder, or the release/ in it. The
 those of the run, or others of the same data. The options are those of `python -m jaxdp.train`:
 
   --data.test SPLIT     the records to score: test, test[:50%], ...
-  --data.file FILE      the text file, for a release that came without its run
+  --data.file FILE      the file of the records, for a release that came without its run;
+                        of a table, with its --data.schema and --data.label
   --data.dir FOLDER     where TFDS keeps prepared sets
   --data.name NAME      another data set, with records like the run's
   --data.private SPLIT  and --data.public: the other records. A record has one use only

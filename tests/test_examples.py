@@ -11,7 +11,8 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 FITS = sorted(EXAMPLES.glob("fit_*.py"))
-LOOPS = sorted({*EXAMPLES.glob("*.py")} - {*FITS})
+SOURCE = EXAMPLES / "own_source.py"
+LOOPS = sorted({*EXAMPLES.glob("*.py")} - {*FITS, SOURCE})
 
 
 def run(path, folder=None):
@@ -68,6 +69,26 @@ def test_a_model_of_any_library_becomes_a_release_in_25_lines(path, tmp_path):
     assert float(re.search(r"test accuracy ([\d.]+)", last)[1]) > 0.8
     (made,) = (tmp_path / "runs").iterdir()
     assert (made / "release" / "privacy.json").is_file()
+
+
+def test_a_source_of_ones_own_is_trained_on(tmp_path, monkeypatch):
+    for module in ("flax", "safetensors", "sklearn"):
+        pytest.importorskip(module)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    text = SOURCE.read_text(encoding="utf-8")
+    header = text.split('"""')[1]
+    assert f"Command: python examples/{SOURCE.name}" in header
+    methods = text[text.index("    def __init__") : text.index("\n\n\npath = ")]
+    assert len([line for line in methods.splitlines() if line.strip()]) <= 10
+    printed = run(SOURCE, tmp_path)
+    last = printed.splitlines()[-1]
+    assert DRAWN.split(last)[0] in header
+    assert float(re.search(r"test accuracy ([\d.]+)", last)[1]) > 0.8
+    (made,) = (tmp_path / "runs").iterdir()
+    statement = (made / "release" / "PRIVACY.md").read_text()
+    assert "| declared fields | pixels: 64 bytes of 0 to 16; label: a digit |" in statement
+    page = (EXAMPLES.parent / "docs/guides/data.md").read_text(encoding="utf-8")
+    assert f"{{literalinclude}} ../../examples/{SOURCE.name}\n:pyobject: RecordFile\n" in page
 
 
 def test_the_notebook_runs_and_prints_few_lines(tmp_path):

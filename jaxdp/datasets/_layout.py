@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import numpy as np
@@ -126,8 +127,11 @@ class Layout:
             words.append(self.tokens.told)
         if len(self.texts) > 1:
             words.append(f"a document is the columns {', '.join(self.texts)}, one below the other")
+        inputs: Literal["features", "tokens", "mixed"] = "features" if self.features else "tokens"
+        if self.features and self.tokens is not None:
+            inputs = "mixed"
         return Format(
-            inputs="features" if self.features else "tokens",
+            inputs=inputs,
             target="number" if isinstance(target, Number) else "class",
             outputs=1 if isinstance(target, Number) else len(target.values),
             center=0.0 if self.features else None,

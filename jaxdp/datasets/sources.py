@@ -18,7 +18,8 @@ class Format:
 
     Attributes:
       inputs: of a record: an image `[height, width, channels]`, numbers `[n]`, or tokens
-        `[length]`, of which PADDING fills up short documents.
+        `[length]`, of which PADDING fills up short documents. Mixed: a dictionary with `features`,
+        which are numbers, and `tokens`.
       target: a class, whole numbers from 0 to outputs - 1; one real number; or for each token the
         one after it.
       outputs: numbers that a model returns: one for each class, 1 for a number.
@@ -31,7 +32,7 @@ class Format:
       fields: what the columns of a table are, by their names, in words.
     """
 
-    inputs: Literal["image", "features", "tokens"]
+    inputs: Literal["image", "features", "tokens", "mixed"]
     target: Literal["class", "number", "tokens"]
     outputs: int
     center: float | Sequence[float] | None

@@ -151,7 +151,10 @@ def _list_bad_rows(run: Run, history: resume.History, console: Console) -> None:
         return
     path = history.folder / "private" / "bad_rows.txt"
     files.write_private(path, "\n".join(found) + "\n")
-    console.print(f"{len(found)} rows can't be used, and are in no batch: see {path}")
+    told = "1 row can't be used, and is"
+    if len(found) > 1:
+        told = f"{len(found)} rows can't be used, and are"
+    console.print(f"{told} in no batch: see {path}")
 
 
 def _open_history(options: RunOptions, console: Console, stack: ExitStack) -> resume.History:

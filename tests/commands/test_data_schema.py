@@ -107,7 +107,7 @@ def test_rows_are_not_public_by_themselves(folder, capsys):
 @pytest.mark.parametrize(
     ("args", "part"),
     [
-        (["missing.csv", "--public"], "missing.csv can't be read: no such file"),
+        (["missing.csv", "--public"], "missing.csv can't be read (no such file"),
         (["table.txt", "--public"], "table.txt is no table: give NAME.csv"),
         (["table.csv", "--public", "test"], "the split 'test' needs 'test'"),
         (["table.csv", "--public", "train[500:]"], "there is no row 500"),
@@ -215,4 +215,4 @@ def test_the_command_empties_the_cache(folder, capsys):
     open_table(config, print)
     capsys.readouterr()
     assert data.main(["clear"]) == 0
-    assert capsys.readouterr().out == f"1 entries deleted from {folder / 'cache' / 'jaxdp'}\n"
+    assert capsys.readouterr().out == f"1 entry deleted from {folder / 'cache' / 'jaxdp'}\n"

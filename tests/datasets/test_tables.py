@@ -169,7 +169,7 @@ def test_columns_of_text_are_one_document(tmp_path, letters, ending):
     assert inputs["tokens"].tolist() == [[97, 98, 10, 99, 32], [233, 10, 32, 32, 32]]
     np.testing.assert_array_equal(inputs["features"], np.float32([[0], [1]]))
     assert labels.tolist() == [0, 1]
-    assert (source.format.inputs, source.format.vocabulary) == ("features", 128)
+    assert (source.format.inputs, source.format.vocabulary) == ("mixed", 128)
     assert "title, body" in source.format.scaling
     assert "letters are numbered" in source.format.scaling
 

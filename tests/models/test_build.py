@@ -9,6 +9,7 @@ from jaxdp.models import make_model
 from jaxdp.models.config import ModelConfig
 
 TEXT = Format("tokens", "tokens", 97, None, None, "", 97)
+MIXED = Format("mixed", "class", 2, 0.0, 1.0, "", 97)
 
 
 @pytest.mark.parametrize(
@@ -20,6 +21,7 @@ TEXT = Format("tokens", "tokens", 97, None, None, "", 97)
             "model.name is cnn, but the data are a text: choose --model.name transformer",
         ),
         ("transformer", SMALL_FORMAT, "transformer, but the data are images: .* cnn"),
+        ("linear", MIXED, "are numbers with documents: give a task of your own"),
     ],
 )
 def test_models_of_the_other_kind_are_refused(name, data, says):
