@@ -17,7 +17,7 @@ EXAMPLES = """examples:
   python -m jaxdp.data clear"""
 NOT_PUBLIC = (
     "a schema made of private rows leaks their ranges and values. If rows of {file} are public, "
-    "say which: --public train[:1000], or --public for all. Else write the schema by hand, from "
+    "say which: --public 'train[:1000]', or --public for all. Else write the schema by hand, from "
     "what is publicly known: a code book, a law, common sense"
 )
 

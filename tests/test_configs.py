@@ -23,6 +23,16 @@ def stand_in(config):
     if config.data.name == "text":
         make = lambda: rng.integers(0, 97, (2, config.data.window), np.uint8)
         return (make(), make().astype(np.int32)), Format("tokens", "tokens", 97, None, None, "", 97)
+    if config.data.kind == "table":
+        features = rng.normal(size=(2, 107)).astype(np.float32)
+        if config.data.label == "income":
+            labels = np.array([0, 1], np.int32)
+            return (features, labels), Format("features", "class", 2, 0.0, 1.0, "")
+        hours = np.array([40, 0], np.float32)
+        return (features, hours), Format("features", "number", 1, 0.0, 1.0, "", None, 49.5, 49.5)
+    if config.data.name == "imdb_reviews":
+        tokens = rng.integers(0, 90, (2, config.data.length)).astype(np.int32)
+        return (tokens, np.array([0, 1])), Format("tokens", "class", 2, None, None, "", 8192)
     shape = SHAPES.get(config.data.name, (8, 8, 1))
     images = rng.integers(0, 255, (2, *shape), np.uint8)
     return (images, np.array([0, 9], np.int32)), Format("image", "class", 10, 127.5, 127.5, "")
@@ -73,7 +83,7 @@ def test_a_language_model_sees_the_past_only():
 def test_models_and_data_of_different_kinds_are_refused():
     config = load_config(str(CONFIGS[[path.stem for path in CONFIGS].index("lm_small")]))
     _, text = stand_in(config)
-    with pytest.raises(ValueError, match=r"the data are text: choose --model.name transformer"):
+    with pytest.raises(ValueError, match=r"the data are a text: choose --model.name transformer"):
         make_model(type(config.model)(name="cnn"), text)
 
 

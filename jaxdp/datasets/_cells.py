@@ -86,4 +86,6 @@ def check_names(title: str, names: Sequence[str]) -> None:
 def unreadable(title: str, error: OSError) -> ValueError:
     """The message about a file that the system does not give."""
     reason = (error.strerror or str(error)).lower()
-    return ValueError(f"{title} can't be read ({reason}): put it back, or name its new place")
+    return ValueError(
+        f"{title} can't be read ({reason}): put it back, or name its new place, as --data.file FILE"
+    )

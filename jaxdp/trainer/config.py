@@ -1,6 +1,7 @@
 """The configuration of a training run by the command: typed, frozen, with all its defaults."""
 
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -280,7 +281,7 @@ class Config:
     """When checkpoints are written, so that a stopped run can go on."""
 
     name: str = "digits_cnn"
-    """Name of the run, used for its folder."""
+    """Name of the run, used for its folder. With other data, the default is that of the data."""
 
     output: str | None = None
     """Folder to write; it must not exist yet. None: runs/NAME-TIME."""
@@ -307,6 +308,8 @@ class Config:
     A config file that does so sets it to itself."""
 
     def __post_init__(self) -> None:
+        if self.name == "digits_cnn" and self.data.kind != "digits":
+            object.__setattr__(self, "name", re.sub(r"[^\w.-]", "-", self.data.name))
         check_run(self.name, self.evaluations, self.seed)
 
 

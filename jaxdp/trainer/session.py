@@ -31,6 +31,8 @@ from .step import TrainState
 Prepare = Callable[[resume.History | None, Tell], Job]
 """Makes the job. It gets the history of a stopped run, whose records must be the same."""
 
+BAD_ROWS = 20  # that a dry run shows
+
 Watch = Callable[[metrics.Metrics], None]
 
 
@@ -125,6 +127,7 @@ def _open(prepare: Prepare, options: RunOptions, console: Console, stack: ExitSt
         console.print("A seed was given: noise and sampling are reproducible: NOT PRIVATE.")
     if options.dry_run:
         console.print(shown.describe_data(run, console.width))
+        _list_bad_rows(run, None, console)
         console.print(shown.describe_cost(run))
         return Opened(run, history, left=False)
     if history is not None:
@@ -141,7 +144,8 @@ def _open(prepare: Prepare, options: RunOptions, console: Console, stack: ExitSt
     return Opened(run, history, left=True)
 
 
-def _list_bad_rows(run: Run, history: resume.History, console: Console) -> None:
+def _list_bad_rows(run: Run, history: resume.History | None, console: Console) -> None:
+    """Lists the rows that can't be used in a file of the run; after a dry run, on the terminal."""
     found = [
         f"{split}, row {row}: {reason}"
         for split, rows in run.job.data.bad_rows.items()
@@ -149,11 +153,15 @@ def _list_bad_rows(run: Run, history: resume.History, console: Console) -> None:
     ]
     if not found:
         return
-    path = history.folder / "private" / "bad_rows.txt"
-    files.write_private(path, "\n".join(found) + "\n")
     told = "1 row can't be used, and is"
     if len(found) > 1:
         told = f"{len(found)} rows can't be used, and are"
+    if history is None:
+        more = [] if len(found) <= BAD_ROWS else ["..."]
+        console.print("\n".join([f"{told} in no batch:", *found[:BAD_ROWS], *more]))
+        return
+    path = history.folder / "private" / "bad_rows.txt"
+    files.write_private(path, "\n".join(found) + "\n")
     console.print(f"{told} in no batch: see {path}")
 
 

@@ -240,7 +240,7 @@ def test_what_pays_is_for_confusion_only(runs, capsys, option):
 def test_records_that_were_given_are_not_loaded(runs, tmp_path, capsys):
     folder = shutil.copytree(runs / "public" / "release", tmp_path / "received")
     fact = json.loads((folder / "privacy.json").read_text())
-    fact["data"] |= {"name": "visits", "own": True}
+    fact["data"] |= {"name": "visits", "source": "given"}
     (folder / "privacy.json").write_text(json.dumps(fact))
     assert evaluate.main([str(folder), "--confusion"]) == 2
     said = capsys.readouterr().err

@@ -40,7 +40,7 @@ TRAIN = {
     "--model.width 32": ("model.width is 32", "model.name is cnn: leave it out"),
     "--model.layers 3": ("model.layers is 3", "for the transformer", "leave it out"),
     "--model.norm none --model.norm-group-size 2": ("model.norm-group-size is 2", "leave it out"),
-    "--data.file my.csv": ("data.file is my.csv", "for the data set text", "leave it out"),
+    "--data.file my.csv --data.window 8": ("data.window is 8", "leave it out"),
     "--data.window 32": ("data.window is 32", "data.name is digits: leave it out"),
     "--data.dir somewhere": ("data.dir is somewhere", "sets of TFDS", "leave it out"),
     "--data.name text --data.file a.txt --data.augment crop_flip": (

@@ -190,6 +190,9 @@ def test_bad_rows_are_listed_for_the_owner_alone(tmp_path, capsys):
     assert "rows that can't be used | count in N" in (run / "release" / "PRIVACY.md").read_text()
     for path in (run / "release").iterdir():
         assert b"SECRET" not in path.read_bytes()
+    assert train.main(options(file, "--data.skip-bad", "--dry-run")) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "2 rows can't be used, and are in no batch: train, row 17: column 'height'" in said
     # The same words, however many rows are bad: that number is private.
     none = tmp_path / "none"
     none.mkdir()

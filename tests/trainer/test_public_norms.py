@@ -75,7 +75,7 @@ def test_private_records_have_no_path_into_the_clipping_norms(changes):
     images, labels = job.data.private.fields
     others = rng.integers(0, 17, images.shape).astype(np.uint8), rng.permutation(labels)
     data = copy.copy(job.data)
-    data.private = Records(others, job.data.private.ids)
+    data.private = Records(others, job.data.private.numbers())
     after = setup.start_run(replace(job, data=data), lambda line: None)
     assert not np.array_equal(*(run.job.data.private.fields[0] for run in (before, after)))
     np.testing.assert_array_equal(norms_of(before.state), norms_of(after.state))

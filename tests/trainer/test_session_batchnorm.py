@@ -48,7 +48,7 @@ def swapped(records, count=1):
     inputs, labels = (array.copy() for array in records.fields)
     inputs[:count] = 16 - 16 * (inputs[:count] > 8)
     labels[:count] = (labels[:count] + 5) % 10
-    return Records((inputs, labels), records.ids)
+    return Records((inputs, labels), records.numbers())
 
 
 def scaled(inputs):

@@ -12,8 +12,8 @@ for module in ("tyro", "sklearn", "safetensors"):
 from helpers.trainer import start  # noqa: E402
 
 import jaxdp  # noqa: E402
+from jaxdp.datasets.dataset import Dataset  # noqa: E402
 from jaxdp.datasets.feeding import record_keys  # noqa: E402
-from jaxdp.datasets.records import Dataset  # noqa: E402
 from jaxdp.dpsgd import keys  # noqa: E402
 from jaxdp.tasks.task import Task  # noqa: E402
 from jaxdp.trainer import command, parsing, setup  # noqa: E402

@@ -22,7 +22,7 @@ import jaxdp  # noqa: E402
 from jaxdp import train  # noqa: E402
 from jaxdp.accounting import composition  # noqa: E402
 from jaxdp.accounting.mechanism import Mechanism, paper_noise_multiplier  # noqa: E402
-from jaxdp.datasets import loading  # noqa: E402
+from jaxdp.datasets import sources  # noqa: E402
 from jaxdp.trainer import (  # noqa: E402
     CheckpointConfig,
     Config,
@@ -139,7 +139,7 @@ def test_what_was_protected_stays_so(secret):
 
 def test_other_records_are_refused(secret, monkeypatch):
     """The run knows its records by their content, whatever they are called."""
-    monkeypatch.setattr(loading, "arrays_digest", lambda arrays: "other")
+    monkeypatch.setattr(sources, "arrays_digest", lambda arrays: "other")
     with pytest.raises(ValueError, match="records of 'test' are not those that the run began"):
         prepare_resume(secret)
 
