@@ -99,7 +99,7 @@ def test_the_schema_reads_its_table_and_refuses_its_rows_as_private(folder):
 def test_rows_are_not_public_by_themselves(folder, capsys):
     message = refused(capsys, "table.csv")
     assert "leaks their ranges and values" in message
-    assert "--public train[:1000]" in message
+    assert "--public 'train[:1000]'" in message
     assert "code book" in message
     assert not (folder / "schema.toml").exists()
 

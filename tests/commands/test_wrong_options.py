@@ -152,7 +152,7 @@ OTHERS = [
     (seal, "folder", "folder holds no run", "name"),
     (data, "", "the following arguments are required: COMMAND", "--help"),
     (data, "prepar", "invalid choice: 'prepar'", "prepare"),
-    (data, "forget --now", "unrecognized arguments: --now", "--help"),
+    (data, "clear --now", "unrecognized arguments: --now", "--help"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""`fit` on records that are read when they are sampled: the same bits, and no repetition for free."""
+"""`fit` on records that are read when they are sampled: the same bits, and no free repetition."""
 
 import flax.linen as nn
 import numpy as np
