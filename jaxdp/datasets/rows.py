@@ -176,7 +176,7 @@ def open_source(use: str, source: Any) -> Rows:
     if not (isinstance(digest, str) and digest):
         raise ValueError(
             f"the digest of the {use} source is {digest!r}: return a text that changes with the "
-            "content of the records, as jaxdp.files_digest(paths)"
+            "content of the records, as jaxdp.datasets.files_digest(path)"
         )
     content = hashlib.sha256(f"{len(source)} {form} {digest}".encode()).hexdigest()
     checked = f"checked-{hashlib.sha256(f'{type(source)} {content}'.encode()).hexdigest()}"
