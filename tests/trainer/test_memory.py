@@ -49,12 +49,12 @@ def write_bytes(folder, kind):
 def write_table(folder, kind):
     """500 MB of numbers, in row groups."""
     pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet
-
+    parquet = pytest.importorskip("pyarrow.parquet")
     columns = [f"c{i}" for i in range(memory_run.FEATURES[kind])]
     values = np.random.default_rng(0).random((10 * ROWS, len(columns)), np.float32)
-    group = pyarrow.table({"y": np.arange(len(values)) % 10, **dict(zip(columns, values.T))})
-    with pyarrow.parquet.ParquetWriter(
+    cells = dict(zip(columns, values.T, strict=True))
+    group = pyarrow.table({"y": np.arange(len(values)) % 10, **cells})
+    with parquet.ParquetWriter(
         folder / "x.parquet", group.schema, compression=None, use_dictionary=False
     ) as file:
         for _ in range(20):
