@@ -1,5 +1,6 @@
 """The cells of a table as they come from a file, before anything is made of them."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,7 +9,9 @@ import numpy as np
 
 from .schema import Kind
 
-CHUNK = 10_000  # rows that are read at a time
+CHUNK = 10_000  # the most rows that are read at a time,
+CHUNK_CELLS = 500_000  # and the most numbers or short texts in them,
+CHUNK_DOCUMENTS = 1_000  # and the most documents: so wide rows don't fill the memory
 Cells = list[str | None] | np.ndarray  # texts, None where missing; or float64 [n, ...], NaN there
 
 
@@ -54,6 +57,18 @@ class Table:
     title: str
     stored: Mapping[str, Stored]
     read: Callable[[Mapping[str, Kind]], Iterator[Rows]]
+
+
+def rows_at_a_time(stored: Mapping[str, Stored], wanted: Mapping[str, Kind]) -> int:
+    """How many rows to read at a time.
+
+    Args:
+      stored: the columns that take memory while rows are read.
+      wanted: what they are read as.
+    """
+    of_a_row = sum(math.prod(column.shape) for column in stored.values())
+    most = CHUNK_DOCUMENTS if "text" in wanted.values() else CHUNK
+    return max(1, min(most, CHUNK_CELLS // of_a_row))
 
 
 def spelt(values: np.ndarray) -> list[str | None]:

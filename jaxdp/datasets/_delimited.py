@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
-from ._cells import CHUNK, Rows, Stored, Table, check_names, unreadable
+from ._cells import Rows, Stored, Table, check_names, rows_at_a_time, unreadable
 from .schema import Kind
 
 LONGEST = 2**24  # characters of a cell; csv allows 131,072, which some documents exceed
@@ -58,6 +58,9 @@ def open_delimited(
         check_names(file, cells)
     columns = tuple(names or cells)
 
+    kinds: tuple[Kind, ...] = ("number", "category", "text")
+    stored = {name: Stored("text", kinds) for name in columns}
+
     def read(wanted: Mapping[str, Kind]) -> Iterator[Rows]:
         try:
             with _opened(file) as text:
@@ -65,13 +68,13 @@ def open_delimited(
                 rows = _rows(file, text, delimiter, comment, len(columns), first)
                 if not names:
                     next(rows, None)
-                while chunk := list(itertools.islice(rows, CHUNK)):
+                at_a_time = rows_at_a_time(stored, wanted)
+                while chunk := list(itertools.islice(rows, at_a_time)):
                     yield _chunk(chunk, columns, wanted)
         except OSError as error:
             raise unreadable(file, error) from None
 
-    kinds: tuple[Kind, ...] = ("number", "category", "text")
-    return Table(file, {name: Stored("text", kinds) for name in columns}, read)
+    return Table(file, stored, read)
 
 
 def _check_given(file: str, names: Sequence[str], cells: Sequence[str]) -> None:

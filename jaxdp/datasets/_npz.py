@@ -10,7 +10,16 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from ._cells import CHUNK, Cells, Rows, Stored, Table, check_names, spelt, unreadable
+from ._cells import (
+    Cells,
+    Rows,
+    Stored,
+    Table,
+    check_names,
+    rows_at_a_time,
+    spelt,
+    unreadable,
+)
 from .schema import Kind
 
 ENDING = ".npy"
@@ -59,8 +68,9 @@ def open_npz(file: str) -> Table:
             with _damage(file):
                 archive = stack.enter_context(zipfile.ZipFile(file))
                 columns = {name: _Column(archive, name, headers[name]) for name in wanted}
-            for start in range(0, rows, CHUNK):
-                size = min(CHUNK, rows - start)
+            at_a_time = rows_at_a_time({name: stored[name] for name in wanted}, wanted)
+            for start in range(0, rows, at_a_time):
+                size = min(at_a_time, rows - start)
                 with _damage(file):
                     parts = {name: column.read(start, size) for name, column in columns.items()}
                 yield Rows(size, {name: _cells(parts[name], wanted[name]) for name in wanted}, {})

@@ -5,8 +5,19 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .._distribution import missing
-from ._cells import CHUNK, Cells, Rows, Stored, Table, check_names, spelt, unreadable
+from ._cells import (
+    Cells,
+    Rows,
+    Stored,
+    Table,
+    check_names,
+    rows_at_a_time,
+    spelt,
+    unreadable,
+)
 from .schema import Kind
+
+BUFFER = 2**18  # bytes of each column that are read at a time
 
 
 def open_parquet(file: str) -> Table:
@@ -29,7 +40,8 @@ def open_parquet(file: str) -> Table:
         with contextlib.ExitStack() as stack:
             with _damage(pyarrow, file):
                 parquet = stack.enter_context(_opened(pyarrow, file))
-                batches = parquet.iter_batches(batch_size=CHUNK, columns=list(wanted))
+                at_a_time = rows_at_a_time({name: stored[name] for name in wanted}, wanted)
+                batches = parquet.iter_batches(batch_size=at_a_time, columns=list(wanted))
             while True:
                 with _damage(pyarrow, file):
                     batch = next(batches, None)
@@ -43,7 +55,10 @@ def open_parquet(file: str) -> Table:
 
 def _opened(pyarrow: Any, file: str) -> Any:
     open(file, "rb").close()  # for the system's own words
-    return pyarrow.parquet.ParquetFile(file, page_checksum_verification=True)
+    # pre_buffer would keep all that was read in memory, however large the file.
+    return pyarrow.parquet.ParquetFile(
+        file, page_checksum_verification=True, pre_buffer=False, buffer_size=BUFFER
+    )
 
 
 @contextlib.contextmanager

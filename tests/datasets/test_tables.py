@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from helpers.tables import COLUMNS, FEATURES, LABELS, ROWS, SCHEMA, table_config, write_table
 
-from jaxdp.datasets import _cells, _delimited, _layout, _npz, _parquet
+from jaxdp.datasets import _cells, _layout
 from jaxdp.datasets.digests import files_digest
-from jaxdp.datasets.tables import open_table
+from jaxdp.datasets.tables import open_rows, open_table
 from jaxdp.datasets.tokens import Tokens
 
 ROOT = Path(__file__).parents[2]
@@ -36,8 +36,7 @@ def table(request, tmp_path):
 @pytest.fixture
 def short_chunks(monkeypatch):
     """Files are read in several parts."""
-    for module in (_cells, _delimited, _npz, _parquet):
-        monkeypatch.setattr(module, "CHUNK", 3)
+    monkeypatch.setattr(_cells, "CHUNK", 3)
 
 
 @pytest.fixture
@@ -196,6 +195,29 @@ values = ["false", "true"]
     expected = [[-4, -3, 0, 0], [-2, -1, 0, 0], [0, 1, 0, 0], [2, 1, 0, 4]]
     np.testing.assert_array_equal(features, np.float32(expected) / 4)
     assert labels.tolist() == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".npz", ".parquet"])
+def test_wide_rows_and_documents_are_read_a_few_at_a_time(tmp_path, monkeypatch, ending):
+    """All rows of 3,000 features took 1.3 GB, at 10,000 rows a time."""
+    if ending == ".parquet":
+        pytest.importorskip("pyarrow")
+    names = [*"abcd"]
+    path = write_table(tmp_path / f"wide{ending}", [("1", "2", "3", "4")] * 7, names)
+    table = open_rows(str(path), ",", "", (), ())
+    read = lambda kind: [rows.size for rows in table.read(dict.fromkeys(names, kind))]
+    assert read("category") == [7]
+    monkeypatch.setattr(_cells, "CHUNK_DOCUMENTS", 4)
+    assert (read("category"), read("text")) == ([7], [4, 3])
+    monkeypatch.setattr(_cells, "CHUNK_CELLS", 11)
+    assert read("category") == [2, 2, 2, 1]
+    monkeypatch.setattr(_cells, "CHUNK_CELLS", 1)
+    assert read("category") == [1] * 7
+    if ending == ".npz":
+        np.savez(path, a=np.zeros((7, 2, 4)))
+        monkeypatch.setattr(_cells, "CHUNK_CELLS", 25)
+        wide = open_rows(str(path), ",", "", (), ())
+        assert [rows.size for rows in wide.read({"a": "number"})] == [3, 3, 1]
 
 
 def test_types_of_parquet_are_read_as_they_are_meant(tmp_path):
