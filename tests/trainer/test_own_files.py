@@ -127,6 +127,60 @@ def test_a_number_is_learnt_within_its_range(tmp_path, capsys):
     assert scores["absolute_error"] == pytest.approx(off, rel=1e-5)  # in days
 
 
+def test_a_folder_of_images_becomes_a_release(tmp_path, capsys):
+    image = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(0)
+    for name, low, high in (("dark", 0, 120), ("light", 100, 255)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(60):
+            pixels = rng.integers(low, high, (20, 24, 3)).astype(np.uint8)
+            image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i:02}.png")
+    (tmp_path / "photos" / "light" / "07.png").write_bytes(b"SECRET")
+    given = [
+        *("--data.folder", str(tmp_path / "photos"), "--data.size", "8", "8"),
+        *("--data.private", "train[:50]+train[60:110]", "--data.test", "train[50:60]+train[110:]"),
+        *("--model.name", "linear", "--plan.expected-batch-size", "50", "--plan.steps", "20"),
+        *("--plan.epsilon", "8", "--output", str(tmp_path / "run")),
+    ]
+    assert train.main(given) == 2
+    assert "row 67: light/07.png" in capsys.readouterr().err
+    assert train.main([*given, "--data.skip-bad"]) == 0
+    release = load_release(tmp_path / "run")
+    assert release.statement.data.source == "folder"
+    dark, light = release.predict(np.stack([np.full((8, 8, 3), c, np.uint8) for c in (60, 180)]))[
+        "class"
+    ]
+    assert (dark, light) == (0, 1)
+    for path in (tmp_path / "run" / "release").iterdir():
+        assert b"photos" not in path.read_bytes()
+
+
+def test_documents_of_a_table_become_a_release(tmp_path):
+    rng = np.random.default_rng(0)
+    schema = """
+    origin = "common sense"
+    [columns.words]
+    kind = "text"
+    [columns.ill]
+    kind = "category"
+    values = ["no", "yes"]
+    """
+    (tmp_path / "schema.toml").write_text(schema)
+    words = {"yes": ["cough", "fever", "pain"], "no": ["fine", "well", "fever"]}
+    rows = [
+        f'"{" ".join(rng.choice(words[ill], 5))}",{ill}\n' for ill in rng.choice(["yes", "no"], N)
+    ]
+    file = tmp_path / "notes.csv"
+    file.write_text("words,ill\n" + "".join(rows))
+    more = ["--model.name", "embedding", "--data.vocabulary", "64", "--data.length", "8"]
+    more += ["--output", str(tmp_path / "run"), "--training.learning-rate", "20"]
+    assert train.main(options(file, *more, "--plan.epsilon", "8", "--plan.steps", "40")) == 0
+    scores = json.loads((tmp_path / "run" / "private" / "results.json").read_text())["scores"]
+    assert scores["accuracy"] > 0.8
+    page = (tmp_path / "run" / "release" / "PRIVACY.md").read_text()
+    assert "hash" in page
+
+
 def bad_lines():
     rows = lines()
     rows[BAD] = "SECRET,yes,3,no\n"
