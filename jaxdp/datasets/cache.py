@@ -5,6 +5,7 @@ month is deleted, and so is what was not used longest, where all of it would be 
 """
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -76,6 +77,21 @@ def find(key: str) -> Kept | None:
     except (OSError, ValueError, KeyError, TypeError):
         _delete(entry)
         return None
+
+
+def remembers(fact: str) -> bool:
+    """Whether `remember` was called with that text."""
+    return find(_key(fact)) is not None
+
+
+def remember(fact: str) -> None:
+    """Keeps that something was checked. If the cache can't be written, it is checked again."""
+    with contextlib.suppress(OSError), writing() as entry:
+        entry.finish(_key(fact), {})
+
+
+def _key(fact: str) -> str:
+    return f"checked-{hashlib.sha256(fact.encode()).hexdigest()}"
 
 
 class Writer:

@@ -1,6 +1,5 @@
 """Rows by number: arrays, in memory or mapped from files, and sources that read them when asked."""
 
-import contextlib
 import hashlib
 import operator
 import traceback
@@ -75,6 +74,7 @@ class ArrayRows:
     in_memory: bool = field(init=False)
     repeats: bool = field(default=True, init=False)
     _files: Mapping[Path, tuple[int, int, int]] = field(init=False)
+    _digests: dict[range, str] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         arrays = jax.tree.leaves(self.fields)
@@ -91,6 +91,11 @@ class ArrayRows:
         """The rows of these numbers, as arrays `[len(rows), ...]`."""
         where = slice(rows.start, rows.stop) if isinstance(rows, range) else rows
         taken = jax.tree.map(lambda a: np.asarray(a[where]), self.fields)
+        self._check_files()
+        return taken
+
+    def _check_files(self) -> None:
+        """Refuses files that were written to since they were mapped."""
         for file, before in self._files.items():
             now = _stat(file)
             # What was replaced or deleted stays as it was for whoever has mapped it.
@@ -99,14 +104,19 @@ class ArrayRows:
                     f"{file} was written to while its records were used: they are not those that "
                     "were checked. Put its content back, or start another run"
                 )
-        return taken
 
     def digest(self, rows: range) -> str:
         """A checksum of a range of rows."""
+        self._check_files()
         if self.content is not None:
             return f"{self.content} {rows.start} {rows.stop}"
+        if rows in self._digests:
+            return self._digests[rows]
         arrays = [a[rows.start : rows.stop] for a in jax.tree.leaves(self.fields)]
-        return arrays_digest(arrays)
+        digest = arrays_digest(arrays)
+        if not self.in_memory:  # those in memory may be changed in place; a file is watched
+            self._digests[rows] = digest
+        return digest
 
 
 @dataclass(frozen=True)
@@ -184,12 +194,11 @@ def open_source(use: str, source: Any) -> Rows:
             "content of the records, as jaxdp.datasets.files_digest(path)"
         )
     content = hashlib.sha256(f"{len(source)} {form} {digest}".encode()).hexdigest()
-    checked = f"checked-{hashlib.sha256(f'{type(source)} {content}'.encode()).hexdigest()}"
-    if cache.find(checked) is None:
+    checked = f"{type(source)} {content}"
+    if not cache.remembers(checked):
         for _ in _checked(use, source, form):
             pass
-        with contextlib.suppress(OSError), cache.writing() as entry:
-            entry.finish(checked, {})
+        cache.remember(checked)
     return SourceRows(source, content, form, repeats=True)
 
 

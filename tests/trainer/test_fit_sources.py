@@ -1,5 +1,7 @@
 """`fit` on records that are read when they are sampled: the same bits, and no free repetition."""
 
+from dataclasses import replace
+
 import flax.linen as nn
 import numpy as np
 import pytest
@@ -111,3 +113,29 @@ def test_labels_of_a_source_are_checked_before_anything_is_spent(tmp_path):
 
     with pytest.raises(ValueError, match="row 150 of the private records: its label is none"):
         fitted(tmp_path / "run", task=task, data=jaxdp.Dataset(Pairs(X, wrong)))
+
+
+def test_labels_in_files_are_checked_once(tmp_path, monkeypatch):
+    task = jaxdp.tasks.classifier(nn.Dense(2))
+    data = lambda labels=Y: jaxdp.Dataset((mapped(tmp_path)["x"], labels))
+    calls = []
+    check = task.check
+
+    def counted(records, prediction):
+        calls.append(len(records[1]))
+        return check(records, prediction)
+
+    counted.__module__ = check.__module__
+    task = replace(task, check=counted)
+    for _ in range(2):
+        fitted(task=task, data=data(), dry_run=True)
+        assert sum(calls) == 200
+    wrong = Y.copy()
+    wrong[3] = 2
+    with pytest.raises(ValueError, match="row 3 of the private records: its label is none"):
+        fitted(task=task, data=data(wrong), dry_run=True)
+    # What a user's own check is may change without a notice.
+    counted.__module__ = "my_task"
+    fitted(task=task, data=data(), dry_run=True)
+    fitted(task=task, data=data(), dry_run=True)
+    assert sum(calls[-2:]) == 400
