@@ -150,6 +150,8 @@ Rows = ArrayRows | SourceRows
 
 def by_number(given: Any) -> bool:
     """Whether an object has rows by number: `__len__`, and `__getitems__` or `__getitem__`."""
+    if isinstance(given, type):  # the class in place of a source
+        return False
     return hasattr(given, "__len__") and (
         hasattr(given, "__getitems__") or hasattr(given, "__getitem__")
     )
