@@ -242,13 +242,13 @@ def _split_by(config: DataConfig, schema: Schema) -> str | None:
         return None
     if config.test_from is not None:
         raise ValueError(
-            f"data.split_by is {config.split_by!r} and data.test_from is {config.test_from}: give "
+            f"data.split-by is {config.split_by!r} and data.test-from is {config.test_from}: give "
             "one of them"
         )
-    column = _declared("split_by", config.split_by, schema)
+    column = _declared("split-by", config.split_by, schema)
     if not isinstance(column, Category) or config.split_by == config.label:
         raise ValueError(
-            f"data.split_by is {config.split_by!r}: give a column of kind category that is not the "
+            f"data.split-by is {config.split_by!r}: give a column of kind category that is not the "
             "label"
         )
     wrong = [value for value in column.values if not value.replace("_", "a").isalnum()]

@@ -52,9 +52,9 @@ def test_the_second_file_has_the_same_shapes(tmp_path):
         ({"columns": COLUMNS[:4]}, "data.columns has 4 names, and the first line of"),
         ({"columns": ("age",) * 5}, "data.columns has 'age' twice"),
         ({"columns": (*COLUMNS[:4], "ill")}, "has the column 'ill', which the schema"),
-        ({"split_by": "uses"}, "data.split_by is 'uses', which is no column"),
-        ({"split_by": "age"}, "data.split_by is 'age': give a column of kind category"),
-        ({"split_by": "sick"}, "data.split_by is 'sick': give a column of kind category"),
+        ({"split_by": "uses"}, "data.split-by is 'uses', which is no column"),
+        ({"split_by": "age"}, "data.split-by is 'age': give a column of kind category"),
+        ({"split_by": "sick"}, "data.split-by is 'sick': give a column of kind category"),
         ({"split_by": "work", "test_from": "x.csv"}, "give one of them"),
     ],
 )
