@@ -10,16 +10,8 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from ._cells import (
-    Cells,
-    Rows,
-    Stored,
-    Table,
-    check_names,
-    rows_at_a_time,
-    spelt,
-    unreadable,
-)
+from ._cells import Cells, Rows, Stored, Table, check_names, rows_at_a_time, spelt
+from ._files import unreadable
 from .schema import Kind
 
 ENDING = ".npy"

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..types import PyTree
 from . import cache
+from ._files import Stat, stat_of
 from .digests import arrays_digest
 
 ROWS_AT_A_TIME = 500  # in a pass over many records, which bounds its memory
@@ -74,7 +75,7 @@ class ArrayRows:
     form: PyTree = field(init=False)
     in_memory: bool = field(init=False)
     repeats: bool = field(default=True, init=False)
-    _files: Mapping[Path, tuple[int, int, int]] = field(init=False)
+    _files: Mapping[Path, Stat] = field(init=False)
 
     def __post_init__(self) -> None:
         arrays = jax.tree.leaves(self.fields)
@@ -340,9 +341,8 @@ def _file_of(array: Any) -> Path | None:
     return None
 
 
-def _stat(file: Path) -> tuple[int, int, int]:
+def _stat(file: Path) -> Stat:
     try:
-        found = file.stat()
-    except OSError:
+        return stat_of(file)
+    except OSError:  # it is gone, and stays as it was for whoever has mapped it
         return 0, 0, 0
-    return found.st_ino, found.st_size, found.st_mtime_ns
