@@ -4,9 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from helpers.tables import COLUMNS, ROWS, SCHEMA, table_config, write_table
-
-from jaxdp.datasets.tables import open_table
+from helpers.tables import COLUMNS, ROWS, SCHEMA, opened, write_table
 
 
 def test_the_second_file_is_checked_like_the_first(tmp_path):
@@ -21,9 +19,9 @@ def test_the_second_file_is_checked_like_the_first(tmp_path):
     ):
         other.write_bytes(changed.encode())
         with pytest.raises(ValueError, match=re.escape(part)):
-            open_table(table_config(path, test_from=str(other)), print)
+            opened(path, test_from=str(other))
     with pytest.raises(ValueError, match=r"other\.txt is no table: give NAME\.csv"):
-        open_table(table_config(path, test_from=str(tmp_path / "other.txt")), print)
+        opened(path, test_from=str(tmp_path / "other.txt"))
 
 
 def test_the_second_file_has_the_same_shapes(tmp_path):
@@ -36,7 +34,7 @@ def test_the_second_file_has_the_same_shapes(tmp_path):
     with pytest.raises(
         ValueError, match=r"test\.npz: column 'waves' holds float64 of shape \(3,\)"
     ):
-        open_table(table_config(paths[0], schema, test_from=str(paths[1])), print)
+        opened(paths[0], schema, test_from=str(paths[1]))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +59,7 @@ def test_the_second_file_has_the_same_shapes(tmp_path):
 def test_options_that_do_not_fit_are_refused(tmp_path, options, part):
     path = write_table(tmp_path / "table.csv")
     with pytest.raises(ValueError, match=re.escape(part)) as error:
-        open_table(table_config(path, **options), print)
+        opened(path, **options)
     assert "\n" not in str(error.value)
 
 
@@ -69,7 +67,7 @@ def test_options_that_do_not_fit_are_refused(tmp_path, options, part):
 def test_files_that_have_names_get_no_others(tmp_path, ending):
     path = write_table(tmp_path / f"table{ending}", ROWS)
     with pytest.raises(ValueError, match=r"leave --data\.columns out"):
-        open_table(table_config(path, columns=COLUMNS), print)
+        opened(path, columns=COLUMNS)
 
 
 IGNORED = "".join(f'[columns.{name}]\nkind = "ignored"\n' for name in COLUMNS[:4])
@@ -86,12 +84,10 @@ ONLY_A_LABEL = 'origin = "x"\n' + IGNORED + SCHEMA[SCHEMA.index("[columns.sick]"
 )
 def test_schemas_that_do_not_fit_are_refused(tmp_path, schema, part):
     with pytest.raises(ValueError, match=re.escape(part)):
-        open_table(table_config(write_table(tmp_path / "table.csv"), schema), print)
+        opened(write_table(tmp_path / "table.csv"), schema)
 
 
 def test_names_of_splits_are_words(tmp_path):
     schema = SCHEMA.replace('["private", "state"]\nmissing = true\nother = true', '["a b", "c"]')
     with pytest.raises(ValueError, match="'a b' can't be the name of a split"):
-        open_table(
-            table_config(write_table(tmp_path / "table.csv"), schema, split_by="work"), print
-        )
+        opened(write_table(tmp_path / "table.csv"), schema, split_by="work")
