@@ -221,9 +221,3 @@ def _code_digest() -> str:
     for path in sorted(folder.glob("*.py")):
         total.update(path.read_bytes())
     return total.hexdigest()
-
-
-def in_chunks(size: int, at_a_time: int) -> Iterator[range]:
-    """The rows 0 to size - 1, some at a time."""
-    for start in range(0, size, at_a_time):
-        yield range(start, min(start + at_a_time, size))

@@ -15,8 +15,9 @@ import numpy as np
 from ..types import Tell
 from ._files import unreadable
 from .config import DataConfig, require
-from .decoding import Chunk, Reading, Split, in_chunks, read
+from .decoding import Chunk, Reading, Split, read
 from .images import MIDDLE, RANGE, at_a_time, decode_images, import_pillow
+from .rows import in_chunks
 from .sources import Format, SplitSet
 
 ENDINGS = (".png", ".jpg", ".jpeg")
