@@ -96,11 +96,3 @@ def check_names(title: str, names: Sequence[str]) -> None:
             raise ValueError(f"{title} has two columns {name!r}: rename one of them")
     if not names:
         raise ValueError(f"{title} has no columns: give a file that has some")
-
-
-def unreadable(title: str, error: OSError) -> ValueError:
-    """The message about a file that the system does not give."""
-    reason = (error.strerror or str(error)).lower()
-    return ValueError(
-        f"{title} can't be read ({reason}): put it back, or name its new place, as --data.file FILE"
-    )

@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
-from ._cells import Rows, Stored, Table, check_names, rows_at_a_time, unreadable
+from ._cells import Rows, Stored, Table, check_names, rows_at_a_time
+from ._files import unreadable
 from .schema import Kind
 
 LONGEST = 2**24  # characters of a cell; csv allows 131,072, which some documents exceed

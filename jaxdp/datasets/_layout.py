@@ -12,7 +12,7 @@ from . import _columns
 from ._cells import Rows, Table
 from .config import DataConfig
 from .decoding import Chunk
-from .schema import Category, Ignored, Kind, Number, Schema, Text, meant
+from .schema import Category, Column, Ignored, Kind, Number, Schema, Text, meant
 from .sources import Format
 from .tokens import Tokens, make_tokens
 
@@ -68,7 +68,7 @@ class Layout:
         """A record: (input, label), and the place of its split if there is `split_by`."""
         parts = {}
         if self.features:
-            widths = [_columns.width(self._input(n), shape) for n, shape in self.features.items()]
+            widths = [_columns.width(self._column(n), shape) for n, shape in self.features.items()]
             parts[FEATURES] = jax.ShapeDtypeStruct((sum(widths),), np.float32)
         if self.tokens is not None:
             parts[TOKENS] = jax.ShapeDtypeStruct((self.length,), np.int32)
@@ -83,13 +83,13 @@ class Layout:
         bad = dict(rows.bad)
         parts: dict[str, np.ndarray] = {}
         made = [
-            _columns.features(name, self._input(name), rows.columns[name], missing)
+            _columns.features(name, self._column(name), rows.columns[name], missing)
             for name in self.features
         ]
         if made:
             parts[FEATURES] = np.concatenate([each.values for each in made], axis=1)
         label = _columns.targets(
-            self.label, self._target(self.label), rows.columns[self.label], missing
+            self.label, self._column(self.label), rows.columns[self.label], missing
         )
         found = [*(each.bad for each in made), label.bad]
         if self.tokens is not None:
@@ -99,7 +99,7 @@ class Layout:
         split: tuple[np.ndarray, ...] = ()
         if self.split_by is not None:
             name = self.split_by
-            places = _columns.targets(name, self._target(name), rows.columns[name], missing)
+            places = _columns.targets(name, self._column(name), rows.columns[name], missing)
             found.append(places.bad)
             split = (places.values,)
         for each in found:
@@ -110,18 +110,23 @@ class Layout:
 
     def format(self) -> Format:
         """What the records are."""
-        schema, target = self.schema, self._target(self.label)
+        schema, target = self.schema, self._column(self.label)
         told = {name: column.told() for name, column in schema.columns.items()}
         told[self.label] += ", the label"
         if self.split_by is not None:
             told[self.split_by] = "the name of the split"
-        numeric = isinstance(target, Number)
         words = []
         if self.features:
-            words.append("numbers are clipped to a range and mapped to [-1, 1], and categories")
-            words[-1] += " become a 1 in the place of their value"
-        if numeric:
+            words.append(
+                "numbers are clipped to a range and mapped to [-1, 1], and categories become a 1 "
+                "in the place of their value"
+            )
+        outputs, center, scale = 1, 0.0, 1.0
+        if isinstance(target, Number):
             words.append("the label is clipped to a range")
+            center, scale = target.middle, target.half
+        else:
+            outputs = len(target.values)
         words.append(f"ranges and values are declared by a schema, from: {schema.origin}")
         if self.tokens is not None:
             words.append(self.tokens.told)
@@ -133,22 +138,20 @@ class Layout:
         return Format(
             inputs=inputs,
             target="number" if isinstance(target, Number) else "class",
-            outputs=1 if isinstance(target, Number) else len(target.values),
+            outputs=outputs,
             center=0.0 if self.features else None,
             scale=1.0 if self.features else None,
             scaling="; ".join(words),
             vocabulary=None if self.tokens is None else self.tokens.vocabulary,
-            target_center=target.middle if isinstance(target, Number) else 0.0,
-            target_scale=target.half if isinstance(target, Number) else 1.0,
+            target_center=center,
+            target_scale=scale,
             fields=told,
         )
 
-    def _input(self, name: str) -> Number | Category:
+    def _column(self, name: str) -> Number | Category:
         column = self.schema.columns[name]
         assert isinstance(column, Number | Category)
         return column
-
-    _target = _input
 
     def _documents(self, rows: Rows, missing: frozenset[str]) -> tuple[list[str], dict[int, str]]:
         columns: list[list[str]] = []
@@ -242,13 +245,13 @@ def _split_by(config: DataConfig, schema: Schema) -> str | None:
         return None
     if config.test_from is not None:
         raise ValueError(
-            f"data.split_by is {config.split_by!r} and data.test_from is {config.test_from}: give "
+            f"data.split-by is {config.split_by!r} and data.test-from is {config.test_from}: give "
             "one of them"
         )
-    column = _declared("split_by", config.split_by, schema)
+    column = _declared("split-by", config.split_by, schema)
     if not isinstance(column, Category) or config.split_by == config.label:
         raise ValueError(
-            f"data.split_by is {config.split_by!r}: give a column of kind category that is not the "
+            f"data.split-by is {config.split_by!r}: give a column of kind category that is not the "
             "label"
         )
     wrong = [value for value in column.values if not value.replace("_", "a").isalnum()]
@@ -260,7 +263,7 @@ def _split_by(config: DataConfig, schema: Schema) -> str | None:
     return config.split_by
 
 
-def _declared(option: str, name: str, schema: Schema) -> Number | Category | Text | Ignored:
+def _declared(option: str, name: str, schema: Schema) -> Column:
     if name not in schema.columns:
         raise ValueError(
             f"data.{option} is {name!r}, which is no column of {schema.file}"

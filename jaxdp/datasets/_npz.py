@@ -10,16 +10,8 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from ._cells import (
-    Cells,
-    Rows,
-    Stored,
-    Table,
-    check_names,
-    rows_at_a_time,
-    spelt,
-    unreadable,
-)
+from ._cells import Cells, Rows, Stored, Table, check_names, rows_at_a_time, spelt
+from ._files import unreadable
 from .schema import Kind
 
 ENDING = ".npy"
@@ -28,8 +20,8 @@ HEADERS = {
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 DAMAGE = (
-    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError),
-    *(ValueError, KeyError),
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError),
+    *(NotImplementedError, RuntimeError, ValueError, KeyError),
 )
 
 
@@ -50,9 +42,7 @@ def open_npz(file: str) -> Table:
     with _damage(file), zipfile.ZipFile(file) as archive:
         names = [info.filename.removesuffix(ENDING) for info in archive.infolist()]
     check_names(file, names)
-    headers = {}
-    for name in names:
-        headers[name] = _header(file, name)
+    headers = {name: _header(file, name) for name in names}
     stored = {name: _stored(file, name, header) for name, header in headers.items()}
     lengths = {name: header.shape[0] for name, header in headers.items()}
     longest, shortest = (pick(lengths, key=lengths.__getitem__) for pick in (max, min))

@@ -5,16 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .._distribution import missing
-from ._cells import (
-    Cells,
-    Rows,
-    Stored,
-    Table,
-    check_names,
-    rows_at_a_time,
-    spelt,
-    unreadable,
-)
+from ._cells import Cells, Rows, Stored, Table, check_names, rows_at_a_time, spelt
+from ._files import unreadable
 from .schema import Kind
 
 BUFFER = 2**18  # bytes of each column that are read at a time

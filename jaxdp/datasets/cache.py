@@ -26,10 +26,6 @@ LIMIT, DAYS = "JAXDP_CACHE_GB", "JAXDP_CACHE_DAYS"  # environment variables
 DEFAULTS = {LIMIT: 50.0, DAYS: 30.0}
 
 
-class Full(OSError):
-    """The records are larger than the cache may be."""
-
-
 class Kept(NamedTuple):
     """An entry of the cache.
 
@@ -112,8 +108,7 @@ class Writer:
         """Appends rows.
 
         Raises:
-          Full: if the entry gets larger than the cache may be.
-          OSError: if it can't be written.
+          OSError: if it can't be written, or gets larger than the cache may be.
         """
         if not self._leaves:
             self._leaves = [(array.dtype.str, [0, *array.shape[1:]]) for array in arrays]
@@ -121,7 +116,7 @@ class Writer:
                 self._files.append(_opened(self._folder / f"{i}.bin"))
         self._bytes += sum(array.nbytes for array in arrays)
         if self._bytes > self._limit:
-            raise Full(f"the cache may have {self._limit / 1e9:g} GB ({LIMIT})")
+            raise OSError(f"the cache may have {self._limit / 1e9:g} GB ({LIMIT})")
         for array, file, (_, shape) in zip(arrays, self._files, self._leaves, strict=True):
             file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
             shape[0] += len(array)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from ..types import PyTree
 from . import splits
 from .decoding import Split
 from .records import Part, Records, number_of_rows
@@ -90,7 +91,7 @@ class Dataset:
         digests = {use: rows.digest() for use, rows in records.items()}
         self._set(records, name, test_is_public, rules, digests)
         for use, rows in records.items():
-            if use != "private" and "private" in records and rows.has_rows_of(records["private"]):
+            if use != "private" and rows.has_rows_of(self.private):
                 raise ValueError(
                     f"some {use} rows are rows of the private arrays: give each row one use, or "
                     "take the rows apart by Dataset.split"
@@ -200,8 +201,8 @@ class Dataset:
             raise ValueError("private is None: give the rows to train on and to protect")
         if not (isinstance(name, str) and name.strip() and name.isprintable()):
             raise ValueError(f"name is {name!r}: give a name for the records, as 'visits'")
-        self.source, self.cached, self.skips_bad, self.bad_rows = "given", False, False, {}
-        self.fields = records["private"].fields_told() if "private" in records else {}
+        self.source, self.fields = "given", records["private"].fields_told()
+        self.cached, self.skips_bad, self.bad_rows = False, False, {}
         self.private = records["private"]
         self.test, self.public = records.get("test"), records.get("public")
         self.name, self.test_is_public = name, test_is_public
@@ -257,7 +258,7 @@ def _of_rules(
 def parse_rules(
     rules: Mapping[str, str | None], sizes: Mapping[str, int], title: Callable[[str], str]
 ) -> dict[str, list[splits.Part]]:
-    """Reads the split of every use that has one. The arguments are those of `split_records`."""
+    """Reads the split of every use that has one. The arguments are those of `Dataset.of_splits`."""
     parts = {
         use: splits.parse_split(rule, sizes) for use, rule in rules.items() if rule is not None
     }
@@ -267,29 +268,26 @@ def parse_rules(
 
 def _opened(use: str, given: Any) -> Rows:
     """Rows that a user gives: arrays, a list of records, or a source, each of them checked."""
+    if isinstance(given, (tuple, dict, list, np.ndarray, jax.Array)):
+        return ArrayRows(_arrays(use, given))
+    if by_number(given):
+        return open_source(use, given)
+    kind = f"a {type(given).__name__}, without a length and rows by number"
+    raise ValueError(f"the {use} rows can't be read (they are {kind}): {CURE}")
+
+
+def _arrays(use: str, given: Any) -> PyTree:
     try:
-        if isinstance(given, (tuple, dict, np.ndarray, jax.Array)):
-            fields = jax.tree.map(np.asarray, given)
-        elif isinstance(given, list):
-            fields = columns(given)
-        elif by_number(given):
-            return open_source(use, given)
-        else:
-            kind = type(given).__name__
-            raise TypeError(f"they are a {kind}, without a length and rows by number")
-    except TypeError as error:
-        raise ValueError(f"the {use} rows can't be read ({error}): {CURE}") from None
-    except ValueError as error:
+        fields = columns(given) if isinstance(given, list) else jax.tree.map(np.asarray, given)
+    except (TypeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        if reason.endswith(CURE):
-            raise
         raise ValueError(f"the {use} rows can't be read ({reason}): {CURE}") from None
     check_numbers(use, fields)
     try:
         number_of_rows(fields)
     except ValueError as error:
         raise ValueError(f"the {use} rows: {error}") from None
-    return ArrayRows(fields)
+    return fields
 
 
 def _records(use: str, given: Any) -> Records:

@@ -1,5 +1,6 @@
 """Reads the records of files: decoded and checked once, and then kept in the cache."""
 
+import contextlib
 import hashlib
 import importlib.resources
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,9 +13,9 @@ import numpy as np
 
 from ..types import PyTree, Tell
 from . import cache
+from ._files import Stat, stat_of, unreadable, why
 from .digests import arrays_digest, files_digest
 
-Stat = tuple[int, int, int]  # the inode, size and time of a file
 MEMORY_BYTES = 2 * 2**30  # what is decoded into memory, where the cache can't be written
 
 
@@ -91,7 +92,7 @@ def read(reading: Reading, *, skip_bad: bool, tell: Tell) -> Split:
       ValueError: in one line, for files that can't be read, hold no record or change meanwhile, and
         for the first bad row.
     """
-    files = [_stat(reading, path) for path in reading.files]
+    files = _stats(reading)
     source = _content(reading)
     key = hashlib.sha256(f"{_code_digest()}\n{reading.about}\n{source}".encode()).hexdigest()
     kept = cache.find(key)
@@ -131,8 +132,8 @@ def _decode(
             _check_unchanged(reading, files)  # else other records would be kept under the key
             return writer.finish(key, {"bad": bad})
     except OSError as error:
-        why = error.strerror or str(error)
-    tell(f"The cache {cache.cache_folder()} can't be used ({why}): decoding into memory.")
+        reason = why(error)
+    tell(f"The cache {cache.cache_folder()} can't be used ({reason}): decoding into memory.")
     held: list[list[np.ndarray]] = []
     size = 0
 
@@ -142,8 +143,8 @@ def _decode(
         if size > MEMORY_BYTES:
             raise ValueError(
                 f"{reading.title} is too large for memory, and the cache {cache.cache_folder()} "
-                f"can't be used ({why}): make room there, or set XDG_CACHE_HOME to a folder that "
-                "has some"
+                f"can't be used ({reason}): make room there, or set XDG_CACHE_HOME to a folder "
+                "that has some"
             )
         held.append(list(arrays))
 
@@ -182,32 +183,34 @@ def _bad_row(reading: Reading, row: int, reason: str) -> ValueError:
 
 
 def _check_unchanged(reading: Reading, files: Sequence[Stat]) -> None:
-    if files != [_stat(reading, path) for path in reading.files]:
+    if files != _stats(reading):
         raise ValueError(f"{reading.title} changed while it was read: wait until it is complete")
-
-
-def _stat(reading: Reading, path: Path) -> Stat:
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise _unreadable(reading.title, path, error) from None
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _unreadable(title: str, path: Path, error: OSError) -> ValueError:
-    named = title if str(path) == title else f"{title}: {path}"
-    reason = (error.strerror or str(error)).lower()
-    return ValueError(f"{named} can't be read ({reason}): put it back, or name its new place")
 
 
 def _content(reading: Reading) -> str:
     total = hashlib.sha256()
     for path in reading.files:
-        try:
+        with _told(reading, path):
             total.update(files_digest(path).encode())
-        except OSError as error:
-            raise _unreadable(reading.title, path, error) from None
     return total.hexdigest()
+
+
+def _stats(reading: Reading) -> list[Stat]:
+    found = []
+    for path in reading.files:
+        with _told(reading, path):
+            found.append(stat_of(path))
+    return found
+
+
+@contextlib.contextmanager
+def _told(reading: Reading, path: Path) -> Iterator[None]:
+    """Says in one line that a file can't be read."""
+    try:
+        yield
+    except OSError as error:
+        title = reading.title
+        raise unreadable(title if str(path) == title else f"{title}: {path}", error) from None
 
 
 def _code_digest() -> str:
@@ -218,9 +221,3 @@ def _code_digest() -> str:
     for path in sorted(folder.glob("*.py")):
         total.update(path.read_bytes())
     return total.hexdigest()
-
-
-def in_chunks(size: int, at_a_time: int) -> Iterator[range]:
-    """The rows 0 to size - 1, some at a time."""
-    for start in range(0, size, at_a_time):
-        yield range(start, min(start + at_a_time, size))

@@ -13,9 +13,11 @@ import jax
 import numpy as np
 
 from ..types import Tell
+from ._files import unreadable
 from .config import DataConfig, require
-from .decoding import Chunk, Reading, Split, in_chunks, read
+from .decoding import Chunk, Reading, Split, read
 from .images import MIDDLE, RANGE, at_a_time, decode_images, import_pillow
+from .rows import in_chunks
 from .sources import Format, SplitSet
 
 ENDINGS = (".png", ".jpg", ".jpeg")
@@ -136,7 +138,7 @@ def _content(folder: _Folder, row: _Row) -> bytes:
     try:
         return (folder.path / row.name).read_bytes()
     except OSError as error:
-        raise _unreadable(f"{folder.title}: {row.name}", error) from None
+        raise unreadable(f"{folder.title}: {row.name}", error) from None
 
 
 def _sorted_by_class(title: str) -> _Folder:
@@ -227,7 +229,7 @@ def _csv_rows(labels: str) -> Iterator[tuple[str, str]]:
     try:
         text = Path(labels).read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise _unreadable(labels, error) from None
+        raise unreadable(labels, error) from None
     except UnicodeDecodeError:
         raise ValueError(f"{labels} is not UTF-8: convert it") from None
     lines = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -269,7 +271,7 @@ def _listed(path: Path, title: str) -> list[Path]:
     try:
         found = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
     except OSError as error:
-        raise _unreadable(title, error) from None
+        raise unreadable(title, error) from None
     for entry in found:
         _check_name(entry.name, f"{title}: the name {entry.name!a}")
     return sorted(found, key=lambda entry: os.fsencode(entry.name))
@@ -278,8 +280,3 @@ def _listed(path: Path, title: str) -> list[Path]:
 def _check_name(name: str, where: str) -> None:
     if not name or not name.isprintable():
         raise ValueError(f"{where} is empty or has signs that can't be printed: rename the file")
-
-
-def _unreadable(what: str, error: OSError) -> ValueError:
-    reason = (error.strerror or str(error)).lower()
-    return ValueError(f"{what} can't be read ({reason}): put it back, or name its new place")

@@ -13,11 +13,11 @@ from .sources import Format, SplitSet, characters, digits
 from .tables import open_table
 from .tfds import open_tfds
 
-Use = tuple[DataConfig, Mapping[str, str]]  # the data of a segment, and the digests of its splits
+Earlier = tuple[DataConfig, Mapping[str, str]]  # data of a segment; digests of its splits
 
 
 def load(
-    config: DataConfig, tell: Tell = lambda line: None, earlier: Sequence[Use] = ()
+    config: DataConfig, tell: Tell = lambda line: None, earlier: Sequence[Earlier] = ()
 ) -> tuple[Dataset, Format]:
     """Loads the data set and the splits that the configuration names.
 

@@ -1,6 +1,5 @@
 """Some records: arrays, in memory or read when they are asked for."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +8,7 @@ import numpy as np
 
 from ..types import PyTree
 from .digests import arrays_digest
-from .rows import ROWS_AT_A_TIME, ArrayRows, Rows, SourceRows
+from .rows import ROWS_AT_A_TIME, ArrayRows, Rows, SourceRows, in_chunks, record_bytes
 
 
 class Records:
@@ -76,10 +75,7 @@ class Records:
     @property
     def nbytes(self) -> int:
         """The memory that all of them take."""
-        one = sum(
-            leaf.dtype.itemsize * math.prod(leaf.shape) for leaf in jax.tree.leaves(self.form)
-        )
-        return len(self) * one
+        return len(self) * record_bytes(self.form)
 
     @property
     def fields(self) -> PyTree:
@@ -118,8 +114,7 @@ class Records:
 
     def chunks(self) -> Iterator[tuple[range, PyTree]]:
         """All of them, some at a time: their places, and arrays."""
-        for start in range(0, len(self), ROWS_AT_A_TIME):
-            places = range(start, min(start + ROWS_AT_A_TIME, len(self)))
+        for places in in_chunks(len(self), ROWS_AT_A_TIME):
             yield places, self.take(places)
 
     def good(self) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Rows by number: arrays, in memory or mapped from files, and sources that read them when asked."""
 
 import hashlib
+import math
 import operator
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 
 from ..types import PyTree
 from . import cache
+from ._files import Stat, stat_of
 from .digests import arrays_digest
 
 ROWS_AT_A_TIME = 500  # in a pass over many records, which bounds its memory
@@ -73,7 +75,7 @@ class ArrayRows:
     form: PyTree = field(init=False)
     in_memory: bool = field(init=False)
     repeats: bool = field(default=True, init=False)
-    _files: Mapping[Path, tuple[int, int, int]] = field(init=False)
+    _files: Mapping[Path, Stat] = field(init=False)
     _digests: dict[range, str] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -160,6 +162,8 @@ Rows = ArrayRows | SourceRows
 
 def by_number(given: Any) -> bool:
     """Whether an object has rows by number: `__len__`, and `__getitems__` or `__getitem__`."""
+    if isinstance(given, type):  # the class in place of a source
+        return False
     return hasattr(given, "__len__") and (
         hasattr(given, "__getitems__") or hasattr(given, "__getitem__")
     )
@@ -180,11 +184,8 @@ def open_source(use: str, source: Any) -> Rows:
     first = _tried(use, source, range(1), None)
     check_numbers(use, first)
     form = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), first)
-    size = len(source) * sum(
-        leaf.dtype.itemsize * int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(form)
-    )
     if not hasattr(source, "digest"):
-        if size <= MEMORY_BYTES:
+        if len(source) * record_bytes(form) <= MEMORY_BYTES:
             return ArrayRows(_together(list(_checked(use, source, form))))
         return SourceRows(source, _content(_checked(use, source, form)), form, repeats=False)
     digest = source.digest()
@@ -233,6 +234,17 @@ def read_rows(source: Any, rows: range | np.ndarray, form: PyTree | None) -> PyT
     return found
 
 
+def in_chunks(size: int, at_a_time: int) -> Iterator[range]:
+    """The rows 0 to size - 1, some at a time."""
+    for start in range(0, size, at_a_time):
+        yield range(start, min(start + at_a_time, size))
+
+
+def record_bytes(form: PyTree) -> int:
+    """The memory that one record takes."""
+    return sum(leaf.dtype.itemsize * math.prod(leaf.shape) for leaf in jax.tree.leaves(form))
+
+
 def shown(tree: PyTree) -> str:
     """Shapes as text: float32[5] instead of ShapeDtypeStruct(...)."""
     short = lambda leaf: f"{leaf.dtype}[{', '.join(map(str, leaf.shape))}]"
@@ -275,14 +287,14 @@ def check_numbers(use: str, fields: PyTree, first: int = 0) -> None:
                 f"the {use} rows hold {name} of shape {array.shape} and type {array.dtype}: {CURE}"
             )
         dtype = jax.dtypes.canonicalize_dtype(array.dtype)
-        for start in range(0, len(array), ROWS_AT_A_TIME):  # a mapped array takes no memory
-            part = array[start : start + ROWS_AT_A_TIME]
+        for rows in in_chunks(len(array), ROWS_AT_A_TIME):  # a mapped array takes no memory
+            part = array[rows.start : rows.stop]
             with np.errstate(over="ignore"):
                 kept = part.astype(dtype, copy=False)  # as JAX keeps it: 64 bits become 32
             real = jax.numpy.issubdtype(dtype, np.inexact)
             good = np.isfinite(kept) if real else kept == part
             if not np.all(good):
-                row = first + start + int(np.argmin(good.reshape(len(part), -1).all(axis=1)))
+                row = first + rows.start + int(np.argmin(good.reshape(len(part), -1).all(axis=1)))
                 raise ValueError(
                     f"row {row} of the {use} rows holds NaN, infinity or a number too large for "
                     f"{dtype} in {name}: replace it by a constant that was chosen without looking "
@@ -292,10 +304,9 @@ def check_numbers(use: str, fields: PyTree, first: int = 0) -> None:
 
 def _checked(use: str, source: Any, form: PyTree) -> Iterator[PyTree]:
     """All rows of a source, some at a time, each of them checked."""
-    for start in range(0, len(source), ROWS_AT_A_TIME):
-        rows = range(start, min(start + ROWS_AT_A_TIME, len(source)))
+    for rows in in_chunks(len(source), ROWS_AT_A_TIME):
         fields = _tried(use, source, rows, form)
-        check_numbers(use, fields, start)
+        check_numbers(use, fields, rows.start)
         yield fields
 
 
@@ -347,9 +358,8 @@ def _file_of(array: Any) -> Path | None:
     return None
 
 
-def _stat(file: Path) -> tuple[int, int, int]:
+def _stat(file: Path) -> Stat:
     try:
-        found = file.stat()
-    except OSError:
+        return stat_of(file)
+    except OSError:  # it is gone, and stays as it was for whoever has mapped it
         return 0, 0, 0
-    return found.st_ino, found.st_size, found.st_mtime_ns

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from ._files import unreadable
+
 MISSING_VALUES = ("", "?", "NA", "NaN", "null")
 KINDS = ("number", "category", "text", "ignored")
 LARGEST = 3.0e38  # labels are float32
@@ -140,13 +142,12 @@ def read_schema(file: str) -> Schema:
     try:
         found = tomllib.loads(Path(file).read_bytes().decode())
     except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        raise ValueError(f"the schema {file} can't be read: {why}") from None
+        raise unreadable(f"the schema {file}", error) from None
     except UnicodeDecodeError:
         raise ValueError(f"the schema {file} is no text in UTF-8: save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
-        why = " ".join(str(error).split())
-        raise ValueError(f"the schema {file} is no TOML ({why}): correct that line") from None
+        reason = " ".join(str(error).split())
+        raise ValueError(f"the schema {file} is no TOML ({reason}): correct that line") from None
     top = _Table(file, "", found)
     top.check_keys(("origin", "missing_values", "comment", "delimiter", "columns", "public"))
     origin = top.text("origin")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ._cells import Cells, Stored, Table, spelt, unreadable
+from ._cells import Cells, Stored, Table, spelt
+from ._files import unreadable, why
 from .config import COMMA_ENDINGS
 from .digests import files_digest
 from .schema import MISSING_VALUES, meant, trimmed
@@ -80,8 +81,9 @@ def write_schema(
         with open(output, "x", encoding="utf-8") as written:
             written.write("\n".join(lines))
     except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        raise ValueError(f"{output} can't be written: {why}") from None
+        raise ValueError(
+            f"{output} can't be written ({why(error)}): give another --output"
+        ) from None
     return sum(part.stop - part.start for part in parts)
 
 

@@ -49,7 +49,7 @@ def open_table(config: DataConfig, tell: Tell) -> SplitSet:
         whole[TEST] = _read(test, same, config, tell)
         if whole[TEST].digest == whole[TRAIN].digest:
             raise ValueError(
-                f"data.test_from is {config.test_from}, whose bytes are those of {config.file}: "
+                f"data.test-from is {config.test_from}, whose bytes are those of {config.file}: "
                 "give another file, or leave it out and give slices, as --data.test train[90%:]"
             )
     rows = {name: np.arange(len(split)) for name, split in whole.items()}

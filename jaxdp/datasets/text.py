@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ._files import unreadable
+
 # A fixed alphabet, so that nothing is learnt from the text: line feed and printable ASCII.
 CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))
 
@@ -34,7 +36,7 @@ def read_windows(path: str, length: int) -> tuple[np.ndarray, np.ndarray]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise ValueError(f"the text file {path} can't be read: {error.strerror}") from error
+        raise unreadable(f"the text file {path}", error) from error
     except UnicodeDecodeError as error:
         raise ValueError(
             f"the text file {path} is not UTF-8 from byte {error.start} on: convert it"

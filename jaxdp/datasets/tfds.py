@@ -16,8 +16,9 @@ from ..types import Tell
 from . import tfds_prepare
 from ._tfds_library import check_reachable, data_folder, first_line, import_tfds, quiet
 from .config import DIGITS, TABLE_ENDINGS, TEXT_ENDING, DataConfig
-from .decoding import Chunk, Reading, Split, in_chunks, read
+from .decoding import Chunk, Reading, Split, read
 from .images import MIDDLE, RANGE, at_a_time, decode_images
+from .rows import in_chunks
 from .sources import Format, SplitSet
 from .tokens import make_tokens
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .._distribution import missing
+from ._files import why
 from .sources import PADDING
 
 WORD = re.compile(r"\w+|[^\w\s]")  # a word, a number, or one other sign
@@ -93,9 +94,8 @@ def _of_file(file: str, length: int) -> Tokens:
         content = Path(file).read_bytes()
     except OSError as error:
         raise ValueError(
-            f"data.tokens is {file!r}, a file that can't be read "
-            f"({(error.strerror or str(error)).lower()}): give hash, bytes, or a file of the "
-            "library tokenizers, as tokenizer.json"
+            f"data.tokens is {file!r}, a file that can't be read ({why(error)}): give hash, "
+            "bytes, or a file of the library tokenizers, as tokenizer.json"
         ) from None
     tokenizer = _opened(file, content)
     # What the file says about padding and cutting would depend on the other documents of a chunk.

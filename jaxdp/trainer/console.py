@@ -112,7 +112,6 @@ def describe_data(run: Run, width: int) -> str:
     """Which records are private, public and test, and where every constant comes from."""
     job, plan = run.job, run.plan
     data, prepared = job.data, job.preprocessing
-    inputs = "a part of the task: they must not come from private records"
     told = {
         "private": f"protected; their number N = {plan.num_examples:,} is published",
         "public": "not protected",
@@ -122,10 +121,15 @@ def describe_data(run: Run, width: int) -> str:
     rows = [("records", f"{data.name}{kind}")]
     for use, what in told.items():
         records = getattr(data, use)
-        rule = "none" if records is None else f"{data.rules[use]}: {len(records):,} records, {what}"
-        rows.append((use, rule))
-    rows.append(("constants", inputs if prepared is None else prepared.description))
-    rows += [("", f"{name}: {kind}") for name, kind in data.fields.items()]
+        which = "none"
+        if records is not None:
+            which = f"{data.rules[use]}: {len(records):,} records, {what}"
+        rows.append((use, which))
+    constants = "a part of the task: they must not come from private records"
+    if prepared is not None:
+        constants = prepared.description
+    rows.append(("constants", constants))
+    rows += [("", f"{name}: {what}") for name, what in data.fields.items()]
     rows.append(("clipping norms", public_norms.describe(job)))
     rows.append(("δ", f"{shown_delta(plan.delta):g}"))
     indent = max(len(name) for name, _ in rows) + 2

@@ -82,7 +82,8 @@ RULES = (
     _data(("label", "schema", "columns", "split_by"), "tables, --data.file NAME.csv", "table"),
     _data(("labels", "classes"), "images, --data.folder NAME", "folder"),
     _data(("size", "channels"), "images without a fixed shape", "folder", "tfds"),
-    _data(("test_from", "skip_bad"), "files and folders", "table", "folder", "tfds"),
+    _data(("test_from",), "tables and folders", "table", "folder"),
+    _data(("skip_bad",), "tables, folders and sets of TFDS", "table", "folder", "tfds"),
     _data(
         ("tokens", "vocabulary", "length"), "documents in tables and sets of TFDS", "table", "tfds"
     ),

@@ -42,6 +42,10 @@ TRAIN = {
     "--model.norm none --model.norm-group-size 2": ("model.norm-group-size is 2", "leave it out"),
     "--data.file my.csv --data.window 8": ("data.window is 8", "leave it out"),
     "--data.window 32": ("data.window is 32", "data.name is digits: leave it out"),
+    "--data.name mnist --data.test-from more": (
+        "data.test-from is more, but it is for tables and folders",
+        "data.name is mnist: leave it out",
+    ),
     "--data.dir somewhere": ("data.dir is somewhere", "sets of TFDS", "leave it out"),
     "--data.name text --data.file a.txt --data.augment crop_flip": (
         "data.augment is crop_flip",

@@ -1,7 +1,9 @@
-"""Folders of the test itself, and a small set that is prepared there."""
+"""Folders of the test itself, a small set that is prepared there, and short chunks."""
 
 import pytest
 from helpers.image_archives import prepare_small_mnist
+
+from jaxdp.datasets import _cells
 
 
 @pytest.fixture(autouse=True)
@@ -22,3 +24,9 @@ def data(tmp_path):
     """An empty folder, which does not hold the cache as well."""
     (tmp_path / "data").mkdir()
     return tmp_path / "data"
+
+
+@pytest.fixture
+def short_chunks(monkeypatch):
+    """Files are read in several parts."""
+    monkeypatch.setattr(_cells, "CHUNK", 3)

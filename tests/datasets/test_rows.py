@@ -181,10 +181,11 @@ class Few(Own):
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        (Own(nan, Y, "nan"), "row 901 of the private rows holds NaN"),
+        (Own, r"private rows can't be read \(they are a type, without a length and rows by number"),
+        (Own(nan, Y, "nan"), "^row 901 of the private rows holds NaN"),
         (Own(X[:0], Y[:0]), rf"private rows can't be read \(there are none\): {CURE}"),
-        (Own(digest=None), "the digest of the private source is None: return a text"),
-        (Own(digest=""), "the digest of the private source is ''"),
+        (Own(digest=None), "^the digest of the private source is None: return a text"),
+        (Own(digest=""), "^the digest of the private source is ''"),
         (
             Own(X, Y[:50], "short"),
             r"rows can't be read from row 50 on \(IndexError at test_rows.py",
@@ -197,7 +198,18 @@ class Few(Own):
         (Listed(), r"rows can't be read from row 700 on \(a record is \(float32\[2\], int32"),
         (Names(), r"hold \['who'\] of shape \(1,\) and type <U\d: give"),
     ],
-    ids=["NaN", "empty", "no digest", "no text", "short", "few", "fails", "ragged", "words"],
+    ids=[
+        "class",
+        "NaN",
+        "empty",
+        "no digest",
+        "no text",
+        "short",
+        "few",
+        "fails",
+        "ragged",
+        "words",
+    ],
 )
 def test_rows_that_are_no_records_are_refused_in_one_line(source, says):
     with pytest.raises(ValueError, match=says) as error:

@@ -8,9 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from helpers.tables import COLUMNS, table_config, write_table
-
-from jaxdp.datasets.tables import open_table
+from helpers.tables import COLUMNS, opened, write_table
 
 NUMBER, WORD = 987654.25, "SECRETWORD"  # in private cells
 HEADER = ",".join(COLUMNS)
@@ -325,7 +323,7 @@ CASES = {f"{group}: {name}": case for group, kind in GROUPS.items() for name, ca
 def refusal(path, **options):
     """The message, which is one line and holds no cell."""
     with pytest.raises(ValueError, match=r": ") as error:
-        open_table(table_config(path, **options), lambda line: None)
+        opened(path, **options)
     assert type(error.value) is ValueError
     message = str(error.value)
     assert len(message.splitlines()) == 1
@@ -356,7 +354,7 @@ def test_wherever_a_byte_is_another_one_the_message_is_one_line(tmp_path, make):
     for place in range(0, len(data), 13):
         path.write_bytes(damaged(data, place))
         try:
-            source = open_table(table_config(path), lambda line: None)
+            source = opened(path)
         except ValueError as error:
             found = error
             refused += 1
@@ -394,4 +392,4 @@ def test_parquet_needs_its_extra(tmp_path, monkeypatch):
     path = tmp_path / "table.parquet"
     path.touch()
     with pytest.raises(ValueError, match=r"needs pyarrow.*\[tables\]"):
-        open_table(table_config(path), print)
+        opened(path)

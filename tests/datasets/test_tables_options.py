@@ -4,9 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from helpers.tables import COLUMNS, ROWS, SCHEMA, table_config, write_table
-
-from jaxdp.datasets.tables import open_table
+from helpers.tables import COLUMNS, ROWS, SCHEMA, opened, write_table
 
 
 def test_the_second_file_is_checked_like_the_first(tmp_path):
@@ -21,9 +19,9 @@ def test_the_second_file_is_checked_like_the_first(tmp_path):
     ):
         other.write_bytes(changed.encode())
         with pytest.raises(ValueError, match=re.escape(part)):
-            open_table(table_config(path, test_from=str(other)), print)
+            opened(path, test_from=str(other))
     with pytest.raises(ValueError, match=r"other\.txt is no table: give NAME\.csv"):
-        open_table(table_config(path, test_from=str(tmp_path / "other.txt")), print)
+        opened(path, test_from=str(tmp_path / "other.txt"))
 
 
 def test_the_second_file_has_the_same_shapes(tmp_path):
@@ -36,7 +34,7 @@ def test_the_second_file_has_the_same_shapes(tmp_path):
     with pytest.raises(
         ValueError, match=r"test\.npz: column 'waves' holds float64 of shape \(3,\)"
     ):
-        open_table(table_config(paths[0], schema, test_from=str(paths[1])), print)
+        opened(paths[0], schema, test_from=str(paths[1]))
 
 
 @pytest.mark.parametrize(
@@ -52,16 +50,16 @@ def test_the_second_file_has_the_same_shapes(tmp_path):
         ({"columns": COLUMNS[:4]}, "data.columns has 4 names, and the first line of"),
         ({"columns": ("age",) * 5}, "data.columns has 'age' twice"),
         ({"columns": (*COLUMNS[:4], "ill")}, "has the column 'ill', which the schema"),
-        ({"split_by": "uses"}, "data.split_by is 'uses', which is no column"),
-        ({"split_by": "age"}, "data.split_by is 'age': give a column of kind category"),
-        ({"split_by": "sick"}, "data.split_by is 'sick': give a column of kind category"),
+        ({"split_by": "uses"}, "data.split-by is 'uses', which is no column"),
+        ({"split_by": "age"}, "data.split-by is 'age': give a column of kind category"),
+        ({"split_by": "sick"}, "data.split-by is 'sick': give a column of kind category"),
         ({"split_by": "work", "test_from": "x.csv"}, "give one of them"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(tmp_path, options, part):
     path = write_table(tmp_path / "table.csv")
     with pytest.raises(ValueError, match=re.escape(part)) as error:
-        open_table(table_config(path, **options), print)
+        opened(path, **options)
     assert "\n" not in str(error.value)
 
 
@@ -69,7 +67,7 @@ def test_options_that_do_not_fit_are_refused(tmp_path, options, part):
 def test_files_that_have_names_get_no_others(tmp_path, ending):
     path = write_table(tmp_path / f"table{ending}", ROWS)
     with pytest.raises(ValueError, match=r"leave --data\.columns out"):
-        open_table(table_config(path, columns=COLUMNS), print)
+        opened(path, columns=COLUMNS)
 
 
 IGNORED = "".join(f'[columns.{name}]\nkind = "ignored"\n' for name in COLUMNS[:4])
@@ -86,12 +84,10 @@ ONLY_A_LABEL = 'origin = "x"\n' + IGNORED + SCHEMA[SCHEMA.index("[columns.sick]"
 )
 def test_schemas_that_do_not_fit_are_refused(tmp_path, schema, part):
     with pytest.raises(ValueError, match=re.escape(part)):
-        open_table(table_config(write_table(tmp_path / "table.csv"), schema), print)
+        opened(write_table(tmp_path / "table.csv"), schema)
 
 
 def test_names_of_splits_are_words(tmp_path):
     schema = SCHEMA.replace('["private", "state"]\nmissing = true\nother = true', '["a b", "c"]')
     with pytest.raises(ValueError, match="'a b' can't be the name of a split"):
-        open_table(
-            table_config(write_table(tmp_path / "table.csv"), schema, split_by="work"), print
-        )
+        opened(write_table(tmp_path / "table.csv"), schema, split_by="work")

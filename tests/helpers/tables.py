@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdp.datasets.config import DataConfig
+from jaxdp.datasets.tables import open_table
 
 SCHEMA = """
 origin = "the code book"
@@ -29,6 +30,7 @@ kind = "ignored"
 kind = "category"
 values = ["no", "yes"]
 """
+SPLIT = SCHEMA + '[columns.use]\nkind = "category"\nvalues = ["fit", "test"]\n'
 COLUMNS = ("age", "income", "work", "id", "sick")
 ROWS = [  # None: missing
     (50.0, 100.0, "private", 1, "no"),
@@ -74,3 +76,8 @@ def table_config(path, text=SCHEMA, **options):
         options.setdefault("schema", str(beside))
     options.setdefault("label", "sick")
     return DataConfig(file=str(path), **options)
+
+
+def opened(path, text=SCHEMA, **options):
+    """The table, read by its schema."""
+    return open_table(table_config(path, text, **options), lambda line: None)

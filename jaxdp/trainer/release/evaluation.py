@@ -208,7 +208,7 @@ def _are_public(request: Request) -> bool:
     return by_run if request.declared is None else request.declared
 
 
-def _protected(request: Request) -> list[loading.Use]:
+def _protected(request: Request) -> list[loading.Earlier]:
     """What the run used its records for: none that it protects is scored as a test record."""
     run, now = request.run_data, request.options.data
     earlier = [

@@ -7,7 +7,7 @@ from .resume import History, saved_segments
 OWN_SPLITS = frozenset({"private", "rows"})  # what `Dataset` calls the rows that it is given
 
 
-def earlier_data(history: History) -> list[loading.Use]:
+def earlier_data(history: History) -> list[loading.Earlier]:
     """The records that every segment used, and what it used them for, if they have a name.
 
     Raises:
