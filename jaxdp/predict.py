@@ -12,12 +12,14 @@ with _distribution.exit_without("python -m jaxdp.predict", "train"):
 USAGE = """usage: python -m jaxdp.predict RELEASE FILE [--output CSV]
 
 Predicts for the records in FILE by a release: the folder of a run, or the release/ in
-it. FILE is a .npy with the records as its first axis, or a .npz with one such array for
-each input. The CSV has a line for every record. It is printed, or written to --output.
+it. FILE is a .npy with the records as its first axis, a .npz with one such array for
+each input, or a table (.csv, .tsv, .parquet), with its label or without it. A release
+that came without its run needs --data.schema and --data.label for a table. The CSV has
+a line for every record. It is printed, or written to --output.
 
 examples:
   python -m jaxdp.predict runs/digits_cnn-20260101-120000 images.npy
-  python -m jaxdp.predict received/release images.npy --output predictions.csv"""
+  python -m jaxdp.predict runs/visits new.csv --output predictions.csv"""
 
 
 def main(args: Sequence[str]) -> int:
@@ -27,7 +29,7 @@ def main(args: Sequence[str]) -> int:
     try:
         given = read_options(args)
         release = load_release(given.release)
-        predictions = release.predict(read_inputs(given.inputs, release.model))
+        predictions = release.predict(read_inputs(given, release))
         if given.output is None:
             write_csv(predictions, sys.stdout)
         else:

@@ -1,6 +1,6 @@
 """Which column of a table becomes which part of a record."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,12 +75,11 @@ class Layout:
         numeric = isinstance(self.schema.columns[self.label], Number)
         label = jax.ShapeDtypeStruct((), np.float32 if numeric else np.int32)
         split = () if self.split_by is None else (jax.ShapeDtypeStruct((), np.int32),)
-        return (_alone(parts), label, *split)
+        return (alone(parts), label, *split)
 
-    def chunk(self, rows: Rows) -> Chunk:
-        """Makes records of rows."""
+    def inputs(self, rows: Rows) -> tuple[dict[str, np.ndarray], dict[int, str]]:
+        """Makes inputs of rows: their parts by name, and the rows that can't be used."""
         missing = frozenset(self.schema.missing_values)
-        bad = dict(rows.bad)
         parts: dict[str, np.ndarray] = {}
         made = [
             _columns.features(name, self._column(name), rows.columns[name], missing)
@@ -88,25 +87,31 @@ class Layout:
         ]
         if made:
             parts[FEATURES] = np.concatenate([each.values for each in made], axis=1)
-        label = _columns.targets(
-            self.label, self._column(self.label), rows.columns[self.label], missing
-        )
-        found = [*(each.bad for each in made), label.bad]
+        found = [each.bad for each in made]
         if self.tokens is not None:
             texts, wrong = self._documents(rows, missing)
             parts[TOKENS] = self.tokens.encode(texts)
             found.append(wrong)
+        return parts, _first_reasons([rows.bad, *found])
+
+    def chunk(self, rows: Rows) -> Chunk:
+        """Makes records of rows."""
+        missing = frozenset(self.schema.missing_values)
+        parts, bad = self.inputs(rows)
+        label = _columns.targets(
+            self.label, self._column(self.label), rows.columns[self.label], missing
+        )
+        found = [bad, label.bad]
         split: tuple[np.ndarray, ...] = ()
         if self.split_by is not None:
             name = self.split_by
             places = _columns.targets(name, self._column(name), rows.columns[name], missing)
             found.append(places.bad)
             split = (places.values,)
-        for each in found:
-            bad = each | bad
+        bad = _first_reasons(found)
         for array in (*parts.values(), label.values):
             array[list(bad)] = 0
-        return Chunk((_alone(parts), label.values, *split), bad)
+        return Chunk((alone(parts), label.values, *split), bad)
 
     def format(self) -> Format:
         """What the records are."""
@@ -165,19 +170,35 @@ class Layout:
         return ["\n".join(texts) for texts in zip(*columns, strict=True)], bad
 
 
-def lay_out(config: DataConfig, schema: Schema, table: Table) -> Layout:
+def _first_reasons(found: Sequence[Mapping[int, str]]) -> dict[int, str]:
+    """The first reason for each bad row."""
+    reasons: dict[int, str] = {}
+    for each in found:
+        reasons = {**each, **reasons}
+    return reasons
+
+
+def lay_out(
+    config: DataConfig, schema: Schema, table: Table, *, to_predict: bool = False
+) -> Layout:
     """Decides what becomes of each column.
+
+    Args:
+      config: the data section of a configuration.
+      schema: what the columns are.
+      table: the file.
+      to_predict: whether the label and the names of splits may be missing.
 
     Raises:
       ValueError: in one line, if the table, the schema and the options don't fit together.
     """
-    _check_columns(schema, table)
     label = _label(config, schema)
     split_by = _split_by(config, schema)
+    _check_columns(schema, table, {label, split_by} if to_predict else set())
     features: dict[str, tuple[int, ...]] = {}
     texts = []
     for name, column in schema.columns.items():
-        if isinstance(column, Ignored):
+        if isinstance(column, Ignored) or name not in table.stored:
             continue
         stored = table.stored[name]
         if column.kind not in stored.kinds:
@@ -205,7 +226,7 @@ def lay_out(config: DataConfig, schema: Schema, table: Table) -> Layout:
     return Layout(schema, label, split_by, features, tuple(texts), tokens, config.length)
 
 
-def _check_columns(schema: Schema, table: Table) -> None:
+def _check_columns(schema: Schema, table: Table, may_lack: Container[str | None]) -> None:
     for name in table.stored:
         if name not in schema.columns:
             raise ValueError(
@@ -213,7 +234,7 @@ def _check_columns(schema: Schema, table: Table) -> None:
                 'declare: declare it there, if only as kind = "ignored"'
             )
     for name in schema.columns:
-        if name not in table.stored:
+        if name not in table.stored and name not in may_lack:
             raise ValueError(
                 f"{table.title} lacks the column {name!r}, which the schema {schema.file} declares"
                 f"{meant(name, table.stored)}"
@@ -272,6 +293,6 @@ def _declared(option: str, name: str, schema: Schema) -> Column:
     return schema.columns[name]
 
 
-def _alone(parts: Mapping[str, PyTree]) -> PyTree:
+def alone(parts: Mapping[str, PyTree]) -> PyTree:
     """The only part as it is, or all of them by their names."""
     return next(iter(parts.values())) if len(parts) == 1 else dict(parts)

@@ -6,11 +6,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ..types import Tell
+from ..types import PyTree, Tell
 from . import decoding, splits
 from ._cells import Table
 from ._delimited import open_delimited
-from ._layout import Layout, lay_out
+from ._layout import Layout, alone, lay_out
 from ._npz import open_npz
 from ._parquet import open_parquet
 from .config import COMMA_ENDINGS, TABLE_ENDINGS, DataConfig
@@ -64,6 +64,37 @@ def open_table(config: DataConfig, tell: Tell) -> SplitSet:
         read=found.__getitem__,
         format=layout.format(),
     )
+
+
+def read_inputs(config: DataConfig) -> PyTree:
+    """Reads the inputs of all rows of a table, to predict its label. It may be missing.
+
+    Args:
+      config: the data section of the configuration with which the model was trained, with another
+        file.
+
+    Returns:
+      What `open_table` describes, as arrays `[n, ...]` in memory.
+
+    Raises:
+      ValueError: as `open_table` does; there must be no bad row.
+    """
+    schema = _schema(config)
+    assert config.file is not None
+    table = _open(config.file, config, schema)
+    layout = lay_out(config, schema, table, to_predict=True)
+    unknown = {layout.label, layout.split_by}
+    kinds = {name: kind for name, kind in layout.kinds.items() if name not in unknown}
+    chunks, row = [], 0
+    for rows in table.read(kinds):
+        parts, bad = layout.inputs(rows)
+        if bad:
+            raise ValueError(f"{table.title}, row {row + min(bad)}: {bad[min(bad)]}")
+        chunks.append(alone(parts))
+        row += rows.size
+    if not chunks:
+        raise ValueError(f"{table.title} holds no records: give a file that has some")
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *chunks)
 
 
 def open_rows(

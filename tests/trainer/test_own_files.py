@@ -12,7 +12,7 @@ for module in ("tyro", "safetensors"):
     pytest.importorskip(module)
 from helpers.trainer import crash_at, go_on, ledger_of, prepare_resume  # noqa: E402
 
-from jaxdp import data, evaluate, load_release, train  # noqa: E402
+from jaxdp import data, evaluate, load_release, predict, train  # noqa: E402
 from jaxdp.datasets import loading  # noqa: E402
 from jaxdp.datasets.config import DataConfig  # noqa: E402
 from jaxdp.trainer.command import make_job  # noqa: E402
@@ -108,6 +108,37 @@ def test_a_table_becomes_a_release(tmp_path, capsys):
     ]
     assert evaluate.main([str(tmp_path / "alone"), *given]) == 0
     assert "60 records" in capsys.readouterr().out
+
+
+def test_new_rows_are_predicted_without_their_label(tmp_path, capsys):
+    file = write(tmp_path, lines())
+    run = tmp_path / "run"
+    assert train.main(options(file, "--output", str(run))) == 0
+    expected = load_release(run).predict(loading.load(parse(options(file)).data)[0].test.fields[0])
+    new = tmp_path / "new.csv"
+    rows = [line.rpartition(",")[0] + "\n" for line in lines()[240:]]
+    new.write_text("height,smokes,days\n" + "".join(rows))
+    capsys.readouterr()
+    for path in (run, file):  # with its label it is read, too
+        assert predict.main([str(run), str(new if path == run else file)]) == 0
+        head, *said = capsys.readouterr().out.splitlines()
+        assert head == "class,scores_0,scores_1"
+        found = np.array([line.split(",") for line in said], float)[-60:]
+        np.testing.assert_array_equal(found[:, 0], expected["class"])
+        np.testing.assert_allclose(found[:, 1:], expected["scores"], rtol=1e-5)
+    shutil.copytree(run / "release", tmp_path / "alone")
+    assert predict.main([str(tmp_path / "alone"), str(new)]) == 2
+    assert "data.schema is not set" in capsys.readouterr().err
+    schema = ["--data.schema", str(tmp_path / "schema.toml"), "--data.label", "ill"]
+    assert predict.main([str(tmp_path / "alone"), str(new), *schema]) == 0
+    capsys.readouterr()
+    new.write_text(new.read_text() + "SECRET,yes,3\n")
+    assert predict.main([str(run), str(new)]) == 2
+    said = capsys.readouterr().err
+    assert "new.csv, row 60: column 'height' is no finite number" in said
+    assert "SECRET" not in said
+    assert predict.main([str(run), str(new), "--data.window", "8"]) == 2
+    assert "data.window is 8, but it says nothing about the inputs" in capsys.readouterr().err
 
 
 def test_a_number_is_learnt_within_its_range(tmp_path, capsys):

@@ -4,32 +4,52 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import jax
 import numpy as np
 
+from ...datasets import tables
+from ...datasets.config import COMMA_ENDINGS, DataConfig
 from ...types import PyTree
 from .. import command_line
+from .evaluation import data_options
 from .model import Model
 from .names import named_leaves
+from .parameters import Release
 
 COMMAND = "python -m jaxdp.predict"
+
+
+OF_TABLES = {
+    *("data.schema", "data.label", "data.columns", "data.split_by"),
+    *("data.tokens", "data.vocabulary", "data.length"),
+}
+TABLES = (".tsv", ".parquet", *COMMA_ENDINGS)
 
 
 @dataclass(frozen=True)
 class Options:
     """The options of `python -m jaxdp.predict`."""
 
+    data: DataConfig
     output: Path | None = None
 
 
 class Request(NamedTuple):
-    """What is asked for: the folder of a release, the file of inputs, where to write (or None)."""
+    """What is asked for.
+
+    Attributes:
+      release: the folder of a release.
+      inputs: the file of inputs.
+      output: where to write; None: to the terminal.
+      given: the options of the data, by the dotted names of their fields.
+    """
 
     release: str
     inputs: str
     output: Path | None
+    given: dict[str, Any]
 
 
 def read_options(args: Sequence[str]) -> Request:
@@ -44,10 +64,32 @@ def read_options(args: Sequence[str]) -> Request:
         raise ValueError(
             f"{told}: give a release and a file, as {COMMAND} runs/NAME-TIME images.npy"
         )
-    return Request(*given, Options(**values).output)
+    path = given[1]
+    data = {name: value for name, value in values.items() if name != "output"}
+    for name in data:
+        if not path.endswith(TABLES) or name not in OF_TABLES:
+            raise ValueError(
+                f"{command_line.shown(name)} is {data[name]}, but it says nothing about the inputs "
+                f"of {path}: leave it out"
+            )
+    return Request(*given, values.get("output"), data)
 
 
-def read_inputs(path: str, model: Model) -> PyTree:
+def read_inputs(request: Request, release: Release) -> PyTree:
+    """Reads the inputs of a release from a table, or from what `read_arrays` takes.
+
+    Raises:
+      ValueError: for a file that is missing, damaged or of another form.
+    """
+    path = request.inputs
+    if not path.endswith(TABLES):
+        return read_arrays(path, release.model)
+    data = data_options(request.release, release.statement)
+    changes = {**request.given, "data.file": path, "data.test_from": None}
+    return tables.read_inputs(command_line.replaced(Options(data), changes).data)
+
+
+def read_arrays(path: str, model: Model) -> PyTree:
     """Reads the inputs of a model from a .npy, or a .npz with an array for each.
 
     Raises:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("safetensors")
-from jaxdp.trainer.release.predictions import read_inputs, write_csv
+from jaxdp.trainer.release.predictions import read_arrays, write_csv
 
 
 class Taking:
@@ -27,15 +27,15 @@ def test_one_array_is_the_one_input(tmp_path):
     np.save(tmp_path / "x.npy", x)
     np.savez(tmp_path / "any.npz", whatever=x)
     for name in ("x.npy", "any.npz"):
-        np.testing.assert_array_equal(read_inputs(str(tmp_path / name), ONE), x)
-    found = read_inputs(str(tmp_path / "x.npy"), Taking({"image": np.zeros((1, 3))}))
+        np.testing.assert_array_equal(read_arrays(str(tmp_path / name), ONE), x)
+    found = read_arrays(str(tmp_path / "x.npy"), Taking({"image": np.zeros((1, 3))}))
     np.testing.assert_array_equal(found["image"], x)
 
 
 def test_several_arrays_are_told_apart_by_their_names(tmp_path):
     dose, scan = np.arange(3.0), np.ones((3, 2))
     np.savez_compressed(tmp_path / "x.npz", scan=scan, dose=dose)
-    found = read_inputs(str(tmp_path / "x.npz"), TWO)
+    found = read_arrays(str(tmp_path / "x.npz"), TWO)
     np.testing.assert_array_equal(found["dose"], dose)
     np.testing.assert_array_equal(found["scan"], scan)
 
@@ -43,10 +43,10 @@ def test_several_arrays_are_told_apart_by_their_names(tmp_path):
 def test_names_that_differ_are_told(tmp_path):
     np.savez(tmp_path / "x.npz", scan=np.ones(3), does=np.ones(3))
     with pytest.raises(ValueError, match=r"holds scan, does: the model takes dose, scan"):
-        read_inputs(str(tmp_path / "x.npz"), TWO)
+        read_arrays(str(tmp_path / "x.npz"), TWO)
     np.savez(tmp_path / "none.npz")
     with pytest.raises(ValueError, match=r"holds nothing: the model takes dose, scan"):
-        read_inputs(str(tmp_path / "none.npz"), TWO)
+        read_arrays(str(tmp_path / "none.npz"), TWO)
 
 
 def broken_zip(folder):
@@ -100,7 +100,7 @@ def test_a_file_that_holds_no_numbers_is_told_in_our_words(tmp_path, kind):
     path = tmp_path / "wrong.npz"
     path.write_bytes(BROKEN[kind](tmp_path))
     with pytest.raises(ValueError, match=r"wrong.npz can't be read \(it is damaged, or") as error:
-        read_inputs(str(path), ONE)
+        read_arrays(str(path), ONE)
     said = str(error.value)
     assert "give a .npy or .npz file of numbers" in said
     assert len(said.splitlines()) == 1
@@ -110,9 +110,9 @@ def test_a_file_that_holds_no_numbers_is_told_in_our_words(tmp_path, kind):
 
 def test_a_missing_file_is_told(tmp_path):
     with pytest.raises(ValueError, match=r"can't be read \(no such file or directory\): give a"):
-        read_inputs(str(tmp_path / "none.npy"), ONE)
+        read_arrays(str(tmp_path / "none.npy"), ONE)
     with pytest.raises(ValueError, match=r"can't be read \(is a directory\)"):
-        read_inputs(str(tmp_path), ONE)
+        read_arrays(str(tmp_path), ONE)
 
 
 def csv(predictions):
