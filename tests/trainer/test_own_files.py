@@ -110,6 +110,7 @@ def test_a_table_becomes_a_release(tmp_path, capsys):
     assert "60 records" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_number_is_learnt_within_its_range(tmp_path, capsys):
     file = write(tmp_path, lines())
     run = tmp_path / "run"
