@@ -203,6 +203,15 @@ def test_bad_rows_are_listed_for_the_owner_alone(tmp_path, capsys):
     assert not (none / "run" / "private" / "bad_rows.txt").exists()
 
 
+def test_a_long_stretch_of_bad_rows_is_skipped(tmp_path):
+    """Records are checked some at a time: where none of these can be used, there is no label."""
+    rows = lines(1500)
+    rows[:600] = bad_lines()[BAD : BAD + 1] * 600
+    run, batches = batches_of(write(tmp_path, rows), "--data.skip-bad")
+    assert len(run.job.data.private) == 1200
+    assert min(ids[mask].min() for _, ids, mask in batches) >= 600
+
+
 def test_rows_that_are_all_bad_are_refused(tmp_path, capsys):
     file = write(tmp_path, ["SECRET,yes,3,no\n"] * 240 + lines(60))
     assert train.main(options(file, "--data.skip-bad", "--dry-run")) == 2
