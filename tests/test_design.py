@@ -34,6 +34,17 @@ def missing(files, tests, root=ROOT):
     return wrong
 
 
+def is_slow(test):
+    """Whether the default run leaves a test out."""
+    file, _, name = test.partition("::")
+    (found,) = (
+        node
+        for node in ast.walk(ast.parse((ROOT / file).read_text()))
+        if isinstance(node, ast.FunctionDef) and node.name == name
+    )
+    return "pytest.mark.slow" in map(ast.unparse, found.decorator_list)
+
+
 def test_rules_are_numbered_without_gaps():
     assert [number for number, _, _ in rules()] == list(range(1, 38))
 
@@ -43,6 +54,7 @@ def test_every_rule_has_a_place_and_a_test(number, files, tests):
     assert files
     assert tests
     assert missing(files, tests) == []
+    assert not all(map(is_slow, tests)), "the default run has no test of this rule"
 
 
 def test_what_does_not_exist_is_found():

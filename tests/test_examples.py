@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.cases import slow
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -31,13 +32,14 @@ EXTRA = {"equinox_model": "equinox", "haiku_model": "haiku"}
 EXTRA |= {"fit_equinox": "equinox", "fit_haiku": "haiku"}
 
 
-# Each takes 5 to 10 s. The quick ones show that loops of all kinds run.
-SLOW = ("equinox_model", "graph_network", "haiku_model", "watch_clipping")
+# Each takes 5 to 10 s. Others run one process, and several devices.
+SLOW = ("equinox_model", "graph_network", "haiku_model", "linen_train_state", "nnx_dropout")
+SLOW += ("watch_clipping",)
 
 
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(p, marks=[pytest.mark.slow] if p.stem in SLOW else []) for p in LOOPS],
+    [slow(p) if p.stem in SLOW else p for p in LOOPS],
     ids=lambda path: path.stem,
 )
 def test_it_prints_what_its_header_says(path):
@@ -52,11 +54,8 @@ def test_it_prints_what_its_header_says(path):
     assert 2.99 < float(re.search(r"ε = ([\d.]+)", printed)[1]) <= 3
 
 
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(p, marks=[] if p.stem == "fit_nnx" else [pytest.mark.slow]) for p in FITS],
-    ids=lambda path: path.stem,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", FITS, ids=lambda path: path.stem)
 def test_a_model_of_any_library_becomes_a_release_in_25_lines(path, tmp_path):
     if path.stem in EXTRA:
         pytest.importorskip(EXTRA[path.stem])
@@ -91,6 +90,7 @@ def test_a_source_of_ones_own_is_trained_on(tmp_path, monkeypatch):
     assert f"{{literalinclude}} ../../examples/{SOURCE.name}\n:pyobject: RecordFile\n" in page
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_and_prints_few_lines(tmp_path):
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")

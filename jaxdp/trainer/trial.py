@@ -114,6 +114,8 @@ def _check_records(
     usable = records.good()
     for places, fields in records.chunks():
         good = usable[places.start : places.stop]
+        if not good.any():
+            continue
         found = check(jax.tree.map(lambda a, good=good: a[good], fields), prediction)
         if found is not None:
             row = places[int(np.flatnonzero(good)[found.row])]

@@ -9,6 +9,7 @@ import warnings
 
 import jax.numpy as jnp
 import pytest
+from helpers.cases import slow
 from helpers.dense import from_dense
 
 import jaxdp
@@ -56,11 +57,15 @@ def test_z_meets_the_target_and_hardly_more(accountant):
     ("changes", "clipping", "factor"),
     [
         ({}, jaxdp.clip_individual(0.5), 1 / 100),
-        (dict(unit="batch"), jaxdp.clip_batch(0.5), 2),
+        slow(dict(unit="batch"), jaxdp.clip_batch(0.5), 2),
         (dict(unit="batch", num_units=4), jaxdp.clip_batch(0.5), 2 / 4),
-        (dict(adjacency="replace_one"), jaxdp.clip_individual(0.5), 2 / 100),
+        slow(dict(adjacency="replace_one"), jaxdp.clip_individual(0.5), 2 / 100),
         (dict(adjacency="zero_out", sampling="shuffled"), jaxdp.clip_individual(0.5), 1 / 100),
-        (dict(adjacency="replace_one", sampling="fixed_size"), jaxdp.clip_individual(0.5), 2 / 100),
+        slow(
+            dict(adjacency="replace_one", sampling="fixed_size"),
+            jaxdp.clip_individual(0.5),
+            2 / 100,
+        ),
     ],
     ids=["individual", "unit", "units", "replace_one", "shuffled", "fixed_size"],
 )
@@ -166,6 +171,7 @@ def test_numbers_that_make_no_sense_are_refused(changes, says):
         ask(**changes)
 
 
+@pytest.mark.slow
 def test_eight_batch_sizes_take_less_than_15_seconds():
     start = time.process_time()
     plan_noise(**FORUM, batch_sizes=[8, 32, 100, 256, 1024, 4096, 16384, 60000])

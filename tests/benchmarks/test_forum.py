@@ -20,6 +20,7 @@ def mnist():
     return load(DataConfig(name="mnist", dir=str(TFDS)))[0].private
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("batch_size", "low", "high"), [(100, 0.63, 0.66), (8, 7.06, 7.19)], ids=["100", "8"]
 )

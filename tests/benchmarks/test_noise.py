@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from benchmarks.engine import noise, step
 from benchmarks.engine.problems import Problem
@@ -12,6 +13,7 @@ def cells_of(printed):
     return [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
 
 
+@pytest.mark.slow
 def test_a_release_is_measured(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["noise", "--largest", "10000", "--rounds", "1"])
     noise.main()

@@ -1,11 +1,14 @@
 """The trainer's time is measured on a run that it trains as the command does."""
 
+import pytest
+
 from benchmarks.runs import overhead
 from jaxdp.trainer.command import make_job
 from jaxdp.trainer.parsing import parse
 from jaxdp.trainer.setup import start_run
 
 
+@pytest.mark.slow
 def test_every_turn_trains_and_writes_a_checkpoint(monkeypatch):
     monkeypatch.setattr(overhead, "TURNS", 1)
     args = ["--model.name=linear", "--plan.steps=4", "--evaluations=2", "--seed=0"]

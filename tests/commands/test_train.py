@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+from helpers.cases import slow
 from helpers.interrupts import interrupts_raise
 
 for module in ("tyro", "sklearn", "safetensors"):
@@ -101,7 +102,8 @@ def test_ctrl_c_stops_after_the_step_and_writes_the_release(tmp_path):
 @pytest.mark.parametrize(
     ("missing", "status"),
     [
-        *(("flax", 1), ("orbax.checkpoint", 1), ("rich", 1), ("safetensors", 1), ("tyro", 1)),
+        ("flax", 1),
+        *(slow(name, 1) for name in ("orbax.checkpoint", "rich", "safetensors", "tyro")),
         ("sklearn", 2),  # which only the digits need
     ],
 )

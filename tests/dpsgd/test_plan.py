@@ -28,6 +28,7 @@ def make_plan(**changes):
     return jaxdp.Plan(**{**numbers, **changes})
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(
     n=st.integers(50, 100_000),

@@ -157,11 +157,12 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("methods", "sizes"),
     [
         (("auto",), (2,)),
-        pytest.param(("vmap", "factored", "auto"), (None, 2), marks=pytest.mark.slow),
+        (("vmap", "factored", "auto"), (None, 2)),
     ],
     ids=["auto", "all methods"],
 )

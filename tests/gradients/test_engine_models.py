@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 from flax import nnx
+from helpers.cases import slow
 from helpers.engines import B, agree, factored, normal
 
 
@@ -46,7 +47,7 @@ def language_loss(model):
     return loss
 
 
-@pytest.mark.parametrize("kind", ["plain", "remat", "scan", "tied"])
+@pytest.mark.parametrize("kind", [slow("plain"), slow("remat"), slow("scan"), "tied"])
 def test_linen_transformers(kind):
     model = Transformer(kind)
     tokens = jax.random.randint(jax.random.key(0), (B, 6), 0, 11)
@@ -69,6 +70,7 @@ class ConvNet(nn.Module):
         return nn.Dense(3)(x.reshape(-1))
 
 
+@pytest.mark.slow
 def test_linen_convnet():
     model = ConvNet()
     x, y = normal(0, B, 12, 12, 2), jnp.arange(B) % 3

@@ -19,6 +19,7 @@ import pytest
 for module in ("tyro", "sklearn", "safetensors"):
     pytest.importorskip(module)
 from helpers import fits  # noqa: E402
+from helpers.cases import slow  # noqa: E402
 from helpers.fits import DATA, PLAN, STEPS, TASK, fitted, rows  # noqa: E402
 from helpers.trainer import crash_at, ledger_of, steps_on_disk, write_config  # noqa: E402
 from helpers.trees import assert_same  # noqa: E402
@@ -103,6 +104,7 @@ def test_the_statement_says_what_was_learnt_from_what(reference):
     assert "visits; protected: 200 rows that were given" in page
 
 
+@pytest.mark.slow
 def test_private_files_say_what_the_command_s_do(reference, capsys):
     found = load_record(reference.folder)
     assert found.config is None
@@ -165,8 +167,8 @@ def test_a_changed_comment_is_the_same_computation(reference, crashed, capsys):
     ("changes", "named"),
     [
         (dict(task=written("", "2.0")), "program"),
-        (dict(optimizer=optax.sgd(0.25, momentum=0.9)), "program"),
-        (dict(microbatch_size=16), "microbatch_size"),
+        slow(dict(optimizer=optax.sgd(0.25, momentum=0.9)), "program"),
+        slow(dict(microbatch_size=16), "microbatch_size"),
     ],
     ids=["loss", "optimizer", "microbatch"],
 )
@@ -231,6 +233,7 @@ def test_the_command_and_fit_leave_each_other_s_runs_alone(crashed, tmp_path, ca
         fitted(resume=folder)
 
 
+@pytest.mark.slow
 def test_a_folder_that_exists_gets_a_number(reference, tmp_path, monkeypatch):
     short = replace(PLAN, steps=1)
     names = [fitted(tmp_path / "mine", plan=short).folder.name for _ in range(3)]
@@ -337,6 +340,7 @@ def test_a_missing_tensorboard_is_told_before_anything_is_spent(tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_after_a_step_and_the_run_goes_on(reference, tmp_path, capsys):
     def interrupt(progress):
         if progress.step == 3:

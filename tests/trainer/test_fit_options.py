@@ -28,6 +28,7 @@ def test_a_private_run_can_be_sealed(tmp_path, capsys):
     assert jaxdp.load_release(result.folder).statement.secrets == "destroyed"
 
 
+@pytest.mark.slow
 def test_a_seed_is_warned_of(tmp_path, capsys):
     results = [fitted(tmp_path / name, seed=3, plan=replace(PLAN, steps=2)) for name in "ab"]
     said = " ".join(capsys.readouterr().out.split())

@@ -11,6 +11,7 @@ import pytest
 
 for module in ("tyro", "sklearn", "safetensors"):
     pytest.importorskip(module)
+from helpers.cases import slow  # noqa: E402
 from helpers.fits import DATA, TASK, fitted, rows  # noqa: E402
 from helpers.trainer import crash_at, ledger_of, steps_on_disk, write_config  # noqa: E402
 
@@ -42,7 +43,7 @@ def test_other_frozen_parameters_are_another_computation(tmp_path, capsys):
     assert len(ledger_of(tmp_path / "run").segments) == 2
 
 
-@pytest.mark.parametrize("call", [jax.pure_callback, jax.experimental.io_callback])
+@pytest.mark.parametrize("call", [jax.pure_callback, slow(jax.experimental.io_callback)])
 def test_an_optimizer_that_calls_the_host_repeats_nothing_for_free(tmp_path, capsys, call):
     """The text of the program does not have what the host computes."""
 

@@ -141,6 +141,7 @@ def test_new_rows_are_predicted_without_their_label(tmp_path, capsys):
     assert "data.window is 8, but it says nothing about the inputs" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_number_is_learnt_within_its_range(tmp_path, capsys):
     file = write(tmp_path, lines())
     run = tmp_path / "run"
@@ -285,6 +286,15 @@ def test_bad_rows_are_listed_for_the_owner_alone(tmp_path, capsys):
     assert train.main(options(good, "--output", str(none / "run"), "--data.skip-bad")) == 0
     assert load_release(none / "run").statement.data == statement.data
     assert not (none / "run" / "private" / "bad_rows.txt").exists()
+
+
+def test_a_long_stretch_of_bad_rows_is_skipped(tmp_path):
+    """Records are checked some at a time: where none of these can be used, there is no label."""
+    rows = lines(1500)
+    rows[:600] = bad_lines()[BAD : BAD + 1] * 600
+    run, batches = batches_of(write(tmp_path, rows), "--data.skip-bad")
+    assert len(run.job.data.private) == 1200
+    assert min(ids[mask].min() for _, ids, mask in batches) >= 600
 
 
 def test_rows_that_are_all_bad_are_refused(tmp_path, capsys):

@@ -4,6 +4,7 @@ import pytest
 
 for module in ("tyro", "sklearn", "safetensors"):
     pytest.importorskip(module)
+from helpers.cases import slow  # noqa: E402
 from helpers.trainer import start, write_config  # noqa: E402
 
 import jaxdp  # noqa: E402
@@ -15,9 +16,9 @@ from jaxdp.trainer.config import ClippingConfig, Config, PlanConfig  # noqa: E40
 @pytest.mark.parametrize(
     ("clipping", "words"),
     [
-        (ClippingConfig(kind="layerwise", norm=0.1, allocation="dimension"), "for each of"),
-        (ClippingConfig(kind="layerwise", layer="module", unit="batch", units=8), "8 unit"),
-        (ClippingConfig(kind="normalised"), "normalised"),
+        slow(ClippingConfig(kind="layerwise", norm=0.1, allocation="dimension"), "for each of"),
+        slow(ClippingConfig(kind="layerwise", layer="module", unit="batch", units=8), "8 unit"),
+        slow(ClippingConfig(kind="normalised"), "normalised"),
         (ClippingConfig(kind="quantile", layer="model"), "quantile"),
         (ClippingConfig(kind="batch", units=16), "16 unit"),
     ],

@@ -9,6 +9,7 @@ import pytest
 
 for module in ("tyro", "sklearn", "safetensors"):
     pytest.importorskip(module)
+from helpers.cases import slow  # noqa: E402
 from helpers.trainer import (  # noqa: E402
     STEPS,
     crash_at,
@@ -73,7 +74,7 @@ def test_another_computation_gets_new_secrets(secret, monkeypatch, change, args,
     assert not np.array_equal(in_use, jax.random.key_data(history.last.secrets.noise))
 
 
-@pytest.mark.parametrize("args", [OPTION, SOFTER], ids=["option", "softer"])
+@pytest.mark.parametrize("args", [OPTION, slow(SOFTER)], ids=["option", "softer"])
 def test_a_new_segment_pays_again_and_stops_in_time(secret, capsys, args):
     charged = ledger_of(secret).steps
     assert go_on(secret, *args) == 0

@@ -73,6 +73,7 @@ def check(folder, reference):
     assert [json.loads(line)["step"] for line in lines] == list(range(1, STEPS + 1))
 
 
+@pytest.mark.slow
 def test_a_kill_changes_nothing(tmp_path):
     kill_and_resume(tmp_path / "run", 1, random.Random(0))
     check(tmp_path / "run", tmp_path / "reference")
@@ -84,6 +85,7 @@ def test_twenty_kills_change_nothing(tmp_path):
     check(tmp_path / "run", tmp_path / "reference")
 
 
+@pytest.mark.slow
 def test_sigterm_releases_and_the_run_can_go_on(tmp_path):
     folder = tmp_path / "run"
     long = ["--plan.steps", "100000", "--plan.epsilon", "8", "--model.name=linear"]
