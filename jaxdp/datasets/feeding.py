@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
@@ -43,8 +43,10 @@ def feed(
     step_key: StepKey,
     placement: Placement = "auto",
     start: int = 0,
-) -> Iterator[tuple[Batch, np.ndarray]]:
+) -> Generator[tuple[Batch, np.ndarray], None, None]:
     """Turns indices and masks into batches on the device and masks, one for each step.
+
+    Its threads end with it. Where a loop may end before the batches, close it: it is a generator.
 
     Args:
       records: the records that the indices number.
@@ -112,9 +114,9 @@ def resolve(placement: Placement, records: Records) -> Literal["device", "host"]
 class Waiting:
     """Passes batches on, and adds up in `seconds` how long it waited for them."""
 
-    def __init__(self, batches: Iterable[Any]) -> None:
+    def __init__(self, batches: Generator[Any, None, None]) -> None:
         self.seconds = 0.0
-        self._batches = iter(batches)
+        self._batches = batches
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -126,6 +128,10 @@ class Waiting:
         finally:
             self.seconds += time.monotonic() - start
 
+    def close(self) -> None:
+        """Ends the threads that fetch batches ahead."""
+        self._batches.close()
+
 
 @jax.jit  # compiled once, however many feeds there are
 def _rows(arrays: PyTree, indices: jax.Array) -> PyTree:
@@ -135,7 +141,7 @@ def _rows(arrays: PyTree, indices: jax.Array) -> PyTree:
 
 def _from_device(
     records: Records, samples: Iterable[Sample], step_key: StepKey, start: int
-) -> Iterator[tuple[Batch, np.ndarray]]:
+) -> Generator[tuple[Batch, np.ndarray], None, None]:
     on_device = jax.device_put((records.fields, records.numbers()))
     for step, (indices, mask) in enumerate(samples, start):
         fields, ids = _rows(on_device, indices)
@@ -144,34 +150,48 @@ def _from_device(
 
 def _from_host(
     records: Records, samples: Iterable[Sample], step_key: StepKey, start: int
-) -> Iterator[tuple[Batch, np.ndarray]]:
+) -> Generator[tuple[Batch, np.ndarray], None, None]:
     numbered, ids = enumerate(samples, start), records.numbers()
+    # What is in memory is fetched by one thread: it is as fast, and disturbs the step less.
+    threads = 1 if records.in_memory else THREADS
+    sampler = ThreadPoolExecutor(1, thread_name_prefix="jaxdp-sample")  # draws in their order
+    readers = ThreadPoolExecutor(threads, thread_name_prefix="jaxdp-read")
 
-    def read(drawn: Future[tuple[int, Sample] | None]) -> tuple[Batch, np.ndarray] | None:
-        if (found := drawn.result()) is None:
+    def read(found: tuple[int, Sample] | None) -> tuple[Batch, np.ndarray] | None:
+        if found is None:
             return None
         step, (indices, mask) = found
         rows = np.minimum(indices, len(records) - 1)  # padding is masked, whatever it holds
-        fields = _sampled(records, indices, mask)
+        fields = _taken(records, rows) if records.in_memory else _read(records, indices, mask)
         fields, numbers = jax.device_put((fields, ids[rows]))
         return Batch(fields, numbers, step_key(step)), mask
 
-    with (
-        ThreadPoolExecutor(1, thread_name_prefix="jaxdp-sample") as sampler,  # in their order
-        ThreadPoolExecutor(THREADS, thread_name_prefix="jaxdp-read") as readers,
-    ):
-        submit = lambda: readers.submit(read, sampler.submit(next, numbered, None))
+    def submit() -> Future[tuple[Batch, np.ndarray] | None]:
+        if records.in_memory:
+            return readers.submit(lambda: read(next(numbered, None)))
+        drawn = sampler.submit(next, numbered, None)
+        return readers.submit(lambda: read(drawn.result()))
+
+    try:
         ready = deque([submit()])
         while (batch := ready.popleft().result()) is not None:
             size = sum(leaf.nbytes for leaf in jax.tree.leaves(batch[0].records))
-            ahead = max(1, min(THREADS, AHEAD_BYTES // max(1, size)))
+            ahead = max(1, min(threads, AHEAD_BYTES // max(1, size)))
             while len(ready) < ahead:
                 ready.append(submit())
             yield batch
+    finally:  # at the end, after a failure, and where the loop closes it
+        sampler.shutdown(cancel_futures=True)  # so that readers don't wait for it
+        readers.shutdown(cancel_futures=True)
 
 
-def _sampled(records: Records, indices: np.ndarray, mask: np.ndarray) -> PyTree:
-    """The sampled records, and zeros where there is padding."""
+def _taken(records: Records, rows: np.ndarray) -> PyTree:
+    taken = records.take(rows.reshape(-1))
+    return jax.tree.map(lambda array: array.reshape(*rows.shape, *array.shape[1:]), taken)
+
+
+def _read(records: Records, indices: np.ndarray, mask: np.ndarray) -> PyTree:
+    """The sampled records alone, and zeros where there is padding."""
     rows = records.take(indices[mask])
 
     def placed(array: np.ndarray) -> np.ndarray:

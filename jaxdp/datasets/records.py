@@ -98,6 +98,9 @@ class Records:
             if len(taken) == 1:
                 return taken[0]
             return jax.tree.map(lambda *arrays: np.concatenate(arrays), *taken)
+        if len(self._parts) == 1:
+            (part,) = self._parts
+            return part.rows.take(part.where.start + rows)
         own = np.searchsorted(self._ends, rows, side="right")
         found = jax.tree.map(lambda s: np.empty((len(rows), *s.shape), s.dtype), self.form)
         for i, (part, start) in enumerate(zip(self._parts, starts, strict=True)):

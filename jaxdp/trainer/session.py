@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -227,6 +227,7 @@ def _train(
     batches = feeding.Waiting(run.batches(begun, max(begun, end)))
     try:
         with (
+            closing(batches),  # its threads end, also after a failure
             shown.step_display(console, end) as display,
             files.append_private(opened.private / "metrics.jsonl") as metrics_file,
         ):

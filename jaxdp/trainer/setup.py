@@ -3,7 +3,7 @@
 import copy
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -88,7 +88,7 @@ class Run:
 
     def batches(
         self, start: int | None = None, end: int | None = None
-    ) -> Iterator[tuple[feeding.Batch, np.ndarray]]:
+    ) -> Generator[tuple[feeding.Batch, np.ndarray], None, None]:
         """Samples the records of every step and brings them to the device.
 
         A segment's sampling begins at its first step, and so do its shuffled epochs. The accounting

@@ -1,5 +1,6 @@
 """Feeding: the same batches from the device and from the host, and ready in time."""
 
+import contextlib
 import functools
 import threading
 import time
@@ -10,7 +11,7 @@ import pytest
 
 from jaxdp.datasets import feeding
 from jaxdp.datasets.records import Part, Records
-from jaxdp.datasets.rows import SourceRows
+from jaxdp.datasets.rows import ReadFailed, SourceRows
 
 N = 50
 IMAGES = np.random.default_rng(0).integers(0, 255, (N, 6, 6, 1), np.uint8)
@@ -46,11 +47,11 @@ def test_batches_hold_the_rows_that_were_sampled(placement):
         np.testing.assert_array_equal(mask, expected)
 
 
-@pytest.mark.parametrize(("placement", "padding"), [("device", N - 1), ("host", 0)])
-def test_padding_behind_the_last_record_is_no_error(placement, padding):
+@pytest.mark.parametrize("placement", ["device", "host"])
+def test_padding_behind_the_last_record_is_no_error(placement):
     sample = (np.array([3, N, N + 7], np.int32), np.array([True, False, False]))
     ((batch, _),) = flat(feed([sample], placement=placement))
-    np.testing.assert_array_equal(batch.records["label"], [3, padding, padding])
+    np.testing.assert_array_equal(batch.records["label"], [3, N - 1, N - 1])
 
 
 def test_what_can_t_be_used_is_taken_out_of_the_sample_that_was_drawn():
@@ -150,7 +151,7 @@ class Asked:
     """A source that notes which rows were asked for, and by which threads."""
 
     def __init__(self):
-        self.rows, self.threads = [], set()
+        self.rows, self.threads, self.broken = [], set(), frozenset()
 
     def __len__(self):
         return N
@@ -159,25 +160,89 @@ class Asked:
         self.rows.append(list(rows))
         self.threads.add(threading.get_ident())
         time.sleep(0.02)
+        if self.broken.intersection(rows):
+            raise OSError("the disk is gone")
         return IMAGES[rows], LABELS[rows]
 
     def digest(self):
         return "the same as ever"
 
 
+def read_by(source):
+    form = (jax.ShapeDtypeStruct((6, 6, 1), np.uint8), jax.ShapeDtypeStruct((), np.int32))
+    return Records.of_parts([Part(SourceRows(source, "", form, True), range(N))])
+
+
 def test_sampled_rows_alone_are_read_by_threads_ahead_of_the_step():
     source = Asked()
-    form = (jax.ShapeDtypeStruct((6, 6, 1), np.uint8), jax.ShapeDtypeStruct((), np.int32))
-    records = Records.of_parts([Part(SourceRows(source, "", form, True), range(N))])
     samples = [
         (np.array([i, (7 * i) % N, N]), np.array([True, i % 5 != 0, False])) for i in range(40)
     ]
     asked = [indices[mask].tolist() for indices, mask in samples]
-    batches = feeding.feed(records, samples, step_key=STEP_KEY, placement="host")
+    batches = feeding.feed(read_by(source), samples, step_key=STEP_KEY, placement="host")
     for i, (batch, mask) in enumerate(batches):
         np.testing.assert_array_equal(batch.records[1][mask], asked[i])
         np.testing.assert_array_equal(batch.records[0][mask], IMAGES[asked[i]])
+        np.testing.assert_array_equal(batch.records[0][~mask], 0)
         assert len(source.rows) <= i + 1 + feeding.THREADS
     assert sorted(source.rows) == sorted(asked)
     assert len(source.threads) > 1
     assert threading.get_ident() not in source.threads
+
+
+def threads():
+    return [one.name for one in threading.enumerate() if one.name.startswith("jaxdp-")]
+
+
+def ones(count):
+    """A sample of a record for every step."""
+    return [(np.array([i]), np.array([True])) for i in range(count)]
+
+
+@pytest.mark.parametrize("records", [RECORDS, read_by(Asked())], ids=["memory", "source"])
+@pytest.mark.parametrize("taken", [0, 1, 10])
+def test_closed_batches_leave_no_thread(records, taken):
+    with contextlib.closing(
+        feeding.Waiting(feeding.feed(records, ones(20), step_key=STEP_KEY, placement="host"))
+    ) as batches:
+        for _ in range(taken):
+            next(batches)
+        assert bool(threads()) == (taken > 0)
+    assert threads() == []
+    assert list(batches) == []
+
+
+def test_batches_that_end_leave_no_thread():
+    batches = feeding.feed(read_by(Asked()), ones(9), step_key=STEP_KEY, placement="host")
+    assert len(list(batches)) == 9
+    assert threads() == []
+
+
+def test_what_was_not_begun_is_dropped_when_the_batches_are_closed():
+    drawn, source = [], Asked()
+
+    def samples():
+        for sample in ones(20):
+            time.sleep(0.1)
+            drawn.append(sample)
+            yield sample
+
+    batches = feeding.feed(read_by(source), samples(), step_key=STEP_KEY, placement="host")
+    next(batches)
+    batches.close()
+    assert len(source.rows) <= len(drawn) <= 2
+    assert threads() == []
+
+
+def test_rows_that_can_t_be_read_any_more_stop_the_loop_at_their_step():
+    source = Asked()
+    source.broken = frozenset([5])
+    batches = feeding.feed(read_by(source), ones(N), step_key=STEP_KEY, placement="host")
+    seen = []
+    with pytest.raises(ReadFailed, match="^the disk is gone, though it could be read before$"):
+        for batch, _ in batches:
+            seen.append(int(batch.ids[0]))
+    assert seen == [0, 1, 2, 3, 4]
+    assert threads() == []  # so nothing reads on
+    assert max(row for rows in source.rows for row in rows) <= 5 + feeding.THREADS
+    assert list(batches) == []

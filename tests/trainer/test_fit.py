@@ -30,6 +30,7 @@ from jaxdp.datasets import loading  # noqa: E402
 from jaxdp.datasets.config import DataConfig  # noqa: E402
 from jaxdp.models.config import ModelConfig  # noqa: E402
 from jaxdp.tasks.builtin import make_task  # noqa: E402
+from jaxdp.trainer import metrics  # noqa: E402
 from jaxdp.trainer.config import (  # noqa: E402
     CheckpointConfig,
     ClippingConfig,
@@ -116,6 +117,22 @@ def test_private_files_say_what_the_command_s_do(reference, capsys):
     said = capsys.readouterr().out
     assert "two classes" in said
     assert "test right" in said
+
+
+def test_a_failure_leaves_no_thread_that_reads(tmp_path, monkeypatch):
+    names = lambda: [t.name for t in threading.enumerate() if t.name.startswith("jaxdp-")]
+    during = []
+
+    def crash(file, facts):
+        during.extend(names())
+        raise ArithmeticError("the disk is full")
+
+    monkeypatch.setattr(metrics, "write_metrics", crash)
+    with pytest.raises(ArithmeticError, match="the disk is full") as held:
+        fitted(tmp_path / "run", placement="host")
+    assert during
+    assert names() == []
+    del held  # which had the loop's variables until here
 
 
 def test_a_run_is_resumed_bit_for_bit_after_a_crash(reference, crashed):
