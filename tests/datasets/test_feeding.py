@@ -238,11 +238,9 @@ def test_rows_that_can_t_be_read_any_more_stop_the_loop_at_their_step():
     source = Asked()
     source.broken = frozenset([5])
     batches = feeding.feed(read_by(source), ones(N), step_key=STEP_KEY, placement="host")
-    seen = []
-    with pytest.raises(ReadFailed, match="^the disk is gone, though it could be read before$"):
-        for batch, _ in batches:
-            seen.append(int(batch.ids[0]))
-    assert seen == [0, 1, 2, 3, 4]
+    assert [int(next(batches)[0].ids[0]) for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(ReadFailed, match="the disk is gone, though it could be read before"):
+        next(batches)
     assert threads() == []  # so nothing reads on
     assert max(row for rows in source.rows for row in rows) <= 5 + feeding.THREADS
     assert list(batches) == []
