@@ -13,8 +13,8 @@ import jax
 import numpy as np
 
 from ..types import PyTree
-from . import cache
-from ._files import Stat, stat_of
+from . import _mapped, cache
+from ._files import Stat
 from .digests import arrays_digest
 
 ROWS_AT_A_TIME = 500  # in a pass over many records, which bounds its memory
@@ -81,10 +81,10 @@ class ArrayRows:
     def __post_init__(self) -> None:
         arrays = jax.tree.leaves(self.fields)
         one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), self.fields)
-        mapped = [file for array in arrays if (file := _file_of(array)) is not None]
+        mapped = [file for array in arrays if (file := _mapped.file_of(array)) is not None]
         object.__setattr__(self, "form", one)
         object.__setattr__(self, "in_memory", not mapped)
-        object.__setattr__(self, "_files", {file: _stat(file) for file in mapped})
+        object.__setattr__(self, "_files", {file: _mapped.state_of(file) for file in mapped})
 
     def __len__(self) -> int:
         return len(jax.tree.leaves(self.fields)[0])
@@ -92,6 +92,9 @@ class ArrayRows:
     def take(self, rows: range | np.ndarray) -> PyTree:
         """The rows of these numbers, as arrays `[len(rows), ...]`."""
         where = slice(rows.start, rows.stop) if isinstance(rows, range) else rows
+        if not self.in_memory and not isinstance(rows, range):
+            for array in jax.tree.leaves(self.fields):
+                _mapped.will_need(array, rows)
         taken = jax.tree.map(lambda a: np.asarray(a[where]), self.fields)
         self._check_files()
         return taken
@@ -99,7 +102,7 @@ class ArrayRows:
     def _check_files(self) -> None:
         """Refuses files that were written to since they were mapped."""
         for file, before in self._files.items():
-            now = _stat(file)
+            now = _mapped.state_of(file)
             # What was replaced or deleted stays as it was for whoever has mapped it.
             if now != before and now[0] == before[0]:
                 raise ReadFailed(
@@ -347,19 +350,3 @@ def _reason(error: Exception) -> str:
     """What failed and where. The message itself may hold a value of a record."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} at {Path(last.filename).name}, line {last.lineno}"
-
-
-def _file_of(array: Any) -> Path | None:
-    """The file that an array is mapped from."""
-    while array is not None:
-        if isinstance(array, np.memmap):
-            return None if array.filename is None else Path(array.filename)
-        array = getattr(array, "base", None)
-    return None
-
-
-def _stat(file: Path) -> Stat:
-    try:
-        return stat_of(file)
-    except OSError:  # it is gone, and stays as it was for whoever has mapped it
-        return 0, 0, 0
