@@ -55,8 +55,7 @@ class Layout:
         tokens = None if self.tokens is None else self.tokens.about
         return (
             f"{dict(schema.columns)} {schema.missing_values} {schema.comment!r} "
-            f"{schema.delimiter!r} {self.label!r} {self.split_by!r} {self.features} {tokens!r} "
-            f"{self.length}"
+            f"{schema.delimiter!r} {self.label!r} {self.split_by!r} {self.features} {tokens!r}"
         )
 
     @property

@@ -99,7 +99,6 @@ def read(reading: Reading, *, skip_bad: bool, tell: Tell) -> Split:
     if kept is None:
         tell(reading.telling)
         kept = _decode(reading, key, files, skip_bad, tell)
-    _check_unchanged(reading, files)
     bad = {int(row): reason for row, reason in kept.facts["bad"].items()}
     if bad and not skip_bad:
         raise _bad_row(reading, *min(bad.items()))
@@ -128,8 +127,7 @@ def _decode(
     """Decodes into the cache; or into memory, if that can't be written."""
     try:
         with cache.writing() as writer:
-            bad = _pass_on(reading, writer.add, skip_bad)
-            _check_unchanged(reading, files)  # else other records would be kept under the key
+            bad = _pass_on(reading, files, writer.add, skip_bad)
             return writer.finish(key, {"bad": bad})
     except OSError as error:
         reason = why(error)
@@ -148,13 +146,16 @@ def _decode(
             )
         held.append(list(arrays))
 
-    bad = _pass_on(reading, hold, skip_bad)
+    bad = _pass_on(reading, files, hold, skip_bad)
     arrays = [np.concatenate(parts) for parts in zip(*held, strict=True)]
     return cache.Kept(arrays, arrays_digest(arrays), {"bad": bad})
 
 
 def _pass_on(
-    reading: Reading, add: Callable[[Sequence[np.ndarray]], None], skip_bad: bool
+    reading: Reading,
+    files: Sequence[Stat],
+    add: Callable[[Sequence[np.ndarray]], None],
+    skip_bad: bool,
 ) -> dict[int, str]:
     """Passes all records on, and returns the bad rows with their reasons."""
     form, row = jax.tree.leaves(reading.form), 0
@@ -172,6 +173,8 @@ def _pass_on(
         row += len(arrays[0])
     if row == 0:
         raise ValueError(f"{reading.title} holds no records: give a file that has some")
+    if files != _stats(reading):  # else other records would be kept under the key
+        raise ValueError(f"{reading.title} changed while it was read: wait until it is complete")
     return bad
 
 
@@ -180,11 +183,6 @@ def _bad_row(reading: Reading, row: int, reason: str) -> ValueError:
         f"{reading.title}, row {row}: {reason}. Or give --data.skip-bad, which leaves such rows "
         "out of every batch"
     )
-
-
-def _check_unchanged(reading: Reading, files: Sequence[Stat]) -> None:
-    if files != _stats(reading):
-        raise ValueError(f"{reading.title} changed while it was read: wait until it is complete")
 
 
 def _content(reading: Reading) -> str:

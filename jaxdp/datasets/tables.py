@@ -145,7 +145,7 @@ def _read(table: Table, layout: Layout, config: DataConfig, tell: Tell) -> Split
         form=layout.form(),
         chunks=lambda: map(layout.chunk, table.read(layout.kinds)),
         telling=f"Reading {table.title} (once)",
-        rows_by=f"{bool(config.columns)} {layout.rows_by}",
+        rows_by=layout.rows_by,
     )
     return decoding.read(reading, skip_bad=config.skip_bad, tell=tell)
 

@@ -191,8 +191,12 @@ def test_bad_rows_are_found_without_a_cache(file, tmp_path, monkeypatch):
         Numbers(file).read()
 
 
+@pytest.mark.parametrize("cached", [True, False])
 @pytest.mark.parametrize("change", ["append", "replace", "delete"])
-def test_a_file_that_changes_meanwhile_is_refused(change, file, tmp_path):
+def test_a_file_that_changes_meanwhile_is_refused(change, cached, file, tmp_path, monkeypatch):
+    if not cached:
+        unwritable(monkeypatch, tmp_path)
+
     class Changing(Numbers):
         def chunks(self):
             yield from super().chunks()

@@ -61,6 +61,7 @@ def test_what_can_t_be_used_is_taken_out_of_the_sample_that_was_drawn():
     units = np.array([[3, 1, 4], [9, 1, N]], np.int32), np.array([ones, [True, True, False]])
     for placement in ("device", "host"):
         records = Records.of_parts([Part(RECORDS.only_rows(), range(N))], IDS, bad)
+        assert records.digest() != RECORDS.digest()
         found = flat(
             feeding.feed(records, [*SAMPLES, units], step_key=STEP_KEY, placement=placement)
         )
@@ -173,7 +174,7 @@ def read_by(source):
     return Records.of_parts([Part(SourceRows(source, "", form, True), range(N))])
 
 
-def test_sampled_rows_alone_are_read_by_threads_ahead_of_the_step():
+def test_sampled_rows_alone_are_read_by_threads_ahead_of_the_step(monkeypatch):
     source = Asked()
     samples = [
         (np.array([i, (7 * i) % N, N]), np.array([True, i % 5 != 0, False])) for i in range(40)
@@ -187,6 +188,11 @@ def test_sampled_rows_alone_are_read_by_threads_ahead_of_the_step():
         assert len(source.rows) <= i + 1 + feeding.THREADS
     assert sorted(source.rows) == sorted(asked)
     assert len(source.threads) > 1
+    source.rows.clear()
+    monkeypatch.setattr(feeding, "AHEAD_BYTES", 1)  # large batches: one beside the step's
+    batches = feeding.feed(read_by(source), samples, step_key=STEP_KEY, placement="host")
+    for i, _ in enumerate(batches):
+        assert len(source.rows) <= i + 2
     assert threading.get_ident() not in source.threads
 
 

@@ -64,6 +64,10 @@ def test_a_source_is_checked_once_and_then_read_when_asked():
     other = Own(digest="content 2")
     assert Dataset(private=other).private.digest() != data.private.digest()
     assert len(other.read) == N + 1
+    # The same files, read as something else.
+    wider = Own(X.astype(np.float16))
+    assert Dataset(private=wider).private.digest() != data.private.digest()
+    assert len(wider.read) == N + 1
 
 
 def test_a_source_is_taken_apart_by_rules():

@@ -84,6 +84,14 @@ def test_what_was_read_by_another_schema_is_read_anew(tmp_path, old, new):
     assert (before != after).any()
 
 
+def test_what_was_read_by_other_names_is_read_anew(tmp_path):
+    path = write_table(tmp_path / "table.csv", header=False)
+    schema = SCHEMA.replace("high = 90", "high = 90\nmissing = 20")
+    for first, age in ((("age", "income"), 0), (("income", "age"), 1)):  # 50, and 100, of 10 to 90
+        split = opened(path, schema, columns=(*first, *COLUMNS[2:])).read("train")
+        assert split.fields[0][0, 0] == age
+
+
 def test_a_number_as_label_is_clipped_to_its_range(table):
     source = opened(table, label="age")
     np.testing.assert_array_equal(source.read("train").fields[1], np.float32([50, 10, 90, 30]))

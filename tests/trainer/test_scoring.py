@@ -9,7 +9,8 @@ import pytest
 from helpers.regression import Problem
 
 from jaxdp.datasets import records as records_module
-from jaxdp.datasets.records import Records
+from jaxdp.datasets.records import Part, Records
+from jaxdp.datasets.rows import ArrayRows
 from jaxdp.tasks.task import Task
 from jaxdp.trainer.scoring import PeriodicScores, make_scorer
 
@@ -30,6 +31,12 @@ def test_scores_are_means_over_all_records(monkeypatch, at_a_time):
         found = score(jnp.float32(threshold))
         assert found["right"] == pytest.approx(np.mean(x[:, 0] > threshold))
         assert found["size"] == pytest.approx(np.mean(np.sum(x**2, axis=1)), rel=1e-5)
+
+
+def test_records_that_can_t_be_used_are_not_scored():
+    x = np.arange(6, dtype=np.float32)
+    records = Records.of_parts([Part(ArrayRows(x), range(6))], bad=x >= 4)
+    assert make_scorer(task(lambda p, r: {"size": r}), records)({}) == {"size": 1.5}
 
 
 def test_without_records_or_scores_there_are_none(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 pytest.importorskip("safetensors")
-from jaxdp.datasets.records import Records
+from jaxdp.datasets.records import Part, Records
 from jaxdp.dpsgd.discrete_laplace import discrete_laplace
 from jaxdp.trainer.release import confusion
 from jaxdp.trainer.release.confusion import Confusion
@@ -51,6 +51,16 @@ def test_a_record_changes_one_cell_by_one():
         moved = whole - confusion.count(Release(), rest, 3, each_alone=True).counts
         assert moved.min() == 0
         assert moved.sum() in ((1,) if PREDICTED[i] < 9 and LABELS[i] < 7 else (0,))
+
+
+def test_records_that_can_t_be_used_are_in_no_cell():
+    good = np.arange(len(LABELS)) != 2
+    whole = records(PREDICTED, LABELS)
+    marked = Records.of_parts([Part(whole.only_rows(), range(len(whole)))], bad=~good)
+    rest = records(np.asarray(PREDICTED)[good], np.asarray(LABELS)[good])
+    for alone in (True, False):
+        found = [confusion.count(Release(), r, 3, each_alone=alone).counts for r in (marked, rest)]
+        np.testing.assert_array_equal(*found)
 
 
 def test_the_classes_are_those_of_the_models_shape():
