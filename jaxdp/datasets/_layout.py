@@ -59,6 +59,12 @@ class Layout:
         )
 
     @property
+    def decoding(self) -> str:
+        """All constants and options that decide inputs and labels."""
+        tokens = None if self.tokens is None else f"{self.tokens.about} {self.length}"
+        return f"{dict(self.schema.columns)} {self.label!r} {self.split_by!r} {tokens!r}"
+
+    @property
     def rows_by(self) -> str:
         """What decides which line of the file is which row."""
         return f"{self.schema.comment!r} {self.schema.delimiter!r} {self.split_by!r}"
@@ -150,6 +156,7 @@ class Layout:
             target_center=center,
             target_scale=scale,
             fields=told,
+            decoding=self.decoding,
         )
 
     def _column(self, name: str) -> Number | Category:

@@ -1,6 +1,7 @@
 """Reads folders of images: a class per sub-folder, or a CSV file with the labels."""
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -47,8 +48,9 @@ class _Folder:
 def open_folder(config: DataConfig, tell: Tell) -> SplitSet:
     """Opens the folder of images `config.folder`, with `config.test_from` as the split `test`.
 
-    With a sub-folder per class, the rows are in the order of the files' names (`cat/1.png`), by
-    their bytes, and the classes are the names of the sub-folders, sorted. They are public. With
+    With a sub-folder per class, the rows are in the order of a hash of the files' names
+    (`cat/1.png`), so that a slice has images of all classes. The classes are the names of the
+    sub-folders, sorted. They are public. With
     `config.labels`, the rows and classes are in the order of that file and of `config.classes`.
     Names that begin with a dot are passed over. `decode_images` says how images are decoded.
 
@@ -93,6 +95,7 @@ def open_folder(config: DataConfig, tell: Tell) -> SplitSet:
             scale=MIDDLE,
             scaling=f"images are brought to {height} x {width} pixels, and {RANGE}; the classes "
             f"are {of}, which are public",
+            decoding=f"{config.size} {config.channels} {splits['train'].classes}",
         ),
     )
 
@@ -164,7 +167,12 @@ def _sorted_by_class(title: str) -> _Folder:
     ]
     if not rows:
         raise ValueError(f"{title} has no image in any sub-folder: put PNG and JPEG files there")
-    return _Folder(title, path, classes, sorted(rows, key=lambda row: os.fsencode(row.name)))
+    return _Folder(title, path, classes, sorted(rows, key=_shuffled))
+
+
+def _shuffled(row: _Row) -> bytes:
+    """Orders rows by a hash of their names, so that a slice has images of all classes."""
+    return hashlib.sha256(os.fsencode(row.name)).digest()
 
 
 def _image_name(title: str, class_name: str, file: Path) -> str:

@@ -30,6 +30,8 @@ class Format:
       vocabulary: tokens are 0 to vocabulary - 1. None: inputs are no tokens.
       target_center, target_scale: the model's output is (target - target_center) / target_scale.
       fields: what the columns of a table are, by their names, in words.
+      decoding: all constants and options by which inputs and labels were made, as text. None of
+        them is a secret.
     """
 
     inputs: Literal["image", "features", "tokens", "mixed"]
@@ -42,6 +44,7 @@ class Format:
     target_center: float = 0.0
     target_scale: float = 1.0
     fields: Mapping[str, str] = field(default_factory=dict)
+    decoding: str = ""
 
 
 PADDING = 0  # the token that fills up documents

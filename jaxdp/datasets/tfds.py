@@ -222,7 +222,7 @@ def _images(
     form = jax.ShapeDtypeStruct(shape, np.uint8)
     return (
         _Inputs("images", form, about, convert, decoders),
-        Format("image", "class", classes, center, scale, scaling),
+        Format("image", "class", classes, center, scale, scaling, decoding=str(shape)),
     )
 
 
@@ -262,7 +262,16 @@ def _texts(
     form = jax.ShapeDtypeStruct((config.length,), np.int32)
     return (
         _Inputs("documents", form, tokens.about, convert),
-        Format("tokens", "class", classes, None, None, tokens.told, tokens.vocabulary),
+        Format(
+            inputs="tokens",
+            target="class",
+            outputs=classes,
+            center=None,
+            scale=None,
+            scaling=tokens.told,
+            vocabulary=tokens.vocabulary,
+            decoding=f"{tokens.about} {config.length}",
+        ),
     )
 
 

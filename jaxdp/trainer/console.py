@@ -30,6 +30,7 @@ from .release.claims import epsilons
 from .release.markdown import NO_PRIVACY, SAMPLINGS
 from .release.statement import Statement, labelled_epsilons
 from .run.ledger import Ledger
+from .scoring import counted
 from .setup import Run, shape_of_batch
 
 PLAIN_LINES = 10  # number of lines about the steps, if there is no terminal
@@ -148,7 +149,8 @@ def result_table(run: Run, statement: Statement, results: dict[str, Any], folder
     table.add_column()
     table.add_column(overflow="fold")  # paths can be long, and must not be cut
     for name, score in results["scores"].items():
-        table.add_row(f"test {name}", f"{score:.4f} on {len(data.test or ())} records, {public}")
+        assert data.test is not None
+        table.add_row(f"test {name}", f"{score:.4f} on {counted(data.test)}, {public}")
     table.add_row("of the parameters", averages.describe(options.ema))
     if data.window is not None and "loss" in results["scores"]:
         perplexity = math.exp(results["scores"]["loss"])

@@ -41,9 +41,17 @@ def make_scorer(task: Task, records: Records | None) -> Callable[[PyTree], Score
         for places, rows in records.chunks():
             for name, part in totals(variables, rows, good[places.start : places.stop]).items():
                 sums[name] = sums.get(name, 0.0) + float(np.asarray(part))
-        return {name: total / np.sum(good) for name, total in sums.items()}
+        return {name: float(total / np.sum(good)) for name, total in sums.items()}
 
     return score
+
+
+def counted(records: Records) -> str:
+    """How many records are scored, in words for their owner."""
+    good = int(records.good().sum())
+    if good == len(records):
+        return f"{good} records"
+    return f"{good} of {len(records)} records (the others can't be used)"
 
 
 class PeriodicScores:

@@ -1,5 +1,6 @@
 """What a run claims: the privacy statement of its mechanisms, and on what it rests."""
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -302,7 +303,8 @@ def _data_use(data: Dataset) -> DataUse:
 
 def preprocessing_of(data: Format) -> Preprocessing:
     """What a model of jaxdp sees of the inputs of a built-in data set."""
-    return Preprocessing(_numbers(data.center), _numbers(data.scale), data.scaling)
+    decoding = hashlib.sha256(data.decoding.encode()).hexdigest()
+    return Preprocessing(_numbers(data.center), _numbers(data.scale), data.scaling, decoding)
 
 
 def _numbers(values: float | Sequence[float] | None) -> float | tuple[float, ...] | None:

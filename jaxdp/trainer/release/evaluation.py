@@ -13,19 +13,22 @@ from ...accounting.rounding import shown_delta
 from ...datasets import loading
 from ...datasets.config import DataConfig
 from ...datasets.records import Records
+from ...datasets.sources import Format
 from ...dpsgd.discrete_laplace import discrete_laplace_std
 from ...tasks.builtin import make_task
 from ...tasks.task import variables_of
 from .. import command_line, parsing
 from ..columns import folded
 from ..config import Config
-from ..scoring import make_scorer
+from ..scoring import counted, make_scorer
 from ..unused import check_used
 from . import confusion, score_ledger
+from .claims import preprocessing_of
 from .parameters import Release, load_release
 from .statement import Statement, labelled_epsilons
 
 COMMAND = "python -m jaxdp.evaluate"
+FILES = ("file", "folder", "test_from", "split_by", "labels")  # options that name records
 IDLE = {"data.augment", "data.placement"}
 GIVES = {
     "text": "--data.file TEXT.txt",
@@ -106,15 +109,14 @@ def evaluate(request: Request, width: int) -> str:
         that can't be paid for.
     """
     if not request.options.confusion:
-        return score_release(request.release, request.options.data)
+        return _scored(request)
     pay = _payment(request.options, _are_public(request))
     data = request.options.data
-    test = loading.load(data, print, _protected(request))[0].test
-    assert test is not None
+    test = _load(request)[0]
     classes = confusion.num_classes(request.release, test)
     if pay is None:
         found = confusion.count(request.release, test, classes, each_alone=False)
-        told = [f"{data.name}, {data.test}: {len(test)} records, declared public"]
+        told = [f"{data.name}, {data.test}: {counted(test)}, declared public"]
     else:
         found, paid = _noisy(request, test, classes, pay)
         told = [f"{data.name}, {data.test}: PRIVATE records, with noise", *paid]
@@ -196,8 +198,7 @@ def _paid(book: score_ledger.ScoreLedger, pay: Payment, classes: int) -> list[st
 
 def _are_public(request: Request) -> bool:
     """Whether the test records were declared public: by the run, or, for others, by the user."""
-    used, data = request.release.statement.data, request.options.data
-    if (data.name, data.test) != (used.name, used.test):
+    if not _are_the_run_s(request):
         return bool(request.declared)
     by_run = request.release.statement.test_is_public
     if request.declared and not by_run:
@@ -206,6 +207,37 @@ def _are_public(request: Request) -> bool:
             "leave it out"
         )
     return by_run if request.declared is None else request.declared
+
+
+def _are_the_run_s(request: Request) -> bool:
+    """Whether the test records are those of the run, as far as names can tell."""
+    used, run, now = request.release.statement.data, request.run_data, request.options.data
+    return (now.name, now.test) == (used.name, used.test) and all(
+        getattr(now, option) == getattr(run, option) for option in FILES
+    )
+
+
+def _load(request: Request) -> tuple[Records, Format]:
+    """Loads the test records, decoded as those of the release were.
+
+    Raises:
+      ValueError: if they can't be loaded, are protected, or are decoded in another way.
+    """
+    now, run, made = request.options.data, request.run_data, request.release.statement
+    other = any(getattr(now, option) != getattr(run, option) for option in FILES)
+    if other:  # nothing of it was a record of the run
+        now = replace(now, private=now.test or now.private, public=None, test=None)
+    dataset, found = loading.load(now, print, () if other else _protected(request))
+    before, after = made.preprocessing, preprocessing_of(found)
+    if before is not None and before.decoding != after.decoding:
+        raise ValueError(
+            "the records are decoded in another way than those that the model was trained on: give "
+            "the same schema, label, tokens, vocabulary, length, size and channels as then"
+        )
+    test = dataset.private if other else dataset.test
+    if test is None:
+        raise ValueError("data.test is None: name the records to score, as --data.test test")
+    return test, found
 
 
 def _protected(request: Request) -> list[loading.Earlier]:
@@ -244,17 +276,9 @@ def data_options(path: str | Path, statement: Statement) -> DataConfig:
     )
 
 
-def score_release(release: Release, data: DataConfig) -> str:
-    """Scores a release on the test records of some data, and says what the numbers are worth.
-
-    Args:
-      release: from `load_release`.
-      data: which records; `data.test` are scored.
-
-    Raises:
-      ValueError: if the data can't be loaded, or the model is not for them.
-    """
-    statement = release.statement
+def _scored(request: Request) -> str:
+    """Scores a release on test records, and says what the numbers are worth."""
+    data, statement = request.options.data, request.release.statement
     used, model = statement.data, statement.task.model
     if used.source in GIVES and used.source != data.kind:
         raise ValueError(
@@ -271,17 +295,15 @@ def score_release(release: Release, data: DataConfig) -> str:
             f"data.window is {data.window}, and the model is for windows of {used.window}: leave "
             "the option out"
         )
-    dataset, data_format = loading.load(data, print)
+    test, data_format = _load(request)
     task = make_task(model, data_format)
-    variables = variables_of(release.params, release.batch_stats)
-    scores = make_scorer(task, dataset.test)(variables)
+    variables = variables_of(request.release.params, request.release.batch_stats)
+    scores = make_scorer(task, test)(variables)
     public = "declared public" if statement.test_is_public else "PRIVATE: so are these numbers"
-    if (data.name, data.test) != (used.name, used.test):
+    if not _are_the_run_s(request):
         public = "not the run's test records: if they are private, so are these numbers"
-    elif used.window is not None:
-        public += ", if the file is the run's"  # a release does not hold the file
     lines = [
-        f"{data.name}, {data.test}: {len(dataset.test or ())} records, {public}",
+        f"{data.name}, {data.test}: {counted(test)}, {public}",
         *(f"{name} {score:.4f}" for name, score in scores.items()),
     ]
     if data_format.target == "tokens":

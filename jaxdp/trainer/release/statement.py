@@ -245,11 +245,14 @@ class Preprocessing:
       center: one number, or one for each channel; null: inputs are tokens.
       scale: likewise.
       description: where the two come from.
+      decoding: a checksum of the constants and options by which inputs and labels were decoded: of
+        a schema, tokens or sizes of images. They are public.
     """
 
     center: float | tuple[float, ...] | None
     scale: float | tuple[float, ...] | None
     description: str
+    decoding: str
 
 
 @dataclass(frozen=True)
