@@ -19,6 +19,8 @@ from .digests import arrays_digest
 
 ROWS_AT_A_TIME = 500  # in a pass over many records, which bounds its memory
 
+MOST_ROWS = 2**31 - 1  # their numbers have 32 bits
+
 MEMORY_BYTES = 256 * 2**20  # up to here, rows without a digest of their own are read into memory
 
 CURE = (
@@ -184,6 +186,11 @@ def open_source(use: str, source: Any) -> Rows:
     """
     if len(source) == 0:
         raise ValueError(f"the {use} rows can't be read (there are none): {CURE}")
+    if len(source) > MOST_ROWS:
+        raise ValueError(
+            f"the {use} source has {len(source):,} rows: give at most {MOST_ROWS:,}, and no source "
+            "that repeats its rows"
+        )
     first = _tried(use, source, range(1), None)
     check_numbers(use, first)
     form = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), first)

@@ -69,7 +69,11 @@ def _parse_part(part: str, spec: str, sizes: Mapping[str, int]) -> Part:
     name = match["name"]
     if name not in sizes:
         there = ", ".join(f"{known} ({size})" for known, size in sizes.items())
-        raise ValueError(f"the split {spec!r} needs {name!r}: the data set has {there}")
+        first = next(iter(sizes))
+        raise ValueError(
+            f"the split {spec!r} needs {name!r}: the data set has {there}. Give parts of what there "
+            f"is, as {first}[:80%] and {first}[80%:]"
+        )
     size = sizes[name]
     start = _row(match["start"] or "0", spec, name, size)
     stop = size if match["stop"] is None else _row(match["stop"], spec, name, size)

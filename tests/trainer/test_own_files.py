@@ -72,6 +72,18 @@ def options(file, *more):
     ]
 
 
+@pytest.mark.slow
+def test_scores_are_of_the_rows_that_can_be_used(tmp_path, capsys):
+    rows = lines()
+    rows[299] = "SECRET,yes,3,no\n"
+    file = write(tmp_path, rows)
+    run = tmp_path / "run"
+    assert train.main(options(file, "--output", str(run), "--data.skip-bad")) == 0
+    assert "on 59 of 60 records" in " ".join(capsys.readouterr().out.replace("│", "").split())
+    assert evaluate.main([str(run)]) == 0
+    assert "59 of 60 records (the others can't be used)" in capsys.readouterr().out
+
+
 def test_a_table_becomes_a_release(tmp_path, capsys):
     file = write(tmp_path, lines())
     run = tmp_path / "run"
@@ -107,7 +119,19 @@ def test_a_table_becomes_a_release(tmp_path, capsys):
         *("--data.schema", str(file.parent / "schema.toml")),
     ]
     assert evaluate.main([str(tmp_path / "alone"), *given]) == 0
-    assert "60 records" in capsys.readouterr().out
+    assert "60 records, not the run's test records" in capsys.readouterr().out  # who knows?
+    new = [*("--data.file", str(write(tmp_path, lines(40, seed=9), "new.csv"))), *given[2:]]
+    for scored in (run, tmp_path / "alone"):  # all rows of another file
+        assert evaluate.main([str(scored), *new, "--data.test", "train"]) == 0
+        assert "train: 40 records, not the run's test records" in capsys.readouterr().out
+        assert evaluate.main([str(scored), *new, "--data.test", "train", "--confusion"]) == 2
+        assert "the test records are not declared public" in capsys.readouterr().err
+    # Values in another order would be other classes.
+    other = tmp_path / "other.toml"
+    other.write_text(SCHEMA.replace('["no", "yes"]', '["yes", "no"]'))
+    for scored in (run, tmp_path / "alone"):
+        assert evaluate.main([str(scored), *given, "--data.schema", str(other)]) == 2
+        assert "decoded in another way than those that the model" in capsys.readouterr().err
 
 
 def test_new_rows_are_predicted_without_their_label(tmp_path, capsys):

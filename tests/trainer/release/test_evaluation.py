@@ -76,7 +76,7 @@ def test_a_text_release_by_itself_is_scored(text, capsys):
     release, file = text
     assert evaluate.main([str(release), "--data.file", str(file)]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("text, test[:50%]: 12 records, declared public, if the file is")
+    assert said.startswith("text, test[:50%]: 12 records, not the run's test records: if they")
     assert "a character" in said
 
 
@@ -98,13 +98,12 @@ def test_other_windows_are_refused(text, capsys):
     assert "data.window is 4, and the model is for windows of 8" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("other", [{"name": "my_hospital"}, {"test": "test"}])
-def test_other_data_are_never_called_public(text, other, monkeypatch):
-    data = DataConfig("text", file=str(text[1]), window=8, test="test[:50%]")
-    dataset = loading.load(data)
+@pytest.mark.parametrize("other", [["--data.name", "mnist"], ["--data.test", "test[:50]"]])
+def test_other_data_are_never_called_public(digits, other, monkeypatch, capsys):
+    dataset = loading.load(DataConfig())
     monkeypatch.setattr(loading, "load", lambda *_: dataset)
-    said = evaluation.score_release(load_release(text[0]), dataclasses.replace(data, **other))
-    assert "not the run's test records" in said
+    assert evaluate.main([str(digits), *other]) == 0
+    assert "not the run's test records" in capsys.readouterr().out
 
 
 def test_a_text_release_asks_for_the_text(text, capsys):
