@@ -270,6 +270,9 @@ def _opened(use: str, given: Any) -> Rows:
     """Rows that a user gives: arrays, a list of records, or a source, each of them checked."""
     if isinstance(given, (tuple, dict, list, np.ndarray, jax.Array)):
         return ArrayRows(_arrays(use, given))
+    if hasattr(given, "iloc"):
+        cure = "give (df[inputs].to_numpy(), df[label].to_numpy())"
+        raise ValueError(f"the {use} rows are a table of pandas: {cure}")
     if by_number(given):
         return open_source(use, given)
     kind = f"a {type(given).__name__}, without a length and rows by number"
