@@ -156,6 +156,10 @@ WRONG = {
     ),
     "a number": (lambda: Dataset(3.0), "they are a float, without a length and rows by number"),
     "an iterator": (lambda: Dataset(iter([X])), "without a length and rows by number"),
+    "pandas": (
+        lambda: Dataset(type("DataFrame", (), {"iloc": None, "__len__": lambda self: N})()),
+        r"the private rows are a table of pandas: give \(df\[inputs\]\.to_numpy\(\)",
+    ),
     "a scalar": (lambda: Dataset((X, np.float32(3))), r"hold \[1\] of shape \(\) and type float32"),
     "text": (lambda: Dataset((X, ["a"] * N)), r"hold \[1\]\[0\] of shape \(\) and type <U1"),
     "names": (lambda: Dataset({"x": X, "who": np.array(["a"] * N)}), r"hold \['who'\] .*type <U1"),
