@@ -142,6 +142,8 @@ class Writer:
         entry = cache_folder() / key
         _delete(entry)
         self._folder.replace(entry)
+        # Mapped anew, so that the arrays know their file by its name, and changes are seen.
+        arrays = [_mapped(entry / f"{i}.bin", *leaf) for i, leaf in enumerate(self._leaves)]
         return Kept(arrays, digest, facts)
 
 

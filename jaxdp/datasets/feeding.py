@@ -142,7 +142,10 @@ def _rows(arrays: PyTree, indices: jax.Array) -> PyTree:
 def _from_device(
     records: Records, samples: Iterable[Sample], step_key: StepKey, start: int
 ) -> Generator[tuple[Batch, np.ndarray], None, None]:
-    on_device = jax.device_put((records.fields, records.numbers()))
+    fields = records.fields
+    if not records.in_memory:  # a CPU would use the mapped file itself, whatever is written to it
+        fields = jax.tree.map(np.array, fields)
+    on_device = jax.device_put((fields, records.numbers()))
     for step, (indices, mask) in enumerate(samples, start):
         fields, ids = _rows(on_device, indices)
         yield Batch(fields, ids, step_key(step)), mask

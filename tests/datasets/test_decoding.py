@@ -9,6 +9,7 @@ import pytest
 
 from jaxdp.datasets import cache, decoding
 from jaxdp.datasets.decoding import Chunk, Reading, read
+from jaxdp.datasets.rows import ArrayRows, ReadFailed
 
 REASON = "the number is too large: write a smaller one"
 
@@ -64,6 +65,18 @@ def test_records_are_decoded_once(file):
         assert split.bad == {}
     assert numbers.decoded == 1
     assert numbers.told == ["Decoding (once)"]
+
+
+@pytest.mark.parametrize("times", [1, 2], ids=["decoded", "from the cache"])
+def test_a_copy_that_is_written_to_is_seen(file, times):
+    for _ in range(times):
+        rows = ArrayRows(Numbers(file).read().fields)
+    (entry,) = cache.cache_folder().iterdir()
+    with (entry / "0.bin").open("r+b") as kept:
+        kept.write(b"\xff")
+    os.utime(entry / "0.bin", ns=(1, 1))
+    with pytest.raises(ReadFailed, match="was written to while its records were used"):
+        rows.take(range(1))
 
 
 def test_moved_files_are_the_same(file, tmp_path):

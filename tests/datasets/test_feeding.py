@@ -148,6 +148,18 @@ def test_records_in_files_are_read_when_they_are_sampled(monkeypatch, tmp_path):
     assert feeding.resolve("auto", RECORDS) == "device"
 
 
+def test_what_is_on_the_device_is_no_file_any_more(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((4000, 64), np.float32))
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    samples = [(np.arange(8), np.ones(8, bool))] * 3
+    batches = feeding.feed(Records(mapped), samples, step_key=STEP_KEY, placement="device")
+    next(batches)
+    with (tmp_path / "x.npy").open("r+b") as file:
+        file.seek(128)
+        file.write(np.full((4000, 64), 7, np.float32).tobytes())
+    assert [float(batch.records.mean()) for batch, _ in batches] == [1.0, 1.0]
+
+
 class Asked:
     """A source that notes which rows were asked for, and by which threads."""
 
