@@ -1,6 +1,8 @@
 """Folders of small images, and how they are opened."""
 
+import hashlib
 import io
+import os
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ Image = pytest.importorskip("PIL.Image", reason="needs the extra [images]")
 
 CANARY = "xylocanary"  # what a private file holds
 SIZE = (6, 5)  # height and width
+ANIMALS = ("dog/3.png", "cat/2.jpeg", "dog/0.JPG", "cat/1.png")
 
 
 def picture(seed, mode="RGB", height=13, width=11):
@@ -38,11 +41,15 @@ def write(folder, files):
 
 
 def animals(folder):
-    """Two classes with two images each; the rows are cat/1, cat/2, dog/0, dog/3."""
-    names = ["dog/3.png", "cat/2.jpeg", "dog/0.JPG", "cat/1.png"]
-    kinds = {name: "PNG" if name.endswith("png") else "JPEG" for name in names}
-    write(folder, {name: saved(picture(i), kinds[name]) for i, name in enumerate(names)})
+    """Two classes with two images each: the pictures 0 to 3 as the files ANIMALS."""
+    kinds = {name: "PNG" if name.endswith("png") else "JPEG" for name in ANIMALS}
+    write(folder, {name: saved(picture(i), kinds[name]) for i, name in enumerate(ANIMALS)})
     return folder
+
+
+def in_order(names):
+    """The files of a folder with a sub-folder per class, in the order of their rows."""
+    return sorted(names, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
 
 
 def opened(folder, tell=lambda line: None, **settings):
