@@ -71,8 +71,8 @@ def _parse_part(part: str, spec: str, sizes: Mapping[str, int]) -> Part:
         there = ", ".join(f"{known} ({size})" for known, size in sizes.items())
         first = next(iter(sizes))
         raise ValueError(
-            f"the split {spec!r} needs {name!r}: the data set has {there}. Give parts of what there "
-            f"is, as {first}[:80%] and {first}[80%:]"
+            f"the split {spec!r} needs {name!r}: the data set has {there}. Give parts of what "
+            f"there is, as {first}[:80%] and {first}[80%:]"
         )
     size = sizes[name]
     start = _row(match["start"] or "0", spec, name, size)
