@@ -30,8 +30,9 @@ def open_delimited(
       delimiter: what is between two cells.
       comment: lines that begin with it are left out. Empty: none are.
       names: of the columns, where there is no line of names.
-      expected: the names that the first line may have, for messages. A first line without any of
-        them may be a private row, and is never told. Empty: all may be told.
+      expected: the names that the first line may have, for messages. A first line with less than
+        half of its cells among them may be a private row, and is never told. Empty: all may be
+        told.
 
     Raises:
       ValueError: in one line, for a file that is missing, empty or no text, and for wrong names.
@@ -50,9 +51,9 @@ def open_delimited(
     else:
         if wrong:
             raise ValueError(f"{file}: the line of names {wrong}")
-        if expected and not set(cells) & set(expected):
+        if expected and 2 * len(set(cells) & set(expected)) < len(cells):
             raise ValueError(
-                f"{file}: its first line has no name of a column that is declared, as "
+                f"{file}: its first line has too few names of columns that are declared, as "
                 f"{min(expected)!r}: if it has no line of names, give --data.columns, and if its "
                 f"cells are not parted by {delimiter!r}, the schema's delimiter"
             )

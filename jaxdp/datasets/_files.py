@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-Stat = tuple[int, int, int]  # inode, size and time
+Stat = tuple[int, int, int, int]  # inode, size and times
 
 
 def stat_of(path: Path) -> Stat:
@@ -12,7 +12,8 @@ def stat_of(path: Path) -> Stat:
       OSError: if there is no such file, or it can't be looked at.
     """
     found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    # The second time can't be put back after a write.
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def why(error: OSError) -> str:

@@ -17,6 +17,7 @@ from .sources import Format
 from .tokens import Tokens, make_tokens
 
 FEATURES, TOKENS = "features", "tokens"
+GIVEN_SPLITS = ("private", "rows")  # how `Dataset` calls rows that it is given
 
 
 @dataclass(frozen=True)
@@ -281,11 +282,16 @@ def _split_by(config: DataConfig, schema: Schema) -> str | None:
             f"data.split-by is {config.split_by!r}: give a column of kind category that is not the "
             "label"
         )
-    wrong = [value for value in column.values if not value.replace("_", "a").isalnum()]
+    wrong = [
+        value
+        for value in column.values
+        if not value.replace("_", "a").isalnum() or value in GIVEN_SPLITS
+    ]
     if wrong:
         raise ValueError(
             f"the schema {schema.file}, column {config.split_by!r}: {wrong[0]!r} can't be the name "
-            "of a split: use letters, digits and _ only, as train"
+            f"of a split: use letters, digits and _ only, as train, and neither of "
+            f"{', '.join(GIVEN_SPLITS)}"
         )
     return config.split_by
 

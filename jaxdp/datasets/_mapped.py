@@ -26,7 +26,7 @@ def state_of(file: Path) -> Stat:
     try:
         return stat_of(file)
     except OSError:
-        return 0, 0, 0
+        return 0, 0, 0, 0
 
 
 def will_need(array: np.ndarray, rows: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from ..types import Tell
 from . import splits
@@ -47,6 +48,8 @@ def load(
     for before, known in earlier:
         _check_same_records(before, config, known, digests)
         _check_same_uses(before, config, opened.sizes)
+        if config.kind == "table":  # rows that were protected may have made a schema since
+            _open(replace(config, private=before.private), tell)
     dataset = Dataset.of_splits(
         read,
         opened.sizes,

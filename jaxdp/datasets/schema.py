@@ -103,10 +103,12 @@ class PublicRows:
     Attributes:
       digest: of their file, as `files_digest` returns it.
       rule: which rows of it, as `train[:1000]`, where `train` is the whole file.
+      rows: how many the whole file has, as they were counted.
     """
 
     digest: str
     rule: str
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -313,10 +315,11 @@ def trimmed(cell: str, strip: str) -> str:
 def _public(table: _Table | None) -> PublicRows | None:
     if table is None:
         return None
-    table.check_keys(("file_digest", "rule"))
-    digest, rule = table.text("file_digest"), table.text("rule")
-    if not digest or not rule:
+    table.check_keys(("file_digest", "rule", "rows"))
+    digest, rule, rows = table.text("file_digest"), table.text("rule"), table.number("rows")
+    if not digest or not rule or not rows:
         raise table.error(
-            "file_digest and rule belong together: leave the table as the command schema wrote it"
+            "file_digest, rule and rows belong together: leave the table as the command schema "
+            "wrote it"
         )
-    return PublicRows(digest, rule)
+    return PublicRows(digest, rule, int(rows))

@@ -60,7 +60,10 @@ def write_schema(
     table = open_rows(file, delimiter, "", tuple(columns), ())
     if label is not None and label not in table.stored:
         raise ValueError(f"{file} has no column {label!r}{meant(label, table.stored)}")
-    parts = parse_split(rule, {TRAIN: _size(table)})
+    if not columns and file.endswith((".tsv", *COMMA_ENDINGS)):
+        _check_first_line(file, list(table.stored))
+    size = _size(table)
+    parts = parse_split(rule, {TRAIN: size})
     seen = {name: _Seen(stored) for name, stored in table.stored.items()}
     for rows in _public_rows(table, parts):
         for name, cells in rows.items():
@@ -76,7 +79,7 @@ def write_schema(
         lines.append(f"\n[columns.{key}]{told}")
         lines += column.declaration(name == label)
     lines += [TAIL + "[public]", f"file_digest = {_quoted(files_digest(file))}"]
-    lines += [f"rule = {_quoted(rule)}", ""]
+    lines += [f"rule = {_quoted(rule)}", f"rows = {size}", ""]
     try:
         with open(output, "x", encoding="utf-8") as written:
             written.write("\n".join(lines))
@@ -85,6 +88,24 @@ def write_schema(
             f"{output} can't be written ({why(error)}): give another --output"
         ) from None
     return sum(part.stop - part.start for part in parts)
+
+
+def _check_first_line(file: str, names: Sequence[str]) -> None:
+    """Refuses a line of names with a number in it: it may be a private row."""
+    for place, name in enumerate(names):
+        if _is_number(name):
+            raise ValueError(
+                f"{file}: its first line has a number in column {place} (from 0), so it may be a "
+                "row: if the file has no line of names, give --columns; else rename that column"
+            )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _delimiter(file: str) -> str:

@@ -208,6 +208,12 @@ def _check_not_public(
         file = files[part.name]
         if files_digest(path_of[part.name]) != schema.public.digest:
             continue
+        if len(file) != schema.public.rows:
+            raise ValueError(
+                f"the schema {schema.file} was made of {schema.public.rule} of this file, when it "
+                f"had {schema.public.rows} rows, and now {len(file)} are counted: its comment, "
+                "delimiter or --data.columns must be what they were. Write the schema anew"
+            )
         taken = rows[part.name][part.start : part.stop]
         shared = sum(
             int(((taken >= known.start) & (taken < known.stop)).sum())

@@ -131,6 +131,15 @@ def test_what_is_wrong_is_said_in_one_line(folder, capsys, args, part):
     assert part in refused(capsys, *args)
 
 
+def test_a_first_line_that_may_be_a_row_is_no_line_of_names(folder, capsys):
+    write(folder / "rows.csv", [("SECRETWORD", 4.25, "no"), *[("x", 1, "no"), ("y", 2, "yes")] * 9])
+    message = refused(capsys, "rows.csv", "--public", "train[2:]")
+    assert "its first line has a number in column 1 (from 0), so it may be a row" in message
+    assert "SECRETWORD" not in message
+    assert "4.25" not in message
+    assert found(folder, "--public", "--columns", "a", "b", "c", file="rows.csv")["columns"]
+
+
 def test_an_existing_schema_is_kept(folder, capsys):
     (folder / "schema.toml").write_text("mine")
     assert "schema.toml exists: give another --output" in refused(capsys, "table.csv", "--public")

@@ -39,6 +39,7 @@ kind = "ignored"
 [public]
 file_digest = "abc"
 rule = "train[:3]"
+rows = 9
 """
 
 
@@ -54,7 +55,7 @@ def test_all_keys_are_read(tmp_path):
     assert schema.origin == "the code book, page 3"
     assert schema.missing_values == ("", "-9")
     assert (schema.comment, schema.delimiter) == ("|", ";")
-    assert schema.public == PublicRows("abc", "train[:3]")
+    assert schema.public == PublicRows("abc", "train[:3]", 9)
     assert schema.columns == {
         "age": Number(17.0, 90.5, 38.0),
         "work": Category(("Private", "7"), missing=True, other=True, strip="."),
@@ -125,7 +126,7 @@ START = 'origin = "x"\n'
         (START + WORK + "strip = true", "column 'work': strip is True: give text in quotes"),
         (START + '[columns.a]\nkind = "text"\nlow = 1', "column 'a': the key 'low' is unknown"),
         (START + '[columns.a]\nkind = "ignored"\nlow = 1', "column 'a': the key 'low' is unknown"),
-        (START + AGE + "[public]\nfile_digest = 'a'", "file_digest and rule belong together"),
+        (START + AGE + "[public]\nfile_digest = 'a'", "file_digest, rule and rows belong together"),
         (START + AGE + "[public]\nrule = 1", "rule is 1: give text in quotes"),
         (START + AGE + "[public]\nrules = 'a'", "public: the key 'rules' is unknown: did you mean"),
         (START + "public = true\n" + AGE, "public is True: give a table, [public]"),

@@ -239,7 +239,7 @@ def test_types_of_parquet_are_read_as_they_are_meant(tmp_path):
 
 
 def made_of(path, rule, **changes):
-    public = f'[public]\nfile_digest = "{files_digest(path)}"\nrule = "{rule}"\n'
+    public = f'[public]\nfile_digest = "{files_digest(path)}"\nrule = "{rule}"\nrows = 4\n'
     return functools.partial(opened, path, SCHEMA + public, **changes)
 
 
@@ -258,6 +258,14 @@ def test_rows_that_the_schema_was_made_of_are_not_private(tmp_path):
     with pytest.raises(ValueError, match="4 of these rows"):
         opened(other, schema, test_from=str(path), private="test")
     assert opened(other, schema, test_from=str(path)).sizes == {"train": 3, "test": 4}
+
+
+def test_rows_are_counted_as_when_the_schema_was_made(tmp_path):
+    """Else its public rows would be other ones: here the comment takes one away."""
+    path = write_table(tmp_path / "table.csv", [("#1", *ROWS[0][1:]), *ROWS[1:]])
+    public = made_of(path, "train[2:3]").args[1].removeprefix(SCHEMA)
+    with pytest.raises(ValueError, match=r"when it had 4 rows, and now 3 are counted: its comment"):
+        opened(path, 'comment = "#"\n' + SCHEMA + public, private="train[:2]")
 
 
 def test_rows_of_a_split_that_the_schema_was_made_of_are_not_private(tmp_path):

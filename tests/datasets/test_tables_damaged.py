@@ -177,7 +177,7 @@ WHOLE_TEXTS = {
     ),
     "no names at all": ("csv", f"{GOOD}\n{GOOD}\n".encode(), None, "give --data.columns"),
     "another delimiter": ("csv", lines().replace(b",", b";"), None, "the schema's delimiter"),
-    "commas in a tsv": ("tsv", lines(), None, "its first line has no name"),
+    "commas in a tsv": ("tsv", lines(), None, "its first line has too few names"),
     "UTF-16": ("csv", f"{HEADER}\n{GOOD}\n".encode("utf-16"), None, "is UTF-16"),
     "names that are no UTF-8": ("csv", lines().replace(b"id", b"\xff"), None, "it is no UTF-8"),
     "names with an open quote": ("csv", b'"' + lines(), None, "a quote is not closed"),

@@ -390,6 +390,15 @@ def test_another_schema_is_the_same_records_and_another_computation(crashed):
     assert prepare_resume(run, "--data.schema", str(other))[0].repeats
 
 
+def test_rows_that_were_private_make_no_schema_later(crashed, capsys):
+    run, file = crashed
+    made = str(file.parent / "made.toml")
+    public = ["--public", "train[:50]", "--label", "ill", "--output", made]
+    assert data.main(["schema", str(file), *public]) == 0
+    assert go_on(run, "--data.schema", made, "--data.private", "train[50:80%]") == 2
+    assert "50 of these rows are public by the schema" in capsys.readouterr().err
+
+
 def test_options_that_decide_which_records_there_are_stay(crashed, capsys):
     run, _ = crashed
     assert (
