@@ -45,6 +45,9 @@ def load(
     ]
     read = {name: opened.read(name) for name in needed}
     digests = {name: split.digest for name, split in read.items()}
+    # Also of splits that are not used any more: a file could stand in the place of another.
+    known_names = {name for _, known in earlier for name in known} & opened.sizes.keys()
+    digests |= {name: opened.read(name).digest for name in known_names - digests.keys()}
     for before, known in earlier:
         _check_same_records(before, config, known, digests)
         _check_same_uses(before, config, opened.sizes)
@@ -96,6 +99,13 @@ def _check_same_records(
                 f"data.{option.replace('_', '-')} is {new!r}, and the run began with {old!r}: it "
                 "decides which records there are, and the guarantee is about those. Leave the "
                 "option out, or start another run"
+            )
+    for name, digest in digests.items():
+        others = [other for other in known if other != name and known[other] == digest]
+        if name not in known and others and before.split_by is None:
+            raise ValueError(
+                f"the records of {name!r} are those that the run began with as {others[0]!r}: what "
+                "was protected must stay so. Name them as they were, or start another run"
             )
     for name in sorted(known.keys() & digests.keys()):
         if known[name] != digests[name]:

@@ -222,6 +222,14 @@ def test_rows_that_are_no_records_are_refused_in_one_line(source, says):
     assert "SECRET" not in str(error.value)
 
 
+def test_one_content_has_one_use(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    mapped = lambda: np.load(tmp_path / "x.npy", mmap_mode="r")
+    for one, two in ((Own(), Own()), (mapped(), mapped()), (X, X.copy())):
+        with pytest.raises(ValueError, match="some public rows are rows of the private arrays"):
+            Dataset(private=one, public=two)
+
+
 def test_a_source_has_one_use():
     source = Own()
     with pytest.raises(ValueError, match="some test rows are rows of the private arrays"):

@@ -399,6 +399,17 @@ def test_rows_that_were_private_make_no_schema_later(crashed, capsys):
     assert "50 of these rows are public by the schema" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("private", ["test[:80%]", "train[:80%]"])
+def test_private_rows_are_not_to_be_had_by_another_name(crashed, capsys, private):
+    """With another file in its place, the run's file could be the public split test."""
+    run, file = crashed
+    other = write(file.parent, lines(N, seed=5), "other.csv")
+    as_test = ["--data.file", str(other), "--data.test-from", str(file)]
+    assert go_on(run, *as_test, "--data.private", private, "--data.test", "test[80%:]") == 2
+    said = capsys.readouterr().err
+    assert "are those that the run began with as 'train'" in said or "not those that" in said
+
+
 def test_options_that_decide_which_records_there_are_stay(crashed, capsys):
     run, _ = crashed
     assert (
