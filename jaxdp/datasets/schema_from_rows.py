@@ -69,7 +69,7 @@ def write_schema(
         for name, cells in rows.items():
             seen[name].add(cells)
     lines = [HEAD]
-    lines.append(f"origin = {_quoted(f'public rows {rule} of {Path(file).name}')}")
+    lines.append(f"origin = {_quoted(f'public rows {rule} of the table')}")
     lines.append(f"missing_values = {_listed(MISSING_VALUES)}")
     if delimiter != ",":
         lines.append(f"delimiter = {_quoted(delimiter)}")

@@ -58,7 +58,7 @@ def refused(capsys, *args):
 def test_a_schema_of_public_rows(folder, capsys):
     schema = found(folder, "--public", "train[:200]", "--label", "sick")
     assert "200 public rows of table.csv. Check each column" in capsys.readouterr().out
-    assert schema["origin"] == "public rows train[:200] of table.csv"
+    assert schema["origin"] == "public rows train[:200] of the table"
     assert schema["columns"] == {
         "age": {"kind": "number", "low": 17, "high": 66},
         "gain": {"kind": "number", "low": -30, "high": 220, "missing": 95},

@@ -28,7 +28,8 @@ from .parameters import Release, load_release
 from .statement import Statement, labelled_epsilons
 
 COMMAND = "python -m jaxdp.evaluate"
-FILES = ("file", "folder", "test_from", "split_by", "labels")  # options that name records
+FILES = ("file", "folder", "test_from", "split_by", "labels", "schema", "columns")
+"""Options that decide which records there are."""
 IDLE = {"data.augment", "data.placement"}
 GIVES = {
     "text": "--data.file TEXT.txt",
