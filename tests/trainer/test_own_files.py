@@ -127,6 +127,13 @@ def test_a_table_becomes_a_release(tmp_path, capsys):
         assert "train: 40 records, not the run's test records" in capsys.readouterr().out
         assert evaluate.main([str(scored), *new, "--data.test", "train", "--confusion"]) == 2
         assert "the test records are not declared public" in capsys.readouterr().err
+    # The file's own private rows are no test records, whatever they are called.
+    swapped = ["--data.private", "train[80%:]", "--data.test", "train[:80%]", "--data.name", "x"]
+    public = ["--confusion", "--data.test-is-public"]
+    assert evaluate.main([str(run), *swapped, *public]) == 2
+    assert (
+        "in an earlier segment of the run" in (said := capsys.readouterr().err) or "began" in said
+    )
     # Values in another order would be other classes.
     other = tmp_path / "other.toml"
     other.write_text(SCHEMA.replace('["no", "yes"]', '["yes", "no"]'))

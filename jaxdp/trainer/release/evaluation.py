@@ -248,7 +248,8 @@ def _protected(request: Request) -> list[loading.Earlier]:
         replace(run, private=use.private, public=use.public, test=use.test or run.test)
         for use in request.release.statement.earlier_data
     ]
-    return [(use, {}) for use in (run, *earlier) if use.name == now.name]
+    # Of files of one's own, the name is what their owner calls them.
+    return [(use, {}) for use in (run, *earlier) if use.name == now.name or now.kind in GIVES]
 
 
 def data_options(path: str | Path, statement: Statement) -> DataConfig:
