@@ -45,6 +45,12 @@ def load(
     ]
     read = {name: opened.read(name) for name in needed}
     digests = {name: split.digest for name, split in read.items()}
+    for name, other in itertools.combinations(digests, 2):
+        if config.split_by is None and digests[name] == digests[other]:
+            raise ValueError(
+                f"the records of {name!r} and {other!r} are the same: each has one use only. Give "
+                "other ones, or slices of one, as train[:90%] and train[90%:]"
+            )
     # Also of splits that are not used any more: a file could stand in the place of another.
     known_names = {name for _, known in earlier for name in known} & opened.sizes.keys()
     digests |= {name: opened.read(name).digest for name in known_names - digests.keys()}

@@ -34,7 +34,8 @@ class Source(Protocol):
     """Records that are read when they are sampled, such as those of files larger than memory.
 
     Rows are numbered from 0. The records of a source are fixed: as long as `digest` is the same, a
-    number stands for the same record, bit by bit. Several threads read at a time.
+    number stands for the same record, bit by bit. Nothing may write to them while a run goes on:
+    what is changed and put back before a resume is not seen. Several threads read at a time.
 
     A source may also have `fields`, a dict of the names and kinds of its fields in words; the
     privacy statement publishes it.
@@ -276,6 +277,10 @@ def columns(rows: Sequence[Any]) -> PyTree:
         i = same.index(False)
         raise ValueError(f"record {i} of the list has another form than the first one")
     each = [jax.tree.map(np.asarray, record, is_leaf=_is_numbers) for record in rows]
+    types = [[leaf.dtype for leaf in jax.tree.leaves(record)] for record in each]
+    if any(own != types[0] and "U" not in {t.kind for t in own} for own in types):
+        i = next(i for i, own in enumerate(types) if own != types[0])
+        raise ValueError(f"record {i} of the list has numbers of other types than the first one")
     return jax.tree.map(lambda *leaves: np.stack(leaves), *each)
 
 

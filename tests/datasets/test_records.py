@@ -174,6 +174,10 @@ WRONG = {
         lambda: Dataset([(X[0], 1), X[1]]),
         r"rows can't be read \(record 1 of the list has another form than the first one\): give",
     ),
+    "types": (
+        lambda: Dataset([(X[0], 16777217), (X[1], 0.5)]),
+        "record 1 of the list has numbers of other types than the first one",
+    ),
     "no such row": (
         lambda: Dataset(Rows({"x": X, "y": Y}.__getitem__)),
         r"private rows can't be read \(KeyError at test_records.py, line \d+\): give",

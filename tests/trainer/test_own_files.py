@@ -208,6 +208,9 @@ def test_a_folder_of_images_becomes_a_release(tmp_path, capsys):
     ]
     assert train.main(given) == 2
     assert re.search(r"photos, row \d+: light/07\.png: ", capsys.readouterr().err)
+    again = ["--data.test-from", str(tmp_path / "photos"), "--data.private", "train"]
+    assert train.main([*given, *again, "--data.test", "test", "--data.skip-bad"]) == 2
+    assert "the records of 'train' and 'test' are the same" in capsys.readouterr().err
     assert train.main([*given, "--data.skip-bad"]) == 0
     release = load_release(tmp_path / "run")
     assert release.statement.data.source == "folder"
