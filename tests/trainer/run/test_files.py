@@ -125,6 +125,7 @@ def no_umask():
     os.umask(before)
 
 
+@pytest.mark.slow
 def test_private_files_are_the_owner_s_whatever_the_umask(tmp_path, no_umask):
     folder = tmp_path / "run"
     assert train.main([*SHORT, "--output", str(folder)]) == 0
