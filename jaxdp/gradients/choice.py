@@ -1,39 +1,62 @@
 """Chooses the form in which the gradients of each leaf are held."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal
 
 from .convolution import ConvShape, conv_shape
+from .factors import Form as Factors
+from .factors import Step, descend
+from .layout import in_order, merged
 from .lookup import LookupShape, lookup_shape
-from .matmul import MatmulShape, matmul_shape
+from .matmul import MatmulShape, Norms, matmul_form
+from .number import NumberShape
 from .program import Program
-from .uses import Use
+from .uses import Derived, Use
 
-Form = Literal["gram", "direct", "product", "lookup", "dense", "zero"]
+Form = Literal["gram", "direct", "product", "lookup", "several", "dense", "zero"]
 
-Shape = MatmulShape | ConvShape | LookupShape
+Shape = MatmulShape | ConvShape | LookupShape | NumberShape
+
+
+@dataclass(frozen=True)
+class Part:
+    """Uses of a leaf whose factors are one longer product: their positions side by side."""
+
+    uses: tuple[Use, ...]
+    shapes: tuple[Shape, ...]
+    norms: Norms
+    reason: str
+
+    @property
+    def shape(self) -> Shape:
+        return self.shapes[0]
+
+    @property
+    def one_term(self) -> bool:
+        """Whether an example adds one term to each number of the sum (`Representation`)."""
+        return len(self.shapes) == 1 and self.shape.one_term
 
 
 @dataclass(frozen=True)
 class Choice:
-    """How the gradients of one leaf are held, and why."""
+    """How the gradients of one leaf are held, and why.
+
+    `parts` are added up; where two of them `meet`, they are gradients of the same numbers.
+    """
 
     form: Form
     reason: str
-    uses: tuple[Use, ...] = ()  # all of them; a form with a shape has a single one
-    shape: Shape | None = None
-
-    @property
-    def use(self) -> Use:
-        """The use that a rule reads."""
-        (use,) = self.uses
-        return use
+    uses: tuple[Use, ...] = ()  # all of them
+    parts: tuple[Part, ...] = ()
+    meet: tuple[tuple[int, int], ...] = ()
 
     @property
     def one_term(self) -> bool:
         """Whether an example adds one term to each number of the sum (`Representation`)."""
         stored = self.form in ("zero", "dense", "product")
-        return stored or (self.shape is not None and self.shape.one_term)
+        return stored or (not self.meet and all(part.one_term for part in self.parts))
 
 
 def choose(program: Program, thrifty: bool) -> list[Choice]:
@@ -43,22 +66,129 @@ def choose(program: Program, thrifty: bool) -> list[Choice]:
       program: the loss.
       thrifty: whether a product may be stored where that is cheaper than its factors.
     """
-    return [_choose(uses, thrifty) for uses in program.uses]
+    ways: dict[Use, _Ways] = {}
+    for use in {use: None for uses in program.uses for use in uses}:
+        ways[use] = _ways(use)
+    return [
+        _choose(leaf, uses, ways, thrifty) if uses else Choice("zero", _idle(program.reads[leaf]))
+        for leaf, uses in enumerate(program.uses)
+    ]
 
 
-def _choose(uses: list[Use], thrifty: bool) -> Choice:
-    if not uses:
-        return Choice("zero", "the loss does not use it")
-    if len(uses) > 1:
-        return Choice("dense", f"used {len(uses)} times", tuple(uses))
-    (use,) = uses
-    if (lookup := lookup_shape(use)) is not None:
-        return Choice("lookup", "look-up", (use,), lookup)
-    shape = matmul_shape(use) or conv_shape(use)
-    if shape is None:
-        return Choice("dense", f"no rule for {use.what}", (use,))
-    form, reason = _cheapest(shape, thrifty)
-    return Choice(form, reason, (use,), shape)
+def _idle(read: bool) -> str:
+    return "no gradient goes there" if read else "the loss does not use it"
+
+
+# By leaf, the factors of its gradient that a use makes; None where it makes none.
+_Ways = dict[int, tuple[Factors, list[Step]] | None]
+
+
+def _ways(use: Use) -> _Ways:
+    made = matmul_form(use)
+    return {} if made is None else descend(use.view, made[0], [made[1]])
+
+
+def _choose(leaf: int, uses: list[Use], ways: dict[Use, _Ways], thrifty: bool) -> Choice:
+    everything = tuple(uses)
+    shapes: list[tuple[Use, Shape]] = []
+    for use in uses:
+        shape = _shape(leaf, use, ways[use])
+        if isinstance(shape, str):
+            return Choice("dense", shape, everything)
+        shapes.append((use, shape))
+    groups: dict[object, list[tuple[Use, Shape]]] = {}
+    for use, shape in shapes:
+        groups.setdefault(_key(shape), []).append((use, shape))
+    parts = tuple(map(_part, groups.values()))
+    meet = []
+    for (i, one), (j, two) in combinations(enumerate(parts), 2):
+        if (together := _meet(one.shape, two.shape)) is None:
+            return Choice("dense", f"used {len(uses)} times, in several ways", everything)
+        meet += [(i, j)] if together else []
+    if len(parts) > 1:
+        reason = f"used {len(uses)} times" if meet else "every use has its own part of it"
+        return Choice("several", reason, everything, parts, tuple(meet))
+    (part,) = parts
+    if isinstance(part.shape, NumberShape):
+        return Choice("dense", f"no rule for {part.uses[0].what}", everything)
+    if isinstance(part.shape, LookupShape):
+        return Choice("lookup", part.reason, everything, parts)
+    (group,) = groups.values()
+    form, reason = _cheapest(group, thrifty)
+    return Choice(form, reason, everything, parts)
+
+
+def _shape(leaf: int, use: Use, ways: _Ways) -> Shape | str:
+    """How a use makes a gradient of a leaf in factors; or why it does not."""
+    if use.of_number:
+        outside = len(use.path) == 1
+        return NumberShape(use.view, leaf) if outside else f"no rule for {use.what} in a loop"
+    if leaf in ways:
+        way = ways[leaf]
+        if way is None:
+            return "made into a weight in a way without a rule"
+        form, last = way[0].sort()
+        if form.layout.blocks(form.shape) is None:
+            return "no blocks of it are used"
+        return MatmulShape(form, (*way[1], last), (1 - use.operand,))
+    view = use.view
+    if isinstance(view.source, Derived):
+        return f"made into another value before {use.what}"
+    if view.with_loops.blocks(view.shape) is None:
+        return f"no rule for {use.what}"
+    return lookup_shape(use) or conv_shape(use) or f"no rule for {use.what}"
+
+
+def _key(shape: Shape) -> object:
+    """Equal for shapes whose factors can be put side by side."""
+    if isinstance(shape, MatmulShape):
+        return shape.form.key
+    if isinstance(shape, LookupShape):
+        return shape.view, shape.split, shape.order, shape.clipped
+    return id(shape)
+
+
+def _part(group: list[tuple[Use, Shape]]) -> Part:
+    uses, shapes = zip(*group, strict=True)
+    if isinstance(shapes[0], LookupShape | NumberShape):
+        return Part(uses, shapes, "direct", "look-up")
+    form, reason = _cheapest(group, thrifty=False)
+    return Part(uses, shapes, "gram" if form == "gram" else "direct", reason)
+
+
+def _meet(one: Shape, two: Shape) -> bool | None:
+    """Whether two uses make gradients of the same numbers; None if it can't be dealt with."""
+    if isinstance(one, NumberShape) or isinstance(two, NumberShape):
+        known = NumberShape | MatmulShape | LookupShape
+        return True if isinstance(one, known) and isinstance(two, known) else None
+    if all(a.meets(b) for a, b in zip(_blocks(one), _blocks(two), strict=True)):
+        kinds = {type(one), type(two)}
+        if kinds != {MatmulShape, LookupShape}:
+            return None
+        matmul, lookup = (one, two) if isinstance(one, MatmulShape) else (two, one)
+        assert isinstance(matmul, MatmulShape)
+        assert isinstance(lookup, LookupShape)
+        return True if _same_rows(matmul, lookup) else None
+    return False
+
+
+def _blocks(shape: MatmulShape | ConvShape | LookupShape) -> tuple:
+    if isinstance(shape, MatmulShape):
+        layout, of = shape.form.layout, shape.form.shape
+    else:
+        layout, of = shape.view.with_loops, shape.view.shape
+    blocks = layout.blocks(of)
+    assert blocks is not None
+    return blocks
+
+
+def _same_rows(matmul: MatmulShape, lookup: LookupShape) -> bool:
+    """Whether one factor of a product runs along the rows of a table, and the other across them."""
+    rows, rest = lookup.row_axis, lookup.other_axes
+    _, d, p = (merged(group) for group in (matmul.form.s, matmul.form.d, matmul.form.p))
+    aligned = not matmul.form.s and matmul.form.offset == lookup.view.layout.offset
+    in_rows = in_order(rest) == list(range(len(rest)))
+    return aligned and in_rows and {d, p} == {merged([rows]), merged(rest)}
 
 
 # Writing a number of a stored product and reading it twice costs about as much time as this many
@@ -66,14 +196,23 @@ def _choose(uses: list[Use], thrifty: bool) -> Choice:
 OPERATIONS_PER_NUMBER = 100
 
 
-def _cheapest(shape: MatmulShape | ConvShape, thrifty: bool) -> tuple[Form, str]:
-    _, t, d, p = shape.sizes
+def _cheapest(group: list[tuple[Use, Shape]], thrifty: bool) -> tuple[Form, str]:
+    _, t, d, p = joint_sizes([shape for _, shape in group])
+    several = f", used {len(group)} times" if len(group) > 1 else ""
     if t == 1:
         return "gram", "one position: norms are products of norms"
     gram, direct = 2 * t * t * (d + p), 2 * t * d * p
     stored = OPERATIONS_PER_NUMBER * d * p
-    if thrifty and d * p <= t * (d + p) and stored < gram:
+    whole = len(group) == 1
+    if thrifty and whole and d * p <= t * (d + p) and stored < gram:
         return "product", "smaller than its factors"
     if gram <= direct:
-        return "gram", "few positions"
-    return "direct", "many positions"
+        return "gram", f"few positions{several}"
+    return "direct", f"many positions{several}"
+
+
+def joint_sizes(shapes: Iterable[Shape]) -> tuple[int, int, int, int]:
+    """s, t, d and p of the product of several uses together."""
+    sizes = [shape.sizes for shape in shapes if isinstance(shape, MatmulShape | ConvShape)]
+    s, _, d, p = sizes[0]
+    return s, sum(t for _, t, _, _ in sizes), d, p

@@ -35,6 +35,8 @@ class ConvShape:
     kernel: tuple[int, ...]  # the use's operand
     sizes: tuple[int, int, int, int]  # s (groups), t (positions), d (inputs), p (outputs)
 
+    recorded: ClassVar[tuple[int, ...]] = (0,)
+
     # Not even at one position: GPUs may compute convolutions by way of other sums.
     one_term: ClassVar[bool] = False
 

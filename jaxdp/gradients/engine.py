@@ -1,28 +1,31 @@
 """Per-example gradients of any JAX function at nearly the cost of plain ones.
 
-The loss of one example is traced. Every parameter leaf with exactly one use for which there is a
-rule (matrix product, convolution, look-up) gets a tap there, and one vmapped backward pass with
-respect to the taps gives all cotangents. The gradients of such a leaf are then held as the factors
-of a product. Every other leaf is differentiated per example, as by vmap(grad).
+The loss of one example is traced. Every parameter leaf whose uses all have a rule (matrix product,
+convolution, look-up) gets a tap at each, and one vmapped backward pass with respect to the taps
+gives all cotangents. The gradients of such a leaf are then held as the factors of a product. Every
+other leaf is differentiated per example, as by vmap(grad).
 
 References:
   Bu et al. 2023, Differentially Private Optimization on Large Model at Small Cost (2210.00038).
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from .choice import Choice, choose
-from .convolution import SUBSTITUTES, Conv
-from .jax_internals import one_example, vary, varying_axes
+from .choice import Choice, Part, choose
+from .convolution import SUBSTITUTES, Conv, ConvShape
+from .jax_internals import Literal, one_example, vary, varying_axes
 from .lookup import Lookup, LookupShape
-from .matmul import Matmul, MatmulShape, Norms
-from .program import trace
+from .matmul import Matmul, MatmulShape
+from .number import Number, NumberShape
+from .program import Program, Recorded, Sites, trace
 from .representations import Dense, Representation, Zero, accumulation_dtype
-from .uses import Use
+from .several import Several
+from .uses import Derived, Use
 
 
 def factored_engine(
@@ -49,11 +52,14 @@ def _engine(
     choices = choose(program, thrifty)
     size = jax.tree.leaves(batch)[0].shape[0]
 
-    sites: dict[int, Any] = {}
+    sites = Sites()
     taps: dict[int, Any] = {}
     for choice in choices:
-        if choice.shape is not None:
-            _add_site(sites, taps, choice.use, axes)
+        for part in choice.parts if choice.form != "dense" else ():
+            for use, shape in zip(part.uses, part.shapes, strict=True):
+                _add_site(sites, taps, use, shape.recorded, axes)
+                for step in shape.steps if isinstance(shape, MatmulShape) else ():
+                    _add_known(sites, step.known)
     dense = [i for i, choice in enumerate(choices) if choice.form == "dense"]
 
     def tapped(taps: Any, materialised: list[jax.Array], example: list[Any]) -> Any:
@@ -63,61 +69,106 @@ def _engine(
         (value, *_), recorded = program.replay([*inputs, *example], sites, taps, SUBSTITUTES)
         return value, (value, recorded)
 
-    differentiate = jax.vmap(
-        jax.grad(tapped, argnums=(0, 1), has_aux=True), in_axes=(None, None, 0)
-    )
-    (cotangents, gradients), (values, recorded) = differentiate(
-        taps, [leaves[i] for i in dense], jax.tree.leaves(batch)
+    def differentiate(example: list[Any]) -> Any:
+        given = taps, [leaves[i] for i in dense]
+        return jax.grad(tapped, argnums=(0, 1), has_aux=True)(*given, example)
+
+    # What is known does not depend on the example: it is held once.
+    outputs = ((0, 0), (0, Recorded(0, None)))  # type: ignore[arg-type]
+    (cotangents, gradients), (values, recorded) = jax.vmap(differentiate, out_axes=outputs)(
+        jax.tree.leaves(batch)
     )
     rows = dict(zip(dense, gradients, strict=True))
-    representations = [
-        _represent(choice, rows.get(i), leaves[i], size, sites, cotangents, recorded)
-        for i, choice in enumerate(choices)
-    ]
+    found = _Found(program, leaves, sites, cotangents, recorded)
+    representations: list[Representation] = []
+    for i, (choice, leaf) in enumerate(zip(choices, leaves, strict=True)):
+        if choice.form == "zero":
+            representations.append(Zero(size, leaf.shape, accumulation_dtype(leaf.dtype)))
+        elif choice.form == "dense":
+            representations.append(Dense(rows[i]))
+        else:
+            representations.append(found.represent(choice))
     return values, representations
 
 
-def _add_site(sites: dict[int, Any], taps: dict[int, Any], use: Use, axes: frozenset) -> None:
+def _add_site(sites: Sites, taps: dict, use: Use, record: tuple[int, ...], axes: frozenset) -> None:
     """Adds a use to the trees of sites and of zero taps."""
     *way, last = use.path
+    sites = sites.at(tuple(way))
     for index in way:
-        sites, taps = sites.setdefault(index, {}), taps.setdefault(index, {})
-    loops = tuple(length for length, _ in use.view.loops)
+        taps = taps.setdefault(index, {})
+    loops = use.outer if use.of_number else (*use.outer, *[n for n, _ in use.view.loops])
     # Made to vary: a tap that the devices of a shard_map shared would add up their cotangents.
     taps[last] = vary(jnp.zeros(loops + use.result.shape, use.result.dtype), axes)
-    sites[last] = (*sites.get(last, ()), _recorded_operand(use))
+    sites.taps[last] = tuple(sorted({*sites.taps.get(last, ()), *record}))
 
 
-def _recorded_operand(use: Use) -> int:
-    """The position of the operand that is not the leaf, of two."""
-    return 1 - use.operand
+def _add_known(sites: Sites, known: tuple[Derived, int] | None) -> None:
+    if known is not None:
+        derived, position = known
+        atom, own = derived.eqn.invars[position], sites.at(derived.path[:-1]).known
+        if not isinstance(atom, Literal) and atom not in own:
+            own.append(atom)
 
 
-def _represent(
-    choice: Choice,
-    gradients: jax.Array | None,
-    leaf: jax.Array,
-    size: int,
-    sites: Any,
-    cotangents: Any,
-    recorded: Any,
-) -> Representation:
-    if choice.form == "zero":
-        return Zero(size, leaf.shape, accumulation_dtype(leaf.dtype))
-    if choice.form == "dense":
-        assert gradients is not None
-        return Dense(gradients)
-    use = choice.use
-    for index in use.path:
-        sites, cotangents, recorded = sites[index], cotangents[index], recorded[index]
-    operand = recorded[sites.index(_recorded_operand(use))]
-    if isinstance(choice.shape, LookupShape):
-        return Lookup.make(operand, cotangents, choice.shape)
-    norms: Norms = "gram" if choice.form == "gram" else "direct"
-    made: Matmul | Conv
-    if isinstance(choice.shape, MatmulShape):
-        made = Matmul.make(operand, cotangents, choice.shape, norms)
-    else:
-        assert choice.shape is not None
-        made = Conv.make(operand, cotangents, choice.shape, norms)
-    return Dense(made.materialize()) if choice.form == "product" else made
+@dataclass(frozen=True)
+class _Found:
+    """What the replay of a program found at its sites."""
+
+    program: Program
+    leaves: list[jax.Array]
+    sites: Sites
+    cotangents: Any
+    recorded: Recorded
+
+    def represent(self, choice: Choice) -> Representation:
+        parts = [self.part(part) for part in choice.parts]
+        if choice.form == "product":
+            return Dense(parts[0].materialize())
+        return Several(tuple(parts), choice.meet) if len(parts) > 1 else parts[0]
+
+    def part(self, part: Part) -> Any:
+        each = [self.at(use, own.recorded) for use, own in zip(part.uses, part.shapes, strict=True)]
+        shape = part.shape
+        if isinstance(shape, NumberShape):
+            vector = self.gradient_of_number(shape)
+            return Number.joined([cotangents for _, cotangents in each], vector)
+        if isinstance(shape, LookupShape):
+            lookups = [Lookup.make(x[0], c, shape) for x, c in each]
+            return lookups[0] if len(lookups) == 1 else Lookup.joined(lookups)
+        if isinstance(shape, ConvShape):
+            ((x, c),) = each
+            return Conv.make(x[0], c, shape, part.norms)
+        factors = [
+            own.factors(x, c, self.known)
+            for own, (x, c) in zip(part.shapes, each, strict=True)
+            if isinstance(own, MatmulShape)
+        ]
+        return Matmul.joined(factors, shape, part.norms)
+
+    def at(self, use: Use, record: tuple[int, ...]) -> tuple[list[jax.Array], jax.Array]:
+        """The recorded operands and the cotangent of a use."""
+        operands, cotangents = self.recorded.operands, self.cotangents
+        for index in use.path:
+            operands, cotangents = operands[index], cotangents[index]
+        *way, last = use.path
+        all_recorded = self.sites.at(tuple(way)).taps[last]
+        return [operands[all_recorded.index(i)] for i in record], cotangents
+
+    def known(self, derived: Derived, position: int) -> jax.Array:
+        atom, path = derived.eqn.invars[position], derived.path[:-1]
+        if isinstance(atom, Literal):
+            return jnp.asarray(atom.val)
+        return self.recorded.known[path][self.sites.at(path).known.index(atom)]
+
+    def gradient_of_number(self, shape: NumberShape) -> jax.Array:
+        """The gradient of a derived number with respect to a leaf."""
+        source = shape.view.source
+        assert isinstance(source, Derived)
+        count = len(self.leaves)
+
+        def number(leaf: jax.Array) -> jax.Array:
+            inputs = [leaf if i == shape.leaf else own for i, own in enumerate(self.leaves)]
+            return self.program.value(source.eqn.outvars[source.result], inputs[:count])
+
+        return jax.grad(number)(self.leaves[shape.leaf])

@@ -12,11 +12,12 @@ import jax
 from ..types import PyTree, Unit
 from ._checks import check_params
 from ._cures import tell_the_cure
-from .choice import Choice, Form, choose
+from .choice import Choice, Form, Part, choose, joint_sizes
 from .convolution import ConvShape
 from .coupling import refuse_coupling
 from .lookup import LookupShape
 from .matmul import MatmulShape
+from .number import NumberShape
 from .program import trace
 from .shared import shared_last
 from .uses import Use
@@ -222,7 +223,7 @@ def explain(
         )
     alone = method == "auto" and microbatch_size == 1
     refuse_coupling(loss, params, (*example, arrays), alone=alone)
-    program = trace(loss, params, (*example, arrays))
+    program = trace(loss, params, (*example, arrays), shared=len(jax.tree.leaves(arrays)))
     choices = choose(program, thrifty=method == "auto")
     if alone:
         choices = [replace(c, form="dense", reason="one example at a time") for c in choices]
@@ -277,24 +278,34 @@ def _sites_of(what: str, count: int, uses: tuple[Use, ...]) -> str:
 
 
 def _product_operations(choice: Choice) -> int:
-    if isinstance(choice.shape, MatmulShape | ConvShape):
-        s, t, d, p = choice.shape.sizes
-        return 2 * s * t * d * p
-    return 0
+    """The floating-point operations that make the products of one example."""
+    total = 0
+    for part in choice.parts:
+        if isinstance(part.shape, MatmulShape | ConvShape):
+            s, t, d, p = joint_sizes(part.shapes)
+            total += 2 * s * t * d * p
+    return total
 
 
 def _costs(choice: Choice, size: int, dense: int) -> tuple[int, int]:
     """Operations and numbers kept, for one example."""
     if choice.form == "zero":
         return 0, 0
-    if isinstance(choice.shape, LookupShape):
-        t, p = choice.shape.sizes
-        return 2 * t * t * p + 2 * t * p, t * (p + 1)
-    if choice.form in ("dense", "product") or choice.shape is None:
+    if choice.form in ("dense", "product"):
         return dense, size
-    s, t, d, p = choice.shape.sizes
+    costs = list(map(_part_costs, choice.parts))
+    return sum(operations for operations, _ in costs), sum(numbers for _, numbers in costs)
+
+
+def _part_costs(part: Part) -> tuple[int, int]:
+    if isinstance(part.shape, NumberShape):
+        return 1, 1
+    if isinstance(part.shape, LookupShape):
+        t, p = len(part.shapes) * part.shape.sizes[0], part.shape.sizes[1]
+        return 2 * t * t * p + 2 * t * p, t * (p + 1)
+    s, t, d, p = joint_sizes(part.shapes)
     product = 2 * s * t * d * p
-    norms = product if choice.form == "direct" else 2 * s * t * t * (d + p)
+    norms = product if part.norms == "direct" else 2 * s * t * t * (d + p)
     # A convolution keeps its input, not the patches of it.
-    kept = d // choice.shape.window if isinstance(choice.shape, ConvShape) else d
+    kept = d // part.shape.window if isinstance(part.shape, ConvShape) else d
     return product + norms, s * t * (kept + p)

@@ -17,7 +17,9 @@ from jax._src import callback, config, custom_batching, debugging, ffi, source_i
 from jax._src import core as jax_core
 from jax._src.interpreters import batching, mlir
 from jax._src.interpreters.partial_eval import dce_jaxpr
+from jax._src.lax import lax as lax_internal
 from jax._src.lax import parallel
+from jax._src.named_sharding import UNSPECIFIED
 from jax._src.state import primitives as state_primitives
 from jax.extend.core import Literal as Literal
 from jax.extend.core import Primitive, mapped_aval
@@ -37,6 +39,10 @@ def _primitives(*modules: ModuleType) -> frozenset:
 
 
 PVARY = jax_core.pvary_p
+
+SPLIT = lax_internal.split_p
+STACK = lax_internal.stack_p
+UNSTACK = lax_internal.unstack_p
 
 # All that exchanges values between the elements of a mapped axis.
 COLLECTIVES = _primitives(parallel) - {primitives.axis_index_p, PVARY}
@@ -77,7 +83,7 @@ def live_equations(jaxpr: Any, used: Sequence[bool] | None = None) -> tuple[list
     """
     jaxpr, _ = open_jaxpr(jaxpr)
     used = [True] * len(jaxpr.outvars) if used is None else used
-    wanted = {atom for atom, use in zip(jaxpr.outvars, used, strict=True) if use and _is_var(atom)}
+    wanted = {atom for atom, use in zip(jaxpr.outvars, used, strict=True) if use and is_var(atom)}
     found: list[list[Any]] = []
     for eqn in reversed(jaxpr.eqns):
         results = [var in wanted for var in eqn.outvars]
@@ -92,7 +98,7 @@ def live_equations(jaxpr: Any, used: Sequence[bool] | None = None) -> tuple[list
             for inner in jaxprs_in_params(eqn.params):
                 inside += live_equations(inner)[0]
         found.append([eqn, *inside])
-        wanted |= {v for v, use in zip(eqn.invars, operands, strict=True) if use and _is_var(v)}
+        wanted |= {v for v, use in zip(eqn.invars, operands, strict=True) if use and is_var(v)}
     in_order = [eqn for group in reversed(found) for eqn in group]
     return in_order, [var in wanted for var in jaxpr.invars]
 
@@ -100,7 +106,7 @@ def live_equations(jaxpr: Any, used: Sequence[bool] | None = None) -> tuple[list
 _CALLED = {primitives.jit_p: "jaxpr", primitives.custom_jvp_call_p: "call_jaxpr"}
 
 
-def _is_var(atom: Any) -> bool:
+def is_var(atom: Any) -> bool:
     return not isinstance(atom, Literal)
 
 
@@ -220,9 +226,21 @@ def needed(jaxpr: Any) -> Any:
 
 def bind(eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:
     """Runs one equation on new operands; returns its results."""
-    with eqn.ctx.manager:
+    source = eqn.source_info  # kept: the user's line, if the equation is traced again
+    names = source_info_util.current_name_stack() + source.name_stack
+    with source_info_util.user_context(source.traceback, name_stack=names), eqn.ctx.manager:
         results = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
     return results if eqn.primitive.multiple_results else [results]
+
+
+def is_plain_call(eqn: Any) -> bool:
+    """Whether an equation only calls a jaxpr: what `jit` makes, without shardings."""
+    if eqn.primitive is primitives.closed_call_p:
+        return True
+    if eqn.primitive is not primitives.jit_p:
+        return False
+    names = ("in_shardings", "out_shardings")
+    return all(sharding is UNSPECIFIED for name in names for sharding in eqn.params[name])
 
 
 def without_locations(exported: jax.export.Exported) -> jax.export.Exported:

@@ -1,7 +1,9 @@
 """Gradients of a table from which rows are looked up: indices and cotangents, no table."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ from jax.lax import GatherScatterMode, Precision
 
 from .axes import grouped, ungrouped
 from .jax_internals import primitives as p
+from .layout import Axis
 from .representations import guarded, wide
 from .rounding import lengths, raised_product
 from .uses import Use, View
@@ -29,6 +32,18 @@ class LookupShape:
     split: tuple[int, ...]  # the table's sizes: its rows, then its other axes
     order: tuple[int, ...]  # the place in `split` of each axis of the table
     clipped: bool  # indices outside the table read its edge; otherwise they read nothing
+
+    recorded: ClassVar[tuple[int, ...]] = (1,)
+
+    @property
+    def row_axis(self) -> Axis:
+        """Where the rows lie in the leaf."""
+        return self.view.layout.axes[self.order.index(0)]
+
+    @property
+    def other_axes(self) -> list[Axis]:
+        """Where the numbers of a row lie in the leaf, in the order of the cotangents."""
+        return [self.view.layout.axes[self.order.index(i)] for i in range(1, len(self.order))]
 
     @property
     def one_term(self) -> bool:
@@ -95,6 +110,17 @@ class Lookup:
             return cls(jnp.clip(rows, 0, shape.rows - 1), c, shape)
         inside = (rows >= 0) & (rows < shape.rows)
         return cls(jnp.where(inside, rows, shape.rows), jnp.where(inside[..., None], c, 0), shape)
+
+    @classmethod
+    def joined(cls, uses: Sequence["Lookup"]) -> "Lookup":
+        """Of several uses of one table."""
+        rows = jnp.concatenate([use.rows for use in uses], axis=1)
+        cotangents = jnp.concatenate(wide(*[use.cotangents for use in uses]), axis=1)
+        return cls(rows, cotangents, uses[0].shape)
+
+    def magnitude(self) -> jax.Array:
+        """Σ_t ‖c_t‖ `[b, 1]`."""
+        return jnp.sum(lengths(*wide(self.cotangents)), axis=-1)[:, None]
 
     def squared_norms(self) -> jax.Array:
         (c,) = wide(self.cotangents)

@@ -1,20 +1,24 @@
 """Gradients of a matrix product's weights: activations and cotangents instead of their product."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax.lax import Precision
 
-from .axes import grouped, ungrouped
+from .factors import Form, Step
 from .jax_internals import primitives as p
 from .representations import guarded, wide
 from .rounding import lengths, raised_gram, raised_product
-from .uses import Use, View
+from .uses import Derived, Use
 
 Norms = Literal["gram", "direct"]
+
+# The value of an operand of the equation that makes a derived value, `[*loops, *its shape]`.
+Known = Callable[[Derived, int], jax.Array]
 
 
 class Restore(Protocol):
@@ -36,71 +40,94 @@ class MatmulShape:
     that share it, d over the axes that the product contracts, p over the leaf's other axes.
     """
 
-    view: View
-    activation_axes: tuple[tuple[int, ...], ...]  # axes of the recorded operand that are s, t, d
-    cotangent_axes: tuple[tuple[int, ...], ...]  # axes of the cotangent that are s, t, p
-    sizes: tuple[int, int, int, int]  # s, t, d, p
-    split: tuple[int, ...]  # sizes of the loops over slices, then of the operand's axes
-    order: tuple[int, ...]  # the place in `split` of each such loop, then of each operand axis
+    form: Form
+    steps: tuple[Step, ...]  # from the recorded operand and the cotangent to a and c
+    recorded: tuple[int, ...]
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """s, t, d, p."""
+        return self.form.sizes
 
     @property
     def one_term(self) -> bool:
         """Whether an example adds one term to each number of the sum."""
-        return self.sizes[1] == 1
+        return self.form.t == 1
 
     def restore(self, products: jax.Array) -> jax.Array:
         """`[..., s, d, p]` to `[..., *leaf.shape]`, with at most one leading axis."""
-        lead = products.ndim - 3
-        return self.view.restore(ungrouped(products, lead, self.split, self.order), lead)
+        lead, layout = products.ndim - 3, self.form.layout
+        apart = products.reshape(*products.shape[:lead], *layout.shape)
+        return layout.restore(apart, lead, self.form.shape)
+
+    def factors(
+        self, operands: Sequence[jax.Array], cotangents: jax.Array, known: Known
+    ) -> tuple[jax.Array, jax.Array]:
+        """a `[b, s, t, d]` and c `[b, s, t, p]`."""
+        (a,), c = operands, cotangents
+        for step in self.steps:
+            a, c = step.transform(a, c, None if step.known is None else known(*step.known))
+        return a, c
 
 
-def matmul_shape(use: Use) -> MatmulShape | None:
-    """Reads a matrix product with a leaf in it; None if the use is something else."""
-    if use.primitive is not p.dot_general_p:
+def matmul_form(use: Use) -> tuple[Form, Step] | None:
+    """The factors of the gradient of the source of a use, if this is a matrix product."""
+    view = use.view
+    if use.primitive is not p.dot_general_p or view.layout.repeats:
         return None
     contracting, batch = use.params["dimension_numbers"]
     leaf_side, other_side = use.operand, 1 - use.operand
-    leaf_aval, other_aval = use.operands[leaf_side], use.operands[other_side]
-    loops = len(use.view.loops)
-    sliced = tuple(i for i, (_, own) in enumerate(use.view.loops) if own)
-    shared = tuple(i for i, (_, own) in enumerate(use.view.loops) if not own)
+    outer = len(use.outer)
+    sliced = [outer + i for i, (_, axis) in enumerate(view.loops) if axis is not None]
+    shared = [outer + i for i, (_, axis) in enumerate(view.loops) if axis is None]
 
-    def free(side: int) -> tuple[int, ...]:
+    def free(side: int) -> list[int]:
         taken = {*contracting[side], *batch[side]}
-        return tuple(axis for axis in range(use.operands[side].ndim) if axis not in taken)
+        return [axis for axis in range(use.operands[side].ndim) if axis not in taken]
 
-    after = lambda axes: tuple(loops + axis for axis in axes)
-    batch_axes = range(len(batch[0]))
+    loops = outer + len(view.loops)
     first = range(len(batch[0]), len(batch[0]) + len(free(0)))
     second = range(len(batch[0]) + len(free(0)), use.result.ndim)
     leaf_results, other_results = (second, first) if leaf_side == 1 else (first, second)
-    leaf_axes = (*batch[leaf_side], *contracting[leaf_side], *free(leaf_side))
-    # The restored operand has the sliced loops in front, then the operand's own axes.
-    position = {axis: len(sliced) + i for i, axis in enumerate(leaf_axes)}
-    lengths_sliced = tuple(use.view.loops[i][0] for i in sliced)
-    lengths_shared = tuple(use.view.loops[i][0] for i in shared)
-    size = lambda aval, axes: math.prod(aval.shape[axis] for axis in axes)
-    return MatmulShape(
-        view=use.view,
-        activation_axes=(
-            sliced + after(batch[other_side]),
-            shared + after(free(other_side)),
-            after(contracting[other_side]),
-        ),
-        cotangent_axes=(
-            sliced + after(batch_axes),
-            shared + after(other_results),
-            after(leaf_results),
-        ),
-        sizes=(
-            math.prod(lengths_sliced) * size(leaf_aval, batch[leaf_side]),
-            math.prod(lengths_shared) * size(other_aval, free(other_side)),
-            size(leaf_aval, contracting[leaf_side]),
-            size(leaf_aval, free(leaf_side)),
-        ),
-        split=lengths_sliced + tuple(leaf_aval.shape[axis] for axis in leaf_axes),
-        order=(*range(len(sliced)), *(position[axis] for axis in range(leaf_aval.ndim))),
+    after = lambda axes: [loops + axis for axis in axes]
+    lengths_shared = [view.loops[i - outer][0] for i in shared]
+    positions = [use.operands[other_side].shape[axis] for axis in free(other_side)]
+    axes = lambda places: tuple(view.layout.axes[k] for k in places)
+    form = Form(
+        shape=view.shape,
+        offset=view.layout.offset,
+        s=(*[axis for _, axis in view.loops if axis is not None], *axes(batch[leaf_side])),
+        t=math.prod([*lengths_shared, *positions]),
+        d=axes(contracting[leaf_side]),
+        p=axes(free(leaf_side)),
+        outer=use.outer,
     )
+
+    def transform(a: jax.Array, c: jax.Array, _: Any) -> tuple[jax.Array, jax.Array]:
+        s, t = [*range(outer), *sliced], shared
+        a = _grouped(
+            a,
+            [*s, *after(batch[other_side])],
+            [*t, *after(free(other_side))],
+            after(contracting[other_side]),
+        )
+        c = _grouped(
+            c,
+            [*s, *after(range(len(batch[0])))],
+            [*t, *after(other_results)],
+            after(leaf_results),
+        )
+        return a, c
+
+    return form, Step(transform)
+
+
+def _grouped(array: jax.Array, s: list[int], t: list[int], own: list[int]) -> jax.Array:
+    """`[b, *axes]` to `[b, *s, t, *own]`; axes are counted behind b."""
+    array = array.transpose(0, *[1 + axis for axis in (*s, *t, *own)])
+    behind = 1 + len(s)
+    positions = math.prod(array.shape[behind : behind + len(t)])
+    return array.reshape(*array.shape[:behind], positions, *array.shape[behind + len(t) :])
 
 
 @dataclass(frozen=True)
@@ -118,19 +145,23 @@ class Matmul:
         return self.shape.one_term
 
     @classmethod
-    def make(
-        cls, activations: jax.Array, cotangents: jax.Array, shape: MatmulShape, norms: Norms
+    def joined(
+        cls, factors: Sequence[tuple[jax.Array, jax.Array]], shape: Restore, norms: Norms
     ) -> "Matmul":
-        return cls(
-            grouped(activations, shape.activation_axes),
-            grouped(cotangents, shape.cotangent_axes),
-            shape,
-            norms,
-        )
+        """Of several uses, whose positions are put side by side."""
+        if len(factors) == 1:
+            return cls(*factors[0], shape, norms)
+        a, c = (jnp.concatenate(wide(*side), axis=2) for side in zip(*factors, strict=True))
+        return cls(a, c, shape, norms)
+
+    def magnitude(self) -> jax.Array:
+        """Σ_t ‖a_t‖‖c_t‖ `[b, s]`."""
+        a, c = wide(self.activations, self.cotangents)
+        return jnp.sum(lengths(a) * lengths(c), axis=-1)
 
     def squared_norms(self) -> jax.Array:
         a, c = wide(self.activations, self.cotangents)
-        magnitude = jnp.sum(lengths(a) * lengths(c), axis=-1)  # [b, s]
+        magnitude = self.magnitude()
         if self.norms == "direct":
             return jnp.sum(raised_product(_squared_products(a, c), magnitude, a.shape[2]), axis=-1)
         return guarded(

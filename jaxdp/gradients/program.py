@@ -1,25 +1,68 @@
 """Traces a loss, and replays it with taps.
 
 A *tap* is an array that is added to the result of a chosen equation: the gradient with respect to
-the tap is the cotangent of that result. The replay also records one operand of each such equation.
+the tap is the cotangent of that result. The replay also records operands of each such equation, and
+values that do not depend on the example.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 
-from .jax_internals import Literal, bind, open_jaxpr, scan_counts
+from .jax_internals import (
+    Literal,
+    bind,
+    is_plain_call,
+    is_var,
+    needed,
+    open_jaxpr,
+    scan_counts,
+)
 from .jax_internals import primitives as p
-from .uses import Use, find_uses
-
-# By an equation's index: the positions of the operands to record, if the equation is to be tapped;
-# the Sites inside it, if it is a call or a loop on the way to one.
-Sites = Mapping[int, Any]
+from .uses import Path, Use, find_uses
 
 # By a primitive: a function of an equation's operands, then its params, to be run in its place.
 Substitutes = Mapping[Any, Callable[..., Any]]
+
+
+@dataclass
+class Sites:
+    """What a replay taps and records in a jaxpr, and in the calls and loops inside.
+
+    Attributes:
+      taps: the equations to tap, by index, each with the positions of the operands to record.
+      inside: the calls and loops with sites inside, by index.
+      known: variables whose values do not depend on the example, to record too.
+    """
+
+    taps: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    inside: dict[int, "Sites"] = field(default_factory=dict)
+    known: list[Any] = field(default_factory=list)
+
+    def at(self, path: Path) -> "Sites":
+        """The sites inside the call or loop at a path."""
+        sites = self
+        for index in path:
+            sites = sites.inside.setdefault(index, Sites())
+        return sites
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a replay recorded: trees like its sites. Inside a loop, iterations are a leading axis.
+
+    Attributes:
+      operands: by equation, a tuple of arrays.
+      known: by path of the jaxpr, a list of arrays.
+    """
+
+    operands: dict[int, Any]
+    known: dict[Path, list[Any]]
+
+
+jax.tree_util.register_dataclass(Recorded, ["operands", "known"], [])
 
 
 @dataclass(frozen=True)
@@ -29,51 +72,104 @@ class Program:
     jaxpr: Any
     consts: Sequence[Any]
     uses: list[list[Use]]  # for each parameter leaf
+    reads: list[bool]  # for each parameter leaf, whether its value matters
 
     def replay(
         self, leaves: Sequence[Any], sites: Sites, taps: Any, substitutes: Substitutes
-    ) -> tuple[list[Any], dict[int, Any]]:
-        """Runs the program with taps; returns its results and the recorded operands.
+    ) -> tuple[list[Any], Recorded]:
+        """Runs the program with taps; returns its results and what was recorded.
 
         Args:
           leaves: the program's arguments.
           sites: the equations to tap.
-          taps: a tree like `sites` of arrays to add to their results. Inside a loop they have a
-            leading axis of its iterations, as the recorded operands do.
+          taps: the arrays to add to their results, by index, in trees like `sites`. Inside a loop
+            they have a leading axis of its iterations, as what is recorded has.
           substitutes: what runs in place of some primitives at sites.
         """
-        return _Replay(substitutes).run(self.jaxpr, self.consts, leaves, sites, taps)
+        replay = _Replay(substitutes, flat=False)
+        return replay.run(self.jaxpr, self.consts, leaves, sites, taps, ())
+
+    def value(self, var: Any, leaves: Sequence[Any]) -> Any:
+        """Computes a variable of the program itself that depends on the first arguments alone."""
+        values = dict(zip(self.jaxpr.constvars, self.consts, strict=True))
+        values.update(zip(self.jaxpr.invars, leaves, strict=False))
+        makers = {out: eqn for eqn in self.jaxpr.eqns for out in eqn.outvars}
+
+        def compute(atom: Any) -> Any:
+            if isinstance(atom, Literal):
+                return atom.val
+            if atom not in values:
+                eqn = makers[atom]
+                results = bind(eqn, list(map(compute, eqn.invars)))
+                values.update(zip(eqn.outvars, results, strict=True))
+            return values[atom]
+
+        return compute(var)
 
 
-def trace(loss_fn: Callable[..., Any], params: Any, example: tuple) -> Program:
-    """Traces `loss_fn` on one example and finds every use of every parameter leaf."""
-    closed = jax.make_jaxpr(loss_fn)(params, *example)
-    jaxpr, consts = open_jaxpr(closed)
-    return Program(jaxpr, consts, find_uses(jaxpr, len(jax.tree.leaves(params))))
+def trace(loss_fn: Callable[..., Any], params: Any, example: tuple, shared: int = 0) -> Program:
+    """Traces `loss_fn` on one example and finds every use of every parameter leaf.
+
+    Args:
+      loss_fn: the loss of one example.
+      params: pytree of arrays or shapes.
+      example: the loss's other arguments.
+      shared: how many of the last leaves of `example` are the same for all examples.
+    """
+    jaxpr, consts = open_jaxpr(jax.make_jaxpr(loss_fn)(params, *example))
+
+    def flat(*leaves: Any) -> list[Any]:
+        return _Replay({}, flat=True).run(jaxpr, consts, leaves, Sites(), {}, ())[0]
+
+    arguments = [var.aval for var in jaxpr.invars]
+    jaxpr, consts = open_jaxpr(jax.make_jaxpr(flat)(*arguments))
+    jaxpr = needed(jaxpr)
+    count = len(jax.tree.leaves(params))
+    read = {atom for part in (*jaxpr.eqns, jaxpr) for atom in _inputs(part) if is_var(atom)}
+    reads = [var in read for var in jaxpr.invars[:count]]
+    return Program(jaxpr, consts, find_uses(jaxpr, count, shared), reads)
+
+
+def _inputs(part: Any) -> Sequence[Any]:
+    """What an equation takes, or what a jaxpr returns."""
+    return part.invars if hasattr(part, "primitive") else part.outvars
 
 
 @dataclass(frozen=True)
 class _Replay:
     substitutes: Substitutes
+    flat: bool  # whether calls are replaced by what they call
 
     def run(
-        self, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any], sites: Sites, taps: Any
-    ) -> tuple[list[Any], dict[int, Any]]:
+        self,
+        jaxpr: Any,
+        consts: Sequence[Any],
+        inputs: Sequence[Any],
+        sites: Sites,
+        taps: Any,
+        path: Path,
+    ) -> tuple[list[Any], Recorded]:
         values = dict(zip(jaxpr.constvars, consts, strict=True))
         values.update(zip(jaxpr.invars, inputs, strict=True))
-        recorded: dict[int, Any] = {}
+        recorded = Recorded({}, {})
         read = lambda atom: atom.val if isinstance(atom, Literal) else values[atom]
         for index, eqn in enumerate(jaxpr.eqns):
             operands = [read(atom) for atom in eqn.invars]
-            site = sites.get(index)
-            if site is None:
-                results = bind(eqn, operands)
-            elif isinstance(site, tuple):
+            if index in sites.inside or (self.flat and _opens(eqn)):
+                inner = sites.inside.get(index, Sites())
+                own = taps.get(index, {})
+                results, inside = self.run_inside(eqn, operands, inner, own, (*path, index))
+                recorded.operands[index] = inside.operands
+                recorded.known.update(inside.known)
+            elif index in sites.taps:
                 (result,) = self.run_site(eqn, operands)
-                results, recorded[index] = [result + taps[index]], tuple(operands[i] for i in site)
+                results = [result + taps[index]]
+                recorded.operands[index] = tuple(operands[i] for i in sites.taps[index])
             else:
-                results, recorded[index] = self.run_inside(eqn, operands, site, taps[index])
+                results = bind(eqn, operands)
             values.update(zip(eqn.outvars, results, strict=True))
+        if sites.known:
+            recorded.known[path] = list(map(read, sites.known))
         return [read(atom) for atom in jaxpr.outvars], recorded
 
     def run_site(self, eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:
@@ -84,13 +180,13 @@ class _Replay:
             return [substitute(*operands, eqn.params)]
 
     def run_inside(
-        self, eqn: Any, operands: Sequence[Any], sites: Sites, taps: Any
-    ) -> tuple[Sequence[Any], dict[int, Any]]:
+        self, eqn: Any, operands: Sequence[Any], sites: Sites, taps: Any, path: Path
+    ) -> tuple[Sequence[Any], Recorded]:
         """Replays a call or a loop that has sites inside."""
         inner, consts = open_jaxpr(eqn.params["jaxpr"])
 
-        def call(operands: Sequence[Any], taps: Any) -> tuple[list[Any], dict[int, Any]]:
-            return self.run(inner, consts, operands, sites, taps)
+        def call(operands: Sequence[Any], taps: Any) -> tuple[list[Any], Recorded]:
+            return self.run(inner, consts, operands, sites, taps, path)
 
         if eqn.primitive is p.scan_p:
             return _scan(eqn, call, operands, taps)
@@ -101,9 +197,14 @@ class _Replay:
         return call(operands, taps)
 
 
+def _opens(eqn: Any) -> bool:
+    """Whether calls inside this equation can be replaced, too."""
+    return eqn.primitive in (p.scan_p, p.remat_p) or is_plain_call(eqn)
+
+
 def _scan(
     eqn: Any, call: Callable[..., Any], operands: Sequence[Any], taps: Any
-) -> tuple[Sequence[Any], dict[int, Any]]:
+) -> tuple[Sequence[Any], Recorded]:
     """Runs a scan whose body is `call(inputs, taps)`; stacks what its iterations record."""
     num_shared, num_carry = scan_counts(eqn)
     shared, init = operands[:num_shared], operands[num_shared : num_shared + num_carry]

@@ -1,65 +1,85 @@
-"""Finds where a loss uses each parameter.
+"""Finds where a loss uses each parameter, and each value that is made of parameters alone.
 
-A value is a *view* of one parameter leaf while only relabellings (transpose, reshape, cast, ...)
-touch it. The first other equation that it meets is a *use* of that leaf.
+A value is a *view* of a parameter leaf while only relabellings (transpose, reshape, slice, cast,
+...) touch it. What an equation computes from views alone is a *derived value*, with views of its
+own. The first equation that takes a view together with something of the example is a *use*.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from .jax_internals import PVARY, Literal, open_jaxpr, scan_counts, source_line
+from .jax_internals import PVARY, SPLIT, UNSTACK, Literal, open_jaxpr, scan_counts, source_line
 from .jax_internals import primitives as p
+from .layout import Axis, Layout
 
 # A path names an equation by its index in the loss's jaxpr, then in the jaxpr inside that equation,
 # and so on. (The same inner jaxpr may be called twice, so an equation object names nothing.)
 Path = tuple[int, ...]
 
-Undo = Callable[[jax.Array, int], jax.Array]
 
+@dataclass(frozen=True, eq=False)
+class Derived:
+    """A value that an equation computes from parameters alone."""
 
-@dataclass(frozen=True)
-class Relabelling:
-    """One step from a leaf to its view; `undo(array, lead)` reverses it behind `lead` axes."""
+    path: Path
+    eqn: Any
+    result: int  # which of the equation's results
+    operands: tuple["View", ...]
+    outer: tuple[int, ...]  # the lengths of the loops around it
 
-    undo: Undo
-    sliced: int  # how many loops had sliced the leaf before this step: each adds a leading axis
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.eqn.outvars[self.result].aval.shape
+
+    @property
+    def leaves(self) -> frozenset[int]:
+        """The leaves that it is made of."""
+        return frozenset(leaf for view in self.operands for leaf in view.leaves)
 
 
 @dataclass(frozen=True)
 class View:
-    """How the operand of an equation came from a parameter leaf."""
+    """How the operand of an equation came from a parameter leaf, or from a derived value."""
 
-    leaf: int
-    steps: tuple[Relabelling, ...] = ()
-    # The loops around the use, outermost first: their lengths, and whether each iteration sees
-    # its own slice of the leaf (scan over layers) or the same values (a recurrent cell).
-    loops: tuple[tuple[int, bool], ...] = ()
+    source: int | Derived | None  # a leaf by its number; None: a constant, without a gradient
+    shape: tuple[int, ...]  # of the source
+    layout: Layout
+    # The loops between the source and the use, outermost first: their lengths, and the axis of the
+    # source of which each iteration sees its own slice (scan over layers), or None if all see the
+    # same values (a recurrent cell).
+    loops: tuple[tuple[int, Axis | None], ...] = ()
+
+    @property
+    def leaves(self) -> frozenset[int]:
+        if self.source is None:
+            return frozenset()
+        return frozenset([self.source]) if isinstance(self.source, int) else self.source.leaves
 
     @property
     def sliced(self) -> int:
-        return sum(sliced for _, sliced in self.loops)
+        return sum(axis is not None for _, axis in self.loops)
 
-    def then(self, undo: Undo) -> "View":
-        """The view after one more relabelling."""
-        return replace(self, steps=(*self.steps, Relabelling(undo, self.sliced)))
+    @property
+    def with_loops(self) -> Layout:
+        """The layout of the operands of all iterations: an axis for each sliced loop in front."""
+        sliced = tuple(axis for _, axis in self.loops if axis is not None)
+        return Layout(self.layout.offset, sliced + self.layout.axes)
 
     def restore(self, array: jax.Array, lead: int) -> jax.Array:
-        """Turns an array shaped like the use's operand (after sliced loops) into the leaf's shape.
+        """Turns an array shaped like the use's operand (after sliced loops) into the source's.
 
         The first `lead` axes stay as they are.
         """
-        for step in reversed(self.steps):
-            array = step.undo(array, lead + step.sliced)
-        return array
+        return self.with_loops.restore(array, lead, self.shape)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Use:
-    """One equation that takes a view of a leaf and does more than relabel it."""
+    """One equation that takes a view and something of the example, or stands for all that do."""
 
     view: View
     path: Path
@@ -69,67 +89,162 @@ class Use:
     operands: tuple[Any, ...]  # abstract values, without loops
     result: Any
     where: str  # the user's line
+    # Whether it stands for all uses of a derived number, at the equation that makes this.
+    of_number: bool = False
+
+    @property
+    def outer(self) -> tuple[int, ...]:
+        """The lengths of the loops around the view's source."""
+        return self.view.source.outer if isinstance(self.view.source, Derived) else ()
 
     @property
     def what(self) -> str:
         return self.primitive.name if self.primitive is not None else "output"
 
 
-def find_uses(jaxpr: Any, count: int) -> list[list[Use]]:
-    """Finds the uses of each of the first `count` arguments of a jaxpr."""
-    search = _Search([[] for _ in range(count)])
-    views: list[View | None] = [View(i) for i in range(count)]
-    rest = len(jaxpr.invars) - count
-    for view in search.jaxpr(jaxpr, [*views, *[None] * rest], ()):
-        if view is not None:
-            search.add_unknown(view)
-    return search.uses
+def find_uses(jaxpr: Any, count: int, shared: int) -> list[list[Use]]:
+    """Finds the uses of each of the first `count` arguments of a jaxpr.
+
+    A use of a derived value is one of every leaf that the value is made of.
+
+    Args:
+      jaxpr: the loss of one example.
+      count: how many of its arguments are leaves of the parameters.
+      shared: how many of the last ones are the same for all examples.
+    """
+    search = _Search()
+    leaves = [_whole(i, var.aval.shape) for i, var in enumerate(jaxpr.invars[:count])]
+    rest = len(jaxpr.invars) - count - shared
+    constant = [_whole(None, var.aval.shape) for var in jaxpr.invars[count + rest :]]
+    for value in search.jaxpr(jaxpr, [*leaves, *[None] * rest, *constant], (), ()):
+        if value is not None:
+            search.add_unknown(value)
+    uses: list[list[Use]] = [[] for _ in range(count)]
+    for use in _at_their_makers(search.uses):
+        for leaf in sorted(use.view.leaves):
+            uses[leaf].append(use)
+    return uses
 
 
-@dataclass(frozen=True)
+def _at_their_makers(uses: list[Use]) -> Iterator[Use]:
+    """The uses; those of some derived values as a single one, at the equation that makes the value.
+
+    So it is with a number (an L2 penalty), and with a product or a look-up of a parameter and a
+    constant that is used in a way without a rule: `x + table[arange(length)]`.
+    """
+    made_of: set[Derived] = set()
+    for use in uses:
+        _gather_parts(use.view, made_of)
+    of: dict[Derived, list[Use]] = {}
+    for use in uses:
+        if isinstance(use.view.source, Derived):
+            of.setdefault(use.view.source, []).append(use)
+    moved = {
+        source: at_maker
+        for source, own in of.items()
+        # A tap would also see what other derived values, made of this one, are used for.
+        if source not in made_of and (at_maker := _at_maker(source, own)) is not None
+    }
+    for use in uses:
+        source = use.view.source
+        if not isinstance(source, Derived) or source not in moved:
+            yield use
+        elif use is of[source][0]:
+            yield moved[source]
+
+
+def _gather_parts(view: View, found: set[Derived]) -> None:
+    """Adds the derived values that the source of a view is made of."""
+    if isinstance(view.source, Derived):
+        for operand in view.source.operands:
+            if isinstance(operand.source, Derived) and operand.source not in found:
+                found.add(operand.source)
+                _gather_parts(operand, found)
+
+
+def _at_maker(source: Derived, uses: list[Use]) -> Use | None:
+    """One use in place of all those of a derived value; None if they stay."""
+    eqn = source.eqn
+    if len(eqn.outvars) > 1:
+        return None
+    with_leaves = [(i, view) for i, view in enumerate(source.operands) if view.leaves]
+    unread = any(use.primitive not in _READ for use in uses)
+    if len(with_leaves) == 1 and eqn.primitive in _READ and unread:
+        ((operand, view),) = with_leaves
+    elif source.shape == ():
+        operand, view = 0, _whole(source, ())
+    else:
+        return None
+    return Use(
+        view=view,
+        path=source.path,
+        primitive=eqn.primitive,
+        params=eqn.params,
+        operand=operand,
+        operands=tuple(atom.aval for atom in eqn.invars),
+        result=eqn.outvars[0].aval,
+        where=source_line(eqn),
+        of_number=view.source is source,
+    )
+
+
+# Equations of which there are rules.
+_READ = {p.dot_general_p, p.conv_general_dilated_p, p.gather_p, p.dynamic_slice_p}
+
+
+def _whole(source: int | Derived | None, shape: tuple[int, ...]) -> View:
+    return View(source, shape, Layout.whole(shape))
+
+
+@dataclass
 class _Search:
-    """Follows views of the leaves through jaxprs and collects their uses."""
+    """Follows views through jaxprs and collects their uses.
 
-    uses: list[list[Use]]
+    A variable that depends on the example has None in place of a view.
+    """
+
+    uses: list[Use] = field(default_factory=list)
 
     def add_unknown(self, view: View, eqn: Any = None, path: Path = (), operand: int = 0) -> None:
         """Adds a use that no rule can read."""
         where = source_line(eqn) if eqn is not None else ""
         primitive = eqn.primitive if eqn is not None else None
-        self.uses[view.leaf].append(Use(view, path, primitive, {}, operand, (), None, where))
+        self.uses.append(Use(view, path, primitive, {}, operand, (), None, where))
 
-    def jaxpr(self, jaxpr: Any, inputs: Sequence[View | None], path: Path) -> list[View | None]:
+    def jaxpr(
+        self, jaxpr: Any, inputs: Sequence[View | None], path: Path, outer: tuple[int, ...]
+    ) -> list[View | None]:
         """Given the views that a jaxpr's inputs are, returns those that its outputs are."""
-        views = {
-            var: view for var, view in zip(jaxpr.invars, inputs, strict=True) if view is not None
-        }
-        look = lambda atom: None if isinstance(atom, Literal) else views.get(atom)
-        for index, eqn in enumerate(jaxpr.eqns):
-            operands = [look(atom) for atom in eqn.invars]
-            if any(view is not None for view in operands):
-                results = self.equation(eqn, operands, (*path, index))
-                views.update(
-                    (var, view)
-                    for var, view in zip(eqn.outvars, results, strict=True)
-                    if view is not None
-                )
-        return [look(atom) for atom in jaxpr.outvars]
+        views: dict[Any, View | None] = {v: _whole(None, v.aval.shape) for v in jaxpr.constvars}
+        views.update(zip(jaxpr.invars, inputs, strict=True))
 
-    def equation(self, eqn: Any, operands: Sequence[View | None], path: Path) -> list[View | None]:
-        undo = _relabelling(eqn)
-        if undo is not None:
-            view = operands[0]
-            assert view is not None
-            return [view.then(undo)]
+        def look(atom: Any) -> View | None:
+            return _whole(None, jnp.shape(atom.val)) if isinstance(atom, Literal) else views[atom]
+
+        for index, eqn in enumerate(jaxpr.eqns):
+            operands = list(map(look, eqn.invars))
+            results = self.equation(eqn, operands, (*path, index), outer)
+            views.update(zip(eqn.outvars, results, strict=True))
+        return list(map(look, jaxpr.outvars))
+
+    def equation(
+        self, eqn: Any, operands: Sequence[View | None], path: Path, outer: tuple[int, ...]
+    ) -> Sequence[View | None]:
+        known = [view for view in operands if view is not None]
+        if len(known) == len(operands) and not eqn.effects:
+            return _derived(eqn, known, path, outer)
+        used = [(i, view) for i, view in enumerate(operands) if view is not None and view.leaves]
+        if not used:
+            return [None] * len(eqn.outvars)
         if eqn.primitive in _CALLS:
             inner, _ = open_jaxpr(eqn.params["jaxpr"])
-            return self.jaxpr(inner, operands, path)
+            return self.jaxpr(inner, operands, path, outer)
         if eqn.primitive is p.scan_p:
-            return self.scan(eqn, operands, path)
-        for position, view in enumerate(operands):
-            if view is not None and len(eqn.outvars) == 1:
+            return self.scan(eqn, operands, path, outer)
+        for position, view in used:
+            if len(eqn.outvars) == 1:
                 self.add(view, eqn, path, position)
-            elif view is not None:
+            else:
                 self.add_unknown(view, eqn, path, position)
         return [None] * len(eqn.outvars)
 
@@ -144,55 +259,93 @@ class _Search:
             result=eqn.outvars[0].aval,
             where=source_line(eqn),
         )
-        self.uses[view.leaf].append(use)
+        self.uses.append(use)
 
-    def scan(self, eqn: Any, operands: Sequence[View | None], path: Path) -> list[View | None]:
+    def scan(
+        self, eqn: Any, operands: Sequence[View | None], path: Path, outer: tuple[int, ...]
+    ) -> Sequence[View | None]:
         consts, carry = scan_counts(eqn)
         length = eqn.params["length"]
         inside: list[View | None] = []
         for position, view in enumerate(operands):
-            if view is not None and consts <= position < consts + carry:
-                self.add_unknown(view, eqn, path, position)
-                view = None
+            if consts <= position < consts + carry:
+                if view is not None and view.leaves:
+                    self.add_unknown(view, eqn, path, position)
+                view = None  # it may take up something of the example on the way
             elif view is not None:
-                sliced = position >= consts + carry
-                view = replace(view, loops=(*view.loops, (length, sliced)))
+                layout, own = view.layout, None
+                if position >= consts + carry:
+                    own, layout = layout.axes[0], replace(layout, axes=layout.axes[1:])
+                view = replace(view, layout=layout, loops=(*view.loops, (length, own)))
             inside.append(view)
         inner, _ = open_jaxpr(eqn.params["jaxpr"])
-        for view in self.jaxpr(inner, inside, path):
-            if view is not None:
+        for view in self.jaxpr(inner, inside, path, (*outer, length)):
+            if view is not None and view.leaves:
                 self.add_unknown(view, eqn, path)
         return [None] * len(eqn.outvars)
+
+
+def _derived(
+    eqn: Any, operands: Sequence[View], path: Path, outer: tuple[int, ...]
+) -> Sequence[View]:
+    """The views that the results of an equation are, of parameters and constants alone."""
+    if len(operands) == 1 and (views := _relabelled(eqn, operands[0])) is not None:
+        return views
+    moves = any(view.leaves for view in operands) and eqn.primitive is not p.stop_gradient_p
+    results = []
+    for i, var in enumerate(eqn.outvars):
+        smooth = moves and jnp.issubdtype(var.aval.dtype, jnp.floating)
+        source = Derived(path, eqn, i, tuple(operands), outer) if smooth else None
+        results.append(_whole(source, var.aval.shape))
+    return results
 
 
 _CALLS = {p.jit_p, p.closed_call_p, p.remat_p}
 
 _IDENTITIES = {p.copy_p, p.name_p, p.sharding_constraint_p, PVARY}
 
-_RESHAPES = {p.reshape_p, p.squeeze_p, p.broadcast_in_dim_p}
 
-
-def _relabelling(eqn: Any) -> Undo | None:
-    """Returns the inverse of an equation that only relabels its operand's numbers, else None."""
-    primitive, params = eqn.primitive, eqn.params
-    if len(eqn.invars) != 1:
-        return None
+def _relabelled(eqn: Any, view: View) -> list[View] | None:
+    """The results of an equation that only relabels its operand's numbers, else None."""
+    params, layout = eqn.params, view.layout
     before, after = eqn.invars[0].aval, eqn.outvars[0].aval
-    if primitive in _IDENTITIES:
-        return lambda array, lead: array
-    if primitive is p.convert_element_type_p:
+    found: Layout | None = None
+    if eqn.primitive in _IDENTITIES:
+        found = layout
+    elif eqn.primitive is p.convert_element_type_p:
         # Gradients are restored in float32 or wider: narrower types in between are rounding.
         if all(jnp.issubdtype(aval.dtype, jnp.floating) for aval in (before, after)):
-            return lambda array, lead: array
-        return None
-    if primitive is p.transpose_p:
-        order = params["permutation"]
-        inverse = [order.index(axis) for axis in range(len(order))]
-        return lambda array, lead: array.transpose(*range(lead), *[lead + axis for axis in inverse])
-    if primitive is p.rev_p:
-        axes = params["dimensions"]
-        return lambda array, lead: jnp.flip(array, [lead + axis for axis in axes])
-    reorders = primitive is p.reshape_p and params["dimensions"] is not None
-    if primitive in _RESHAPES and before.size == after.size and not reorders:
-        return lambda array, lead: array.reshape(*array.shape[:lead], *before.shape)
-    return None
+            found = layout
+    elif eqn.primitive is p.transpose_p:
+        found = layout.transpose(params["permutation"])
+    elif eqn.primitive is p.rev_p:
+        found = layout.reverse(params["dimensions"])
+    elif eqn.primitive is p.slice_p:
+        steps = params["strides"] or (1,) * before.ndim
+        found = layout.slice(params["start_indices"], params["limit_indices"], steps)
+    elif eqn.primitive is SPLIT:
+        return [replace(view, layout=part) for part in _split(layout, params)]
+    elif eqn.primitive is UNSTACK:
+        return [replace(view, layout=part) for part in _unstacked(layout, params["axis"])]
+    elif eqn.primitive is p.broadcast_in_dim_p:
+        found = layout.broadcast(params["shape"], params["broadcast_dimensions"])
+    elif eqn.primitive is p.squeeze_p or (
+        eqn.primitive is p.reshape_p and params["dimensions"] is None
+    ):
+        found = layout.reshape(after.shape)
+    return None if found is None else [replace(view, layout=found)]
+
+
+def _split(layout: Layout, params: Mapping[str, Any]) -> Iterator[Layout]:
+    axis, start = params["axis"], 0
+    for size in params["sizes"]:
+        starts, limits = [0] * len(layout.axes), list(layout.shape)
+        starts[axis], limits[axis] = start, start + size
+        yield layout.slice(starts, limits, [1] * len(layout.axes))
+        start += size
+
+
+def _unstacked(layout: Layout, axis: int) -> Iterator[Layout]:
+    for i in range(layout.axes[axis].size):
+        offset = layout.offset + i * layout.axes[axis].stride
+        yield Layout(offset, layout.axes[:axis] + layout.axes[axis + 1 :])

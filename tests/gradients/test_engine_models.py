@@ -57,7 +57,7 @@ def test_linen_transformers(kind):
     got = factored(loss, params, (tokens,))
     for (path, _), held in zip(jax.tree_util.tree_leaves_with_path(params), got, strict=True):
         name = jax.tree_util.keystr(path)
-        assert held == ("kernel" in name or ("embedding" in name and kind != "tied")), name
+        assert held == ("kernel" in name or "embedding" in name), name
 
 
 class ConvNet(nn.Module):

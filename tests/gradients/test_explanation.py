@@ -38,7 +38,7 @@ def test_forms_and_reasons():
     assert plans["['many']"].form == "product"
     assert plans["['table']"].form == "lookup"
     assert plans["['unused']"].form == "zero"
-    assert plans["['tied']"].reason == "used 2 times"
+    assert plans["['tied']"].reason == "few positions, used 2 times"
     assert "conv_general_dilated at" in plans["['conv']"].site
     assert "test_explanation.py" in plans["['conv']"].site
     assert plans["['few']"].numbers == 205
@@ -77,11 +77,11 @@ def test_vmap_has_nothing_to_explain():
 
 def test_where_an_example_adds_one_term_to_each_number_is_told():
     plans = {plan.leaf: plan for plan in jaxdp.explain(loss, PARAMS, (TOKENS,)).leaves}
-    assert {name for name, plan in plans.items() if not plan.one_term} == {"['table']"}
+    assert {name for name, plan in plans.items() if not plan.one_term} == {"['table']", "['tied']"}
     # Of the factors, only those of "few" have one position.
     factored = jaxdp.explain(loss, PARAMS, (TOKENS,), method="factored")
     names = {leaf.leaf for leaf in factored.leaves if not leaf.one_term}
-    assert names == {"['conv']", "['many']", "['table']"}
+    assert names == {"['conv']", "['many']", "['table']", "['tied']"}
     assert not factored.one_term
     alone = jaxdp.explain(loss, PARAMS, (TOKENS,), microbatch_size=1)
     assert alone.one_term
@@ -143,7 +143,7 @@ def test_uses_are_counted_with_their_lines():
     at = lambda offset: f"test_explanation.py:{first + offset}"
     end = f"test_explanation.py:{loss.__code__.co_firstlineno + 4}"
     assert plans["['i']"].site == f"dot_general × 20 at {at(2)}"
-    assert plans["['i']"].reason == "used 20 times"
+    assert plans["['i']"].reason == "many positions, used 20 times"
     assert plans["['h']"].site == f"dot_general × 21 at {at(3)}, {end}, reduce_sum at {end}"
     assert plans["['h']"].reason == "used 22 times"
 

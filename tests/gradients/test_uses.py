@@ -11,7 +11,7 @@ W, X = jnp.ones((3, 3)), jnp.ones((4, 3))
 
 def test_views_are_followed():
     def loss(q, x):
-        w = jnp.flip(q.T.reshape(2, 2, 6).astype(jnp.float32), 1).reshape(4, 6)[None].squeeze(0)
+        w = jnp.flip(q.T.reshape(2, 2, 6).astype(jnp.float32), 2).reshape(4, 6)[None].squeeze(0)
         return jnp.sum(jnp.sin(jax.jit(lambda x, w: x @ w)(x, w)))
 
     agree(loss, normal(0, 6, 4), (normal(1, B, 3, 4),))
