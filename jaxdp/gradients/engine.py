@@ -158,7 +158,7 @@ class _Found:
     def known(self, derived: Derived, position: int) -> jax.Array:
         atom, path = derived.eqn.invars[position], derived.path[:-1]
         if isinstance(atom, Literal):
-            return jnp.asarray(atom.val)
+            return jnp.asarray(atom.val, derived.eqn.outvars[derived.result].aval.dtype)
         return self.recorded.known[path][self.sites.at(path).known.index(atom)]
 
     def gradient_of_number(self, shape: NumberShape) -> jax.Array:

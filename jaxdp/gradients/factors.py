@@ -71,19 +71,33 @@ class Form:
     def sort(self) -> tuple["Form", Step]:
         """Axes and factors in the order of the array, joined: `[b, s, t, d]`, `[b, s, t, p]`."""
         assert not self.outer
+        # Every axis forwards, largest stride first.
+        count = len(self.s)
         groups = (self.s, self.d, self.p)
         orders = [in_order(axes) for axes in groups]
-        s, d, p = (tuple(g[i] for i in order) for g, order in zip(groups, orders, strict=True))
+        flips = [[i for i, axis in enumerate(axes) if axis.stride < 0] for axes in groups]
+        offset = self.offset + sum(
+            (axis.size - 1) * axis.stride for axes in groups for axis in axes if axis.stride < 0
+        )
+        s, d, p = (
+            tuple(Axis(axes[i].size, abs(axes[i].stride)) for i in order)
+            for axes, order in zip(groups, orders, strict=True)
+        )
         # The factor that runs along the axis with the largest stride comes first.
-        first = lambda axes: max((abs(axis.stride) for axis in axes if axis.size > 1), default=0)
+        first = lambda axes: max((axis.stride for axis in axes if axis.size > 1), default=0)
         swapped = first(p) > first(d)
 
+        def side(x: jax.Array, own: int) -> jax.Array:
+            backwards = [1 + i for i in flips[0]]
+            backwards += [1 + count + 1 + i for i in flips[own]]
+            return _joined(jnp.flip(x, backwards) if backwards else x, orders[0], orders[own])
+
         def transform(a: jax.Array, c: jax.Array, _: Any) -> tuple[jax.Array, jax.Array]:
-            a, c = _joined(a, orders[0], orders[1]), _joined(c, orders[0], orders[2])
+            a, c = side(a, 1), side(c, 2)
             return (c, a) if swapped else (a, c)
 
         d, p = (p, d) if swapped else (d, p)
-        return replace(self, s=s, d=d, p=p), Step(transform)
+        return replace(self, offset=offset, s=s, d=d, p=p), Step(transform)
 
 
 def _joined(array: jax.Array, s: Sequence[int], own: Sequence[int]) -> jax.Array:
