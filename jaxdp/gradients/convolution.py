@@ -35,6 +35,8 @@ class ConvShape:
     kernel: tuple[int, ...]  # the use's operand
     sizes: tuple[int, int, int, int]  # s (groups), t (positions), d (inputs), p (outputs)
 
+    recorded: ClassVar[tuple[int, ...]] = (0,)
+
     # Not even at one position: GPUs may compute convolutions by way of other sums.
     one_term: ClassVar[bool] = False
 
@@ -46,6 +48,13 @@ class ConvShape:
     @property
     def _window_sizes(self) -> list[int]:
         return [self.kernel[axis] for axis in self.params["dimension_numbers"].rhs_spec[2:]]
+
+    def make(self, operands: tuple[jax.Array, ...], cotangents: jax.Array, norms: Norms) -> "Conv":
+        """The gradients, from what was recorded."""
+        numbers, loops = self.params["dimension_numbers"], len(self.view.loops)
+        fold = lambda array, spec: folded(array, range(1, 1 + loops), 1 + loops + spec[0])
+        (inputs,) = operands
+        return Conv(fold(inputs, numbers.lhs_spec), fold(cotangents, numbers.out_spec), self, norms)
 
     def restore(self, products: jax.Array) -> jax.Array:
         """`[b, groups, offsets·d, p]` to `[b, *leaf.shape]`."""
@@ -215,14 +224,6 @@ class Conv:
     norms: Norms
 
     one_term: ClassVar[bool] = ConvShape.one_term
-
-    @classmethod
-    def make(
-        cls, inputs: jax.Array, cotangents: jax.Array, shape: ConvShape, norms: Norms
-    ) -> "Conv":
-        numbers, loops = shape.params["dimension_numbers"], len(shape.view.loops)
-        fold = lambda array, spec: folded(array, range(1, 1 + loops), 1 + loops + spec[0])
-        return cls(fold(inputs, numbers.lhs_spec), fold(cotangents, numbers.out_spec), shape, norms)
 
     def squared_norms(self) -> jax.Array:
         return self._of_patches(Matmul.squared_norms)

@@ -16,13 +16,11 @@ import jax
 import jax.numpy as jnp
 
 from .choice import Choice, choose
-from .convolution import SUBSTITUTES, Conv
+from .convolution import SUBSTITUTES
 from .jax_internals import one_example, vary, varying_axes
-from .lookup import Lookup, LookupShape
 from .matmul import Matmul, MatmulShape, Norms
 from .program import trace
 from .representations import Dense, Representation, Zero, accumulation_dtype
-from .uses import Use
 
 
 def factored_engine(
@@ -53,7 +51,7 @@ def _engine(
     taps: dict[int, Any] = {}
     for choice in choices:
         if choice.shape is not None:
-            _add_site(sites, taps, choice.use, axes)
+            _add_site(sites, taps, choice, axes)
     dense = [i for i, choice in enumerate(choices) if choice.form == "dense"]
 
     def tapped(taps: Any, materialised: list[jax.Array], example: list[Any]) -> Any:
@@ -77,20 +75,24 @@ def _engine(
     return values, representations
 
 
-def _add_site(sites: dict[int, Any], taps: dict[int, Any], use: Use, axes: frozenset) -> None:
+def _add_site(sites: dict[int, Any], taps: dict[int, Any], choice: Choice, axes: frozenset) -> None:
     """Adds a use to the trees of sites and of zero taps."""
+    use = choice.use
     *way, last = use.path
     for index in way:
         sites, taps = sites.setdefault(index, {}), taps.setdefault(index, {})
     loops = tuple(length for length, _ in use.view.loops)
     # Made to vary: a tap that the devices of a shard_map shared would add up their cotangents.
     taps[last] = vary(jnp.zeros(loops + use.result.shape, use.result.dtype), axes)
-    sites[last] = (*sites.get(last, ()), _recorded_operand(use))
+    sites[last] = (*sites.get(last, ()), *_recorded_operands(choice))
 
 
-def _recorded_operand(use: Use) -> int:
-    """The position of the operand that is not the leaf, of two."""
-    return 1 - use.operand
+def _recorded_operands(choice: Choice) -> tuple[int, ...]:
+    """The positions of the operands that the form needs."""
+    assert choice.shape is not None
+    if isinstance(choice.shape, MatmulShape):
+        return (1 - choice.use.operand,)
+    return choice.shape.recorded
 
 
 def _represent(
@@ -110,14 +112,11 @@ def _represent(
     use = choice.use
     for index in use.path:
         sites, cotangents, recorded = sites[index], cotangents[index], recorded[index]
-    operand = recorded[sites.index(_recorded_operand(use))]
-    if isinstance(choice.shape, LookupShape):
-        return Lookup.make(operand, cotangents, choice.shape)
+    operands = tuple(recorded[sites.index(i)] for i in _recorded_operands(choice))
     norms: Norms = "gram" if choice.form == "gram" else "direct"
-    made: Matmul | Conv
     if isinstance(choice.shape, MatmulShape):
-        made = Matmul.make(operand, cotangents, choice.shape, norms)
+        made: Representation = Matmul.make(operands[0], cotangents, choice.shape, norms)
     else:
         assert choice.shape is not None
-        made = Conv.make(operand, cotangents, choice.shape, norms)
+        made = choice.shape.make(operands, cotangents, norms)
     return Dense(made.materialize()) if choice.form == "product" else made

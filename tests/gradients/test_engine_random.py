@@ -59,6 +59,18 @@ def lookup(x, w):
     return x + jnp.take(w(5, D), rows, axis=0)
 
 
+def one_by_one(x, w):
+    rows = (jnp.abs(x[:, 0]) * 2).astype(int) - 1
+    table = w(5, D)
+    return x + jax.vmap(lambda i: table[i])(rows)
+
+
+def tables(x, w):
+    rows = (jnp.abs(x[:, 0]) * 2).astype(int)
+    read = lambda h, own: (h + own[0][own[1]], None)
+    return x + jax.lax.scan(read, jnp.zeros(D, x.dtype), (w(T, 5, D), rows))[0]
+
+
 def position(x, w):
     return x + w(T, D)
 
@@ -109,6 +121,7 @@ def tripled(x):
 
 tripled.defvjp(lambda x: (jnp.sin(x), x), lambda x, g: (3 * g * jnp.cos(x),))
 OPERATIONS = [dense, transposed, mlp, heads, attention, norm, convolution, depthwise, lookup]
+OPERATIONS += [one_by_one, tables]
 OPERATIONS += [position, layers, recurrent, branches, repeated, normalised, product, mapped, unused]
 WRAPPERS = [
     lambda f: f,

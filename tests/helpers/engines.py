@@ -52,6 +52,15 @@ def agree(loss_fn, params, batch, tolerance=1e-5, engines=(factored_engine, auto
             assert np.linalg.norm(total - expected) <= 2 * tolerance * scale
 
 
+def agree_exactly(loss_fn, params, batch):
+    """`agree` in float64, and every leaf is held in factors."""
+    with jax.enable_x64(True):
+        widen = lambda x: jnp.asarray(np.asarray(x, np.float64 if x.dtype == np.float32 else None))
+        params, batch = jax.tree.map(widen, (params, batch))
+        agree(loss_fn, params, batch, tolerance=1e-11)
+        assert all(factored(loss_fn, params, batch))
+
+
 def factored(loss_fn, params, batch):
     """Which leaves are held in factors."""
     choices = choose(trace(loss_fn, params, one_example(batch)), thrifty=False)
