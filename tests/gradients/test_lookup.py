@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from helpers.engines import B, agree, agree_exactly, factored, normal
 
@@ -86,15 +87,38 @@ def test_lookups_in_a_table_for_every_layer(shape):
     agree_exactly(loss, normal(0, 3, 6, 5), (indices,))
 
 
-def test_wide_indices_outside_of_the_table_stay_outside():
+def gathered(table, indices, mode, index_map=(0,)):
+    """lax.gather of rows, without what jax.numpy does to indices first."""
+    numbers = jax.lax.GatherDimensionNumbers((1,), (0,), index_map)
+    return jax.lax.gather(table, indices, numbers, (1, 5), mode=mode, fill_value=0)
+
+
+@pytest.mark.parametrize("mode", ["fill", "clip"])
+@pytest.mark.parametrize("start", [2**32 + 1, -(2**32) + 1, np.uint64(2**63 + 1)])
+def test_wide_indices_outside_of_the_table_stay_outside(mode, start):
     """2³² + 1 is no row, though its lower half is."""
-    take = lambda table, i: jnp.sum(jnp.sin(table.at[i].get(mode="fill", fill_value=0)))
+    loss = lambda table, i: jnp.sum(jnp.sin(gathered(table, i[:, None], mode)))
     with jax.enable_x64(True):
-        for wide in (
-            jnp.array([2**32 + 1, -(2**32) + 1, 2]),
-            jnp.array([2**63, 2**32, 2], "uint64"),
-        ):
-            agree(take, normal(0, 6, 5), (wide,))
+        indices = jnp.asarray([[start, 2, 2]])
+        agree_exactly(loss, normal(0, 6, 5), (indices,))
+
+
+@pytest.mark.parametrize("mode", ["fill", "clip"])
+def test_an_index_of_an_axis_that_is_taken_whole_may_be_outside(mode):
+    loss = lambda table, i: jnp.sum(jnp.sin(gathered(table, i, mode, (0, 1))))
+    agree_exactly(loss, normal(0, 6, 5), (jnp.array([[[1, 0], [1, 1], [2, -1], [3, 0]]]),))
+
+
+def test_tables_of_tables():
+    """Each iteration has tables of its own, one for every position."""
+
+    def loss(tables, indices):
+        read = jax.vmap(lambda table, i: table[i])
+        layer = lambda h, x: (jnp.sin(h + read(*x)), None)
+        return jnp.sum(jax.lax.scan(layer, jnp.zeros((3, 5)), (tables, indices))[0] ** 2)
+
+    indices = jax.random.randint(jax.random.key(1), (B, 2, 3), 0, 4)
+    agree_exactly(loss, normal(0, 2, 3, 4, 5), (indices,))
 
 
 def test_a_block_of_rows_is_dense():
