@@ -7,11 +7,12 @@ from .convolution import ConvShape, conv_shape
 from .lookup import LookupShape, lookup_shape
 from .matmul import MatmulShape, matmul_shape
 from .program import Program
+from .ragged import RaggedShape, ragged_shape
 from .uses import Use
 
 Form = Literal["gram", "direct", "product", "lookup", "dense", "zero"]
 
-Shape = MatmulShape | ConvShape | LookupShape
+Shape = MatmulShape | ConvShape | RaggedShape | LookupShape
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def _choose(uses: list[Use], thrifty: bool) -> Choice:
     (use,) = uses
     if (lookup := lookup_shape(use)) is not None:
         return Choice("lookup", "look-up", (use,), lookup)
-    shape = matmul_shape(use) or conv_shape(use)
+    shape = matmul_shape(use) or conv_shape(use) or ragged_shape(use)
     if shape is None:
         return Choice("dense", f"no rule for {use.what}", (use,))
     form, reason = _cheapest(shape, thrifty)
@@ -66,13 +67,16 @@ def _choose(uses: list[Use], thrifty: bool) -> Choice:
 OPERATIONS_PER_NUMBER = 100
 
 
-def _cheapest(shape: MatmulShape | ConvShape, thrifty: bool) -> tuple[Form, str]:
+def _cheapest(shape: MatmulShape | ConvShape | RaggedShape, thrifty: bool) -> tuple[Form, str]:
     _, t, d, p = shape.sizes
     if t == 1:
         return "gram", "one position: norms are products of norms"
-    gram, direct = 2 * t * t * (d + p), 2 * t * d * p
-    stored = OPERATIONS_PER_NUMBER * d * p
-    if thrifty and d * p <= t * (d + p) and stored < gram:
+    numbers = d * p
+    if isinstance(shape, RaggedShape):
+        numbers *= shape.experts
+    gram, direct = 2 * t * t * (d + p), 2 * t * numbers
+    stored = OPERATIONS_PER_NUMBER * numbers
+    if thrifty and numbers <= t * (d + p) and stored < gram:
         return "product", "smaller than its factors"
     if gram <= direct:
         return "gram", "few positions"

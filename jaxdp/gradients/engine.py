@@ -15,12 +15,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from . import convolution, ragged
 from .choice import Choice, choose
-from .convolution import SUBSTITUTES
 from .jax_internals import one_example, vary, varying_axes
 from .matmul import Matmul, MatmulShape, Norms
 from .program import trace
 from .representations import Dense, Representation, Zero, accumulation_dtype
+
+SUBSTITUTES = convolution.SUBSTITUTES | ragged.SUBSTITUTES
 
 
 def factored_engine(

@@ -18,6 +18,7 @@ from .coupling import refuse_coupling
 from .lookup import LookupShape
 from .matmul import MatmulShape
 from .program import trace
+from .ragged import RaggedShape
 from .shared import shared_last
 from .uses import Use
 from .zero_gradients import zero_gradients
@@ -277,7 +278,7 @@ def _sites_of(what: str, count: int, uses: tuple[Use, ...]) -> str:
 
 
 def _product_operations(choice: Choice) -> int:
-    if isinstance(choice.shape, MatmulShape | ConvShape):
+    if isinstance(choice.shape, MatmulShape | ConvShape | RaggedShape):
         s, t, d, p = choice.shape.sizes
         return 2 * s * t * d * p
     return 0

@@ -17,6 +17,7 @@ from jax._src import callback, config, custom_batching, debugging, ffi, source_i
 from jax._src import core as jax_core
 from jax._src.interpreters import batching, mlir
 from jax._src.interpreters.partial_eval import dce_jaxpr
+from jax._src.lax import lax as lax_internal
 from jax._src.lax import parallel
 from jax._src.state import primitives as state_primitives
 from jax.extend.core import Literal as Literal
@@ -37,6 +38,8 @@ def _primitives(*modules: ModuleType) -> frozenset:
 
 
 PVARY = jax_core.pvary_p
+
+RAGGED_DOT = lax_internal.ragged_dot_general_p
 
 # All that exchanges values between the elements of a mapped axis.
 COLLECTIVES = _primitives(parallel) - {primitives.axis_index_p, PVARY}

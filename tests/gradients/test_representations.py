@@ -4,6 +4,7 @@ With the losses below the activations and cotangents of a parameter are the batc
 """
 
 from dataclasses import replace
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jaxdp.gradients.convolution import Conv
 from jaxdp.gradients.engine import auto_engine, factored_engine
 from jaxdp.gradients.lookup import Lookup
 from jaxdp.gradients.matmul import Matmul
+from jaxdp.gradients.ragged import Ragged
 
 BOUND_SLACK = 1e-5  # how far above C a contribution may be (privacy rule 9)
 ORDINARY_INFLATION = 1e-4
@@ -50,6 +52,18 @@ def parts_loss(w, a, c):
     return jnp.sum(read(w.astype(c.dtype), halves(rows)) * halves(c))
 
 
+def ragged_loss(w, a, c):
+    """Three experts; the rows behind the groups meet none."""
+    sizes = jnp.array(ragged_sizes(len(a)))
+    dtype = jnp.promote_types(a.dtype, c.dtype)
+    y = jax.lax.ragged_dot(a.astype(dtype), w.astype(dtype), sizes)
+    return jnp.sum(y * c)
+
+
+def ragged_sizes(t):
+    return [t - t // 2, 0, t // 4]
+
+
 def exact_matmul(a, c, d):
     return np.einsum("btd,btp->bdp", a, c)
 
@@ -73,15 +87,23 @@ def exact_parts(a, c, d):
     return np.stack(halves, 1)
 
 
+def exact_ragged(a, c, d):
+    ends = np.cumsum([0, *ragged_sizes(a.shape[1])])
+    groups = [slice(*pair) for pair in pairwise(ends)]
+    return np.stack([exact_matmul(a[:, rows], c[:, rows], d) for rows in groups], 1)
+
+
 def exact(kind, a, c, d):
     """The gradients in float64."""
     return EXACT[kind](np.asarray(a, np.float64), np.asarray(c, np.float64), d)
 
 
-EXACT = {"matmul": exact_matmul, "conv": exact_conv}
+EXACT = {"matmul": exact_matmul, "conv": exact_conv, "ragged": exact_ragged}
 EXACT |= {"lookup": exact_lookup, "parts": exact_parts}
-LOSSES = {"matmul": matmul_loss, "conv": conv_loss, "lookup": lookup_loss, "parts": parts_loss}
-LEADS = {"matmul": (), "conv": (3,), "lookup": (), "parts": (2,)}  # of the leaf's shape
+LOSSES = {"matmul": matmul_loss, "conv": conv_loss, "ragged": ragged_loss}
+LOSSES |= {"lookup": lookup_loss, "parts": parts_loss}
+# The leaf has these axes in front of [d, p].
+LEADS = {"matmul": (), "conv": (3,), "ragged": (3,), "lookup": (), "parts": (2,)}
 
 
 def represented(kind, a, c):
@@ -90,6 +112,7 @@ def represented(kind, a, c):
 
 
 KINDS = [("matmul", "gram"), ("matmul", "direct"), ("conv", "gram"), ("conv", "direct")]
+KINDS += [("ragged", "gram"), ("ragged", "direct")]
 KINDS += [("lookup", None), ("parts", None)]
 
 
@@ -194,7 +217,7 @@ def test_rows_that_are_not_finite_show_and_can_be_dropped(kind, norms, where, ba
 
 def test_every_representation_is_met():
     a, c = jnp.ones((2, 3, 4)), jnp.ones((2, 3, 5))
-    kinds = {"matmul": Matmul, "conv": Conv, "lookup": Lookup, "parts": Lookup}
+    kinds = {"matmul": Matmul, "conv": Conv, "ragged": Ragged, "lookup": Lookup, "parts": Lookup}
     for kind, expected in kinds.items():
         assert type(represented(kind, a, c)) is expected
 
