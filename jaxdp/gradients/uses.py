@@ -186,13 +186,24 @@ def _relabelling(eqn: Any) -> Undo | None:
             return lambda array, lead: array
         return None
     if primitive is p.transpose_p:
-        order = params["permutation"]
-        inverse = [order.index(axis) for axis in range(len(order))]
-        return lambda array, lead: array.transpose(*range(lead), *[lead + axis for axis in inverse])
+        return _reordering(params["permutation"], after.shape)
     if primitive is p.rev_p:
         axes = params["dimensions"]
         return lambda array, lead: jnp.flip(array, [lead + axis for axis in axes])
-    reorders = primitive is p.reshape_p and params["dimensions"] is not None
-    if primitive in _RESHAPES and before.size == after.size and not reorders:
+    if primitive is p.reshape_p and params["dimensions"] is not None:
+        order = params["dimensions"]
+        return _reordering(order, [before.shape[axis] for axis in order])
+    if primitive in _RESHAPES and before.size == after.size:
         return lambda array, lead: array.reshape(*array.shape[:lead], *before.shape)
     return None
+
+
+def _reordering(order: Sequence[int], sizes: Sequence[int]) -> Undo:
+    """The inverse of a transposition to axes of these sizes and a reshape after it."""
+    inverse = [order.index(axis) for axis in range(len(order))]
+
+    def undo(array: jax.Array, lead: int) -> jax.Array:
+        array = array.reshape(*array.shape[:lead], *sizes)
+        return array.transpose(*range(lead), *[lead + axis for axis in inverse])
+
+    return undo

@@ -54,6 +54,22 @@ def depthwise(x, w):
     return jax.lax.conv_general_dilated(x[None], w(2, 1, D), (1,), "SAME", **options)[0]
 
 
+def kernels(x, w):
+    """A kernel for every iteration, and one for all."""
+    shared, options = w(3, 1, D), dict(dimension_numbers=LAYOUT, feature_group_count=D)
+
+    def layer(h, own):
+        h = jax.lax.conv_general_dilated(h, shared, (1,), "SAME", **options)
+        return jnp.sin(jax.lax.conv_general_dilated(h, own, (1,), "SAME", None, None, LAYOUT)), None
+
+    return jax.lax.scan(layer, x[None], w(2, 2, D, D))[0][0]
+
+
+def upsampled(x, w):
+    y = jax.lax.conv_transpose(x[None], w(3, D, 4), (2,), "SAME")
+    return jax.lax.conv_general_dilated(y, w(3, 4, D), (2,), "SAME", None, None, LAYOUT)[0]
+
+
 def lookup(x, w):
     rows = jnp.clip(jnp.abs(x[:, 0]) * 2, 0, 4).astype(int)
     return x + jnp.take(w(5, D), rows, axis=0)
@@ -125,7 +141,7 @@ def tripled(x):
 
 tripled.defvjp(lambda x: (jnp.sin(x), x), lambda x, g: (3 * g * jnp.cos(x),))
 OPERATIONS = [dense, transposed, mlp, heads, attention, norm, convolution, depthwise, lookup]
-OPERATIONS += [one_by_one, tables, ragged]
+OPERATIONS += [one_by_one, tables, ragged, kernels, upsampled]
 OPERATIONS += [position, layers, recurrent, branches, repeated, normalised, product, mapped, unused]
 WRAPPERS = [
     lambda f: f,

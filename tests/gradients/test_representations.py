@@ -33,6 +33,12 @@ def conv_loss(w, a, c):
     return jnp.sum(y[0] * c)
 
 
+def kernels_loss(w, a, c):
+    """Two kernels, the slices of a loop; the second sees half of the activations."""
+    one = lambda total, own: (total + conv_loss(own[0], own[1] * a, c), None)
+    return jax.lax.scan(one, jnp.zeros((), c.dtype), (w, jnp.array([1, 0.5], a.dtype)))[0]
+
+
 def rows_of(a, d):
     return np.clip(np.abs(a[..., 0].astype(np.float32)) * 3, 0, d - 1).astype(int)
 
@@ -74,6 +80,10 @@ def exact_conv(a, c, d):
     return np.stack([np.einsum("btd,btp->bdp", w, c) for w in windows], 1)
 
 
+def exact_kernels(a, c, d):
+    return np.stack([exact_conv(a, c, d), exact_conv(a / 2, c, d)], 1)
+
+
 def exact_lookup(a, c, d):
     table = np.zeros((a.shape[0], d, c.shape[-1]))
     for b in range(a.shape[0]):
@@ -99,11 +109,12 @@ def exact(kind, a, c, d):
 
 
 EXACT = {"matmul": exact_matmul, "conv": exact_conv, "ragged": exact_ragged}
-EXACT |= {"lookup": exact_lookup, "parts": exact_parts}
+EXACT |= {"lookup": exact_lookup, "parts": exact_parts, "kernels": exact_kernels}
 LOSSES = {"matmul": matmul_loss, "conv": conv_loss, "ragged": ragged_loss}
-LOSSES |= {"lookup": lookup_loss, "parts": parts_loss}
+LOSSES |= {"lookup": lookup_loss, "parts": parts_loss, "kernels": kernels_loss}
 # The leaf has these axes in front of [d, p].
 LEADS = {"matmul": (), "conv": (3,), "ragged": (3,), "lookup": (), "parts": (2,)}
+LEADS |= {"kernels": (2, 3)}
 
 
 def represented(kind, a, c):
@@ -113,7 +124,7 @@ def represented(kind, a, c):
 
 KINDS = [("matmul", "gram"), ("matmul", "direct"), ("conv", "gram"), ("conv", "direct")]
 KINDS += [("ragged", "gram"), ("ragged", "direct")]
-KINDS += [("lookup", None), ("parts", None)]
+KINDS += [("kernels", "gram"), ("lookup", None), ("parts", None)]
 
 
 def norms_of(kind, norms, a, c):
