@@ -87,6 +87,11 @@ def tables(x, w):
     return x + jax.lax.scan(read, jnp.zeros(D, x.dtype), (w(T, 5, D), rows))[0]
 
 
+def experts(x, w):
+    h = jnp.tanh(jnp.einsum("td,edp->etp", x, w(2, D, 3)))
+    return jnp.einsum("etp,epd->etd", h, w(2, 3, D)).sum(0)
+
+
 def ragged(x, w):
     return x + jax.lax.ragged_dot(x, w(2, D, D), jnp.array([1, 2]) + (x[0, 0] > 0))
 
@@ -141,7 +146,7 @@ def tripled(x):
 
 tripled.defvjp(lambda x: (jnp.sin(x), x), lambda x, g: (3 * g * jnp.cos(x),))
 OPERATIONS = [dense, transposed, mlp, heads, attention, norm, convolution, depthwise, lookup]
-OPERATIONS += [one_by_one, tables, ragged, kernels, upsampled]
+OPERATIONS += [one_by_one, tables, ragged, kernels, upsampled, experts]
 OPERATIONS += [position, layers, recurrent, branches, repeated, normalised, product, mapped, unused]
 WRAPPERS = [
     lambda f: f,
