@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .convolution import ConvShape, conv_shape
+from .jax_internals import primitives as p
 from .lookup import LookupShape, lookup_shape
 from .matmul import MatmulShape, matmul_shape
 from .program import Program
@@ -37,6 +38,9 @@ class Choice:
         return stored or (self.shape is not None and self.shape.one_term)
 
 
+_CUSTOM_DERIVATIVES = (p.custom_jvp_call_p, p.custom_vjp_call_p)
+
+
 def choose(program: Program, thrifty: bool) -> list[Choice]:
     """Chooses a form for every leaf's gradients.
 
@@ -56,6 +60,8 @@ def _choose(uses: list[Use], thrifty: bool) -> Choice:
     if (lookup := lookup_shape(use)) is not None:
         return Choice("lookup", "look-up", (use,), lookup)
     shape = matmul_shape(use) or conv_shape(use) or ragged_shape(use)
+    if shape is None and use.primitive in _CUSTOM_DERIVATIVES:
+        return Choice("dense", "inside a function with a custom derivative", (use,))
     if shape is None:
         return Choice("dense", f"no rule for {use.what}", (use,))
     form, reason = _cheapest(shape, thrifty)

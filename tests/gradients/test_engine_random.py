@@ -40,6 +40,21 @@ def attention(x, w):
     return jnp.einsum("hts,hsk->thk", scores, v).reshape(T, D)
 
 
+@jax.custom_vjp
+def flash(q, k, v):
+    return jax.nn.softmax(q @ k.T) @ v
+
+
+flash.defvjp(
+    lambda q, k, v: (flash(q, k, v), (q, k, v)),
+    lambda kept, c: jax.vjp(lambda q, k, v: jax.nn.softmax(q @ k.T) @ v, *kept)[1](c),
+)
+
+
+def custom_attention(x, w):
+    return flash(x @ w(D, 3), x @ w(D, 3), x @ w(D, D))
+
+
 def norm(x, w):
     x = x - x.mean(-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.mean(x**2, -1, keepdims=True) + 0.1) * w(D) + w(D)
@@ -147,6 +162,7 @@ def tripled(x):
 tripled.defvjp(lambda x: (jnp.sin(x), x), lambda x, g: (3 * g * jnp.cos(x),))
 OPERATIONS = [dense, transposed, mlp, heads, attention, norm, convolution, depthwise, lookup]
 OPERATIONS += [one_by_one, tables, ragged, kernels, upsampled, experts]
+OPERATIONS += [custom_attention]
 OPERATIONS += [position, layers, recurrent, branches, repeated, normalised, product, mapped, unused]
 WRAPPERS = [
     lambda f: f,
