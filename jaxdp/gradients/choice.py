@@ -8,16 +8,18 @@ from typing import Literal
 from .convolution import ConvShape, conv_shape
 from .factors import Form as Factors
 from .factors import Step, descend
+from .jax_internals import primitives as p
 from .layout import in_order, merged
 from .lookup import LookupShape, lookup_shape
 from .matmul import MatmulShape, Norms, matmul_form
 from .number import NumberShape
 from .program import Program
+from .ragged import RaggedShape, ragged_shape
 from .uses import Derived, Use
 
 Form = Literal["gram", "direct", "product", "lookup", "several", "dense", "zero"]
 
-Shape = MatmulShape | ConvShape | LookupShape | NumberShape
+Shape = MatmulShape | ConvShape | RaggedShape | LookupShape | NumberShape
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,10 @@ def _idle(read: bool) -> str:
     return "no gradient goes there" if read else "the loss does not use it"
 
 
+Products = MatmulShape | ConvShape | RaggedShape
+
+_CUSTOM_DERIVATIVES = (p.custom_jvp_call_p, p.custom_vjp_call_p)
+
 # By leaf, the factors of its gradient that a use makes; None where it makes none.
 _Ways = dict[int, tuple[Factors, list[Step]] | None]
 
@@ -136,7 +142,10 @@ def _shape(leaf: int, use: Use, ways: _Ways) -> Shape | str:
         return f"made into another value before {use.what}"
     if view.with_loops.blocks(view.shape) is None:
         return f"no rule for {use.what}"
-    return lookup_shape(use) or conv_shape(use) or f"no rule for {use.what}"
+    if use.primitive in _CUSTOM_DERIVATIVES:
+        return "inside a function with a custom derivative"
+    shape = lookup_shape(use) or conv_shape(use) or ragged_shape(use)
+    return shape or f"no rule for {use.what}"
 
 
 def _key(shape: Shape) -> object:
@@ -144,7 +153,7 @@ def _key(shape: Shape) -> object:
     if isinstance(shape, MatmulShape):
         return shape.form.key
     if isinstance(shape, LookupShape):
-        return shape.view, shape.split, shape.order, shape.clipped
+        return shape.view.with_loops, tuple(shape.row_axes), tuple(shape.other_axes)
     return id(shape)
 
 
@@ -172,7 +181,7 @@ def _meet(one: Shape, two: Shape) -> bool | None:
     return False
 
 
-def _blocks(shape: MatmulShape | ConvShape | LookupShape) -> tuple:
+def _blocks(shape: MatmulShape | ConvShape | RaggedShape | LookupShape) -> tuple:
     if isinstance(shape, MatmulShape):
         layout, of = shape.form.layout, shape.form.shape
     else:
@@ -184,11 +193,11 @@ def _blocks(shape: MatmulShape | ConvShape | LookupShape) -> tuple:
 
 def _same_rows(matmul: MatmulShape, lookup: LookupShape) -> bool:
     """Whether one factor of a product runs along the rows of a table, and the other across them."""
-    rows, rest = lookup.row_axis, lookup.other_axes
-    _, d, p = (merged(group) for group in (matmul.form.s, matmul.form.d, matmul.form.p))
+    rows, rest = lookup.row_axes, lookup.other_axes
+    d, width = merged(matmul.form.d), merged(matmul.form.p)
     aligned = not matmul.form.s and matmul.form.offset == lookup.view.layout.offset
-    in_rows = in_order(rest) == list(range(len(rest)))
-    return aligned and in_rows and {d, p} == {merged([rows]), merged(rest)}
+    in_rows = all(in_order(axes) == list(range(len(axes))) for axes in (rows, rest))
+    return aligned and in_rows and {d, width} == {merged(rows), merged(rest)}
 
 
 # Writing a number of a stored product and reading it twice costs about as much time as this many
@@ -197,14 +206,15 @@ OPERATIONS_PER_NUMBER = 100
 
 
 def _cheapest(group: list[tuple[Use, Shape]], thrifty: bool) -> tuple[Form, str]:
-    _, t, d, p = joint_sizes([shape for _, shape in group])
+    _, t, d, width = joint_sizes([shape for _, shape in group])
     several = f", used {len(group)} times" if len(group) > 1 else ""
     if t == 1:
         return "gram", "one position: norms are products of norms"
-    gram, direct = 2 * t * t * (d + p), 2 * t * d * p
-    stored = OPERATIONS_PER_NUMBER * d * p
-    whole = len(group) == 1
-    if thrifty and whole and d * p <= t * (d + p) and stored < gram:
+    shape, whole = group[0][1], len(group) == 1
+    numbers = d * width * (shape.experts if isinstance(shape, RaggedShape) else 1)
+    gram, direct = 2 * t * t * (d + width), 2 * t * numbers
+    stored = OPERATIONS_PER_NUMBER * numbers
+    if thrifty and whole and numbers <= t * (d + width) and stored < gram:
         return "product", "smaller than its factors"
     if gram <= direct:
         return "gram", f"few positions{several}"
@@ -213,6 +223,6 @@ def _cheapest(group: list[tuple[Use, Shape]], thrifty: bool) -> tuple[Form, str]
 
 def joint_sizes(shapes: Iterable[Shape]) -> tuple[int, int, int, int]:
     """s, t, d and p of the product of several uses together."""
-    sizes = [shape.sizes for shape in shapes if isinstance(shape, MatmulShape | ConvShape)]
-    s, _, d, p = sizes[0]
-    return s, sum(t for _, t, _, _ in sizes), d, p
+    sizes = [shape.sizes for shape in shapes if isinstance(shape, Products)]
+    s, _, d, width = sizes[0]
+    return s, sum(t for _, t, _, _ in sizes), d, width

@@ -28,12 +28,15 @@ Params = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ConvShape:
-    """How one use of a leaf is the kernel of a convolution: g[k] = Σ_t x[t + k] ⊗ c[t]."""
+    """How one use of a leaf is the kernel of a convolution: g[k] = Σ_t x[t + k] ⊗ c[t].
+
+    Where the convolution is in loops over slices of the leaf, each slice is a kernel of its own.
+    """
 
     view: View
     params: Params  # of lax.conv_general_dilated
     kernel: tuple[int, ...]  # the use's operand
-    sizes: tuple[int, int, int, int]  # s (groups), t (positions), d (inputs), p (outputs)
+    sizes: tuple[int, int, int, int]  # s (kernels · groups), t (positions), d (inputs), p (outputs)
 
     recorded: ClassVar[tuple[int, ...]] = (0,)
 
@@ -49,16 +52,35 @@ class ConvShape:
     def _window_sizes(self) -> list[int]:
         return [self.kernel[axis] for axis in self.params["dimension_numbers"].rhs_spec[2:]]
 
+    def make(self, operands: tuple[jax.Array, ...], cotangents: jax.Array, norms: Norms) -> "Conv":
+        """The gradients, from what was recorded."""
+        numbers, loops = self.params["dimension_numbers"], self.view.loops
+        own = [1 + i for i, (_, sliced) in enumerate(loops) if sliced]
+        shared = range(1 + len(own), 1 + len(loops))
+
+        def fold(array: jax.Array, spec: Sequence[int]) -> jax.Array:
+            array = jnp.moveaxis(array, own, range(1, 1 + len(own)))
+            array = folded(array, shared, 1 + len(loops) + spec[0])
+            return array.reshape(array.shape[0], -1, *array.shape[1 + len(own) :])
+
+        (inputs,) = operands
+        return Conv(fold(inputs, numbers.lhs_spec), fold(cotangents, numbers.out_spec), self, norms)
+
+    def restore_leaf(self, kernels: jax.Array) -> jax.Array:
+        """`[..., kernels, *kernel]` to `[..., *leaf.shape]`, with at most one leading axis."""
+        lead = kernels.ndim - len(self.kernel) - 1
+        loops = [length for length, sliced in self.view.loops if sliced]
+        return self.view.restore(kernels.reshape(*kernels.shape[:lead], *loops, *self.kernel), lead)
+
     def restore(self, products: jax.Array) -> jax.Array:
-        """`[b, groups, offsets·d, p]` to `[b, *leaf.shape]`."""
+        """`[b, groups, offsets·d, p]` to `[b, *kernel]`."""
         outputs, inputs, *window = self.params["dimension_numbers"].rhs_spec
         b, groups, _, p = products.shape
         sizes = [self.kernel[axis] for axis in window]
         apart = products.reshape(b, groups, *sizes, self.kernel[inputs], p)
         joined = jnp.moveaxis(apart, 1, -2).reshape(b, *sizes, self.kernel[inputs], groups * p)
         source = [*window, inputs, outputs]  # the kernel axis that each axis of `joined` is
-        kernels = joined.transpose(0, *[1 + source.index(axis) for axis in range(joined.ndim - 1)])
-        return self.view.restore(kernels, 1)
+        return joined.transpose(0, *[1 + source.index(axis) for axis in range(joined.ndim - 1)])
 
     def patches(self, x: jax.Array) -> jax.Array:
         """What each kernel offset sees at each position: `[b, groups, t, offsets·d]`."""
@@ -185,12 +207,13 @@ def conv_shape(use: Use) -> ConvShape | None:
     """Reads a convolution whose kernel is a leaf; None if the use is something else."""
     if use.primitive is not p.conv_general_dilated_p or use.operand != 1:
         return None
-    if use.params["batch_group_count"] != 1 or use.view.sliced:
+    if use.params["batch_group_count"] != 1:
         return None
     numbers, groups = use.params["dimension_numbers"], use.params["feature_group_count"]
     kernel, result = use.operands[1].shape, use.result.shape
     outputs = kernel[numbers.rhs_spec[0]]
-    iterations = math.prod(length for length, _ in use.view.loops)
+    iterations = math.prod(length for length, sliced in use.view.loops if not sliced)
+    kernels = math.prod(length for length, sliced in use.view.loops if sliced)
     return ConvShape(
         view=use.view,
         params={
@@ -199,7 +222,7 @@ def conv_shape(use: Use) -> ConvShape | None:
         },
         kernel=kernel,
         sizes=(
-            groups,
+            kernels * groups,
             iterations * math.prod(result) // outputs,
             math.prod(kernel) // outputs,
             outputs // groups,
@@ -209,54 +232,56 @@ def conv_shape(use: Use) -> ConvShape | None:
 
 @dataclass(frozen=True)
 class Conv:
-    """The gradients of a convolution's kernel: g[b, k] = Σ_t x[b, t + k] ⊗ c[b, t]."""
+    """The gradients of kernels: g[b, s, k] = Σ_t x[b, s, t + k] ⊗ c[b, s, t]."""
 
-    inputs: jax.Array  # [b, *x], x as in the convolution, shared loops folded into its batch
-    cotangents: jax.Array  # [b, *y]
+    inputs: jax.Array  # [b, s, *x], x as in the convolution, shared loops folded into its batch
+    cotangents: jax.Array  # [b, s, *y]
     shape: ConvShape
     norms: Norms
 
     one_term: ClassVar[bool] = ConvShape.one_term
 
-    @classmethod
-    def make(
-        cls, inputs: jax.Array, cotangents: jax.Array, shape: ConvShape, norms: Norms
-    ) -> "Conv":
-        numbers, loops = shape.params["dimension_numbers"], len(shape.view.loops)
-        fold = lambda array, spec: folded(array, range(1, 1 + loops), 1 + loops + spec[0])
-        return cls(fold(inputs, numbers.lhs_spec), fold(cotangents, numbers.out_spec), shape, norms)
-
     def squared_norms(self) -> jax.Array:
-        return self._of_patches(Matmul.squared_norms)
+        return jnp.sum(self._of_patches(Matmul.squared_norms), axis=1)
 
     def weighted_sum(self, coefficients: jax.Array) -> jax.Array:
         x, c = wide(self.inputs, self.cotangents)
         c = c * coefficients.reshape(-1, *[1] * (c.ndim - 1)).astype(c.dtype)
         lhs, _, out = self.shape.params["dimension_numbers"]
-        x, c = folded(x, [0], 1 + lhs[0]), folded(c, [0], 1 + out[0])
-        kernel = self.shape.kernel_gradient(x, c)
-        return self.shape.view.restore(kernel, 0)
+        x, c = folded(x, [0], 2 + lhs[0]), folded(c, [0], 2 + out[0])
+        if x.shape[0] == 1:  # no loop around it: XLA for CPUs is slower there
+            kernels = self.shape.kernel_gradient(x[0], c[0])[None]
+        else:
+            kernels = lax.map(lambda own: self.shape.kernel_gradient(*own), (x, c))
+        return self.shape.restore_leaf(kernels)
 
     def keep(self, valid: jax.Array) -> "Conv":
         rows = lambda array: jnp.where(valid.reshape(-1, *[1] * (array.ndim - 1)), array, 0)
         return replace(self, inputs=rows(self.inputs), cotangents=rows(self.cotangents))
 
     def materialize(self) -> jax.Array:
-        return self._of_patches(Matmul.materialize)
+        return self.shape.restore_leaf(self._of_patches(Matmul.materialize))
 
     def _of_patches(self, answer: Callable[[Matmul], jax.Array]) -> jax.Array:
-        """Writes the convolution as a matrix product of patches and asks that, few rows at once."""
+        """Writes each convolution as a matrix product of patches and asks that: `[b, s, ...]`.
+
+        Few rows at once.
+        """
 
         def ask(x: jax.Array, c: jax.Array) -> jax.Array:
             shape = self.shape
             return answer(Matmul(shape.patches(x), shape.positions(c), shape, self.norms))
 
         x, c = wide(self.inputs, self.cotangents)
+        lead = x.shape[:2]
+        x, c = x.reshape(-1, *x.shape[2:]), c.reshape(-1, *c.shape[2:])
         rows = max(1, PATCH_NUMBERS * x.shape[0] // (x.size * self.shape.window))
         if rows >= x.shape[0]:
-            return ask(x, c)
-        one = lambda row: ask(row[0][None], row[1][None])[0]
-        return jax.lax.map(one, (x, c), batch_size=rows)
+            answers = ask(x, c)
+        else:
+            one = lambda row: ask(row[0][None], row[1][None])[0]
+            answers = jax.lax.map(one, (x, c), batch_size=rows)
+        return answers.reshape(*lead, *answers.shape[1:])
 
 
 def convolve_for_inputs(x: jax.Array, kernel: jax.Array, params: Params) -> jax.Array:

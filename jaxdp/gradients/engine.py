@@ -16,8 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from . import convolution, ragged
 from .choice import Choice, Part, choose
-from .convolution import SUBSTITUTES, Conv, ConvShape
 from .jax_internals import Literal, one_example, vary, varying_axes
 from .lookup import Lookup, LookupShape
 from .matmul import Matmul, MatmulShape
@@ -26,6 +26,8 @@ from .program import Program, Recorded, Sites, trace
 from .representations import Dense, Representation, Zero, accumulation_dtype
 from .several import Several
 from .uses import Derived, Use
+
+SUBSTITUTES = convolution.SUBSTITUTES | ragged.SUBSTITUTES
 
 
 def factored_engine(
@@ -129,16 +131,21 @@ class _Found:
 
     def part(self, part: Part) -> Any:
         each = [self.at(use, own.recorded) for use, own in zip(part.uses, part.shapes, strict=True)]
-        shape = part.shape
+        shape: Any = part.shape
         if isinstance(shape, NumberShape):
             vector = self.gradient_of_number(shape)
             return Number.joined([cotangents for _, cotangents in each], vector)
         if isinstance(shape, LookupShape):
-            lookups = [Lookup.make(x[0], c, shape) for x, c in each]
-            return lookups[0] if len(lookups) == 1 else Lookup.joined(lookups)
-        if isinstance(shape, ConvShape):
+            return Lookup.joined(
+                [
+                    own.make(x, c, part.norms)
+                    for own, (x, c) in zip(part.shapes, each, strict=True)
+                    if isinstance(own, LookupShape)
+                ]
+            )
+        if not isinstance(shape, MatmulShape):
             ((x, c),) = each
-            return Conv.make(x[0], c, shape, part.norms)
+            return shape.make(x, c, part.norms)
         factors = [
             own.factors(x, c, self.known)
             for own, (x, c) in zip(part.shapes, each, strict=True)
@@ -146,14 +153,14 @@ class _Found:
         ]
         return Matmul.joined(factors, shape, part.norms)
 
-    def at(self, use: Use, record: tuple[int, ...]) -> tuple[list[jax.Array], jax.Array]:
+    def at(self, use: Use, record: tuple[int, ...]) -> tuple[tuple[jax.Array, ...], jax.Array]:
         """The recorded operands and the cotangent of a use."""
         operands, cotangents = self.recorded.operands, self.cotangents
         for index in use.path:
             operands, cotangents = operands[index], cotangents[index]
         *way, last = use.path
         all_recorded = self.sites.at(tuple(way)).taps[last]
-        return [operands[all_recorded.index(i)] for i in record], cotangents
+        return tuple(operands[all_recorded.index(i)] for i in record), cotangents
 
     def known(self, derived: Derived, position: int) -> jax.Array:
         atom, path = derived.eqn.invars[position], derived.path[:-1]

@@ -50,7 +50,7 @@ class Form:
 
     @property
     def layout(self) -> Layout:
-        return Layout(self.offset, self.s + self.d + self.p)
+        return Layout.of(self.offset, self.s + self.d + self.p)
 
     @property
     def key(self) -> tuple:
@@ -128,7 +128,7 @@ def _align(form: Form) -> tuple[_Aligned, Step] | None:
     """Splits and joins the axes of factors to those of the array; None if they don't fit."""
     strides = strides_of(form.shape)
     blocks = form.layout.blocks(form.shape)
-    parts = {name: Layout(0, getattr(form, name)).split(strides) for name in ("s", "d", "p")}
+    parts = {name: Layout.of(0, getattr(form, name)).split(strides) for name in ("s", "d", "p")}
     if blocks is None or any(part is None for part in parts.values()):
         return None
     if any(axis.stride < 0 for axis in form.layout.axes):
@@ -182,7 +182,12 @@ def pulled(form: Form, derived: Derived) -> Iterator[tuple[View, Form, list[Step
             continue
         rule = _RULES.get(derived.eqn.primitive)
         found = None
-        if start is not None and rule is not None and not view.layout.repeats:
+        if (
+            start is not None
+            and rule is not None
+            and view.layout.simple
+            and not view.layout.repeats
+        ):
             found = rule(start[0], derived, position)
         if start is None or found is None:
             yield None
@@ -244,7 +249,8 @@ def _of_scale(aligned: _Aligned, derived: Derived, position: int) -> tuple[_Alig
         return None
     if eqn.primitive is p.div_p and position == 1:
         return None
-    varies = [k for k, axis in enumerate(other.layout.axes) if axis.stride and axis.size > 1]
+    moves = lambda dim: any(axis.stride and axis.size > 1 for axis in dim)
+    varies = [k for k, dim in enumerate(other.layout.dims) if moves(dim)]
     groups = {aligned.group[k] for k in varies}
     if len(groups) > 1 or "s" in groups:
         return None

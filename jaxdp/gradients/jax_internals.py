@@ -43,6 +43,7 @@ PVARY = jax_core.pvary_p
 SPLIT = lax_internal.split_p
 STACK = lax_internal.stack_p
 UNSTACK = lax_internal.unstack_p
+RAGGED_DOT = lax_internal.ragged_dot_general_p
 
 # All that exchanges values between the elements of a mapped axis.
 COLLECTIVES = _primitives(parallel) - {primitives.axis_index_p, PVARY}

@@ -34,19 +34,37 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """A view of the numbers of an array, which are counted in C order."""
+    """A view of the numbers of an array, which are counted in C order.
+
+    An axis of the view is made of several axes where one stride can't tell it.
+    """
 
     offset: int
-    axes: tuple[Axis, ...]
+    dims: tuple[tuple[Axis, ...], ...]  # what each axis of the view is made of
+
+    @classmethod
+    def of(cls, offset: int, axes: Sequence[Axis]) -> "Layout":
+        """A view with one stride for each axis."""
+        return cls(offset, tuple((axis,) for axis in axes))
 
     @classmethod
     def whole(cls, shape: Sequence[int]) -> "Layout":
         """The array itself."""
-        return cls(0, tuple(map(Axis, shape, strides_of(shape))))
+        return cls.of(0, tuple(map(Axis, shape, strides_of(shape))))
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """All that the view's axes are made of, in order."""
+        return tuple(axis for dim in self.dims for axis in dim)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(axis.size for axis in self.axes)
+        return tuple(math.prod(axis.size for axis in dim) for dim in self.dims)
+
+    @property
+    def simple(self) -> bool:
+        """Whether every axis has one stride."""
+        return all(len(dim) == 1 for dim in self.dims)
 
     @property
     def repeats(self) -> bool:
@@ -54,59 +72,59 @@ class Layout:
         return any(axis.stride == 0 and axis.size > 1 for axis in self.axes)
 
     def transpose(self, order: Sequence[int]) -> "Layout":
-        return replace(self, axes=tuple(self.axes[i] for i in order))
+        return replace(self, dims=tuple(self.dims[i] for i in order))
 
-    def reverse(self, dims: Sequence[int]) -> "Layout":
-        offset = self.offset + sum((self.axes[i].size - 1) * self.axes[i].stride for i in dims)
-        return Layout(
-            offset,
-            tuple(
-                Axis(axis.size, -axis.stride) if i in dims else axis
-                for i, axis in enumerate(self.axes)
-            ),
-        )
+    def reverse(self, places: Sequence[int]) -> "Layout":
+        axes = [axis for i in places for axis in self.dims[i]]
+        offset = self.offset + sum((axis.size - 1) * axis.stride for axis in axes)
+        backwards = lambda dim: tuple(Axis(axis.size, -axis.stride) for axis in dim)
+        dims = (backwards(dim) if i in places else dim for i, dim in enumerate(self.dims))
+        return Layout(offset, tuple(dims))
 
-    def slice(self, starts: Sequence[int], limits: Sequence[int], steps: Sequence[int]) -> "Layout":
-        offset = self.offset + sum(
-            start * axis.stride for start, axis in zip(starts, self.axes, strict=True)
-        )
-        return Layout(
-            offset,
-            tuple(
-                Axis(len(range(start, limit, step)), axis.stride * step)
-                for axis, start, limit, step in zip(self.axes, starts, limits, steps, strict=True)
-            ),
-        )
+    def slice(
+        self, starts: Sequence[int], limits: Sequence[int], steps: Sequence[int]
+    ) -> "Layout | None":
+        """None if an axis that is made of several is cut."""
+        offset, dims = self.offset, list(self.dims)
+        for i, (size, *cut) in enumerate(zip(self.shape, starts, limits, steps, strict=True)):
+            start, limit, step = cut
+            if (start, limit, step) == (0, size, 1):
+                continue
+            if len(self.dims[i]) != 1:
+                return None
+            ((_, stride),) = self.dims[i]
+            offset += start * stride
+            dims[i] = (Axis(len(range(start, limit, step)), stride * step),)
+        return Layout(offset, tuple(dims))
 
-    def broadcast(self, shape: Sequence[int], dims: Sequence[int]) -> "Layout":
-        """As `lax.broadcast_in_dim`: axis i of the view is axis `dims[i]` of the new one."""
-        axes = [Axis(size, 0) for size in shape]
-        for axis, dim in zip(self.axes, dims, strict=True):
-            if axis.size == shape[dim]:
-                axes[dim] = axis
-        return replace(self, axes=tuple(axes))
+    def broadcast(self, shape: Sequence[int], places: Sequence[int]) -> "Layout":
+        """As `lax.broadcast_in_dim`: axis i of the view is axis `places[i]` of the new one."""
+        dims: list[tuple[Axis, ...]] = [(Axis(size, 0),) for size in shape]
+        for size, dim, place in zip(self.shape, self.dims, places, strict=True):
+            if size == shape[place]:
+                dims[place] = dim
+        return replace(self, dims=tuple(dims))
 
     def reshape(self, shape: Sequence[int]) -> "Layout | None":
-        """None if the new axes cross the old ones, so that no strides can tell it."""
-        old = [axis for axis in self.axes if axis.size != 1]
-        new: list[Axis] = []
-        wanted = [size for size in shape if size != 1]
-        while old or wanted:
-            # The fewest axes on both sides that hold equally many numbers.
-            i = j = 1
-            if not old or not wanted:
-                return None
-            while (a := math.prod(x.size for x in old[:i])) != (b := math.prod(wanted[:j])):
-                i, j = (i + 1, j) if a < b else (i, j + 1)
-                if i > len(old) or j > len(wanted):
+        """None if a new axis begins or ends within an old one, at no multiple of its parts."""
+        left = [axis for axis in self.axes if axis.size != 1]
+        dims = []
+        for size in shape:
+            dim: list[Axis] = []
+            while size > 1:
+                axis = left.pop(0)
+                if size % axis.size == 0:
+                    dim.append(axis)
+                    size //= axis.size
+                elif axis.size % size == 0:
+                    inside = axis.size // size
+                    dim.append(Axis(size, axis.stride * inside))
+                    left.insert(0, Axis(inside, axis.stride))
+                    size = 1
+                else:
                     return None
-            if any(x.stride != y.stride * y.size for x, y in pairwise(old[:i])):
-                return None
-            sizes, last = wanted[:j], old[i - 1].stride
-            new += [Axis(size, last * s) for size, s in zip(sizes, strides_of(sizes), strict=True)]
-            old, wanted = old[i:], wanted[j:]
-        rest = iter(new)
-        return replace(self, axes=tuple(Axis(1, 0) if size == 1 else next(rest) for size in shape))
+            dims.append(merged(dim) or (Axis(1, 0),))
+        return replace(self, dims=tuple(dims))
 
     def split(self, strides: Sequence[int]) -> "Layout | None":
         """The same, every axis split so that it stays within one axis of an array.
@@ -129,7 +147,7 @@ class Layout:
             if size // below > 1 or not parts:
                 parts.insert(0, Axis(size // below, stride * below))
             axes += parts
-        return replace(self, axes=tuple(axes))
+        return Layout.of(self.offset, axes)
 
     def blocks(self, shape: Sequence[int]) -> tuple[Block, ...] | None:
         """What the view takes of each axis of an array of this shape; None if no blocks tell it.
@@ -169,6 +187,7 @@ class Layout:
         apart = positive.split(strides_of(shape))
         assert blocks is not None
         assert apart is not None
+        array = array.reshape(*array.shape[:lead], *[axis.size for axis in self.axes])
         backwards = [lead + i for i, axis in enumerate(self.axes) if axis.stride < 0]
         array = jnp.flip(array, backwards) if backwards else array
         array = array.reshape(*array.shape[:lead], *apart.shape)
@@ -185,7 +204,8 @@ class Layout:
 
     def _positive(self) -> "Layout":
         """The same numbers, with every axis forwards."""
-        return self.reverse([i for i, axis in enumerate(self.axes) if axis.stride < 0])
+        apart = Layout.of(self.offset, self.axes)
+        return apart.reverse([i for i, axis in enumerate(self.axes) if axis.stride < 0])
 
 
 def strides_of(shape: Sequence[int]) -> tuple[int, ...]:

@@ -1,12 +1,12 @@
 """Gradients of a table from which rows are looked up: indices and cotangents, no table."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.lax import GatherScatterMode, Precision
 
 from .axes import grouped, ungrouped
@@ -20,35 +20,92 @@ from .uses import Use, View
 MATMUL_LOOKUPS = 1024
 
 
+MODES = (
+    GatherScatterMode.CLIP,
+    GatherScatterMode.FILL_OR_DROP,
+    GatherScatterMode.PROMISE_IN_BOUNDS,
+)
+
+
 @dataclass(frozen=True)
 class LookupShape:
-    """How one use of a leaf looks up rows of it: g[x_t] += c_t for one example."""
+    """How one use of a leaf looks up rows of it: g[x_t] += c_t for one example.
+
+    The table is seen as a matrix. One number counts its rows: first over axes where each position
+    has its own part of the table (loops over slices, batch axes), then over those looked up in.
+    """
 
     view: View
-    index_axes: tuple[tuple[int, ...], ...]  # axes of the recorded indices that are t, 1
+    recorded: tuple[int, ...]  # the operands with the indices
+    positions: tuple[int, ...]  # the sizes of the axes that t runs over
+    own: tuple[int, ...]  # those of them where each position has its own part of the table
+    columns: tuple[tuple[int, int], ...]  # of each axis looked up in: its index, and its size
+    whole: tuple[int, ...]  # the indices of axes that are taken whole: anything but 0 is outside
     cotangent_axes: tuple[tuple[int, ...], ...]  # axes of the cotangent that are t, p
-    rows: int
-    sizes: tuple[int, int]  # t, p
-    split: tuple[int, ...]  # the table's sizes: its rows, then its other axes
+    width: int  # p
+    split: tuple[int, ...]  # the table's sizes: those that make its rows, then its other axes
     order: tuple[int, ...]  # the place in `split` of each axis of the table
     clipped: bool  # indices outside the table read its edge; otherwise they read nothing
 
-    recorded: ClassVar[tuple[int, ...]] = (1,)
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """t, p."""
+        return math.prod(self.positions), self.width
 
     @property
-    def row_axis(self) -> Axis:
+    def row_axes(self) -> list[Axis]:
         """Where the rows lie in the leaf."""
-        return self.view.layout.axes[self.order.index(0)]
+        return self._axes_at(range(len(self.own) + len(self.columns)))
 
     @property
     def other_axes(self) -> list[Axis]:
         """Where the numbers of a row lie in the leaf, in the order of the cotangents."""
-        return [self.view.layout.axes[self.order.index(i)] for i in range(1, len(self.order))]
+        return self._axes_at(range(len(self.own) + len(self.columns), len(self.order)))
+
+    def _axes_at(self, places: Iterable[int]) -> list[Axis]:
+        dims = self.view.with_loops.dims
+        return [axis for i in places for axis in dims[self.order.index(i)]]
+
+    @property
+    def rows(self) -> int:
+        """How many rows the matrix has."""
+        return self._parts * math.prod(size for _, size in self.columns)
 
     @property
     def one_term(self) -> bool:
         """Whether an example adds one term to each number of the sum."""
-        return self.sizes[0] == 1
+        return self.sizes[0] == self._parts
+
+    @property
+    def _parts(self) -> int:
+        return math.prod(self.positions[axis] for axis in self.own)
+
+    def make(self, operands: tuple[jax.Array, ...], cotangents: jax.Array, norms: str) -> "Lookup":
+        """The gradients, from what was recorded; `norms` changes nothing."""
+        size = cotangents.shape[0]
+        if len(self.recorded) == 1:
+            indices = operands[0].reshape(size, math.prod(self.positions), -1)
+        else:
+            indices = jnp.stack([index.reshape(size, -1) for index in operands], axis=-1)
+        rows, inside = jnp.asarray(self._first_rows()), jnp.asarray(True)
+        for column, length in self.columns:
+            index = _narrowed(indices[..., column], length)
+            inside &= self.clipped | ((index >= 0) & (index < length))
+            rows = rows * length + jnp.clip(index, 0, length - 1)
+        for column in self.whole:
+            inside &= self.clipped | (indices[..., column] == 0)
+        c = grouped(cotangents, self.cotangent_axes)
+        rows, inside = jnp.where(inside, rows, self.rows), jnp.broadcast_to(inside, c.shape[:2])
+        return Lookup(rows, jnp.where(inside[..., None], c, 0), self)
+
+    def _first_rows(self) -> np.ndarray:
+        """At each position, which part of the table is its own: `[t]`."""
+        part = np.zeros((), np.int32)
+        for axis in self.own:
+            count = self.positions[axis]
+            place = np.arange(count, dtype=np.int32)
+            part = part * count + place.reshape(count, *[1] * (len(self.positions) - axis - 1))
+        return np.broadcast_to(part, self.positions).reshape(-1)
 
     def restore(self, table: jax.Array) -> jax.Array:
         """`[..., rows, p]` to `[..., *leaf.shape]`."""
@@ -56,36 +113,89 @@ class LookupShape:
         return self.view.restore(ungrouped(table, lead, self.split, self.order), lead)
 
 
+def _narrowed(index: jax.Array, length: int) -> jax.Array:
+    """The index as int32; one outside of an axis of this length stays outside."""
+    if jnp.iinfo(index.dtype).max > jnp.iinfo(jnp.int32).max:
+        index = jnp.clip(index, min=-1 if jnp.issubdtype(index.dtype, jnp.signedinteger) else 0)
+        index = jnp.clip(index, max=length)
+    return index.astype(jnp.int32)
+
+
 def lookup_shape(use: Use) -> LookupShape | None:
-    """Reads `table[indices]` along one axis; None if the use is something else."""
-    if use.primitive is not p.gather_p or use.operand != 0 or use.view.sliced:
+    """Reads a look-up of single rows along some axes; None if the use is something else."""
+    if use.operand != 0:
         return None
+    if use.primitive is p.gather_p:
+        return _gathered(use)
+    if use.primitive is p.dynamic_slice_p:
+        axes = tuple(range(use.operands[0].ndim))
+        return _shape(use, tuple(1 + i for i in axes), axes, axes, {}, (), True)
+    return None
+
+
+def _gathered(use: Use) -> LookupShape | None:
     numbers, mode = use.params["dimension_numbers"], use.params["mode"]
-    table, indices = use.operands
-    if numbers.operand_batching_dims or len(numbers.start_index_map) != 1:
+    if mode not in MODES:
         return None
-    (axis,) = numbers.start_index_map
-    whole = (*table.shape[:axis], 1, *table.shape[axis + 1 :])
-    if numbers.collapsed_slice_dims != (axis,) or tuple(use.params["slice_sizes"]) != whole:
+    batches = dict(
+        zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True)
+    )
+    return _shape(
+        use,
+        recorded=(1,),
+        indexed=tuple(numbers.start_index_map),
+        row_axes=tuple(numbers.offset_dims),
+        batches=batches,
+        positions=use.operands[1].shape[:-1],
+        clipped=mode == GatherScatterMode.CLIP,
+    )
+
+
+def _shape(
+    use: Use,
+    recorded: tuple[int, ...],
+    indexed: tuple[int, ...],
+    row_axes: tuple[int, ...],
+    batches: dict[int, int],
+    positions: tuple[int, ...],
+    clipped: bool,
+) -> LookupShape | None:
+    """The shape of a look-up; None if it takes more than a row and less than all along an axis.
+
+    Args:
+      use: the look-up.
+      recorded: its operands with indices.
+      indexed: the axis of the table that each index belongs to.
+      row_axes: axes of the result that come from the table.
+      batches: for each batch axis of the table, the same axis of the positions.
+      positions: the sizes of the axes of the indices.
+      clipped: whether indices outside the table read its edge.
+    """
+    table, taken = use.operands[0].shape, use.params["slice_sizes"]
+    single = tuple(axis for axis in indexed if taken[axis] == 1)
+    rest = tuple(axis for axis in range(len(table)) if axis not in (*batches, *single))
+    if not single or any(taken[axis] != table[axis] for axis in rest):
         return None
-    loops = len(use.view.loops)
-    shared = tuple(range(loops))
-    after = lambda axes: tuple(loops + i for i in axes)
-    row_axes = numbers.offset_dims
-    position_axes = tuple(i for i in range(use.result.ndim) if i not in row_axes)
-    rest = tuple(i for i in range(table.ndim) if i != axis)
-    place = {own: i for i, own in enumerate((axis, *rest))}
-    size = lambda aval, axes: math.prod(aval.shape[i] for i in axes)
-    iterations = math.prod(length for length, _ in use.view.loops)
+    loops = [length for length, _ in use.view.loops]
+    sliced = [i for i, (_, own) in enumerate(use.view.loops) if own]
+    position_axes = [i for i in range(use.result.ndim) if i not in row_axes]
+    place = {axis: len(sliced) + i for i, axis in enumerate((*batches, *single, *rest))}
+    sizes = [table[axis] for axis in place]
     return LookupShape(
         view=use.view,
-        index_axes=(shared + after(range(indices.ndim - 1)), after([indices.ndim - 1])),
-        cotangent_axes=(shared + after(position_axes), after(row_axes)),
-        rows=table.shape[axis],
-        sizes=(iterations * size(use.result, position_axes), size(table, rest)),
-        split=tuple(table.shape[i] for i in (axis, *rest)),
-        order=tuple(place[i] for i in range(table.ndim)),
-        clipped=mode == GatherScatterMode.CLIP,
+        recorded=recorded,
+        positions=(*loops, *positions),
+        own=(*sliced, *(len(loops) + axis for axis in batches.values())),
+        columns=tuple((indexed.index(axis), table[axis]) for axis in single),
+        whole=tuple(i for i, axis in enumerate(indexed) if axis not in single),
+        cotangent_axes=(
+            (*range(len(loops)), *(len(loops) + axis for axis in position_axes)),
+            tuple(len(loops) + axis for axis in row_axes),
+        ),
+        width=math.prod(table[axis] for axis in rest),
+        split=(*(loops[i] for i in sliced), *sizes),
+        order=(*range(len(sliced)), *(place[axis] for axis in range(len(table)))),
+        clipped=clipped,
     )
 
 
@@ -100,20 +210,13 @@ class Lookup:
     @property
     def one_term(self) -> bool:
         """Whether an example adds one term to each number of the sum."""
-        return self.shape.one_term
-
-    @classmethod
-    def make(cls, indices: jax.Array, cotangents: jax.Array, shape: LookupShape) -> "Lookup":
-        rows = grouped(indices, shape.index_axes)[..., 0].astype(jnp.int32)
-        c = grouped(cotangents, shape.cotangent_axes)
-        if shape.clipped:
-            return cls(jnp.clip(rows, 0, shape.rows - 1), c, shape)
-        inside = (rows >= 0) & (rows < shape.rows)
-        return cls(jnp.where(inside, rows, shape.rows), jnp.where(inside[..., None], c, 0), shape)
+        return self.shape.one_term and self.rows.shape[1] == self.shape.sizes[0]
 
     @classmethod
     def joined(cls, uses: Sequence["Lookup"]) -> "Lookup":
         """Of several uses of one table."""
+        if len(uses) == 1:
+            return uses[0]
         rows = jnp.concatenate([use.rows for use in uses], axis=1)
         cotangents = jnp.concatenate(wide(*[use.cotangents for use in uses]), axis=1)
         return cls(rows, cotangents, uses[0].shape)

@@ -92,7 +92,7 @@ def matmul_form(use: Use) -> tuple[Form, Step] | None:
     after = lambda axes: [loops + axis for axis in axes]
     lengths_shared = [view.loops[i - outer][0] for i in shared]
     positions = [use.operands[other_side].shape[axis] for axis in free(other_side)]
-    axes = lambda places: tuple(view.layout.axes[k] for k in places)
+    axes = lambda places: tuple(axis for k in places for axis in view.layout.dims[k])
     form = Form(
         shape=view.shape,
         offset=view.layout.offset,
@@ -102,6 +102,8 @@ def matmul_form(use: Use) -> tuple[Form, Step] | None:
         p=axes(free(leaf_side)),
         outer=use.outer,
     )
+
+    sizes = lambda axes: [axis.size for axis in axes]
 
     def transform(a: jax.Array, c: jax.Array, _: Any) -> tuple[jax.Array, jax.Array]:
         s, t = [*range(outer), *sliced], shared
@@ -117,7 +119,8 @@ def matmul_form(use: Use) -> tuple[Form, Step] | None:
             [*t, *after(other_results)],
             after(leaf_results),
         )
-        return a, c
+        split = lambda x, own: x.reshape(*x.shape[: 1 + outer], *sizes(form.s), form.t, *sizes(own))
+        return split(a, form.d), split(c, form.p)
 
     return form, Step(transform)
 
@@ -142,7 +145,7 @@ class Matmul:
     @property
     def one_term(self) -> bool:
         """Whether an example adds one term to each number of the sum."""
-        return self.shape.one_term
+        return self.shape.one_term and self.activations.shape[2] == 1
 
     @classmethod
     def joined(

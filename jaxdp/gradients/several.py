@@ -11,14 +11,18 @@ import jax
 import jax.numpy as jnp
 from jax.lax import Precision
 
+from .convolution import Conv
 from .layout import merged
 from .lookup import Lookup
 from .matmul import Matmul, MatmulShape
 from .number import Number
+from .ragged import Ragged
 from .representations import guarded, wide
 from .rounding import raised_gram
 
-Addend = Matmul | Lookup | Number
+Meeting = Matmul | Lookup | Number  # those that may have an inner product with another
+
+Addend = Meeting | Conv | Ragged
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,13 @@ class Several:
         total = reduce(jnp.add, [part.squared_norms() for part in self.parts])
         if not self.meet:
             return guarded(total)
+        meeting: dict[int, Meeting] = {}
+        for i, part in enumerate(self.parts):
+            if isinstance(part, Meeting):
+                meeting[i] = part
         for i, j in self.meet:
-            total = total + 2 * inner_products(self.parts[i], self.parts[j])
-        magnitude = reduce(jnp.add, [jnp.sum(part.magnitude(), axis=-1) for part in self.parts])
+            total = total + 2 * inner_products(meeting[i], meeting[j])
+        magnitude = reduce(jnp.add, [jnp.sum(part.magnitude(), -1) for part in meeting.values()])
         return guarded(raised_gram(total, magnitude, self._length()))
 
     def weighted_sum(self, coefficients: jax.Array) -> jax.Array:
@@ -64,7 +72,7 @@ class Several:
         return max([*sizes, *vectors, *tables])
 
 
-def inner_products(one: Addend, two: Addend) -> jax.Array:
+def inner_products(one: Meeting, two: Meeting) -> jax.Array:
     """⟨g₁, g₂⟩ of every example, `[b]`."""
     if isinstance(one, Number):
         return _with_number(two, one)
@@ -81,7 +89,7 @@ def _of_lookup(lookup: Lookup, matmul: Matmul) -> jax.Array:
     """Σ_ts a_s[x_t]·⟨c_t, v_s⟩, where a runs along the rows of the table, and v across them."""
     a, v = matmul.activations[:, 0], matmul.cotangents[:, 0]  # [b, s, d], [b, s, p]
     assert isinstance(matmul.shape, MatmulShape)
-    if merged(matmul.shape.form.d) != merged([lookup.shape.row_axis]):
+    if merged(matmul.shape.form.d) != merged(lookup.shape.row_axes):
         a, v = v, a
     a, v, c = wide(a, v, lookup.cotangents)
     # Where nothing is read, c is zero.
@@ -90,7 +98,7 @@ def _of_lookup(lookup: Lookup, matmul: Matmul) -> jax.Array:
     return jnp.sum(read * inner, axis=(1, 2))
 
 
-def _with_number(other: Addend, number: Number) -> jax.Array:
+def _with_number(other: Meeting, number: Number) -> jax.Array:
     """w·⟨g, v⟩."""
     weights, v = wide(number.weights, number.vector)
     if isinstance(other, Number):

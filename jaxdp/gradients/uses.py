@@ -12,7 +12,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .jax_internals import PVARY, SPLIT, UNSTACK, Literal, open_jaxpr, scan_counts, source_line
+from .jax_internals import (
+    PVARY,
+    RAGGED_DOT,
+    SPLIT,
+    UNSTACK,
+    Literal,
+    open_jaxpr,
+    scan_counts,
+    source_line,
+)
 from .jax_internals import primitives as p
 from .layout import Axis, Layout
 
@@ -66,8 +75,8 @@ class View:
     @property
     def with_loops(self) -> Layout:
         """The layout of the operands of all iterations: an axis for each sliced loop in front."""
-        sliced = tuple(axis for _, axis in self.loops if axis is not None)
-        return Layout(self.layout.offset, sliced + self.layout.axes)
+        sliced = tuple((axis,) for _, axis in self.loops if axis is not None)
+        return Layout(self.layout.offset, sliced + self.layout.dims)
 
     def restore(self, array: jax.Array, lead: int) -> jax.Array:
         """Turns an array shaped like the use's operand (after sliced loops) into the source's.
@@ -189,7 +198,13 @@ def _at_maker(source: Derived, uses: list[Use]) -> Use | None:
 
 
 # Equations of which there are rules.
-_READ = {p.dot_general_p, p.conv_general_dilated_p, p.gather_p, p.dynamic_slice_p}
+_READ = {
+    p.dot_general_p,
+    p.conv_general_dilated_p,
+    p.gather_p,
+    p.dynamic_slice_p,
+    RAGGED_DOT,
+}
 
 
 def _whole(source: int | Derived | None, shape: tuple[int, ...]) -> View:
@@ -272,10 +287,15 @@ class _Search:
                 if view is not None and view.leaves:
                     self.add_unknown(view, eqn, path, position)
                 view = None  # it may take up something of the example on the way
+            elif view is not None and position >= consts + carry and len(view.layout.dims[0]) != 1:
+                if view.leaves:
+                    self.add_unknown(view, eqn, path, position)
+                view = None
             elif view is not None:
                 layout, own = view.layout, None
                 if position >= consts + carry:
-                    own, layout = layout.axes[0], replace(layout, axes=layout.axes[1:])
+                    ((own,), *rest) = layout.dims
+                    layout = replace(layout, dims=tuple(rest))
                 view = replace(view, layout=layout, loops=(*view.loops, (length, own)))
             inside.append(view)
         inner, _ = open_jaxpr(eqn.params["jaxpr"])
@@ -324,28 +344,37 @@ def _relabelled(eqn: Any, view: View) -> list[View] | None:
         steps = params["strides"] or (1,) * before.ndim
         found = layout.slice(params["start_indices"], params["limit_indices"], steps)
     elif eqn.primitive is SPLIT:
-        return [replace(view, layout=part) for part in _split(layout, params)]
+        return _parts(view, list(_split(layout, params)))
     elif eqn.primitive is UNSTACK:
-        return [replace(view, layout=part) for part in _unstacked(layout, params["axis"])]
+        return _parts(view, list(_unstacked(layout, params["axis"])))
     elif eqn.primitive is p.broadcast_in_dim_p:
         found = layout.broadcast(params["shape"], params["broadcast_dimensions"])
-    elif eqn.primitive is p.squeeze_p or (
-        eqn.primitive is p.reshape_p and params["dimensions"] is None
-    ):
+    elif eqn.primitive is p.squeeze_p:
         found = layout.reshape(after.shape)
+    elif eqn.primitive is p.reshape_p:
+        order = params["dimensions"]
+        found = (layout if order is None else layout.transpose(order)).reshape(after.shape)
     return None if found is None else [replace(view, layout=found)]
 
 
-def _split(layout: Layout, params: Mapping[str, Any]) -> Iterator[Layout]:
+def _parts(view: View, layouts: Sequence[Layout | None]) -> list[View] | None:
+    known = [layout for layout in layouts if layout is not None]
+    whole = len(known) == len(layouts)
+    return [replace(view, layout=layout) for layout in known] if whole else None
+
+
+def _split(layout: Layout, params: Mapping[str, Any]) -> Iterator[Layout | None]:
     axis, start = params["axis"], 0
     for size in params["sizes"]:
-        starts, limits = [0] * len(layout.axes), list(layout.shape)
+        starts, limits = [0] * len(layout.dims), list(layout.shape)
         starts[axis], limits[axis] = start, start + size
-        yield layout.slice(starts, limits, [1] * len(layout.axes))
+        yield layout.slice(starts, limits, [1] * len(layout.dims))
         start += size
 
 
-def _unstacked(layout: Layout, axis: int) -> Iterator[Layout]:
-    for i in range(layout.axes[axis].size):
-        offset = layout.offset + i * layout.axes[axis].stride
-        yield Layout(offset, layout.axes[:axis] + layout.axes[axis + 1 :])
+def _unstacked(layout: Layout, axis: int) -> Iterator[Layout | None]:
+    for i in range(layout.shape[axis]):
+        starts, limits = [0] * len(layout.dims), list(layout.shape)
+        starts[axis], limits[axis] = i, i + 1
+        part = layout.slice(starts, limits, [1] * len(layout.dims))
+        yield part and replace(part, dims=part.dims[:axis] + part.dims[axis + 1 :])

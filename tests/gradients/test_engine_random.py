@@ -1,4 +1,4 @@
-"""Random programs in float64: the factored engines equal vmap(grad) on all of them."""
+"""Random programs in float64: the factored engines equal grad of each example on all of them."""
 
 from functools import partial
 
@@ -40,6 +40,21 @@ def attention(x, w):
     return jnp.einsum("hts,hsk->thk", scores, v).reshape(T, D)
 
 
+@jax.custom_vjp
+def flash(q, k, v):
+    return jax.nn.softmax(q @ k.T) @ v
+
+
+flash.defvjp(
+    lambda q, k, v: (flash(q, k, v), (q, k, v)),
+    lambda kept, c: jax.vjp(lambda q, k, v: jax.nn.softmax(q @ k.T) @ v, *kept)[1](c),
+)
+
+
+def custom_attention(x, w):
+    return flash(x @ w(D, 3), x @ w(D, 3), x @ w(D, D))
+
+
 def norm(x, w):
     x = x - x.mean(-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.mean(x**2, -1, keepdims=True) + 0.1) * w(D) + w(D)
@@ -54,9 +69,46 @@ def depthwise(x, w):
     return jax.lax.conv_general_dilated(x[None], w(2, 1, D), (1,), "SAME", **options)[0]
 
 
+def kernels(x, w):
+    """A kernel for every iteration, and one for all."""
+    shared, options = w(3, 1, D), dict(dimension_numbers=LAYOUT, feature_group_count=D)
+
+    def layer(h, own):
+        h = jax.lax.conv_general_dilated(h, shared, (1,), "SAME", **options)
+        return jnp.sin(jax.lax.conv_general_dilated(h, own, (1,), "SAME", None, None, LAYOUT)), None
+
+    return jax.lax.scan(layer, x[None], w(2, 2, D, D))[0][0]
+
+
+def upsampled(x, w):
+    y = jax.lax.conv_transpose(x[None], w(3, D, 4), (2,), "SAME")
+    return jax.lax.conv_general_dilated(y, w(3, 4, D), (2,), "SAME", None, None, LAYOUT)[0]
+
+
 def lookup(x, w):
     rows = jnp.clip(jnp.abs(x[:, 0]) * 2, 0, 4).astype(int)
     return x + jnp.take(w(5, D), rows, axis=0)
+
+
+def one_by_one(x, w):
+    rows = (jnp.abs(x[:, 0]) * 2).astype(int) - 1
+    table = w(5, D)
+    return x + jax.vmap(lambda i: table[i])(rows)
+
+
+def tables(x, w):
+    rows = (jnp.abs(x[:, 0]) * 2).astype(int)
+    read = lambda h, own: (h + own[0][own[1]], None)
+    return x + jax.lax.scan(read, jnp.zeros(D, x.dtype), (w(T, 5, D), rows))[0]
+
+
+def experts(x, w):
+    h = jnp.tanh(jnp.einsum("td,edp->etp", x, w(2, D, 3)))
+    return jnp.einsum("etp,epd->etd", h, w(2, 3, D)).sum(0)
+
+
+def ragged(x, w):
+    return x + jax.lax.ragged_dot(x, w(2, D, D), jnp.array([1, 2]) + (x[0, 0] > 0))
 
 
 def position(x, w):
@@ -109,6 +161,8 @@ def tripled(x):
 
 tripled.defvjp(lambda x: (jnp.sin(x), x), lambda x, g: (3 * g * jnp.cos(x),))
 OPERATIONS = [dense, transposed, mlp, heads, attention, norm, convolution, depthwise, lookup]
+OPERATIONS += [one_by_one, tables, ragged, kernels, upsampled, experts]
+OPERATIONS += [custom_attention]
 OPERATIONS += [position, layers, recurrent, branches, repeated, normalised, product, mapped, unused]
 WRAPPERS = [
     lambda f: f,
@@ -140,6 +194,8 @@ def with_given(operation, x, *given):
 
 
 def check(program, seed, tie):
+    # JAX cannot vmap a ragged product whose experts are shared, so they need a rule.
+    tie = tie and all(operation is not ragged for operation, _ in program)
     rng = np.random.default_rng(seed)
     params, pieces = [], []
     for operation, wrapper in program:
@@ -161,7 +217,7 @@ def check(program, seed, tie):
 
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def run(params, x):
-        grads = jax.vmap(jax.grad(loss), (None, 0))(params, x)
+        grads = jax.lax.map(partial(jax.grad(loss), params), x)
         held = [engine(loss, params, (x,))[1] for engine in (factored_engine, auto_engine)]
         each = [
             [(r.materialize(), r.weighted_sum(weights), r.squared_norms()) for r in leaves]

@@ -14,11 +14,11 @@ SIZES = st.lists(st.sampled_from([1, 2, 3, 4, 6]), min_size=1, max_size=3)
 
 def places(layout):
     """The place of every number of a view."""
-    found = np.full(layout.shape, layout.offset)
+    found = np.full([axis.size for axis in layout.axes], layout.offset)
     for i, axis in enumerate(layout.axes):
         along = [-1 if j == i else 1 for j in range(len(layout.axes))]
         found = found + (np.arange(axis.size) * axis.stride).reshape(along)
-    return found
+    return found.reshape(layout.shape)
 
 
 def some_factors(rng, size):
@@ -74,9 +74,15 @@ def test_views_lie_where_numpy_has_them(shape, seed, count):
     np.testing.assert_array_equal(taken, (expected > 0).reshape(shape))
 
 
-def test_reshapes_that_cross_axes_have_no_strides():
-    assert Layout.whole((4, 6)).transpose([1, 0]).reshape((24,)) is None
-    assert Layout.whole((4, 6)).reshape((24,)) == Layout(0, (Axis(24, 1),))
+def test_axes_that_are_joined_are_made_of_several():
+    turned = Layout.whole((4, 6)).transpose([1, 0])
+    assert turned.reshape((24,)).dims == ((Axis(6, 1), Axis(4, 6)),)
+    assert turned.reshape((24,)).slice([0], [24], [1]) is not None
+    assert turned.reshape((24,)).slice([0], [12], [1]) is None
+    assert turned.reshape((24,)).reshape((6, 4)) == turned
+    assert turned.reshape((3, 8)).dims == ((Axis(3, 2),), (Axis(2, 1), Axis(4, 6)))
+    assert turned.reshape((4, 6)) is None
+    assert Layout.whole((4, 6)).reshape((24,)).dims == ((Axis(24, 1),),)
 
 
 def test_numbers_that_are_repeated_are_no_blocks():

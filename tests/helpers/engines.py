@@ -20,15 +20,28 @@ def normal(seed, *shape, dtype=jnp.float32):
     return jax.random.normal(jax.random.key(seed), shape, dtype)
 
 
-def reference(loss_fn, params, batch):
+def reference(loss_fn, params, batch, one_by_one=False):
     axes = (None, *[0] * len(batch))
-    values, grads = quick_jit(jax.vmap(jax.value_and_grad(loss_fn), axes))(params, *batch)
+    one = jax.value_and_grad(loss_fn)
+    looped = lambda params, *batch: jax.lax.map(lambda example: one(params, *example), batch)
+    every = looped if one_by_one else jax.vmap(one, axes)
+    values, grads = quick_jit(every)(params, *batch)
     return np.asarray(values), [np.asarray(g) for g in jax.tree.leaves(grads)]
 
 
-def agree(loss_fn, params, batch, tolerance=1e-5, engines=(factored_engine, auto_engine)):
-    """Values, gradients, norms and weighted sums are those of vmap(grad), leaf by leaf."""
-    values, grads = reference(loss_fn, params, batch)
+def agree(
+    loss_fn,
+    params,
+    batch,
+    tolerance=1e-5,
+    engines=(factored_engine, auto_engine),
+    one_by_one=False,
+):
+    """Values, gradients, norms and weighted sums are those of vmap(grad), leaf by leaf.
+
+    `one_by_one`: a loop takes the place of vmap, for what JAX cannot vmap.
+    """
+    values, grads = reference(loss_fn, params, batch, one_by_one)
     weights = np.linspace(0.5, 1.5, len(values)).astype(values.dtype)
     for engine in engines:
 
@@ -50,6 +63,17 @@ def agree(loss_fn, params, batch, tolerance=1e-5, engines=(factored_engine, auto
             np.testing.assert_allclose(np.sqrt(squared), norms, rtol=2e-4, atol=tolerance * scale)
             expected = np.einsum("b,b...->...", weights, g)
             assert np.linalg.norm(total - expected) <= 2 * tolerance * scale
+
+
+def agree_exactly(loss_fn, params, batch, one_by_one=False, dense=()):
+    """`agree` in float64, and all leaves are held in factors but those with a name in `dense`."""
+    with jax.enable_x64(True):
+        widen = lambda x: jnp.asarray(np.asarray(x, np.float64 if x.dtype == np.float32 else None))
+        params, batch = jax.tree.map(widen, (params, batch))
+        agree(loss_fn, params, batch, tolerance=1e-11, one_by_one=one_by_one)
+        names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)]
+        for name, held in zip(names, factored(loss_fn, params, batch), strict=True):
+            assert held == (not any(repr(leaf) in name for leaf in dense)), name
 
 
 def factored(loss_fn, params, batch):
