@@ -62,7 +62,7 @@ class DepthwiseCNN(nn.Module):
 
 def depthwise_cnn(small: bool = False) -> Problem:
     widths, groups, side, rows = (
-        ((4, 8), 2, 8, 4) if small else ((64, 128, 128, 256, 256), 16, 32, 32)
+        ((4, 8), 2, 8, 4) if small else ((64, 128, 128, 256, 256), 16, 32, 16)
     )
     title = f"depthwise-separable CNN, batch {rows}"
     return of_model(DepthwiseCNN(widths, groups), images(rows, side, side, 3), title)

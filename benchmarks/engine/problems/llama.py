@@ -97,10 +97,10 @@ def llama_scan_remat(small: bool = False) -> Problem:
 
 def lora_merged(small: bool = False) -> Problem:
     """Only A and B are trained; the weight is W + AB, and the loss closes over W."""
-    width, length, rows, rank = (8, 6, 4, 2) if small else (128, 64, 32, 8)
+    width, length, rows, rank, layers = (8, 6, 4, 2, 1) if small else (128, 64, 32, 8, LAYERS)
     draw = Weights()
     # numpy arrays: constants of whatever program the loss becomes a part of
-    frozen = [attention_weights(draw, width) | swiglu_weights(draw, width) for _ in range(LAYERS)]
+    frozen = [attention_weights(draw, width) | swiglu_weights(draw, width) for _ in range(layers)]
     ends = ends_weights(draw, width)
     adapters = [
         {
@@ -129,7 +129,7 @@ def dispatched(w: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     """Each token goes to the expert of its largest gate, if that has a place left (GShard)."""
     gates = jax.nn.softmax(x @ w["router"])  # [T, experts]
     capacity = 2 * len(x) // gates.shape[1]
-    chosen = jax.nn.one_hot(jnp.argmax(gates, axis=1), gates.shape[1])
+    chosen = jax.nn.one_hot(jnp.argmax(gates, axis=1), gates.shape[1], dtype=jnp.int32)
     place = jnp.cumsum(chosen, axis=0) * chosen - 1  # -1, so no place, for experts not chosen
     dispatch = jax.nn.one_hot(place, capacity)  # [T, experts, capacity]
     h = jnp.einsum("td,tec->ecd", x, dispatch)
@@ -156,16 +156,16 @@ def sorted_by_expert(w: dict[str, jax.Array], x: jax.Array) -> jax.Array:
 def experts(
     feed_forward: Callable[..., jax.Array], how: str, rows: int, small: bool = False
 ) -> Problem:
-    width, length, rows, count = (8, 8, 4, 2) if small else (128, 64, rows, 4)
+    width, length, rows, count, layers = (8, 8, 4, 2, 1) if small else (128, 64, rows, 4, LAYERS)
     draw = Weights()
-    layers = [
+    blocks_weights = [
         attention_weights(draw, width)
         | {
             "router": draw(width, count),
             "in": draw(count, width, 2 * width),
             "out": draw(count, 2 * width, width),
         }
-        for _ in range(LAYERS)
+        for _ in range(layers)
     ]
 
     def loss(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -176,6 +176,8 @@ def experts(
 
         return language_loss(params["ends"], blocks, x, y)
 
-    params = jax.tree.map(jnp.asarray, {"blocks": layers, "ends": ends_weights(draw, width)})
+    params = jax.tree.map(
+        jnp.asarray, {"blocks": blocks_weights, "ends": ends_weights(draw, width)}
+    )
     title = f"{count} experts, {how}, width {width}, {length} tokens, batch {rows}"
     return Problem(loss, params, texts(rows, length, VOCABULARY), title=title)

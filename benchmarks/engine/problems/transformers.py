@@ -107,23 +107,24 @@ def transformer(
     length: int,
     rows: int,
     heads: int = 4,
+    layers: int = 4,
     microbatch_size: int | None = None,
     small: bool = False,
 ) -> Problem:
     if small:
-        width, length, rows, microbatch_size = 8, 6, 4, microbatch_size and 2
+        width, length, rows, layers, microbatch_size = 8, 6, 4, 1, microbatch_size and 2
     title = f"transformer, width {width}, {length} tokens, batch {rows}"
     if microbatch_size is not None:
         title += f" in microbatches of {microbatch_size}"
-    problem = of_model(Transformer(width, heads=heads), texts(rows, length, 1000), title)
+    problem = of_model(Transformer(width, layers, heads), texts(rows, length, 1000), title)
     return replace(problem, microbatch_size=microbatch_size)
 
 
 def gpt_tied(small: bool = False) -> Problem:
     """The embedding is the output layer, too."""
-    width, length, rows = (8, 6, 4) if small else (128, 64, 32)
+    width, length, rows, layers = (8, 6, 4, 1) if small else (128, 64, 32, 4)
     title = f"GPT with tied embedding, width {width}, {length} tokens, batch {rows}"
-    return of_model(Transformer(width, tied=True), texts(rows, length, 1000), title)
+    return of_model(Transformer(width, layers, tied=True), texts(rows, length, 1000), title)
 
 
 def gpt2_tied_embedding(small: bool = False) -> Problem:
@@ -143,19 +144,19 @@ def transformer_long(small: bool = False) -> Problem:
 
 
 def vit(dead_use: bool = False, small: bool = False) -> Problem:
-    width, side, rows = (8, 8, 4) if small else (256, 32, 64)
+    width, side, rows, layers = (8, 8, 4, 1) if small else (256, 32, 64, 4)
     if dead_use and not small:
         width, rows = 128, 32
     title = f"ViT, width {width}, {(side // 4) ** 2} patches, batch {rows}"
     if dead_use:
         title += ", a dead use of the head"
-    return of_model(ViT(width, dead_use=dead_use), images(rows, side, side, 3), title)
+    return of_model(ViT(width, layers, dead_use=dead_use), images(rows, side, side, 3), title)
 
 
 def bert_vmapped_lookups(small: bool = False) -> Problem:
     """Rows of the tables are read one by one, under vmap, as Equinox's embedding does."""
-    width, length, rows, vocabulary = (8, 6, 4, 20) if small else (128, 64, 32, 2000)
-    encoder = Encoder(width, layers=4, heads=4, vocabulary=vocabulary)
+    width, length, rows, vocabulary, layers = (8, 6, 4, 20, 1) if small else (128, 64, 32, 2000, 4)
+    encoder = Encoder(width, layers, heads=4, vocabulary=vocabulary)
     draw = Weights()
     tables = {
         "token": draw.table(vocabulary, width),
