@@ -55,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     stem = "-".join(machine.lower().replace("/", " ").split())
     path = args.results / f"{stem}-jax{jax.__version__}-{args.date}.json"
     report: dict[str, Any] = {"hardware": machine, "jax": jax.__version__, "date": args.date}
+    report["rivals"] = methods.rivals()
     report["problems"] = json.loads(path.read_text())["problems"] if path.exists() else {}
     for name in names:
         problem = PROBLEMS[name]()

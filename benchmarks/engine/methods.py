@@ -1,5 +1,7 @@
 """The ways to get a gradient and to take a step that are measured: plain, and private ones."""
 
+import contextlib
+import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -147,6 +149,15 @@ def _jax_privacy_release(problem: Problem) -> optax.GradientTransformation:
         stddev=CLIPPING_NORM * NOISE_MULTIPLIER, prng_key=jax.random.key(0)
     )
     return optax.chain(privatizer, optax.scale(1 / problem.rows))
+
+
+def rivals() -> dict[str, str | None]:
+    """Returns the versions of the other libraries, None for one that is not installed."""
+    versions: dict[str, str | None] = {"optax": None, "jax-privacy": None}
+    for package in versions:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
 
 
 def available() -> dict[str, Method]:

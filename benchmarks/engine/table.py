@@ -86,7 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("file", type=pathlib.Path)
     args = parser.parse_args(arguments)
     report = json.loads(args.file.read_text())
-    print(f"{report['hardware']}, JAX {report['jax']}, {report['date']}")
+    rivals = "".join(f", {name} {version}" for name, version in report.get("rivals", {}).items())
+    print(f"{report['hardware']}, JAX {report['jax']}{rivals}, {report['date']}")
     for what in ("gradient", "step"):
         print(f"\nThe {what}:\n\n{markdown(report['problems'], what == 'step')}")
 

@@ -137,12 +137,14 @@ def test_results_are_written_problem_by_problem_and_become_a_table(
     with pytest.raises(KeyboardInterrupt):
         program.main([*arguments, "--results", str(tmp_path)])
     (path,) = tmp_path.iterdir()
-    assert list(json.loads(path.read_text())["problems"]) == ["one"]
+    report = json.loads(path.read_text())
+    assert list(report["problems"]) == ["one"]
     capsys.readouterr()
     table.main([str(path)])
     printed = capsys.readouterr().out
     rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| a small")]
     assert len(rows) == 2  # gradient and step
+    assert f"optax {report['rivals']['optax']}" in printed.splitlines()[0]
     assert rows[0][-1] == "can't be imported |"
     assert all(float(row[4].split()[0]) > 0 for row in rows)
 

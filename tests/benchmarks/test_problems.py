@@ -34,12 +34,11 @@ def test_a_problem_can_be_traced_and_explained(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_the_methods_of_jaxdp_agree_on_a_small_problem(name):
+def test_auto_agrees_with_vmap_on_a_small_problem(name):
     problem = PROBLEMS[name](small=True)
-    reference, *others = [
+    gradient, reference = (
         jax.jit(methods.available()[method].gradient(problem))(problem.params, problem.batch)
-        for method in ("vmap", "auto", "factored")
-    ]
-    for gradient in others:
-        assert measuring.distance(gradient, reference) < measuring.AGREEMENT
-        assert all(jnp.any(leaf != 0) for leaf in jax.tree.leaves(gradient))
+        for method in ("auto", "vmap")
+    )
+    assert measuring.distance(gradient, reference) < measuring.AGREEMENT
+    assert all(jnp.any(leaf != 0) for leaf in jax.tree.leaves(reference))
