@@ -97,7 +97,7 @@ def llama_scan_remat(small: bool = False) -> Problem:
 
 def lora_merged(small: bool = False) -> Problem:
     """Only A and B are trained; the weight is W + AB, and the loss closes over W."""
-    width, length, rows, rank, layers = (8, 6, 4, 2, 1) if small else (128, 64, 32, 8, LAYERS)
+    width, length, rows, rank, layers = (8, 6, 4, 2, 1) if small else (256, 64, 16, 8, LAYERS)
     draw = Weights()
     # numpy arrays: constants of whatever program the loss becomes a part of
     frozen = [attention_weights(draw, width) | swiglu_weights(draw, width) for _ in range(layers)]
