@@ -6,8 +6,6 @@ of the rounds' ratios are printed.
 """
 
 import argparse
-import statistics
-import time
 from typing import Any
 
 import jax
@@ -15,13 +13,14 @@ import jax
 import jaxdp
 
 from ..hardware import hardware
-from .methods import Method, plain
+from .methods import Gradient, mean_gradient
 from .problems import PROBLEMS, Problem
+from .timing import Run, compile_program, ratio, take_turns
 
 PAIRS = {"layerwise": "flat", "batch, one unit": "plain"}
 
 
-def clipped(problem: Problem, clipping: jaxdp.Clipping) -> Method:
+def clipped(problem: Problem, clipping: jaxdp.Clipping) -> Gradient:
     """Returns the clipped sum; with batch units, the whole batch is one unit."""
     loss = problem.loss
     if clipping.unit == "batch":
@@ -40,6 +39,11 @@ def clipped(problem: Problem, clipping: jaxdp.Clipping) -> Method:
     return gradient
 
 
+def _run(gradient: Gradient, problem: Problem) -> Run:
+    compiled = compile_program(gradient, problem.params, problem.batch).compiled
+    return lambda: jax.block_until_ready(compiled(problem.params, problem.batch))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", default="small_cnn,transformer_d256_t64", help="commas between")
@@ -50,23 +54,16 @@ def main() -> None:
     for name in args.only.split(","):
         problem = PROBLEMS[name]()
         methods = {
-            "plain": plain(problem),
+            "plain": mean_gradient(problem),
             "flat": clipped(problem, jaxdp.clip_individual(1.0)),
             "layerwise": clipped(problem, jaxdp.clip_layerwise(1.0)),
             "batch, one unit": clipped(problem, jaxdp.clip_batch(1.0)),
         }
-        runs = {key: jax.jit(fn) for key, fn in methods.items()}
-        times: dict[str, list[float]] = {key: [] for key in runs}
-        for run in runs.values():  # the first call compiles
-            jax.block_until_ready(run(problem.params, problem.batch))
-        for _ in range(args.repetitions):
-            for key, run in runs.items():
-                start = time.perf_counter()
-                jax.block_until_ready(run(problem.params, problem.batch))
-                times[key].append(time.perf_counter() - start)
+        runs = {key: _run(method, problem) for key, method in methods.items()}
+        times = take_turns(runs, args.repetitions)
         for key, base in PAIRS.items():
-            ratio = statistics.median(a / b for a, b in zip(times[key], times[base], strict=True))
-            print(f"{name}: {key} takes {ratio:.3f} times as long as {base}", flush=True)
+            took = ratio(times, key, base)
+            print(f"{name}: {key} takes {took:.3f} times as long as {base}", flush=True)
 
 
 if __name__ == "__main__":

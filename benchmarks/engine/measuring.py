@@ -1,69 +1,125 @@
-"""Time, memory and compile time of the methods on one problem."""
+"""Time, memory and compile time of the methods on one problem: the gradient and the step."""
 
-import statistics
-import time
+import math
 from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from . import methods
+from .methods import Method, available
 from .problems import Problem
+from .timing import Program, Run, compile_program, machine_gb, summary, take_turns
 
 AGREEMENT = 1e-4  # of clipped sums, relative
-NEEDS_NO_DENSE = ("plain", "plain_default", "auto", "factored")
+NEEDS_NO_DENSE = ("plain", "plain_default", "auto", "factored", "two_pass")
+SHARE = 0.8  # of the machine's memory that a program may take
+
+
+class NotRun(Exception):
+    """Says in a few words why a method is not timed."""
 
 
 def measure(problem: Problem, names: list[str], rounds: int) -> dict[str, dict[str, Any]]:
-    """Measures the named methods, which take turns; a round is one turn of each.
+    """Measures the named methods, "plain" among them; a round is one turn of each.
 
     Returns:
       For each method `compile_s`, `temp_mb` (None where the device does not say) and `error`, the
-      distance from the result of vmap(grad). If that is small also `ms` (the median), its
-      `ms_quartiles`, and `ratio`, the median over the rounds of its time over that of "plain".
+      distance of its gradient from that of vmap(grad); `ms` (the median), its `ms_quartiles`, and
+      `ratio`, the median over the rounds of its time over that of "plain". `step` holds the same
+      of the whole step, but for `error`. Where there are no times, `why` says the reason.
+
+    Raises:
+      Exception: whatever the plain gradient raises. For other methods that is a `why`.
     """
-    builders, runs, results = methods.available(), {}, {}
-    exact = problem if problem.dense_fits else replace(problem, microbatch_size=8)
-    reference = jax.jit(builders["vmap"](exact))(problem.params, problem.batch)
-    if not problem.dense_fits:
-        names = [name for name in names if name in NEEDS_NO_DENSE]
+    methods, reference = available(), _reference(problem)
+    results: dict[str, dict[str, Any]] = {name: {} for name in names}
+    gradients: dict[str, Run] = {}
+    steps: dict[str, Run] = {}
     for name in names:
-        start = time.perf_counter()
-        compiled = jax.jit(builders[name](problem)).lower(problem.params, problem.batch).compile()
-        compile_s = time.perf_counter() - start
-        gradient = jax.block_until_ready(compiled(problem.params, problem.batch))
+        facts = results[name]
+        runs = problem.dense_fits or name in NEEDS_NO_DENSE
         # The plain gradient is not clipped: only the others can agree.
-        error = 0.0 if name.startswith("plain") else distance(gradient, reference)
-        memory = compiled.memory_analysis()
-        results[name] = {
-            "compile_s": compile_s,
-            "temp_mb": memory.temp_size_in_bytes / 1e6 if memory else None,
-            "error": error,
-        }
-        if error > AGREEMENT:
-            print(f"  {name} disagrees with vmap(grad) by {error:.1e}: not timed")
-        else:
-            runs[name] = compiled
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            # Not timed: after a method that took and gave back gigabytes, the next would pay.
-            jax.block_until_ready(run(problem.params, problem.batch))
-            start = time.perf_counter()
-            jax.block_until_ready(run(problem.params, problem.batch))
-            times[name].append(time.perf_counter() - start)
-    for name, each in times.items():
-        ratios = [t / p for t, p in zip(each, times["plain"], strict=True)]
-        low, median, high = np.quantile(each, [0.25, 0.5, 0.75]) * 1e3
-        results[name] |= {
-            "ms": median,
-            "ms_quartiles": [low, high],
-            "ratio": statistics.median(ratios),
-        }
+        expected = None if name.startswith("plain") else reference
+        try:
+            gradients[name] = _gradient(problem, methods[name], expected, runs, facts)
+            facts["step"] = facts = {}
+            steps[name] = _step(problem, methods[name], runs, facts)
+        except Exception as error:  # a rival that fails must not stop the others
+            if name == "plain":
+                raise
+            facts["why"] = reason(error)
+    for name, times in _times(gradients, rounds).items():
+        results[name] |= times
+    for name, times in _times(steps, rounds).items():
+        results[name]["step"] |= times
     return results
+
+
+def _times(runs: dict[str, Run], rounds: int) -> dict[str, dict[str, Any]]:
+    times = take_turns(runs, rounds)
+    return {name: summary(times, name) for name in times}
+
+
+def _reference(problem: Problem) -> Any:
+    """Returns the clipped sum by vmap(grad), of a few examples at a time if all would not fit."""
+    if not problem.dense_fits:
+        problem = replace(problem, microbatch_size=math.gcd(8, problem.rows))
+    return jax.jit(available()["vmap"].gradient(problem))(problem.params, problem.batch)
+
+
+def _gradient(
+    problem: Problem, method: Method, expected: Any, runs: bool, facts: dict[str, Any]
+) -> Run:
+    """Compiles and checks the gradient, writes its `facts`, and returns its run."""
+    args = (problem.params, problem.batch)
+    program = compile_program(method.gradient(problem), *args)
+    facts |= program.facts
+    _refuse_too_large(program, runs)
+    run = lambda: jax.block_until_ready(program.compiled(*args))
+    gradient = run()
+    facts["error"] = 0.0 if expected is None else distance(gradient, expected)
+    if not facts["error"] <= AGREEMENT:
+        raise NotRun(f"disagrees with vmap(grad) by {facts['error']:.1e}")
+    return run
+
+
+def _step(problem: Problem, method: Method, runs: bool, facts: dict[str, Any]) -> Run:
+    """Compiles the step, writes its `facts`, and returns its run, which goes on and on."""
+    program, run = step_run(problem, method)
+    facts |= program.facts
+    _refuse_too_large(program, runs)
+    run()
+    return run
+
+
+def step_run(problem: Problem, method: Method) -> tuple[Program, Run]:
+    """Compiles the step of a method, which takes over the memory of parameters and state."""
+    step, state = method.step(problem)
+    params = jax.tree.map(jnp.copy, problem.params)  # those of the problem are read again
+    program = compile_program(step, params, state, problem.batch, donated=(0, 1))
+    now = [params, state]
+
+    def run() -> None:
+        now[:] = jax.block_until_ready(program.compiled(*now, problem.batch))
+
+    return program, run
+
+
+def _refuse_too_large(program: Program, runs: bool) -> None:
+    if program.needed_gb is not None and (not runs or program.needed_gb > SHARE * machine_gb()):
+        raise NotRun(f"needs {program.needed_gb:.0f} GB")
+
+
+def reason(error: Exception) -> str:
+    """Returns in a few words why a method was not timed."""
+    if isinstance(error, NotRun):
+        return str(error)
+    if isinstance(error, ImportError):
+        return f"can't be imported: {error}"
+    first = (str(error).strip() or "no message").splitlines()[0]
+    return f"fails: {type(error).__name__}: {first}"[:120]
 
 
 def distance(a: Any, b: Any) -> float:
@@ -71,22 +127,3 @@ def distance(a: Any, b: Any) -> float:
     a, b = (jax.tree.map(lambda leaf: leaf / optax.tree.norm(tree), tree) for tree in (a, b))
     difference = optax.tree.norm(jax.tree.map(jnp.subtract, a, b))
     return float(difference)
-
-
-def table(name: str, results: dict[str, dict[str, Any]]) -> str:
-    """Returns the results of one problem as lines, a method each."""
-    base = results["plain"]
-    lines = [
-        name,
-        "  method           ms  (quartiles)        × plain   temp MB  × plain   compile s  × plain",
-    ]
-    for method, r in results.items():
-        if "ms" not in r:
-            continue
-        low, high = r["ms_quartiles"]
-        lines.append(
-            f"  {method:14s} {r['ms']:7.1f}  ({low:7.1f} {high:7.1f})   {r['ratio']:7.2f}   "
-            f"{r['temp_mb']:7.1f}  {r['temp_mb'] / max(base['temp_mb'], 1e-9):7.2f}   "
-            f"{r['compile_s']:9.2f}  {r['compile_s'] / base['compile_s']:7.2f}"
-        )
-    return "\n".join(lines)

@@ -1,7 +1,9 @@
-"""The ways to get a gradient that are measured: plain, and clipped in several ways."""
+"""The ways to get a gradient and to take a step that are measured: plain, and private ones."""
 
-import importlib.util
+import contextlib
+import importlib.metadata
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -9,14 +11,56 @@ import jax.numpy as jnp
 import optax
 
 import jaxdp
+from jaxdp.gradients.per_example import ENGINES
 
 from .problems import Problem
 
 CLIPPING_NORM = 1.0
-Method = Callable[[Any, tuple], Any]  # (params, batch) -> a gradient like the parameters
+NOISE_MULTIPLIER = 1.0
+
+Gradient = Callable[[Any, tuple], Any]  # (params, batch) -> like the parameters
+Step = Callable[[Any, Any, tuple], tuple[Any, Any]]  # (params, state, batch) -> (params, state)
+Transform = Callable[[Problem], optax.GradientTransformation]
 
 
-def plain(problem: Problem) -> Method:
+@dataclass(frozen=True)
+class Method:
+    """How the gradients of a batch are computed, clipped and, for a step, released with noise.
+
+    `clip` and `release` take what the function of `grads` returns: lazy gradients, say.
+    """
+
+    grads: Callable[[Problem], Callable[[Any, tuple], Any]]
+    clip: Transform
+    release: Transform
+
+    def gradient(self, problem: Problem) -> Gradient:
+        """Returns the whole clipped gradient, without noise: a sum or a mean."""
+        grads, clip = self.grads(problem), self.clip(problem)
+
+        def gradient(params: Any, batch: tuple) -> Any:
+            return clip.update(grads(params, batch), clip.init(params), params)[0]
+
+        return gradient
+
+    def step(self, problem: Problem) -> tuple[Step, Any]:
+        """Returns a step of training by Adam, and its first state."""
+        grads = self.grads(problem)
+        optimizer = optax.chain(self.release(problem), optax.adam(1e-3))
+
+        def step(params: Any, state: Any, batch: tuple) -> tuple[Any, Any]:
+            updates, state = optimizer.update(grads(params, batch), state, params)
+            return optax.apply_updates(params, updates), state
+
+        return step, optimizer.init(problem.params)
+
+
+def _unchanged(problem: Problem) -> optax.GradientTransformation:
+    del problem
+    return optax.identity()
+
+
+def mean_gradient(problem: Problem) -> Gradient:
     """Returns `jax.grad` of the mean loss."""
 
     def mean_loss(params: Any, batch: tuple) -> jax.Array:
@@ -33,14 +77,14 @@ def plain(problem: Problem) -> Method:
             None,
         )
         total, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), parts)
-        return jax.tree.map(lambda leaf: leaf * m / len(batch[0]), total)
+        return jax.tree.map(lambda leaf: leaf * m / problem.rows, total)
 
     return gradient
 
 
-def plain_default(problem: Problem) -> Method:
+def _at_default_precision(problem: Problem) -> Gradient:
     """The same at the device's own precision, TF32 on GPUs: the usual speed of plain training."""
-    gradient = plain(problem)
+    gradient = mean_gradient(problem)
 
     def at_default(params: Any, batch: tuple) -> Any:
         with jax.default_matmul_precision("default"):
@@ -49,36 +93,44 @@ def plain_default(problem: Problem) -> Method:
     return at_default
 
 
-def private(method: Any) -> Callable[[Problem], Method]:
-    """Returns a builder of jaxdp's clipped sum, with that `method` of `per_example_grads`."""
+def of_jaxdp(engine: Any, release: Transform | None = None) -> Method:
+    """Returns jaxdp's method of that name in `per_example_grads`."""
 
-    def build(problem: Problem) -> Method:
-        clipping = jaxdp.clip_individual(CLIPPING_NORM)
-        grads = jaxdp.per_example_grads(
-            problem.loss, method=method, microbatch_size=problem.microbatch_size
+    def grads(problem: Problem) -> Callable[[Any, tuple], Any]:
+        lazily = jaxdp.per_example_grads(
+            problem.loss, method=engine, microbatch_size=problem.microbatch_size
         )
+        return lambda params, batch: lazily(params, batch, jaxdp.all_rows(problem.rows))
 
-        def gradient(params: Any, batch: tuple) -> Any:
-            return clipping.update(grads(params, batch), clipping.init(params))[0]
-
-        return gradient
-
-    return build
+    clip = lambda problem: jaxdp.clip_individual(CLIPPING_NORM)
+    return Method(grads, clip, release or (lambda problem: privatized(problem, NOISE_MULTIPLIER)))
 
 
-def optax_contrib(problem: Problem) -> Method:
-    """Optax's own clipping, of gradients by vmap(grad)."""
-    aggregate = optax.contrib.differentially_private_aggregate(CLIPPING_NORM, 0.0, 0)
+def privatized(problem: Problem, noise_multiplier: float) -> optax.GradientTransformation:
+    """Returns jaxdp's release of a plan with that much noise."""
+    plan = jaxdp.Plan(
+        num_examples=100 * problem.rows,
+        expected_batch_size=problem.rows,
+        steps=1000,  # more than are measured
+        noise_multiplier=noise_multiplier,
+        clipping=jaxdp.clip_individual(CLIPPING_NORM),
+    )
+    return jaxdp.privatize(plan)
 
-    def gradient(params: Any, batch: tuple) -> Any:
-        grads = jax.vmap(jax.grad(problem.loss), (None, 0, 0))(params, *batch)
-        return aggregate.update(grads, aggregate.init(params), params)[0]  # a mean
 
-    return gradient
+def _every_gradient(problem: Problem) -> Callable[[Any, tuple], Any]:
+    return lambda params, batch: jax.vmap(jax.grad(problem.loss), (None, 0, 0))(params, *batch)
 
 
-def jax_privacy(problem: Problem) -> Method:
-    import jax_privacy  # only where it is installed
+def _aggregated(noise_multiplier: float) -> Transform:
+    """Optax's own clipping, which divides by the batch size and adds noise itself."""
+    return lambda problem: optax.contrib.differentially_private_aggregate(
+        CLIPPING_NORM, noise_multiplier, 0
+    )
+
+
+def _jax_privacy_grads(problem: Problem) -> Callable[[Any, tuple], Any]:
+    import jax_privacy  # type: ignore[import-not-found,unused-ignore]  # where it is installed
 
     clipped = jax_privacy.clipped_grad(
         problem.loss,
@@ -87,24 +139,36 @@ def jax_privacy(problem: Problem) -> Method:
         keep_batch_dim=False,
         microbatch_size=problem.microbatch_size,
     )
-
-    def gradient(params: Any, batch: tuple) -> Any:
-        return clipped(params, *batch)
-
-    return gradient
+    return lambda params, batch: clipped(params, *batch)
 
 
-def available() -> dict[str, Callable[[Problem], Method]]:
-    """Returns the methods that this machine can run, by name."""
-    methods = {
-        "plain": plain,
-        "auto": private("auto"),
-        "factored": private("factored"),
-        "vmap": private("vmap"),
-        "optax.contrib": optax_contrib,
+def _jax_privacy_release(problem: Problem) -> optax.GradientTransformation:
+    from jax_privacy import noise_addition  # type: ignore[import-not-found,unused-ignore]
+
+    privatizer = noise_addition.gaussian_privatizer(
+        stddev=CLIPPING_NORM * NOISE_MULTIPLIER, prng_key=jax.random.key(0)
+    )
+    return optax.chain(privatizer, optax.scale(1 / problem.rows))
+
+
+def rivals() -> dict[str, str | None]:
+    """Returns the versions of the other libraries, None for one that is not installed."""
+    versions: dict[str, str | None] = {"optax": None, "jax-privacy": None}
+    for package in versions:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
+
+
+def available() -> dict[str, Method]:
+    """Returns the methods by name. A rival that is not installed fails when it is built."""
+    names = [name for name in ("auto", "factored", "two_pass", "vmap") if name in ENGINES]
+    methods: dict[str, Method] = {
+        "plain": Method(mean_gradient, _unchanged, _unchanged),
+        **{name: of_jaxdp(name) for name in names},
+        "optax.contrib": Method(_every_gradient, _aggregated(0.0), _aggregated(NOISE_MULTIPLIER)),
+        "jax_privacy": Method(_jax_privacy_grads, _unchanged, _jax_privacy_release),
     }
-    if importlib.util.find_spec("jax_privacy") is not None:
-        methods["jax_privacy"] = jax_privacy
     if jax.default_backend() != "cpu":
-        methods["plain_default"] = plain_default
+        methods["plain_default"] = Method(_at_default_precision, _unchanged, _unchanged)
     return methods

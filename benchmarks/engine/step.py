@@ -1,14 +1,14 @@
-"""Measures whole training steps: `python -m benchmarks.engine.step`.
+"""Measures whole steps beside those with normal noise: `python -m benchmarks.engine.step`.
 
 A step is the gradient of a batch, the release, and Adam, in one compiled program that takes over
 the memory of parameters and state. The private step clips and adds jaxdp's noise; beside it, the
 same with `std·jax.random.normal` for noise; the plain one takes the gradient of the mean loss.
+`python -m benchmarks.engine` measures the steps of all methods.
 """
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,47 +18,18 @@ import optax
 import jaxdp
 
 from ..hardware import hardware
+from .measuring import step_run
+from .methods import CLIPPING_NORM, NOISE_MULTIPLIER, available, of_jaxdp, privatized
 from .problems import PROBLEMS, Problem
+from .timing import ratio, take_turns
 
 DEFAULT = ("small_cnn", "mlp_wide", "transformer_d256_t64", "vit_d256")
-Step = Callable[[Any, Any], tuple[Any, Any]]
 
 
-def steps_of(problem: Problem) -> dict[str, tuple[Step, Any]]:
-    """The three steps `(params, state) -> (params, state)`, each with its first state."""
-    rows = len(problem.batch[0])
-
-    def clipped(noise_multiplier: float) -> Any:
-        plan = jaxdp.Plan(
-            num_examples=100 * rows,
-            expected_batch_size=rows,
-            steps=1000,  # more than are measured
-            noise_multiplier=noise_multiplier,
-            clipping=jaxdp.clip_individual(1.0),
-        )
-        return jaxdp.privatize(plan)
-
-    grads = jaxdp.per_example_grads(problem.loss, microbatch_size=problem.microbatch_size)
-    plain = optax.adam(1e-3)
-    private = optax.chain(clipped(1.0), plain)
-    usual = optax.chain(clipped(0.0), _normal_noise(1.0 / rows, jaxdp.secret_key()), plain)
-
-    def mean_loss(params: Any) -> jax.Array:
-        return jnp.mean(jax.vmap(problem.loss, (None, 0, 0))(params, *problem.batch))
-
-    def step(optimizer: Any, gradient: Callable[[Any], Any]) -> tuple[Step, Any]:
-        def run(params: Any, state: Any) -> tuple[Any, Any]:
-            updates, state = optimizer.update(gradient(params), state, params)
-            return optax.apply_updates(params, updates), state
-
-        return run, optimizer.init(problem.params)
-
-    lazily = lambda params: grads(params, problem.batch, jaxdp.all_rows(rows))
-    return {
-        "plain": step(plain, jax.grad(mean_loss)),
-        "jaxdp": step(private, lazily),
-        "normal": step(usual, lazily),
-    }
+def _normal_release(problem: Problem) -> optax.GradientTransformation:
+    std = CLIPPING_NORM * NOISE_MULTIPLIER / problem.rows
+    noise = _normal_noise(std, jaxdp.secret_key())
+    return optax.chain(privatized(problem, 0.0), noise)
 
 
 def _normal_noise(std: float, key: jax.Array) -> optax.GradientTransformation:
@@ -78,32 +49,22 @@ def _normal_noise(std: float, key: jax.Array) -> optax.GradientTransformation:
 
 
 def measure(problem: Problem, rounds: int) -> dict[str, list[float]]:
-    """Seconds of every step, which take turns; the first turn is not counted."""
-    runs = {}
-    for name, (step, state) in steps_of(problem).items():
-        params = jax.tree.map(jnp.copy, problem.params)
-        compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state).compile()
-        runs[name] = (compiled, params, state)
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(rounds + 1):
-        for name, (compiled, params, state) in runs.items():
-            start = time.perf_counter()
-            params, state = jax.block_until_ready(compiled(params, state))
-            runs[name] = (compiled, params, state)
-            if turn:
-                times[name].append(time.perf_counter() - start)
-    return times
+    """Seconds of every step, which take turns."""
+    methods = {
+        "plain": available()["plain"],
+        "jaxdp": of_jaxdp("auto"),
+        "normal": of_jaxdp("auto", _normal_release),
+    }
+    runs = {name: step_run(problem, method)[1] for name, method in methods.items()}
+    return take_turns(runs, rounds)
 
 
 def line(name: str, times: dict[str, list[float]]) -> str:
     """Returns a row of the table: milliseconds, and medians over the rounds of ratios to plain."""
     ms = {kind: statistics.median(each) * 1e3 for kind, each in times.items()}
-    ratio = lambda kind: statistics.median(
-        [own / plain for own, plain in zip(times[kind], times["plain"], strict=True)]
-    )
     return (
         f"| {name} | {ms['plain']:.1f} | {ms['jaxdp']:.1f} | {ms['normal']:.1f} "
-        f"| {ratio('jaxdp'):.2f} | {ratio('normal'):.2f} |"
+        f"| {ratio(times, 'jaxdp', 'plain'):.2f} | {ratio(times, 'normal', 'plain'):.2f} |"
     )
 
 

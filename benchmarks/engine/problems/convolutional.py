@@ -1,0 +1,157 @@
+"""Convolutional networks for 32 × 32 images."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from .problem import Problem, images, of_model, outputs
+
+
+class ResNet18(nn.Module):
+    """With GroupNorm."""
+
+    width: int = 64
+    groups: int = 32
+    classes: int = 10
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        conv = partial(nn.Conv, kernel_size=(3, 3), use_bias=False)
+        norm = partial(nn.GroupNorm, self.groups)
+        x = nn.relu(norm()(conv(self.width)(x)))
+        for stage in range(4):
+            features = self.width * 2**stage
+            for block in range(2):
+                strides = 2 if stage > 0 and block == 0 else 1
+                y = nn.relu(norm()(conv(features, strides=strides)(x)))
+                y = norm()(conv(features)(y))
+                if x.shape != y.shape:
+                    x = norm()(conv(features, kernel_size=(1, 1), strides=strides)(x))
+                x = nn.relu(x + y)
+        return nn.Dense(self.classes)(jnp.mean(x, axis=(0, 1)))
+
+
+def resnet18_gn(small: bool = False) -> Problem:
+    width, groups, side, rows = (4, 2, 8, 4) if small else (64, 32, 32, 32)
+    title = f"ResNet-18 with GroupNorm, batch {rows}"
+    return of_model(ResNet18(width, groups), images(rows, side, side, 3), title)
+
+
+class DepthwiseCNN(nn.Module):
+    """Convolutions of each channel on its own, then of one pixel (MobileNet), with GroupNorm."""
+
+    widths: tuple[int, ...]
+    groups: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        norm = partial(nn.GroupNorm, self.groups)
+        x = nn.relu(norm()(nn.Conv(self.widths[0], (3, 3), use_bias=False)(x)))
+        for i, features in enumerate(self.widths):
+            channels, strides = x.shape[-1], 2 if i % 2 else 1
+            depthwise = nn.Conv(
+                channels, (3, 3), strides, feature_group_count=channels, use_bias=False
+            )
+            x = nn.relu(norm()(depthwise(x)))
+            x = nn.relu(norm()(nn.Conv(features, (1, 1), use_bias=False)(x)))
+        return nn.Dense(10)(jnp.mean(x, axis=(0, 1)))
+
+
+def depthwise_cnn(small: bool = False) -> Problem:
+    widths, groups, side, rows = (
+        ((4, 8), 2, 8, 4) if small else ((64, 128, 128, 256, 256), 16, 32, 16)
+    )
+    title = f"depthwise-separable CNN, batch {rows}"
+    return of_model(DepthwiseCNN(widths, groups), images(rows, side, side, 3), title)
+
+
+class StandardisedConv(nn.Module):
+    """A convolution whose kernel has mean 0 and variance 1 (Qiao et al. 2019), times a gain."""
+
+    features: int
+    size: int = 3
+    strides: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        w = self.param("kernel", nn.initializers.he_normal(), shape)
+        # The gain begins where the output has the variance of the input, as in He's initialization.
+        fan_in = self.size**2 * x.shape[-1]
+        gain = self.param("gain", nn.initializers.constant(fan_in**-0.5), (self.features,))
+        mean, variance = jnp.mean(w, (0, 1, 2)), jnp.var(w, (0, 1, 2))
+        w = (w - mean) / jnp.sqrt(variance + 1e-5) * gain
+        strides, layout = (self.strides, self.strides), ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x[None], w, strides, "SAME", dimension_numbers=layout)[
+            0
+        ]
+
+
+class WideResNet(nn.Module):
+    """WRN-16 of a widening factor, with GroupNorm and weight standardisation (De et al. 2022)."""
+
+    widening: int
+    groups: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        normed = lambda x: nn.relu(nn.GroupNorm(self.groups)(x))
+        x = StandardisedConv(16)(x)
+        for stage in range(3):
+            features = 16 * self.widening * 2**stage
+            for block in range(2):
+                strides = 2 if stage > 0 and block == 0 else 1
+                h = normed(x)
+                if x.shape[-1] != features:
+                    x = StandardisedConv(features, 1, strides)(h)
+                h = StandardisedConv(features, 3, strides)(h)
+                x = x + StandardisedConv(features)(normed(h))
+        return nn.Dense(10)(jnp.mean(normed(x), axis=(0, 1)))
+
+
+def wrn_weight_standardised(small: bool = False) -> Problem:
+    widening, groups, side, rows = (1, 4, 8, 4) if small else (4, 16, 32, 16)
+    title = f"WRN-16-{widening} with weight standardisation, batch {rows}"
+    return of_model(WideResNet(widening, groups), images(rows, side, side, 3), title)
+
+
+class UNet(nn.Module):
+    """Halves the image at every width and doubles it again, beside what it was on the way down."""
+
+    widths: tuple[int, ...]
+    groups: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def twice(x: jax.Array, features: int) -> jax.Array:
+            for _ in range(2):
+                x = nn.relu(nn.GroupNorm(self.groups)(nn.Conv(features, (3, 3))(x)))
+            return x
+
+        channels, skipped = x.shape[-1], []
+        for features in self.widths:
+            x = twice(x, features)
+            skipped.append(x)
+            x = nn.max_pool(x, (2, 2), (2, 2))
+        x = twice(x, 2 * self.widths[-1])
+        for features in reversed(self.widths):
+            x = nn.ConvTranspose(features, (2, 2), (2, 2))(x)
+            x = twice(jnp.concatenate([x, skipped.pop()], axis=-1), features)
+        return nn.Conv(channels, (1, 1))(x)
+
+
+def unet(small: bool = False) -> Problem:
+    """Predicts the noise in an image."""
+    widths, groups, side, rows = ((4, 8), 2, 8, 4) if small else ((32, 64, 128), 8, 32, 16)
+    model = UNet(widths, groups)
+    x, _ = images(rows, side, side, 3)
+    params = jax.jit(model.init)(jax.random.key(2), x[0])
+    noise = jax.random.normal(jax.random.key(1), x.shape)
+
+    def loss(params: Any, x: jax.Array, noise: jax.Array) -> jax.Array:
+        return jnp.mean(jnp.square(outputs(model, params, x + noise) - noise))
+
+    return Problem(loss, params, (x, noise), title=f"U-Net, batch {rows}")
