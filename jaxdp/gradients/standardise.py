@@ -280,7 +280,8 @@ class Standardised:
         """⟨ŵ/γ, G⟩ of each column `[b, s, p]` (or row `[b, s, d]`) of G."""
         weight = self.standardisation.derived(self.values.normalised)
         if isinstance(self.inner, Conv):
-            kernel = _before(self.inner.shape.view.restore, self.inner.shape.kernel, weight)
+            restore = lambda kernels: self.inner.shape.view.restore(kernels, 1)
+            kernel = _before(restore, self.inner.shape.kernel, weight)
             x, c, kernel = wide(self.inner.inputs, self.inner.cotangents, kernel)
             convolve = lambda x: lax.conv_general_dilated(
                 x, kernel, **self.inner.shape.params, precision=Precision.HIGHEST
@@ -313,7 +314,7 @@ class Standardised:
 def _before(
     restore: Callable[..., jax.Array], shape: tuple[int, ...], array: jax.Array
 ) -> jax.Array:
-    """The array of this shape that `restore(_, 1)` turns into `array`, if it relabels numbers."""
+    """The array of this shape that `restore`, which relabels, turns into `array`."""
     undo = jax.linear_transpose(
         lambda x: restore(x[None])[0], jax.ShapeDtypeStruct(shape, array.dtype)
     )
