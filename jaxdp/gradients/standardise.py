@@ -28,8 +28,8 @@ from jax.lax import Precision
 from .axes import folded, grouped
 from .convolution import Conv, ConvShape
 from .matmul import Matmul, MatmulShape
-from .representations import Dense, wide
-from .rounding import lengths, raised_product
+from .representations import Dense, guarded, wide
+from .rounding import lengths, raised_gram, raised_product
 
 
 @dataclass(frozen=True)
@@ -334,10 +334,21 @@ class CentredConv(Conv):
 
 
 def _centred_norms(product: Matmul) -> jax.Array:
+    """Squared norms of Σ_t (a_t - mean(a_t)) ⊗ c_t, without an array of centred patches."""
     a, c = product.activations, product.cotangents
-    centred = replace(product, activations=a - jnp.mean(a, axis=-1, keepdims=True))
-    magnitude = jnp.linalg.norm(jnp.sum(lengths(a) * lengths(c), axis=-1), axis=-1)
-    return raised_product(centred.squared_norms(), magnitude, max(a.shape[2:]))
+    t, d, p = a.shape[2], a.shape[3], c.shape[3]
+    magnitude = jnp.sum(lengths(a) * lengths(c), axis=-1)  # [b, s], with the means
+    if product.norms == "direct":
+        g = jnp.einsum("bstd,bstp->bsdp", a, c, precision=Precision.HIGHEST)
+        g = g - jnp.mean(g, axis=2, keepdims=True)
+        squared = guarded(jnp.sum(jnp.square(g), axis=(2, 3)))
+        return jnp.sum(raised_product(squared, magnitude, 2 * max(t, d)), axis=-1)
+    inner = lambda x: jnp.einsum("bstd,bsud->bstu", x, x, precision=Precision.HIGHEST)
+    mean = jnp.mean(a, axis=-1)
+    centred = inner(a) - d * mean[..., :, None] * mean[..., None, :]
+    gram = jnp.sum(centred * inner(c), axis=(2, 3))
+    # Twice what `Matmul` allows for: the means round as much as the inner products.
+    return guarded(jnp.sum(raised_gram(gram, magnitude, 2 * max(d, p) + 256), axis=-1))
 
 
 def _shifted(x: jax.Array, shape: ConvShape) -> tuple[jax.Array, ConvShape]:
