@@ -116,8 +116,9 @@ class _Reader:
         return self._read(values, wanted)
 
     def _read(self, values: dict[Any, Value], atom: Any) -> Value:
+        aval: Any = atom.aval
         if isinstance(atom, Literal):
-            known = atom.aval.shape == () and _is_number(atom.aval)
+            known = aval.shape == () and _is_number(aval)
             return Number(float(atom.val)) if known else self._other(None, atom)
         if atom in values:
             return values[atom]

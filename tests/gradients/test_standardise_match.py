@@ -195,9 +195,9 @@ def spectral(w):
 NEITHER = {
     "nothing": lambda w: w,
     "only cast": lambda w: w.astype(jnp.bfloat16),
-    "not positive": lambda w: w / (jnp.std(w, INPUTS) - 0.1),
+    "not positive": lambda w: w / (jnp.sqrt((w * w).sum(INPUTS)) + (-0.1)),
     "another weight's length": lambda w, v: w / jnp.linalg.norm(v.reshape(-1)),
-    "half of the mean": lambda w: w - 0.5 * w.mean(INPUTS),
+    "not quite the mean": lambda w: w - 0.999 * w.mean(INPUTS),
     "sum, not mean": lambda w: w - w.sum(INPUTS),
     "length with means, of what has none": lambda w: (
         (w - w.mean(INPUTS)) / jnp.sqrt((w * w).sum(INPUTS))
@@ -216,6 +216,7 @@ NEITHER = {
     "the wrong axis": lambda w: w[0, 0, 0, :, None] / jnp.sqrt((w * w).sum((0, 1, 2))),
     "normalised twice": lambda w: bit(bit(w)),
     "gain before the length": lambda w, g: (w * g) / jnp.sqrt(((w * g) ** 2).sum(INPUTS)),
+    "gain within the channel": lambda w, g: w / jnp.sqrt((w * w).sum()) * g,
     "gain that is a function of w": lambda w: bit(w) * jnp.tanh(w).sum(INPUTS),
     "masked": lambda w: jnp.where(w > 0, w, 0) / jnp.std(w, INPUTS),
     "repeated": lambda w: jnp.broadcast_to(bit(w), (2, *w.shape)),
@@ -234,6 +235,11 @@ def test_a_square_matrix_is_not_read_along_the_wrong_axis():
     w = random(5, 5)
     assert read(lambda w: w / jnp.sqrt((w * w).sum(1)), w)[0] is None
     assert read(lambda w: w / jnp.sqrt((w * w).sum(1, keepdims=True)), w)[0].norm_axes == (-1,)
+
+
+def test_a_weight_that_is_repeated_along_an_axis_of_size_1_is_not_read():
+    assert read(lambda w: jnp.broadcast_to(w * 2, (3, 4, 5)), random(1, 4, 5))[0] is None
+    assert read(lambda w: w * 2, random(1, 4, 5))[0] is not None
 
 
 def test_a_constant_deviation_shrinks_nothing():
