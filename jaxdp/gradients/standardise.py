@@ -27,6 +27,7 @@ from jax.lax import Precision
 
 from .axes import folded, grouped
 from .convolution import Conv, ConvShape
+from .jax_internals import vary, varying_axes
 from .matmul import Matmul, MatmulShape
 from .representations import Dense, guarded, wide
 from .rounding import lengths, raised_gram, raised_product
@@ -315,10 +316,9 @@ def _before(
     restore: Callable[..., jax.Array], shape: tuple[int, ...], array: jax.Array
 ) -> jax.Array:
     """The array of this shape that `restore`, which relabels, turns into `array`."""
-    undo = jax.linear_transpose(
-        lambda x: restore(x[None])[0], jax.ShapeDtypeStruct(shape, array.dtype)
-    )
-    return undo(array)[0]
+    # Made to vary like the array: else shard_map would add up over the devices here.
+    zeros = vary(jnp.zeros(shape, array.dtype), varying_axes(array))
+    return jax.vjp(lambda x: restore(x[None])[0], zeros)[1](array)[0]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .jax_internals import Literal, open_jaxpr
+from .jax_internals import PVARY, Literal, open_jaxpr
 from .jax_internals import primitives as p
 from .standardise import Standardisation
 from .standardise_values import (
@@ -240,6 +240,9 @@ _RELABELLINGS = {
     p.reshape_p,
     p.squeeze_p,
     p.copy_p,
+    p.name_p,
+    p.sharding_constraint_p,
+    PVARY,
 }
 
 _POWERS = {p.sqrt_p: 0.5, p.rsqrt_p: -0.5}

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from jaxdp.gradients.engine import factored_engine
-from jaxdp.gradients.jax_internals import open_jaxpr
+from jaxdp.gradients.jax_internals import open_jaxpr, vary
 from jaxdp.gradients.standardise import Standardised, Values, place
 from jaxdp.gradients.standardise_match import match
 
@@ -355,3 +356,25 @@ def test_factors_that_cannot_be_scaled_have_no_place():
     found = match(jaxpr, jaxpr.outvars[0], jaxpr.invars[0])
     assert found is not None
     assert place(found, inner.shape) is None
+
+
+def test_inside_shard_map():
+    """Its jaxprs hold equations that mark what varies, and its sums must not cross devices."""
+    w, gain, a, c = arrays("conv")
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def device(w, gain, a, c):
+        w, gain = vary((w, gain), frozenset({"x"}))
+        y = jax.vmap(lambda a: convolve(standardisation(w, gain), a)[None])(a)
+        leaf = represented(standardisation, conv_loss, w, gain, a, c)
+        total, rows = leaf.weighted_sum(jnp.ones(4)), leaf.gain_gradients(y)[0].materialize()
+        return leaf.squared_norms(), total[None], rows
+
+    specs = (P(), P(), P("x"), P("x"))
+    norms, total, rows = jax.jit(
+        jax.shard_map(device, mesh=mesh, in_specs=specs, out_specs=P("x"))
+    )(w, gain, a, c)
+    g, gains = exact(standardisation, conv_loss, w, gain, a, c)
+    assert np.all(norms_of(g) <= np.sqrt(norms) * (1 + BOUND_SLACK))
+    np.testing.assert_allclose(total[0], g.sum(0), atol=1e-4 * np.abs(g).max())
+    np.testing.assert_allclose(rows, gains, atol=1e-4 * np.abs(gains).max())
