@@ -217,7 +217,7 @@ def adversaries(kind, dtype):
         yield w, gain, jnp.asarray(x, dtype), jnp.asarray(y, dtype)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("norms", ["gram", "direct"])
 @pytest.mark.parametrize(
     ("f", "kind"),
