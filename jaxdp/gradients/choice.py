@@ -11,6 +11,7 @@ from .factors import Step, descend
 from .jax_internals import primitives as p
 from .layout import in_order, merged
 from .lookup import LookupShape, lookup_shape
+from .made_weights import PulledShape, StandardisedShape, made_shapes
 from .matmul import MatmulShape, Norms, matmul_form
 from .number import NumberShape
 from .program import Program
@@ -19,7 +20,9 @@ from .uses import Derived, Use
 
 Form = Literal["gram", "direct", "product", "lookup", "several", "dense", "zero"]
 
-Shape = MatmulShape | ConvShape | RaggedShape | LookupShape | NumberShape
+Made = StandardisedShape | PulledShape
+
+Shape = MatmulShape | ConvShape | RaggedShape | LookupShape | NumberShape | Made
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def choose(program: Program, thrifty: bool) -> list[Choice]:
     """
     ways: dict[Use, _Ways] = {}
     for use in {use: None for uses in program.uses for use in uses}:
-        ways[use] = _ways(use)
+        ways[use] = _ways(program, use)
     return [
         _choose(leaf, uses, ways, thrifty) if uses else Choice("zero", _idle(program.reads[leaf]))
         for leaf, uses in enumerate(program.uses)
@@ -86,12 +89,19 @@ Products = MatmulShape | ConvShape | RaggedShape
 _CUSTOM_DERIVATIVES = (p.custom_jvp_call_p, p.custom_vjp_call_p)
 
 # By leaf, the factors of its gradient that a use makes; None where it makes none.
-_Ways = dict[int, tuple[Factors, list[Step]] | None]
+_Ways = dict[int, tuple[Factors, list[Step]] | Made | None]
 
 
-def _ways(use: Use) -> _Ways:
+def _ways(program: Program, use: Use) -> _Ways:
     made = matmul_form(use)
-    return {} if made is None else descend(use.view, made[0], [made[1]])
+    found: _Ways = {}
+    if made is not None:
+        found.update(descend(use.view, made[0], [made[1]]))
+    left = [leaf for leaf in use.view.leaves if found.get(leaf) is None]
+    if left:
+        shapes = made_shapes(program, use)
+        found.update({leaf: shapes[leaf] for leaf in left if leaf in shapes})
+    return found
 
 
 def _choose(leaf: int, uses: list[Use], ways: dict[Use, _Ways], thrifty: bool) -> Choice:
@@ -121,18 +131,28 @@ def _choose(leaf: int, uses: list[Use], ways: dict[Use, _Ways], thrifty: bool) -
         return Choice("lookup", part.reason, everything, parts)
     (group,) = groups.values()
     form, reason = _cheapest(group, thrifty)
+    if isinstance(part.shape, PulledShape):
+        return Choice(part.norms, "a few rows at a time: too large for an array", everything, parts)
+    if isinstance(part.shape, StandardisedShape):
+        if part.shape.gain is not None:
+            return Choice("product", "the gain of a standardised weight", everything, parts)
+        reason = f"standardised, {reason}"
     return Choice(form, reason, everything, parts)
 
 
 def _shape(leaf: int, use: Use, ways: _Ways) -> Shape | str:
     """How a use makes a gradient of a leaf in factors; or why it does not."""
     if use.of_number:
-        outside = len(use.path) == 1
-        return NumberShape(use.view, leaf) if outside else f"no rule for {use.what} in a loop"
+        assert isinstance(use.view.source, Derived)
+        if len(use.path) > 1:
+            return f"no rule for {use.what} in a loop"
+        return NumberShape(use.view.source, leaf)
     if leaf in ways:
         way = ways[leaf]
         if way is None:
             return "made into a weight in a way without a rule"
+        if isinstance(way, Made):
+            return way
         form, last = way[0].sort()
         if form.layout.blocks(form.shape) is None:
             return "no blocks of it are used"
@@ -167,6 +187,8 @@ def _part(group: list[tuple[Use, Shape]]) -> Part:
 
 def _meet(one: Shape, two: Shape) -> bool | None:
     """Whether two uses make gradients of the same numbers; None if it can't be dealt with."""
+    if isinstance(one, Made) or isinstance(two, Made):
+        return None
     if isinstance(one, NumberShape) or isinstance(two, NumberShape):
         known = NumberShape | MatmulShape | LookupShape
         return True if isinstance(one, known) and isinstance(two, known) else None
@@ -223,6 +245,7 @@ def _cheapest(group: list[tuple[Use, Shape]], thrifty: bool) -> tuple[Form, str]
 
 def joint_sizes(shapes: Iterable[Shape]) -> tuple[int, int, int, int]:
     """s, t, d and p of the product of several uses together."""
-    sizes = [shape.sizes for shape in shapes if isinstance(shape, Products)]
+    inner = [shape.inner if isinstance(shape, Made) else shape for shape in shapes]
+    sizes = [shape.sizes for shape in inner if isinstance(shape, Products)]
     s, _, d, width = sizes[0]
     return s, sum(t for _, t, _, _ in sizes), d, width

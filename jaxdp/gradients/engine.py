@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 
 from . import convolution, ragged
-from .choice import Choice, Part, choose
+from .choice import Choice, Made, Part, choose
 from .jax_internals import Literal, one_example, vary, varying_axes
 from .lookup import Lookup, LookupShape
+from .made_weights import Source
 from .matmul import Matmul, MatmulShape
 from .number import Number, NumberShape
 from .program import Program, Recorded, Sites, trace
@@ -60,7 +61,8 @@ def _engine(
         for part in choice.parts if choice.form != "dense" else ():
             for use, shape in zip(part.uses, part.shapes, strict=True):
                 _add_site(sites, taps, use, shape.recorded, axes)
-                for step in shape.steps if isinstance(shape, MatmulShape) else ():
+                inner = shape.inner if isinstance(shape, Made) else shape
+                for step in inner.steps if isinstance(inner, MatmulShape) else ():
                     _add_known(sites, step.known)
     dense = [i for i, choice in enumerate(choices) if choice.form == "dense"]
 
@@ -123,18 +125,24 @@ class _Found:
     cotangents: Any
     recorded: Recorded
 
+    @property
+    def source(self) -> Source:
+        return Source(self.program, self.leaves, self.known)
+
     def represent(self, choice: Choice) -> Representation:
         parts = [self.part(part) for part in choice.parts]
         if choice.form == "product":
-            return Dense(parts[0].materialize())
+            (product,) = parts
+            return product if isinstance(product, Dense) else Dense(product.materialize())
         return Several(tuple(parts), choice.meet) if len(parts) > 1 else parts[0]
 
     def part(self, part: Part) -> Any:
         each = [self.at(use, own.recorded) for use, own in zip(part.uses, part.shapes, strict=True)]
         shape: Any = part.shape
         if isinstance(shape, NumberShape):
-            vector = self.gradient_of_number(shape)
-            return Number.joined([cotangents for _, cotangents in each], vector)
+            number = shape.source.eqn.outvars[shape.source.result]
+            pull = self.source.pull(number, shape.leaf)
+            return Number.joined([c for _, c in each], pull(jnp.ones([])))
         if isinstance(shape, LookupShape):
             return Lookup.joined(
                 [
@@ -143,6 +151,9 @@ class _Found:
                     if isinstance(own, LookupShape)
                 ]
             )
+        if isinstance(shape, Made):
+            ((x, c),) = each
+            return shape.make(self.source, x, c, part.norms)
         if not isinstance(shape, MatmulShape):
             ((x, c),) = each
             return shape.make(x, c, part.norms)
@@ -167,15 +178,3 @@ class _Found:
         if isinstance(atom, Literal):
             return jnp.asarray(atom.val, derived.eqn.outvars[derived.result].aval.dtype)
         return self.recorded.known[path][self.sites.at(path).known.index(atom)]
-
-    def gradient_of_number(self, shape: NumberShape) -> jax.Array:
-        """The gradient of a derived number with respect to a leaf."""
-        source = shape.view.source
-        assert isinstance(source, Derived)
-        count = len(self.leaves)
-
-        def number(leaf: jax.Array) -> jax.Array:
-            inputs = [leaf if i == shape.leaf else own for i, own in enumerate(self.leaves)]
-            return self.program.value(source.eqn.outvars[source.result], inputs[:count])
-
-        return jax.grad(number)(self.leaves[shape.leaf])

@@ -12,7 +12,7 @@ import jax
 from ..types import PyTree, Unit
 from ._checks import check_params
 from ._cures import tell_the_cure
-from .choice import Choice, Form, Part, Products, choose, joint_sizes
+from .choice import Choice, Form, Made, Part, Products, choose, joint_sizes
 from .convolution import ConvShape
 from .coupling import refuse_coupling
 from .lookup import LookupShape
@@ -280,7 +280,7 @@ def _product_operations(choice: Choice) -> int:
     """The floating-point operations that make the products of one example."""
     total = 0
     for part in choice.parts:
-        if isinstance(part.shape, Products):
+        if isinstance(part.shape, Products | Made):
             s, t, d, p = joint_sizes(part.shapes)
             total += 2 * s * t * d * p
     return total

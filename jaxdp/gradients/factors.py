@@ -68,8 +68,12 @@ class Form:
         """How many axes are in front of d, and of p."""
         return 2 + len(self.outer) + len(self.s)
 
-    def sort(self) -> tuple["Form", Step]:
-        """Axes and factors in the order of the array, joined: `[b, s, t, d]`, `[b, s, t, p]`."""
+    def sort(self, turn: bool = True) -> tuple["Form", Step]:
+        """Axes in the order of the array, joined: factors `[b, s, t, d]` and `[b, s, t, p]`.
+
+        With `turn`, d and p change places where p comes first in the array, so that all uses of an
+        array in products are alike.
+        """
         assert not self.outer
         # Every axis forwards, largest stride first.
         count = len(self.s)
@@ -85,7 +89,7 @@ class Form:
         )
         # The factor that runs along the axis with the largest stride comes first.
         first = lambda axes: max((axis.stride for axis in axes if axis.size > 1), default=0)
-        swapped = first(p) > first(d)
+        swapped = turn and first(p) > first(d)
 
         def side(x: jax.Array, own: int) -> jax.Array:
             backwards = [1 + i for i in flips[0]]

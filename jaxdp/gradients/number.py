@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from .representations import guarded, wide
-from .uses import View
+from .uses import Derived
 
 
 @dataclass(frozen=True)
 class NumberShape:
     """How a leaf is used in a number that all examples share."""
 
-    view: View  # of the number
+    source: Derived  # the number
     leaf: int
 
     recorded: ClassVar[tuple[int, ...]] = ()

@@ -89,6 +89,24 @@ class Program:
         replay = _Replay(substitutes, flat=False)
         return replay.run(self.jaxpr, self.consts, leaves, sites, taps, ())
 
+    def made_of(self, var: Any) -> set[int]:
+        """The parameter leaves that a variable of the program itself depends on."""
+        makers = {out: eqn for eqn in self.jaxpr.eqns for out in eqn.outvars}
+        leaves = {arg: i for i, arg in enumerate(self.jaxpr.invars[: len(self.uses)])}
+        found: set[int] = set()
+        seen: set[Any] = set()
+        left = [var]
+        while left:
+            atom = left.pop()
+            if not is_var(atom) or atom in seen:
+                continue
+            seen.add(atom)
+            if atom in leaves:
+                found.add(leaves[atom])
+            elif atom in makers:
+                left += makers[atom].invars
+        return found
+
     def value(self, var: Any, leaves: Sequence[Any]) -> Any:
         """Computes a variable of the program itself that depends on the first arguments alone."""
         values = dict(zip(self.jaxpr.constvars, self.consts, strict=True))
@@ -164,7 +182,8 @@ class _Replay:
             elif index in sites.taps:
                 (result,) = self.run_site(eqn, operands)
                 results = [result + taps[index]]
-                recorded.operands[index] = tuple(operands[i] for i in sites.taps[index])
+                had = [*operands, result]  # the result is the last, at -1
+                recorded.operands[index] = tuple(had[i] for i in sites.taps[index])
             else:
                 results = bind(eqn, operands)
             values.update(zip(eqn.outvars, results, strict=True))

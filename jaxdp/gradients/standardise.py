@@ -25,7 +25,6 @@ import numpy as np
 from jax import lax
 from jax.lax import Precision
 
-from .axes import folded, grouped
 from .convolution import Conv, ConvShape
 from .jax_internals import vary, varying_axes
 from .matmul import Matmul, MatmulShape
@@ -93,7 +92,7 @@ def place(standardisation: Standardisation, shape: MatmulShape | ConvShape) -> P
     s, _, d, p = shape.sizes
     with jax.ensure_compile_time_eval():
         numbers = jnp.arange(s * d * p, dtype=jnp.int32).reshape(1, s, d, p)
-        restored = np.asarray(shape.restore(numbers))[0]
+        restored = np.asarray(_restored(shape, numbers))[0]
     own = len(standardisation.shape)
     expected = tuple(standardisation.shape[axis] for axis in standardisation.order)
     if restored.ndim < own or restored.shape[restored.ndim - own :] != expected:
@@ -114,6 +113,13 @@ def place(standardisation: Standardisation, shape: MatmulShape | ConvShape) -> P
     if np.all(scaled == scaled[..., :1]) and isinstance(shape, MatmulShape):
         return Place(False, "d", scaled[..., 0])  # such means never go over exactly d
     return None
+
+
+def _restored(shape: MatmulShape | ConvShape, products: jax.Array) -> jax.Array:
+    """`[b, s, d, p]` to `[b, *ŵ]`."""
+    if isinstance(shape, MatmulShape):
+        return shape.restore(products)
+    return shape.restore_leaf(shape.restore(products)[:, None])
 
 
 def _channel_numbers(shape: tuple[int, ...], axes: Sequence[int]) -> np.ndarray:
@@ -225,7 +231,7 @@ class Standardised:
                 a = a * scale[:, None, :]
             return replace(self.inner, activations=a, cotangents=c)
         x, c = wide(self.inner.inputs, self.inner.cotangents)
-        feature = 1 + self.inner.shape.params["dimension_numbers"].out_spec[1]
+        feature = 2 + self.inner.shape.params["dimension_numbers"].out_spec[1]
         channels = [1] * c.ndim
         channels[feature] = c.shape[feature]
         c = c * scale.reshape(channels)
@@ -250,7 +256,7 @@ class Standardised:
         """The gradients of each gain's variable, in the order of `standardisation.gains`.
 
         Args:
-          results: what the use of ŵ gave, recorded like its cotangents: `[b, *loops, ...]`.
+          results: what the use of ŵ gave, arranged as the cotangents of `inner` are.
         """
         gains, like = self.standardisation.gains, self.values.scale
         gain, pull = jax.vjp(lambda *v: _product(gains, v, like), *self.values.gains)
@@ -274,20 +280,20 @@ class Standardised:
 
     def _times_results(self, results: jax.Array) -> jax.Array:
         """Σ_t c·y, `[b, s, p]`."""
-        y, c = wide(self._like_cotangents(results), self.inner.cotangents)
+        y, c = wide(results, self.inner.cotangents)
         return self._summed_positions(c * y)
 
     def _times_normalised(self) -> jax.Array:
         """⟨ŵ/γ, G⟩ of each column `[b, s, p]` (or row `[b, s, d]`) of G."""
         weight = self.standardisation.derived(self.values.normalised)
         if isinstance(self.inner, Conv):
-            restore = lambda kernels: self.inner.shape.view.restore(kernels, 1)
+            restore = lambda kernels: self.inner.shape.restore_leaf(kernels[:, None])
             kernel = _before(restore, self.inner.shape.kernel, weight)
             x, c, kernel = wide(self.inner.inputs, self.inner.cotangents, kernel)
             convolve = lambda x: lax.conv_general_dilated(
                 x, kernel, **self.inner.shape.params, precision=Precision.HIGHEST
             )
-            return self._summed_positions(c * jax.vmap(convolve)(x))
+            return self._summed_positions(c * jax.vmap(convolve)(x[:, 0])[:, None])
         a, c = wide(self.inner.activations, self.inner.cotangents)
         s, d, p = a.shape[1], a.shape[3], c.shape[3]
         matrix = _before(self.inner.shape.restore, (s, d, p), weight).astype(a.dtype)
@@ -297,19 +303,10 @@ class Standardised:
             )
         return jnp.sum(a * jnp.einsum("bstp,sdp->bstd", c, matrix, precision=Precision.HIGHEST), 2)
 
-    def _like_cotangents(self, results: jax.Array) -> jax.Array:
-        shape = self.inner.shape
-        if isinstance(shape, MatmulShape):
-            return grouped(results, shape.cotangent_axes)
-        assert isinstance(shape, ConvShape)
-        loops = len(shape.view.loops)
-        batch = shape.params["dimension_numbers"].out_spec[0]
-        return folded(results, range(1, 1 + loops), 1 + loops + batch)
-
     def _summed_positions(self, products: jax.Array) -> jax.Array:
         if isinstance(self.inner, Matmul):
             return jnp.sum(products, axis=2)
-        return jnp.sum(self.inner.shape.positions(products), axis=2)
+        return jnp.sum(self.inner.shape.positions(products[:, 0]), axis=2)
 
 
 def _before(
@@ -330,7 +327,7 @@ class CentredConv(Conv):
     """
 
     def squared_norms(self) -> jax.Array:
-        return self._of_patches(_centred_norms)
+        return jnp.sum(self._of_patches(_centred_norms), axis=1)
 
 
 def _centred_norms(product: Matmul) -> jax.Array:
@@ -363,9 +360,9 @@ def _shifted(x: jax.Array, shape: ConvShape) -> tuple[jax.Array, ConvShape]:
     for axis, (low, high), hole in zip(
         space, shape.params["padding"], shape.params["lhs_dilation"], strict=True
     ):
-        padding[1 + axis] = (low, high, hole - 1)
-    split = lambda x: x.reshape(*x.shape[: 1 + feature], groups, -1, *x.shape[2 + feature :])
-    axes = tuple(i for i in range(1, x.ndim + 1) if i != 1 + feature)
+        padding[2 + axis] = (low, high, hole - 1)
+    split = lambda x: x.reshape(*x.shape[: 2 + feature], groups, -1, *x.shape[3 + feature :])
+    axes = tuple(i for i in range(1, x.ndim + 1) if i != 2 + feature)
     mean = jnp.mean(split(x), axis=axes, keepdims=True)
     padded = lax.pad(x, jnp.zeros((), x.dtype), padding)
     params = {

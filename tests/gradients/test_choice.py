@@ -9,7 +9,6 @@ from helpers.engines import B, agree, factored, normal
 @pytest.mark.parametrize(
     "loss",
     [
-        lambda w, x: jnp.sum(jnp.sin(x @ (w / jnp.linalg.norm(w)))),
         lambda w, x: jnp.sum(jnp.sin(x @ w[:2].repeat(2, 0))),
         lambda w, x: jax.lax.cond(x[0, 0] > 0, lambda: x @ w, lambda: x @ w.T).sum(),
         lambda w, x: jax.lax.fori_loop(0, 3, lambda _, y: jnp.sin(y @ w) + w[0], x).sum(),

@@ -96,10 +96,3 @@ def test_nnx_model():
     batch = (normal(0, B, 4), jnp.arange(B) % 3)
     agree(loss, params, batch)
     assert factored(loss, params, batch).count(True) == 2
-
-
-def test_weight_norm_is_materialised_and_exact():
-    model = nn.WeightNorm(nn.Dense(3))
-    x = normal(0, B, 4)
-    params = model.init(jax.random.key(1), x[0])
-    agree(lambda q, x: jnp.sum(jnp.sin(model.apply(q, x))), params, (x,))

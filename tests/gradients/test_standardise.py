@@ -177,7 +177,8 @@ def test_gradients_of_the_gain(f, kind, zero):
     def compute(w, gain, a, c):
         forward = {"conv": convolve, "dense": lambda weight, a: a @ weight}[kind]
         y = jax.vmap(lambda a: forward(f(w, gain), a))(a)
-        y = y[:, None] if kind == "conv" else y  # the convolution's own axis of examples
+        # As factors: an axis of slices, and the convolution's own axis of examples.
+        y = y[:, None, None] if kind == "conv" else y[:, None]
         (rows,) = represented(f, LOSSES[kind], w, gain, a, c).gain_gradients(y)
         return rows.materialize()
 
@@ -365,7 +366,7 @@ def test_inside_shard_map():
 
     def device(w, gain, a, c):
         w, gain = vary((w, gain), frozenset({"x"}))
-        y = jax.vmap(lambda a: convolve(standardisation(w, gain), a)[None])(a)
+        y = jax.vmap(lambda a: convolve(standardisation(w, gain), a)[None, None])(a)
         leaf = represented(standardisation, conv_loss, w, gain, a, c)
         total, rows = leaf.weighted_sum(jnp.ones(4)), leaf.gain_gradients(y)[0].materialize()
         return leaf.squared_norms(), total[None], rows
