@@ -12,7 +12,6 @@ from .methods import Method, available
 from .problems import Problem
 from .timing import Program, Run, compile_program, machine_gb, summary, take_turns
 
-AGREEMENT = 1e-4  # of clipped sums, relative
 NEEDS_NO_DENSE = ("plain", "plain_default", "auto", "factored", "two_pass")
 SHARE = 0.8  # of the machine's memory that a program may take
 
@@ -80,7 +79,7 @@ def _gradient(
     run = lambda: jax.block_until_ready(program.compiled(*args))
     gradient = run()
     facts["error"] = 0.0 if expected is None else distance(gradient, expected)
-    if not facts["error"] <= AGREEMENT:
+    if not facts["error"] <= problem.agreement:
         raise NotRun(f"disagrees with vmap(grad) by {facts['error']:.1e}")
     return run
 

@@ -40,5 +40,5 @@ def test_auto_agrees_with_vmap_on_a_small_problem(name):
         jax.jit(methods.available()[method].gradient(problem))(problem.params, problem.batch)
         for method in ("auto", "vmap")
     )
-    assert measuring.distance(gradient, reference) < measuring.AGREEMENT
+    assert measuring.distance(gradient, reference) < problem.agreement
     assert all(jnp.any(leaf != 0) for leaf in jax.tree.leaves(reference))

@@ -24,6 +24,9 @@ class Problem:
     microbatch_size: int | None = None
     dense_fits: bool = True
     title: str = ""
+    # How far a clipped sum may be from that of vmap(grad), relatively. Norms that are bounds, as
+    # those of standardised weights, clip a little more.
+    agreement: float = 1e-4
 
     @property
     def rows(self) -> int:
