@@ -1,0 +1,431 @@
+"""Estimates the memory that a gradient's program takes at its peak, without compiling it.
+
+XLA holds a value in memory of its own from the equation that makes it to the last that reads it.
+What only elementwise operations and sums read, it computes inside of the loop that reads it. The
+rules here are the few of XLA's that decide most of the memory.
+
+The program is that of one example. What depends on the example is there once for each of the m
+examples of a batch, so one analysis serves all m.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from .jax_internals import Literal, jaxprs_in_params, needed, open_jaxpr, scan_counts
+from .jax_internals import primitives as p
+
+
+class Bytes(NamedTuple):
+    """Bytes that are there once, and bytes that are there for each example."""
+
+    shared: int
+    each: int
+
+    def of(self, examples: int) -> int:
+        return self.shared + examples * self.each
+
+    def plus(self, other: "Bytes") -> "Bytes":
+        return Bytes(self.shared + other.shared, self.each + other.each)
+
+
+NOTHING = Bytes(0, 0)
+
+
+def size_of(aval: Any, varies: bool) -> Bytes:
+    """The size of a value, which varies with the example or not."""
+    count = math.prod(aval.shape) * aval.dtype.itemsize
+    return Bytes(0, count) if varies else Bytes(count, 0)
+
+
+def highest(points: Iterable[Bytes]) -> list[Bytes]:
+    """Those of which no other is as large for every number of examples; [NOTHING] of none."""
+    found: list[Bytes] = []
+    for point in sorted(set(points), reverse=True):
+        if not found or point.each > found[-1].each:
+            found.append(point)
+    return found or [NOTHING]
+
+
+@dataclass
+class _Value:
+    size: Bytes
+    varies: bool
+    maker: int | None = None  # the operation that makes it; None: it is there from the beginning
+    readers: list[int] = field(default_factory=list)
+    stays: bool = False  # whether the program returns it
+    free: bool = False  # whether its memory is not this program's: an argument, a result
+    summed: bool = False  # whether it is there once, added up over the examples
+    fused: bool = False  # whether it is computed where it is read
+
+
+@dataclass
+class _Operation:
+    eqn: Any  # None: reads a slice, or writes one
+    operands: list[int]
+    results: list[int]
+    whole: bool  # whether it takes and makes whole arrays, and is in no fusion
+    fusable: bool  # whether others may compute its result where they read it
+    cheap: bool  # whether they may do so several times
+    linear: bool  # whether it may act on a sum over examples as well as on each term
+
+
+_SUMS = {p.reduce_sum_p, p.reduce_max_p, p.reduce_min_p, p.reduce_and_p, p.reduce_or_p}
+_SUMS |= {p.reduce_prod_p, p.argmax_p, p.argmin_p, p.reduce_p}
+
+_WHOLE = {
+    p.dot_general_p,
+    p.conv_general_dilated_p,
+    p.scan_p,
+    p.while_p,
+    p.cond_p,
+    p.sort_p,
+    p.scatter_p,
+    p.scatter_add_p,
+    p.fft_p,
+    p.cumsum_p,
+    p.reduce_window_sum_p,
+    p.reduce_window_max_p,
+    p.select_and_scatter_add_p,
+    p.select_and_gather_add_p,
+    p.top_k_p,
+    p.random_bits_p,
+    p.threefry2x32_p,
+}
+
+_EXPENSIVE = {
+    p.exp_p,
+    p.exp2_p,
+    p.expm1_p,
+    p.log_p,
+    p.log1p_p,
+    p.tanh_p,
+    p.logistic_p,
+    p.sin_p,
+    p.cos_p,
+    p.pow_p,
+    p.erf_p,
+    p.erfc_p,
+    p.erf_inv_p,
+    p.atan2_p,
+}
+
+_LINEAR = {
+    p.add_jaxvals_p,
+    p.add_p,
+    p.neg_p,
+    p.transpose_p,
+    p.convert_element_type_p,
+    p.pad_p,
+    p.mul_p,
+    p.div_p,
+    p.dynamic_update_slice_p,
+    p.concatenate_p,
+    p.rev_p,
+    p.slice_p,
+    p.broadcast_in_dim_p,
+}
+
+_RELABEL = {p.reshape_p, p.squeeze_p, p.broadcast_in_dim_p, p.convert_element_type_p, p.copy_p}
+_RELABEL |= {p.stop_gradient_p, p.name_p}
+
+
+class Liveness:
+    """Which values of a program are in memory at which time.
+
+    Args:
+      jaxpr: the program of one example.
+      varies: which of its arguments vary with the example.
+      summed: which of its results are summed over the examples; None: none.
+      returned: which of its results are in memory that is not counted; None: none. The others stay
+        until the end.
+    """
+
+    def __init__(
+        self,
+        jaxpr: Any,
+        varies: Sequence[bool],
+        summed: Sequence[bool] | None = None,
+        returned: Sequence[bool] | None = None,
+    ) -> None:
+        self._values: list[_Value] = []
+        self._operations: list[_Operation] = []
+        jaxpr = open_jaxpr(jaxpr)[0]
+        inputs = [
+            self._value(var.aval, own, free=True)
+            for var, own in zip(jaxpr.invars, varies, strict=True)
+        ]
+        results = self._inline(jaxpr, inputs)
+        self._finish(results, summed, returned)
+
+    def _finish(
+        self,
+        results: Sequence[int | None],
+        summed: Sequence[bool] | None,
+        returned: Sequence[bool] | None,
+    ) -> None:
+        self.results = results
+        for i, result in enumerate(results):
+            if result is not None:
+                value = self._values[result]
+                value.stays = True
+                value.summed |= summed is not None and summed[i] and value.varies
+                value.free |= returned is not None and returned[i]
+        self._sum()
+        self._fuse()
+
+    def _value(self, aval: Any, varies: bool, free: bool = False) -> int:
+        self._values.append(_Value(size_of(aval, varies), varies, free=free))
+        return len(self._values) - 1
+
+    def _add(self, eqn: Any, operands: list[int], results: list[int]) -> None:
+        primitive = eqn.primitive if eqn is not None else None
+        whole = primitive in _WHOLE or (eqn is not None and any(jaxprs_in_params(eqn.params)))
+        place = len(self._operations)
+        fusable = not whole and primitive not in _SUMS and len(results) == 1
+        linear = primitive in _LINEAR
+        if primitive in (p.mul_p, p.div_p):
+            linear = sum(self._values[i].varies for i in operands) < 2
+        cheap = primitive not in _EXPENSIVE
+        self._operations.append(_Operation(eqn, operands, results, whole, fusable, cheap, linear))
+        for i in operands:
+            self._values[i].readers.append(place)
+        for i in results:
+            self._values[i].maker = place
+
+    def _inline(self, jaxpr: Any, inputs: Sequence[int | None]) -> list[int | None]:
+        """Adds the operations of a jaxpr, and of the calls inside; returns its results."""
+        known: dict[Any, int | None] = {}
+        for var in jaxpr.constvars:
+            known[var] = self._value(var.aval, False, free=True)
+        known.update(zip(jaxpr.invars, inputs, strict=True))
+        look = lambda atom: None if isinstance(atom, Literal) else known[atom]
+        for eqn in jaxpr.eqns:
+            atoms = list(map(look, eqn.invars))
+            operands = [i for i in atoms if i is not None]
+            inner = _called(eqn)
+            if inner is not None:
+                known.update(zip(eqn.outvars, self._inline(inner, atoms), strict=True))
+            elif _relabels(eqn) and operands:
+                known[eqn.outvars[0]] = operands[0]
+            elif eqn.primitive is p.scan_p or eqn.primitive is p.while_p:
+                self._loop(eqn, atoms, known)
+            else:
+                varies = any(self._values[i].varies for i in operands)
+                results = [self._value(var.aval, varies) for var in eqn.outvars]
+                known.update(zip(eqn.outvars, results, strict=True))
+                if eqn.primitive in _WHOLE:
+                    self._add(eqn, operands, results)
+                else:  # a split is as many slices
+                    for result in results:
+                        self._add(eqn, operands, [result])
+        return list(map(look, jaxpr.outvars))
+
+    def _loop(self, eqn: Any, atoms: list[int | None], known: dict[Any, int | None]) -> None:
+        given = [i is not None and self._values[i].varies for i in atoms]
+        varies = _varying_results(eqn, given)
+        results = [
+            self._value(var.aval, own) for var, own in zip(eqn.outvars, varies, strict=True)
+        ]
+        known.update(zip(eqn.outvars, results, strict=True))
+        self._add(eqn, [i for i in atoms if i is not None], results)
+
+    def _sum(self) -> None:
+        """Finds the values that are there once: terms of sums over the examples."""
+        for operation in reversed(self._operations):
+            for i in operation.results:
+                value = self._values[i]
+                if value.varies and value.readers and not value.stays:
+                    readers = [self._operations[r] for r in value.readers]
+                    value.summed = all(
+                        r.linear and all(self._values[j].summed for j in r.results) and r.results
+                        for r in readers
+                    )
+        for value in self._values:
+            if value.summed:
+                value.size = Bytes(value.size.shared + value.size.each, 0)
+
+    def _fuse(self) -> None:
+        for operation in reversed(self._operations):
+            if not operation.fusable:
+                continue
+            value = self._values[operation.results[0]]
+            readers = [self._operations[r] for r in value.readers]
+            value.fused = (
+                not value.stays
+                and not any(r.whole for r in readers)
+                and (operation.cheap or len(readers) <= 1)
+            )
+
+    def peaks(self) -> list[Bytes]:
+        """The memory at its peak: the largest of these, for a number of examples."""
+        sources: dict[int, frozenset[int]] = {}
+
+        def reads(operation: _Operation) -> frozenset[int]:
+            return frozenset().union(*[sources.get(i, frozenset([i])) for i in operation.operands])
+
+        steps: list[tuple[_Operation, frozenset[int]]] = []
+        last: dict[int, int] = {}
+        for operation in self._operations:
+            read = reads(operation)
+            if operation.results and self._values[operation.results[0]].fused:
+                sources[operation.results[0]] = read
+                continue
+            for i in read:
+                last[i] = len(steps)
+            steps.append((operation, read))
+        live, points = NOTHING, []
+        ending: dict[int, list[int]] = {}
+        for i, step in last.items():
+            ending.setdefault(step, []).append(i)
+        for at, (operation, read) in enumerate(steps):
+            dying = [i for i in ending.get(at, []) if self._counts(i)]
+            made = [i for i in operation.results if not self._values[i].free]
+            reused: list[int] = []
+            if not operation.whole or operation.eqn.primitive in _IN_PLACE:
+                for i in made:
+                    same = [
+                        j
+                        for j in dying
+                        if j not in reused and self._values[j].size == self._values[i].size
+                    ]
+                    reused += same[:1]
+            for i in made:
+                live = live.plus(self._values[i].size)
+            for i in reused:
+                live = _minus(live, self._values[i].size)
+            points += [live.plus(point) for point in self._inside(operation)]
+            for i in dying:
+                if i not in reused:
+                    live = _minus(live, self._values[i].size)
+            for i in made:
+                if not self._values[i].readers and not self._values[i].stays:
+                    live = _minus(live, self._values[i].size)
+        return highest(points)
+
+    def _counts(self, i: int) -> bool:
+        value = self._values[i]
+        return not value.free and not value.stays
+
+    def _inside(self, operation: _Operation) -> list[Bytes]:
+        """The memory that an operation takes besides its operands and results."""
+        eqn = operation.eqn
+        if eqn is None or not operation.whole:
+            return [NOTHING]
+        if eqn.primitive is p.scan_p:
+            return self._in_scan(operation)
+        inner = list(jaxprs_in_params(eqn.params))
+        points: list[Bytes] = []
+        varies = any(self._values[i].varies for i in operation.operands)
+        for each in inner:
+            body = needed(open_jaxpr(each)[0])
+            all_vary = [varies] * len(body.invars)
+            points += Liveness(body, all_vary, returned=[True] * len(body.outvars)).peaks()
+        return highest(points)
+
+    def _in_scan(self, operation: _Operation) -> list[Bytes]:
+        eqn = operation.eqn
+        num_consts, num_carry = scan_counts(eqn)
+        read = iter(operation.operands)
+        given = [
+            not isinstance(atom, Literal) and self._values[next(read)].varies
+            for atom in eqn.invars
+        ]
+        results = [self._values[i] for i in operation.results]
+        given[num_consts : num_consts + num_carry] = [r.varies for r in results[:num_carry]]
+        return _Body(eqn, given, [r.summed for r in results], num_consts, num_carry).peaks()
+
+
+class _Body(Liveness):
+    """One iteration of a scan."""
+
+    def __init__(
+        self, eqn: Any, varies: Sequence[bool], summed: Sequence[bool], consts: int, carry: int
+    ) -> None:
+        self._values = []
+        self._operations = []
+        jaxpr = needed(open_jaxpr(eqn.params["jaxpr"])[0])
+        inputs: list[int] = []
+        for place, (var, own) in enumerate(zip(jaxpr.invars, varies, strict=True)):
+            inputs.append(self._value(var.aval, own, free=True))
+            if place >= consts + carry:  # a slice of an array
+                inputs[-1] = self._value(var.aval, own)
+                self._add(None, [], [inputs[-1]])
+            elif consts <= place and summed[place - consts]:
+                self._values[inputs[-1]].summed = True
+        results = self._inline(jaxpr, inputs)
+        slices = results[carry:]
+        # What is written into a slice of an array.
+        for i, own in zip(slices, summed[carry:], strict=True):
+            if i is not None:
+                self._values[i].summed |= own and self._values[i].varies
+                self._write(i)
+        self._finish(results[:carry], summed[:carry], None)
+
+    def _write(self, i: int) -> None:
+        """Writes a value into an array outside, as soon as it is there."""
+        maker = self._values[i].maker
+        place = len(self._operations)
+        self._operations.append(_Operation(None, [i], [], False, False, True, False))
+        self._values[i].readers.append(place)
+
+
+_IN_PLACE = {p.scan_p, p.while_p, p.scatter_p, p.scatter_add_p, p.sort_p, p.dynamic_update_slice_p}
+
+
+def _minus(a: Bytes, b: Bytes) -> Bytes:
+    return Bytes(a.shared - b.shared, a.each - b.each)
+
+
+def _called(eqn: Any) -> Any:
+    """The jaxpr that an equation does nothing but call, if there is one."""
+    if eqn.primitive in (p.scan_p, p.while_p, p.cond_p):
+        return None
+    inner = [open_jaxpr(part)[0] for part in jaxprs_in_params(eqn.params)]
+    if len(inner) != 1:
+        return None
+    (jaxpr,) = inner
+    same = len(jaxpr.invars) == len(eqn.invars) and len(jaxpr.outvars) == len(eqn.outvars)
+    return jaxpr if same else None
+
+
+def _relabels(eqn: Any) -> bool:
+    if eqn.primitive not in _RELABEL or isinstance(eqn.invars[0], Literal):
+        return False
+    return size_of(eqn.invars[0].aval, False) == size_of(eqn.outvars[0].aval, False)
+
+
+def _varying_results(eqn: Any, given: Sequence[bool]) -> list[bool]:
+    """Which results of a loop vary with the example, if these of its operands do."""
+    if eqn.primitive is p.while_p:
+        return [any(given)] * len(eqn.outvars)
+    num_consts, num_carry = scan_counts(eqn)
+    jaxpr = open_jaxpr(eqn.params["jaxpr"])[0]
+    given = list(given)
+    while True:
+        results = varying(jaxpr, given)
+        carry = [
+            a or b
+            for a, b in zip(given[num_consts : num_consts + num_carry], results, strict=False)
+        ]
+        if carry == given[num_consts : num_consts + num_carry]:
+            return [*carry, *results[num_carry:]]
+        given[num_consts : num_consts + num_carry] = carry
+
+
+def varying(jaxpr: Any, given: Sequence[bool]) -> list[bool]:
+    """Which results of a jaxpr vary with the example, if these of its arguments do."""
+    known = dict(zip(jaxpr.invars, given, strict=True))
+    look = lambda atom: not isinstance(atom, Literal) and known.get(atom, False)
+    for eqn in jaxpr.eqns:
+        operands = list(map(look, eqn.invars))
+        inner = _called(eqn)
+        if inner is not None:
+            results = varying(inner, operands)
+        elif eqn.primitive is p.scan_p:
+            results = _varying_results(eqn, operands)
+        else:
+            results = [any(operands)] * len(eqn.outvars)
+        known.update(zip(eqn.outvars, results, strict=True))
+    return list(map(look, jaxpr.outvars))
