@@ -69,6 +69,7 @@ class _Operation:
     fusable: bool  # whether others may compute its result where they read it
     cheap: bool  # whether they may do so several times
     linear: bool  # whether it may act on a sum over examples as well as on each term
+    spread: bool = False  # whether it repeats the numbers of smaller arrays
 
 
 _SUMS = {p.reduce_sum_p, p.reduce_max_p, p.reduce_min_p, p.reduce_and_p, p.reduce_or_p}
@@ -151,6 +152,7 @@ class Liveness:
     ) -> None:
         self._values: list[_Value] = []
         self._operations: list[_Operation] = []
+        self._repeated: dict[tuple[int, tuple[int, ...]], int] = {}
         jaxpr = open_jaxpr(jaxpr)[0]
         inputs = [
             self._value(var.aval, own, free=True)
@@ -188,8 +190,16 @@ class Liveness:
         if primitive in (p.mul_p, p.div_p):
             linear = sum(self._values[i].varies for i in operands) < 2
         cheap = primitive not in _EXPENSIVE
-        self._operations.append(_Operation(eqn, operands, results, whole, fusable, cheap, linear))
-        for i in operands:
+        if primitive is p.broadcast_in_dim_p:
+            spread = bool(operands) and math.prod(eqn.invars[0].aval.shape) > 1
+        else:
+            makers = [self._values[i].maker for i in operands]
+            spread = fusable and bool(makers)
+            spread &= all(m is not None and self._operations[m].spread for m in makers)
+        self._operations.append(
+            _Operation(eqn, operands, results, whole, fusable, cheap, linear, spread)
+        )
+        for i in set(operands):
             self._values[i].readers.append(place)
         for i in results:
             self._values[i].maker = place
@@ -218,9 +228,31 @@ class Liveness:
                 if eqn.primitive in _WHOLE:
                     self._add(eqn, operands, results)
                 else:  # a split is as many slices
+                    if len(results) == 1 and eqn.primitive not in _SUMS:
+                        operands = self._spread(eqn, atoms)
                     for result in results:
                         self._add(eqn, operands, [result])
         return list(map(look, jaxpr.outvars))
+
+    def _spread(self, eqn: Any, atoms: list[int | None]) -> list[int]:
+        """The operands, as large as the result where an axis of size 1 is repeated."""
+        result, operands = eqn.outvars[0].aval, []
+        for atom, i in zip(eqn.invars, atoms, strict=True):
+            if i is None:
+                continue
+            shape = atom.aval.shape
+            pairs = list(zip(shape, result.shape, strict=False))
+            smaller = any(a == 1 != b for a, b in pairs) and math.prod(shape) > 1
+            if len(shape) == len(result.shape) and smaller and all(a in (1, b) for a, b in pairs):
+                key = i, result.shape
+                if key not in self._repeated:
+                    aval = result.update(dtype=atom.aval.dtype)
+                    self._repeated[key] = self._value(aval, self._values[i].varies)
+                    self._add(None, [i], [self._repeated[key]])
+                    self._operations[-1].spread = True
+                i = self._repeated[key]
+            operands.append(i)
+        return operands
 
     def _loop(self, eqn: Any, atoms: list[int | None], known: dict[Any, int | None]) -> None:
         given = [i is not None and self._values[i].varies for i in atoms]
@@ -242,21 +274,36 @@ class Liveness:
                         r.linear and all(self._values[j].summed for j in r.results) and r.results
                         for r in readers
                     )
+                    if value.summed and len(readers) == 1 and _turns(readers[0]):
+                        value.free = self._values[readers[0].results[0]].free
         for value in self._values:
             if value.summed:
                 value.size = Bytes(value.size.shared + value.size.each, 0)
 
     def _fuse(self) -> None:
+        into_sums: set[int] = set()
         for operation in reversed(self._operations):
             if not operation.fusable:
                 continue
-            value = self._values[operation.results[0]]
+            i = operation.results[0]
+            value = self._values[i]
             readers = [self._operations[r] for r in value.readers]
+            for r in readers:
+                sums = r.eqn is not None and r.eqn.primitive in _SUMS
+                if sums or any(j in into_sums and self._values[j].fused for j in r.results):
+                    into_sums.add(i)
+            spread = operation.spread
             value.fused = (
                 not value.stays
                 and not any(r.whole for r in readers)
                 and (operation.cheap or len(readers) <= 1)
+                and not (spread and i in into_sums)
             )
+            if not value.fused and spread and not value.summed:
+                # Next to what varies with the example, it is spread over the examples, too.
+                beside = any(self._values[j].varies for r in readers for j in r.results)
+                if beside and not value.varies:
+                    value.size = Bytes(0, value.size.shared)
 
     def peaks(self) -> list[Bytes]:
         """The memory at its peak: the largest of these, for a number of examples."""
@@ -315,6 +362,8 @@ class Liveness:
             return [NOTHING]
         if eqn.primitive is p.scan_p:
             return self._in_scan(operation)
+        if eqn.primitive is p.dot_general_p:
+            return [self._transposed(operation)]
         inner = list(jaxprs_in_params(eqn.params))
         points: list[Bytes] = []
         varies = any(self._values[i].varies for i in operation.operands)
@@ -323,6 +372,19 @@ class Liveness:
             all_vary = [varies] * len(body.invars)
             points += Liveness(body, all_vary, returned=[True] * len(body.outvars)).peaks()
         return highest(points)
+
+    def _transposed(self, operation: _Operation) -> Bytes:
+        """The copy that a product makes of an operand whose axes are in another order."""
+        eqn = operation.eqn
+        (contracting, _), (batch, _) = eqn.params["dimension_numbers"]
+        left = eqn.invars[0]
+        ndim = len(left.aval.shape)
+        last = tuple(range(ndim - len(contracting), ndim))
+        free = ndim - len(contracting) - len(batch)
+        summed = any(self._values[i].summed for i in operation.results)
+        if isinstance(left, Literal) or (tuple(contracting) == last and not summed) or not free:
+            return NOTHING
+        return self._values[operation.operands[0]].size
 
     def _in_scan(self, operation: _Operation) -> list[Bytes]:
         eqn = operation.eqn
@@ -345,6 +407,7 @@ class _Body(Liveness):
     ) -> None:
         self._values = []
         self._operations = []
+        self._repeated = {}
         jaxpr = needed(open_jaxpr(eqn.params["jaxpr"])[0])
         inputs: list[int] = []
         for place, (var, own) in enumerate(zip(jaxpr.invars, varies, strict=True)):
@@ -372,6 +435,11 @@ class _Body(Liveness):
 
 
 _IN_PLACE = {p.scan_p, p.while_p, p.scatter_p, p.scatter_add_p, p.sort_p, p.dynamic_update_slice_p}
+
+
+def _turns(operation: _Operation) -> bool:
+    """Whether it brings axes into another order: a product makes them in that order at once."""
+    return operation.eqn is not None and operation.eqn.primitive is p.transpose_p
 
 
 def _minus(a: Bytes, b: Bytes) -> Bytes:
