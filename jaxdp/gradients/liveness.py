@@ -297,7 +297,7 @@ class Liveness:
                 not value.stays
                 and not any(r.whole for r in readers)
                 and (operation.cheap or len(readers) <= 1)
-                and not (spread and i in into_sums)
+                and not (spread and i in into_sums and len(readers) > 1)
             )
             if not value.fused and spread and not value.summed:
                 # Next to what varies with the example, it is spread over the examples, too.
