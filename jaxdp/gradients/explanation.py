@@ -12,12 +12,9 @@ import jax
 from ..types import PyTree, Unit
 from ._checks import check_params
 from ._cures import tell_the_cure
-from .choice import Choice, Form, Part, choose, joint_sizes
-from .convolution import ConvShape
+from .choice import Choice, Form, choose
+from .costs import costs_of, product_operations
 from .coupling import refuse_coupling
-from .lookup import LookupShape
-from .matmul import MatmulShape
-from .number import NumberShape
 from .program import trace
 from .shared import shared_last
 from .uses import Use
@@ -243,8 +240,8 @@ def explain(
 
 def _leaf_plan(name: str, shape: tuple[int, ...], choice: Choice) -> LeafPlan:
     size = math.prod(shape)
-    dense = _product_operations(choice) + 4 * size
-    operations, numbers = _costs(choice, size, dense)
+    dense = product_operations(choice) + 4 * size
+    operations, numbers = costs_of(choice, size, dense)
     return LeafPlan(
         leaf=name,
         shape=shape,
@@ -275,37 +272,3 @@ def _sites_of(what: str, count: int, uses: tuple[Use, ...]) -> str:
         return told
     more = f" and {len(places) - 3} more" if len(places) > 3 else ""
     return f"{told} at {', '.join(places[:3])}{more}"
-
-
-def _product_operations(choice: Choice) -> int:
-    """The floating-point operations that make the products of one example."""
-    total = 0
-    for part in choice.parts:
-        if isinstance(part.shape, MatmulShape | ConvShape):
-            s, t, d, p = joint_sizes(part.shapes)
-            total += 2 * s * t * d * p
-    return total
-
-
-def _costs(choice: Choice, size: int, dense: int) -> tuple[int, int]:
-    """Operations and numbers kept, for one example."""
-    if choice.form == "zero":
-        return 0, 0
-    if choice.form in ("dense", "product"):
-        return dense, size
-    costs = list(map(_part_costs, choice.parts))
-    return sum(operations for operations, _ in costs), sum(numbers for _, numbers in costs)
-
-
-def _part_costs(part: Part) -> tuple[int, int]:
-    if isinstance(part.shape, NumberShape):
-        return 1, 1
-    if isinstance(part.shape, LookupShape):
-        t, p = len(part.shapes) * part.shape.sizes[0], part.shape.sizes[1]
-        return 2 * t * t * p + 2 * t * p, t * (p + 1)
-    s, t, d, p = joint_sizes(part.shapes)
-    product = 2 * s * t * d * p
-    norms = product if part.norms == "direct" else 2 * s * t * t * (d + p)
-    # A convolution keeps its input, not the patches of it.
-    kept = d // part.shape.window if isinstance(part.shape, ConvShape) else d
-    return product + norms, s * t * (kept + p)

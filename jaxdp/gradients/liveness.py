@@ -351,6 +351,14 @@ class Liveness:
                     live = _minus(live, self._values[i].size)
         return highest(points)
 
+    def kept(self) -> Bytes:
+        """The memory of what the program returns."""
+        total = NOTHING
+        for i in {i for i in self.results if i is not None}:
+            if not self._values[i].free:
+                total = total.plus(self._values[i].size)
+        return total
+
     def _counts(self, i: int) -> bool:
         value = self._values[i]
         return not value.free and not value.stays

@@ -1,0 +1,164 @@
+"""Estimates how much temporary memory a clipped gradient takes, and chooses forms that take less.
+
+The estimate is for the whole gradient of m examples: norms, coefficients and weighted sum. What is
+held until the coefficients are known is counted together with what the backward pass needs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from .choice import Choice, Part
+from .convolution import ConvShape
+from .costs import costs_of, product_operations
+from .liveness import NOTHING, Bytes, Liveness, highest
+from .jax_internals import needed, open_jaxpr
+from .lookup import LookupShape
+from .number import NumberShape
+from .program import Program
+from .representations import accumulation_dtype
+from .tapped import Tapped
+
+# How much more memory than vmap(grad) factors may take: the estimates are no better.
+TOLERANCE = 1.05
+
+# How often leaves are moved from factors to arrays. Each time costs a trace of the gradient.
+_ROUNDS = 4
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The temporary memory of a gradient of m examples at a time, in bytes."""
+
+    points: tuple[Bytes, ...]  # the largest of them counts
+
+    def of(self, examples: int) -> int:
+        return max(point.of(examples) for point in self.points)
+
+    def plus(self, more: Bytes) -> "Estimate":
+        return Estimate(tuple(point.plus(more) for point in self.points))
+
+
+def plain_memory(program: Program) -> Estimate:
+    """That of the gradient of the mean loss."""
+    return _backward(program, _all_dense(program), summed=True)[0]
+
+
+def vmap_memory(program: Program) -> Estimate:
+    return form_memory(program, _all_dense(program))
+
+
+def two_pass_memory(program: Program, choices: Sequence[Choice]) -> Estimate:
+    """That of two backward passes, with the rows of dense leaves."""
+    rows = sum(_size(program, i) for i, choice in enumerate(choices) if choice.form == "dense")
+    return plain_memory(program).plus(Bytes(0, rows))
+
+
+def form_memory(program: Program, choices: Sequence[Choice]) -> Estimate:
+    """That of gradients in chosen forms."""
+    backward, kept = _backward(program, choices, summed=False)
+    ends = [_answers(program, i, choice) for i, choice in enumerate(choices)]
+    after = [kept.plus(end) for end in highest(ends)]
+    return Estimate(tuple(highest([*backward.points, *after])))
+
+
+def accumulators(program: Program) -> Bytes:
+    """What the sum over microbatches takes: the total, and what rounding has taken from it."""
+    return Bytes(2 * sum(_size(program, i) for i in range(len(program.uses))), 0)
+
+
+def _all_dense(program: Program) -> list[Choice]:
+    return [Choice("dense", "") for _ in program.uses]
+
+
+def _size(program: Program, leaf: int) -> int:
+    """The bytes of one leaf's gradient."""
+    aval = program.jaxpr.invars[leaf].aval
+    return int(np.prod(aval.shape)) * accumulation_dtype(aval.dtype).itemsize
+
+
+def _backward(
+    program: Program, choices: Sequence[Choice], summed: bool
+) -> tuple[Estimate, Bytes]:
+    """The memory of the backward pass, and of what is there at its end."""
+    tapped = Tapped(program, choices, frozenset())
+    count = len(program.uses)
+    kept = [choice for choice in choices if choice.form not in ("dense", "product", "zero")]
+
+    def differentiate(*inputs: Any) -> list[Any]:
+        found = tapped.differentiate(inputs[:count], inputs[count:])
+        (cotangents, gradients), (_, recorded) = found
+        results = list(gradients)
+        for part in [part for choice in kept for part in choice.parts]:
+            for use, shape in zip(part.uses, part.shapes, strict=True):
+                operands, cotangent = tapped.at(use, shape.recorded, cotangents, recorded)
+                results += [*operands, cotangent]
+        return results
+
+    avals = [var.aval for var in program.jaxpr.invars]
+    jaxpr = needed(open_jaxpr(jax.make_jaxpr(differentiate)(*avals))[0])
+    flags = [summed] * len(jaxpr.outvars)
+    varies = [place >= count for place in range(len(avals))]
+    liveness = Liveness(jaxpr, varies, summed=flags, returned=flags)
+    products = [_size(program, i) for i, c in enumerate(choices) if c.form == "product"]
+    stored = Bytes(0, sum(products))
+    points = [point.plus(stored) for point in liveness.peaks()]
+    return Estimate(tuple(points)), liveness.kept().plus(stored)
+
+
+def _answers(program: Program, leaf: int, choice: Choice) -> Bytes:
+    """What the norms and the weighted sum of a leaf take besides what is kept."""
+    if choice.form == "zero":
+        return NOTHING
+    if choice.form in ("dense", "product"):
+        return Bytes(0, _size(program, leaf))
+    return Bytes(0, max(map(_of_part, choice.parts)))
+
+
+def _of_part(part: Part) -> int:
+    shape = part.shape
+    if isinstance(shape, NumberShape):
+        return 0
+    if isinstance(shape, LookupShape):
+        t, p = shape.sizes
+        return 4 * len(part.shapes) * t * (2 * p + 1)
+    s, t, d, p = shape.sizes
+    t = t * len(part.shapes)
+    rows = d // shape.window if isinstance(shape, ConvShape) else d
+    kept = s * t * (rows + 2 * p)  # both factors without rows that are not finite; one scaled
+    norms = s * d * p if part.norms == "direct" else 2 * s * t * t
+    return 4 * max(kept, norms)
+
+
+def lightened(program: Program, choices: list[Choice], examples: int) -> list[Choice]:
+    """Forms that take no more memory than vmap(grad), whatever they take leaf by leaf.
+
+    Leaves go from factors to arrays, those first that save most for an operation more. Only shapes
+    decide.
+    """
+    sizes = [_size(program, i) // 4 for i in range(len(choices))]
+    dense = [product_operations(c) + 4 * n for c, n in zip(choices, sizes, strict=True)]
+    costs = [costs_of(*each) for each in zip(choices, sizes, dense, strict=True)]
+    saved = {i: numbers - sizes[i] for i, (_, numbers) in enumerate(costs) if numbers > sizes[i]}
+    if sum(numbers for _, numbers in costs) <= sum(sizes):
+        return choices
+    limit = TOLERANCE * vmap_memory(program).of(examples)
+    price = lambda i: max(dense[i] - costs[i][0], 1) / saved[i]
+    waiting = sorted(saved, key=lambda i: (price(i), i))
+    for last in [False] * (_ROUNDS - 1) + [True]:
+        excess = form_memory(program, choices).of(examples) - limit
+        if excess <= 0 or not waiting:
+            break
+        while waiting and (excess > 0 or last):
+            i = waiting.pop(0)
+            excess -= 4 * saved[i] * examples
+            choices = [_stored(c) if j == i else c for j, c in enumerate(choices)]
+    return choices
+
+
+def _stored(choice: Choice) -> Choice:
+    """The same leaf, held as an array."""
+    return replace(choice, form="dense", reason="its factors take more memory")
