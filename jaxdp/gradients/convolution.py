@@ -252,11 +252,22 @@ class Conv:
             return answer(Matmul(shape.patches(x), shape.positions(c), shape, self.norms))
 
         x, c = wide(self.inputs, self.cotangents)
-        rows = max(1, PATCH_NUMBERS * x.shape[0] // (x.size * self.shape.window))
-        if rows >= x.shape[0]:
+        rows = _rows_at_once(x.shape[0], x.size * self.shape.window)
+        if rows == x.shape[0]:
             return ask(x, c)
         one = lambda row: ask(row[0][None], row[1][None])[0]
         return jax.lax.map(one, (x, c), batch_size=rows)
+
+
+def _rows_at_once(count: int, numbers: int) -> int:
+    """Of how many rows patches are made at a time, of `count` rows whose patches have `numbers`.
+
+    Never of all, so that a loop makes them: outside of one XLA makes those of all layers in the
+    forward pass, and holds them until the cotangents are there.
+    """
+    most = min(max(1, PATCH_NUMBERS * count // numbers), max(1, count // 2))
+    even = max(rows for rows in range(1, most + 1) if count % rows == 0)
+    return even if 4 * even >= most else most
 
 
 def convolve_for_inputs(x: jax.Array, kernel: jax.Array, params: Params) -> jax.Array:
