@@ -19,7 +19,7 @@ from .representations import wide
 from .uses import Use, View
 
 # Patches repeat each input for every kernel offset: this many numbers of them are made at a time.
-PATCH_NUMBERS = 2**22
+PATCH_NUMBERS = 2**21
 
 OPTIONS = ("window_strides", "padding", "lhs_dilation", "rhs_dilation")
 
@@ -252,14 +252,14 @@ class Conv:
             return answer(Matmul(shape.patches(x), shape.positions(c), shape, self.norms))
 
         x, c = wide(self.inputs, self.cotangents)
-        rows = _rows_at_once(x.shape[0], x.size * self.shape.window)
+        rows = rows_at_once(x.shape[0], x.size * self.shape.window)
         if rows == x.shape[0]:
             return ask(x, c)
         one = lambda row: ask(row[0][None], row[1][None])[0]
         return jax.lax.map(one, (x, c), batch_size=rows)
 
 
-def _rows_at_once(count: int, numbers: int) -> int:
+def rows_at_once(count: int, numbers: int) -> int:
     """Of how many rows patches are made at a time, of `count` rows whose patches have `numbers`.
 
     Never of all, so that a loop makes them: outside of one XLA makes those of all layers in the

@@ -372,6 +372,10 @@ class Liveness:
             return self._in_scan(operation)
         if eqn.primitive is p.dot_general_p:
             return [self._transposed(operation)]
+        if eqn.primitive is p.conv_general_dilated_p:
+            return [self._reordered(operation)]
+        if eqn.primitive is p.select_and_scatter_add_p:
+            return [self._indices(operation)]
         inner = list(jaxprs_in_params(eqn.params))
         points: list[Bytes] = []
         varies = any(self._values[i].varies for i in operation.operands)
@@ -393,6 +397,24 @@ class Liveness:
         if isinstance(left, Literal) or (tuple(contracting) == last and not summed) or not free:
             return NOTHING
         return self._values[operation.operands[0]].size
+
+    def _reordered(self, operation: _Operation) -> Bytes:
+        """The copies that a convolution makes of operands whose axes are in another order."""
+        ndim = len(operation.eqn.invars[0].aval.shape)
+        numbers = operation.eqn.params["dimension_numbers"]
+        usual = (0, ndim - 1, *range(1, ndim - 1))
+        if numbers.lhs_spec == usual and not self._values[operation.results[0]].summed:
+            return NOTHING
+        copies = NOTHING
+        for i in operation.operands:
+            copies = copies.plus(self._values[i].size)
+        return copies
+
+    def _indices(self, operation: _Operation) -> Bytes:
+        """The places that the gradient of a maximum over windows goes to."""
+        source = operation.eqn.invars[0].aval
+        numbers = math.prod(source.shape) * (len(source.shape) + 2)
+        return Bytes(0, 4 * numbers)
 
     def _in_scan(self, operation: _Operation) -> list[Bytes]:
         eqn = operation.eqn

@@ -4,17 +4,18 @@ The estimate is for the whole gradient of m examples: norms, coefficients and we
 held until the coefficients are known is counted together with what the backward pass needs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
-from .choice import Choice, Part
-from .convolution import ConvShape
+from .choice import Choice, Part, joint_sizes
+from .convolution import ConvShape, rows_at_once
 from .costs import costs_of, product_operations
-from .liveness import NOTHING, Bytes, Liveness, highest
+from .liveness import NOTHING, Bytes, Liveness
 from .jax_internals import needed, open_jaxpr
 from .lookup import LookupShape
 from .number import NumberShape
@@ -33,18 +34,23 @@ _ROUNDS = 4
 class Estimate:
     """The temporary memory of a gradient of m examples at a time, in bytes."""
 
-    points: tuple[Bytes, ...]  # the largest of them counts
+    points: tuple[Bytes, ...]  # the backward pass, at its peak: the largest of them counts
+    kept: Bytes = NOTHING  # what is there at its end
+    # By leaf, what its norms and its sum take besides, for a number of examples.
+    answers: tuple[Callable[[int], int], ...] = ()
 
     def of(self, examples: int) -> int:
-        return max(point.of(examples) for point in self.points)
+        after = [self.kept.of(examples) + answer(examples) for answer in self.answers]
+        return max([point.of(examples) for point in self.points] + after)
 
     def plus(self, more: Bytes) -> "Estimate":
-        return Estimate(tuple(point.plus(more) for point in self.points))
+        points = tuple(point.plus(more) for point in self.points)
+        return replace(self, points=points, kept=self.kept.plus(more))
 
 
 def plain_memory(program: Program) -> Estimate:
     """That of the gradient of the mean loss."""
-    return _backward(program, _all_dense(program), summed=True)[0]
+    return _backward(program, _all_dense(program), summed=True)
 
 
 def vmap_memory(program: Program) -> Estimate:
@@ -59,10 +65,9 @@ def two_pass_memory(program: Program, choices: Sequence[Choice]) -> Estimate:
 
 def form_memory(program: Program, choices: Sequence[Choice]) -> Estimate:
     """That of gradients in chosen forms."""
-    backward, kept = _backward(program, choices, summed=False)
-    ends = [_answers(program, i, choice) for i, choice in enumerate(choices)]
-    after = [kept.plus(end) for end in highest(ends)]
-    return Estimate(tuple(highest([*backward.points, *after])))
+    estimate = _backward(program, choices, summed=False)
+    answers = [partial(_answers, program, i, choice) for i, choice in enumerate(choices)]
+    return replace(estimate, answers=tuple(answers))
 
 
 def accumulators(program: Program) -> Bytes:
@@ -80,9 +85,7 @@ def _size(program: Program, leaf: int) -> int:
     return int(np.prod(aval.shape)) * accumulation_dtype(aval.dtype).itemsize
 
 
-def _backward(
-    program: Program, choices: Sequence[Choice], summed: bool
-) -> tuple[Estimate, Bytes]:
+def _backward(program: Program, choices: Sequence[Choice], summed: bool) -> Estimate:
     """The memory of the backward pass, and of what is there at its end."""
     tapped = Tapped(program, choices, frozenset())
     count = len(program.uses)
@@ -106,31 +109,35 @@ def _backward(
     products = [_size(program, i) for i, c in enumerate(choices) if c.form == "product"]
     stored = Bytes(0, sum(products))
     points = [point.plus(stored) for point in liveness.peaks()]
-    return Estimate(tuple(points)), liveness.kept().plus(stored)
+    return Estimate(tuple(points), liveness.kept().plus(stored))
 
 
-def _answers(program: Program, leaf: int, choice: Choice) -> Bytes:
+def _answers(program: Program, leaf: int, choice: Choice, examples: int) -> int:
     """What the norms and the weighted sum of a leaf take besides what is kept."""
     if choice.form == "zero":
-        return NOTHING
-    if choice.form in ("dense", "product"):
-        return Bytes(0, _size(program, leaf))
-    return Bytes(0, max(map(_of_part, choice.parts)))
+        return 0
+    stored = examples * _size(program, leaf)
+    if choice.form == "dense":
+        return stored
+    parts = [_of_part(part, examples) for part in choice.parts]
+    return max([stored, *parts] if choice.form == "product" else parts)
 
 
-def _of_part(part: Part) -> int:
+def _of_part(part: Part, examples: int) -> int:
     shape = part.shape
     if isinstance(shape, NumberShape):
         return 0
     if isinstance(shape, LookupShape):
         t, p = shape.sizes
-        return 4 * len(part.shapes) * t * (2 * p + 1)
-    s, t, d, p = shape.sizes
-    t = t * len(part.shapes)
-    rows = d // shape.window if isinstance(shape, ConvShape) else d
-    kept = s * t * (rows + 2 * p)  # both factors without rows that are not finite; one scaled
-    norms = s * d * p if part.norms == "direct" else 2 * s * t * t
-    return 4 * max(kept, norms)
+        return 4 * examples * len(part.shapes) * t * (2 * p + 1)
+    s, t, d, p = joint_sizes(part.shapes)
+    products = s * d * p if part.norms == "direct" else 2 * s * t * t
+    if isinstance(shape, ConvShape):
+        rows = rows_at_once(examples, examples * s * t * d)
+        # Gathered, and brought into the order of the product.
+        return 4 * max(examples * s * t * (d // shape.window + p), rows * (2 * s * t * d + products))
+    # Both factors without rows that are not finite, and one scaled; or the products.
+    return 4 * examples * max(s * t * (d + 2 * p), products)
 
 
 def lightened(program: Program, choices: list[Choice], examples: int) -> list[Choice]:
