@@ -54,7 +54,7 @@ def _engine(
     choices = choose(program, thrifty)
     size = jax.tree.leaves(batch)[0].shape[0]
     if thrifty:
-        choices = lightened(program, choices, size)
+        choices = lightened(program, choices)
 
     tapped = Tapped(program, choices, axes)
     differentiate = lambda example: tapped.differentiate(leaves, example)

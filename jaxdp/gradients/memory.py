@@ -26,6 +26,9 @@ from .tapped import Tapped
 # How much more memory than vmap(grad) factors may take: the estimates are no better.
 TOLERANCE = 1.05
 
+# Forms are compared for a batch of this size: large, so that what examples share matters little.
+_MANY = 256
+
 # How often leaves are moved from factors to arrays. Each time costs a trace of the gradient.
 _ROUNDS = 4
 
@@ -140,11 +143,11 @@ def _of_part(part: Part, examples: int) -> int:
     return 4 * examples * max(s * t * (d + 2 * p), products)
 
 
-def lightened(program: Program, choices: list[Choice], examples: int) -> list[Choice]:
+def lightened(program: Program, choices: list[Choice]) -> list[Choice]:
     """Forms that take no more memory than vmap(grad), whatever they take leaf by leaf.
 
     Leaves go from factors to arrays, those first that save most for an operation more. Only shapes
-    decide.
+    decide, and not the batch's size.
     """
     sizes = [_size(program, i) // 4 for i in range(len(choices))]
     dense = [product_operations(c) + 4 * n for c, n in zip(choices, sizes, strict=True)]
@@ -152,16 +155,16 @@ def lightened(program: Program, choices: list[Choice], examples: int) -> list[Ch
     saved = {i: numbers - sizes[i] for i, (_, numbers) in enumerate(costs) if numbers > sizes[i]}
     if sum(numbers for _, numbers in costs) <= sum(sizes):
         return choices
-    limit = TOLERANCE * vmap_memory(program).of(examples)
+    limit = TOLERANCE * vmap_memory(program).of(_MANY)
     price = lambda i: max(dense[i] - costs[i][0], 1) / saved[i]
     waiting = sorted(saved, key=lambda i: (price(i), i))
     for last in [False] * (_ROUNDS - 1) + [True]:
-        excess = form_memory(program, choices).of(examples) - limit
+        excess = form_memory(program, choices).of(_MANY) - limit
         if excess <= 0 or not waiting:
             break
         while waiting and (excess > 0 or last):
             i = waiting.pop(0)
-            excess -= 4 * saved[i] * examples
+            excess -= 4 * saved[i] * _MANY
             choices = [_stored(c) if j == i else c for j, c in enumerate(choices)]
     return choices
 
