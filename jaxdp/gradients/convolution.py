@@ -19,7 +19,7 @@ from .representations import wide
 from .uses import Use, View
 
 # Patches repeat each input for every kernel offset: this many numbers of them are made at a time.
-PATCH_NUMBERS = 2**21
+PATCH_NUMBERS = 2**20
 
 OPTIONS = ("window_strides", "padding", "lhs_dilation", "rhs_dilation")
 

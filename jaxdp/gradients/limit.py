@@ -3,7 +3,15 @@
 from collections.abc import Callable, Sequence
 
 from .choice import choose
-from .memory import Estimate, accumulators, form_memory, lightened, two_pass_memory, vmap_memory
+from .memory import (
+    Estimate,
+    accumulators,
+    form_memory,
+    lightened,
+    plain_memory,
+    two_pass_memory,
+    vmap_memory,
+)
 from .program import Program
 
 # From the fastest to the slowest. A slower one is taken if it lets so many times as many examples
@@ -20,6 +28,20 @@ def memory_of(program: Program, method: str) -> Estimate:
     if method == "two_pass":
         return two_pass_memory(program, choices)
     return form_memory(program, lightened(program, choices) if method == "auto" else choices)
+
+
+def need_of(program: Program, method: str, size: int) -> Callable[[int], int]:
+    """The bytes that the gradient of `size` examples needs, by how many are taken at a time."""
+    if method == "plain":
+        return plain_memory(program).of
+    estimate, more = memory_of(program, method), accumulators(program)
+    alone = vmap_memory(program) if method == "auto" else estimate  # as one example alone is held
+
+    def need(microbatch_size: int) -> int:
+        own = (alone if microbatch_size == 1 else estimate).of(microbatch_size)
+        return own + (more.of(0) if microbatch_size < size else 0)
+
+    return need
 
 
 def within_limit(
@@ -46,7 +68,7 @@ def within_limit(
     sizes = [size // 2**k for k in range(size.bit_length())]
     if microbatch_size is not None:
         sizes = [min(microbatch_size, size)]
-    needs = {method: _need(program, method, size) for method in methods}
+    needs = {method: need_of(program, method, size) for method in methods}
     fitting = {
         method: next((m for m in sizes if need(m) <= limit), 0) for method, need in needs.items()
     }
@@ -61,14 +83,3 @@ def within_limit(
         )
     method = next(m for m in methods if WORTH * fitting[m] >= largest)
     return method, fitting[method]
-
-
-def _need(program: Program, method: str, size: int) -> Callable[[int], int]:
-    estimate, more = memory_of(program, method), accumulators(program)
-    alone = vmap_memory(program) if method == "auto" else estimate  # as one example alone is held
-
-    def need(microbatch_size: int) -> int:
-        own = (alone if microbatch_size == 1 else estimate).of(microbatch_size)
-        return own + (more.of(0) if microbatch_size < size else 0)
-
-    return need

@@ -257,9 +257,7 @@ class Liveness:
     def _loop(self, eqn: Any, atoms: list[int | None], known: dict[Any, int | None]) -> None:
         given = [i is not None and self._values[i].varies for i in atoms]
         varies = _varying_results(eqn, given)
-        results = [
-            self._value(var.aval, own) for var, own in zip(eqn.outvars, varies, strict=True)
-        ]
+        results = [self._value(var.aval, own) for var, own in zip(eqn.outvars, varies, strict=True)]
         known.update(zip(eqn.outvars, results, strict=True))
         self._add(eqn, [i for i in atoms if i is not None], results)
 
@@ -326,7 +324,7 @@ class Liveness:
         ending: dict[int, list[int]] = {}
         for i, step in last.items():
             ending.setdefault(step, []).append(i)
-        for at, (operation, read) in enumerate(steps):
+        for at, (operation, _) in enumerate(steps):
             dying = [i for i in ending.get(at, []) if self._counts(i)]
             made = [i for i in operation.results if not self._values[i].free]
             reused: list[int] = []
@@ -421,8 +419,7 @@ class Liveness:
         num_consts, num_carry = scan_counts(eqn)
         read = iter(operation.operands)
         given = [
-            not isinstance(atom, Literal) and self._values[next(read)].varies
-            for atom in eqn.invars
+            not isinstance(atom, Literal) and self._values[next(read)].varies for atom in eqn.invars
         ]
         results = [self._values[i] for i in operation.results]
         given[num_consts : num_consts + num_carry] = [r.varies for r in results[:num_carry]]
@@ -458,7 +455,6 @@ class _Body(Liveness):
 
     def _write(self, i: int) -> None:
         """Writes a value into an array outside, as soon as it is there."""
-        maker = self._values[i].maker
         place = len(self._operations)
         self._operations.append(_Operation(None, [i], [], False, False, True, False))
         self._values[i].readers.append(place)

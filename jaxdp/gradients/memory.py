@@ -15,8 +15,8 @@ import numpy as np
 from .choice import Choice, Part, joint_sizes
 from .convolution import ConvShape, rows_at_once
 from .costs import costs_of, product_operations
-from .liveness import NOTHING, Bytes, Liveness
 from .jax_internals import needed, open_jaxpr
+from .liveness import NOTHING, Bytes, Liveness
 from .lookup import LookupShape
 from .number import NumberShape
 from .program import Program
@@ -41,10 +41,13 @@ class Estimate:
     kept: Bytes = NOTHING  # what is there at its end
     # By leaf, what its norms and its sum take besides, for a number of examples.
     answers: tuple[Callable[[int], int], ...] = ()
+    # What making each product takes, during the backward pass.
+    products: tuple[Callable[[int], int], ...] = ()
 
     def of(self, examples: int) -> int:
-        after = [self.kept.of(examples) + answer(examples) for answer in self.answers]
-        return max([point.of(examples) for point in self.points] + after)
+        product = max([0, *[needs(examples) for needs in self.products]])
+        before = max(point.of(examples) for point in self.points) + product
+        return max([before, *[self.kept.of(examples) + ends(examples) for ends in self.answers]])
 
     def plus(self, more: Bytes) -> "Estimate":
         points = tuple(point.plus(more) for point in self.points)
@@ -70,7 +73,13 @@ def form_memory(program: Program, choices: Sequence[Choice]) -> Estimate:
     """That of gradients in chosen forms."""
     estimate = _backward(program, choices, summed=False)
     answers = [partial(_answers, program, i, choice) for i, choice in enumerate(choices)]
-    return replace(estimate, answers=tuple(answers))
+    products = [
+        partial(_of_part, part)
+        for choice in choices
+        for part in choice.parts
+        if choice.form == "product" and isinstance(part.shape, ConvShape)
+    ]
+    return replace(estimate, answers=tuple(answers), products=tuple(products))
 
 
 def accumulators(program: Program) -> Bytes:
@@ -107,7 +116,7 @@ def _backward(program: Program, choices: Sequence[Choice], summed: bool) -> Esti
     avals = [var.aval for var in program.jaxpr.invars]
     jaxpr = needed(open_jaxpr(jax.make_jaxpr(differentiate)(*avals))[0])
     flags = [summed] * len(jaxpr.outvars)
-    varies = [place >= count for place in range(len(avals))]
+    varies = [count <= place < len(avals) - program.shared for place in range(len(avals))]
     liveness = Liveness(jaxpr, varies, summed=flags, returned=flags)
     products = [_size(program, i) for i, c in enumerate(choices) if c.form == "product"]
     stored = Bytes(0, sum(products))
@@ -138,7 +147,9 @@ def _of_part(part: Part, examples: int) -> int:
     if isinstance(shape, ConvShape):
         rows = rows_at_once(examples, examples * s * t * d)
         # Gathered, and brought into the order of the product.
-        return 4 * max(examples * s * t * (d // shape.window + p), rows * (2 * s * t * d + products))
+        return 4 * max(
+            examples * s * t * (d // shape.window + p), rows * (2 * s * t * d + products)
+        )
     # Both factors without rows that are not finite, and one scaled; or the products.
     return 4 * examples * max(s * t * (d + 2 * p), products)
 
