@@ -70,6 +70,7 @@ class _Operation:
     cheap: bool  # whether they may do so several times
     linear: bool  # whether it may act on a sum over examples as well as on each term
     spread: bool = False  # whether it repeats the numbers of smaller arrays
+    early: bool = False  # whether it is run as soon as its operands are there
 
 
 _SUMS = {p.reduce_sum_p, p.reduce_max_p, p.reduce_min_p, p.reduce_and_p, p.reduce_or_p}
@@ -141,6 +142,8 @@ class Liveness:
       summed: which of its results are summed over the examples; None: none.
       returned: which of its results are in memory that is not counted; None: none. The others stay
         until the end.
+      products: each of results, by number, from which an array of so many bytes is made for every
+        example, as soon as they are there. In place of them that array stays until the end.
     """
 
     def __init__(
@@ -149,6 +152,7 @@ class Liveness:
         varies: Sequence[bool],
         summed: Sequence[bool] | None = None,
         returned: Sequence[bool] | None = None,
+        products: Sequence[tuple[Sequence[int], int]] = (),
     ) -> None:
         self._values: list[_Value] = []
         self._operations: list[_Operation] = []
@@ -159,7 +163,16 @@ class Liveness:
             for var, own in zip(jaxpr.invars, varies, strict=True)
         ]
         results = self._inline(jaxpr, inputs)
-        self._finish(results, summed, returned)
+        made: list[int | None] = []
+        for places, size in products:
+            self._values.append(_Value(Bytes(0, size), True))
+            made.append(len(self._values) - 1)
+            read = [i for place in places if (i := results[place]) is not None]
+            self._add_early(read, [len(self._values) - 1])
+            self._operations[-1].whole = True
+        gone = {place for places, _ in products for place in places}
+        kept = [None if place in gone else i for place, i in enumerate(results)]
+        self._finish([*kept, *made], summed, returned)
 
     def _finish(
         self,
@@ -172,8 +185,9 @@ class Liveness:
             if result is not None:
                 value = self._values[result]
                 value.stays = True
-                value.summed |= summed is not None and summed[i] and value.varies
-                value.free |= returned is not None and returned[i]
+                value.summed |= summed is not None and i < len(summed) and summed[i]
+                value.free |= returned is not None and i < len(returned) and returned[i]
+                value.summed &= value.varies
         self._sum()
         self._fuse()
 
@@ -203,6 +217,24 @@ class Liveness:
             self._values[i].readers.append(place)
         for i in results:
             self._values[i].maker = place
+
+    def _add_early(self, operands: list[int], results: list[int]) -> None:
+        """Adds an operation that is run as soon as its operands are there."""
+        self._add(None, operands, results)
+        self._operations[-1].early = True
+        self._operations[-1].fusable = False
+
+    def _in_order(self) -> list[_Operation]:
+        """The operations as they are run."""
+
+        def time(place: int) -> tuple[float, int]:
+            operation = self._operations[place]
+            if not operation.early:
+                return place, place
+            makers = [self._values[i].maker for i in operation.operands]
+            return max([-1, *[maker for maker in makers if maker is not None]]) + 0.5, place
+
+        return [self._operations[i] for i in sorted(range(len(self._operations)), key=time)]
 
     def _inline(self, jaxpr: Any, inputs: Sequence[int | None]) -> list[int | None]:
         """Adds the operations of a jaxpr, and of the calls inside; returns its results."""
@@ -312,7 +344,7 @@ class Liveness:
 
         steps: list[tuple[_Operation, frozenset[int]]] = []
         last: dict[int, int] = {}
-        for operation in self._operations:
+        for operation in self._in_order():
             read = reads(operation)
             if operation.results and self._values[operation.results[0]].fused:
                 sources[operation.results[0]] = read
@@ -328,7 +360,7 @@ class Liveness:
             dying = [i for i in ending.get(at, []) if self._counts(i)]
             made = [i for i in operation.results if not self._values[i].free]
             reused: list[int] = []
-            if not operation.whole or operation.eqn.primitive in _IN_PLACE:
+            if not operation.whole or (operation.eqn and operation.eqn.primitive in _IN_PLACE):
                 for i in made:
                     same = [
                         j
@@ -450,14 +482,8 @@ class _Body(Liveness):
         for i, own in zip(slices, summed[carry:], strict=True):
             if i is not None:
                 self._values[i].summed |= own and self._values[i].varies
-                self._write(i)
+                self._add_early([i], [])
         self._finish(results[:carry], summed[:carry], None)
-
-    def _write(self, i: int) -> None:
-        """Writes a value into an array outside, as soon as it is there."""
-        place = len(self._operations)
-        self._operations.append(_Operation(None, [i], [], False, False, True, False))
-        self._values[i].readers.append(place)
 
 
 _IN_PLACE = {p.scan_p, p.while_p, p.scatter_p, p.scatter_add_p, p.sort_p, p.dynamic_update_slice_p}

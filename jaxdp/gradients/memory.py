@@ -101,27 +101,34 @@ def _backward(program: Program, choices: Sequence[Choice], summed: bool) -> Esti
     """The memory of the backward pass, and of what is there at its end."""
     tapped = Tapped(program, choices, frozenset())
     count = len(program.uses)
-    kept = [choice for choice in choices if choice.form not in ("dense", "product", "zero")]
+    varies = lambda place: count <= place < len(avals) - program.shared
+    avals = [var.aval for var in program.jaxpr.invars]
+    products: list[tuple[range, int]] = []
 
     def differentiate(*inputs: Any) -> list[Any]:
         found = tapped.differentiate(inputs[:count], inputs[count:])
         (cotangents, gradients), (_, recorded) = found
         results = list(gradients)
-        for part in [part for choice in kept for part in choice.parts]:
-            for use, shape in zip(part.uses, part.shapes, strict=True):
-                operands, cotangent = tapped.at(use, shape.recorded, cotangents, recorded)
-                results += [*operands, cotangent]
+        for leaf, choice in enumerate(choices):
+            begin = len(results)
+            for part in choice.parts if choice.form not in ("dense", "zero") else ():
+                for use, shape in zip(part.uses, part.shapes, strict=True):
+                    operands, cotangent = tapped.at(use, shape.recorded, cotangents, recorded)
+                    results += [*operands, cotangent]
+            if choice.form == "product":
+                products.append((range(begin, len(results)), _size(program, leaf)))
         return results
 
-    avals = [var.aval for var in program.jaxpr.invars]
     jaxpr = needed(open_jaxpr(jax.make_jaxpr(differentiate)(*avals))[0])
     flags = [summed] * len(jaxpr.outvars)
-    varies = [count <= place < len(avals) - program.shared for place in range(len(avals))]
-    liveness = Liveness(jaxpr, varies, summed=flags, returned=flags)
-    products = [_size(program, i) for i, c in enumerate(choices) if c.form == "product"]
-    stored = Bytes(0, sum(products))
-    points = [point.plus(stored) for point in liveness.peaks()]
-    return Estimate(tuple(points), liveness.kept().plus(stored))
+    liveness = Liveness(
+        jaxpr,
+        [varies(place) for place in range(len(avals))],
+        summed=flags,
+        returned=flags,
+        products=products,
+    )
+    return Estimate(tuple(liveness.peaks()), liveness.kept())
 
 
 def _answers(program: Program, leaf: int, choice: Choice, examples: int) -> int:
