@@ -11,41 +11,24 @@ examples of a batch, so one analysis serves all m.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
+from .buffers import (
+    EXPENSIVE,
+    IN_PLACE,
+    LINEAR,
+    NOTHING,
+    SUMS,
+    WHOLE,
+    Bytes,
+    called,
+    highest,
+    relabels,
+    size_of,
+    varying_results,
+)
 from .jax_internals import Literal, jaxprs_in_params, needed, open_jaxpr, scan_counts
 from .jax_internals import primitives as p
-
-
-class Bytes(NamedTuple):
-    """Bytes that are there once, and bytes that are there for each example."""
-
-    shared: int
-    each: int
-
-    def of(self, examples: int) -> int:
-        return self.shared + examples * self.each
-
-    def plus(self, other: "Bytes") -> "Bytes":
-        return Bytes(self.shared + other.shared, self.each + other.each)
-
-
-NOTHING = Bytes(0, 0)
-
-
-def size_of(aval: Any, varies: bool) -> Bytes:
-    """The size of a value, which varies with the example or not."""
-    count = math.prod(aval.shape) * aval.dtype.itemsize
-    return Bytes(0, count) if varies else Bytes(count, 0)
-
-
-def highest(points: Iterable[Bytes]) -> list[Bytes]:
-    """Those of which no other is as large for every number of examples; [NOTHING] of none."""
-    found: list[Bytes] = []
-    for point in sorted(set(points), reverse=True):
-        if not found or point.each > found[-1].each:
-            found.append(point)
-    return found or [NOTHING]
 
 
 @dataclass
@@ -58,6 +41,7 @@ class _Value:
     free: bool = False  # whether its memory is not this program's: an argument, a result
     summed: bool = False  # whether it is there once, added up over the examples
     fused: bool = False  # whether it is computed where it is read
+    stacked: bool = False  # whether a loop stacks it, with the axis of examples behind its own
 
 
 @dataclass
@@ -71,66 +55,6 @@ class _Operation:
     linear: bool  # whether it may act on a sum over examples as well as on each term
     spread: bool = False  # whether it repeats the numbers of smaller arrays
     early: bool = False  # whether it is run as soon as its operands are there
-
-
-_SUMS = {p.reduce_sum_p, p.reduce_max_p, p.reduce_min_p, p.reduce_and_p, p.reduce_or_p}
-_SUMS |= {p.reduce_prod_p, p.argmax_p, p.argmin_p, p.reduce_p}
-
-_WHOLE = {
-    p.dot_general_p,
-    p.conv_general_dilated_p,
-    p.scan_p,
-    p.while_p,
-    p.cond_p,
-    p.sort_p,
-    p.scatter_p,
-    p.scatter_add_p,
-    p.fft_p,
-    p.cumsum_p,
-    p.reduce_window_sum_p,
-    p.reduce_window_max_p,
-    p.select_and_scatter_add_p,
-    p.select_and_gather_add_p,
-    p.top_k_p,
-    p.random_bits_p,
-    p.threefry2x32_p,
-}
-
-_EXPENSIVE = {
-    p.exp_p,
-    p.exp2_p,
-    p.expm1_p,
-    p.log_p,
-    p.log1p_p,
-    p.tanh_p,
-    p.logistic_p,
-    p.sin_p,
-    p.cos_p,
-    p.pow_p,
-    p.erf_p,
-    p.erfc_p,
-    p.erf_inv_p,
-    p.atan2_p,
-}
-
-_LINEAR = {
-    p.add_jaxvals_p,
-    p.add_p,
-    p.neg_p,
-    p.transpose_p,
-    p.convert_element_type_p,
-    p.pad_p,
-    p.mul_p,
-    p.div_p,
-    p.dynamic_update_slice_p,
-    p.concatenate_p,
-    p.rev_p,
-    p.slice_p,
-    p.broadcast_in_dim_p,
-}
-
-_RELABEL = {p.reshape_p, p.squeeze_p, p.broadcast_in_dim_p, p.convert_element_type_p, p.copy_p}
-_RELABEL |= {p.stop_gradient_p, p.name_p}
 
 
 class Liveness:
@@ -197,13 +121,13 @@ class Liveness:
 
     def _add(self, eqn: Any, operands: list[int], results: list[int]) -> None:
         primitive = eqn.primitive if eqn is not None else None
-        whole = primitive in _WHOLE or (eqn is not None and any(jaxprs_in_params(eqn.params)))
+        whole = primitive in WHOLE or (eqn is not None and any(jaxprs_in_params(eqn.params)))
         place = len(self._operations)
-        fusable = not whole and primitive not in _SUMS and len(results) == 1
-        linear = primitive in _LINEAR
+        fusable = not whole and primitive not in SUMS and len(results) == 1
+        linear = primitive in LINEAR
         if primitive in (p.mul_p, p.div_p):
             linear = sum(self._values[i].varies for i in operands) < 2
-        cheap = primitive not in _EXPENSIVE
+        cheap = primitive not in EXPENSIVE
         if primitive is p.broadcast_in_dim_p:
             spread = bool(operands) and math.prod(eqn.invars[0].aval.shape) > 1
         else:
@@ -246,10 +170,10 @@ class Liveness:
         for eqn in jaxpr.eqns:
             atoms = list(map(look, eqn.invars))
             operands = [i for i in atoms if i is not None]
-            inner = _called(eqn)
+            inner = called(eqn)
             if inner is not None:
                 known.update(zip(eqn.outvars, self._inline(inner, atoms), strict=True))
-            elif _relabels(eqn) and operands:
+            elif relabels(eqn) and operands:
                 known[eqn.outvars[0]] = operands[0]
             elif eqn.primitive is p.scan_p or eqn.primitive is p.while_p:
                 self._loop(eqn, atoms, known)
@@ -257,10 +181,10 @@ class Liveness:
                 varies = any(self._values[i].varies for i in operands)
                 results = [self._value(var.aval, varies) for var in eqn.outvars]
                 known.update(zip(eqn.outvars, results, strict=True))
-                if eqn.primitive in _WHOLE:
+                if eqn.primitive in WHOLE:
                     self._add(eqn, operands, results)
                 else:  # a split is as many slices
-                    if len(results) == 1 and eqn.primitive not in _SUMS:
+                    if len(results) == 1 and eqn.primitive not in SUMS:
                         operands = self._spread(eqn, atoms)
                     for result in results:
                         self._add(eqn, operands, [result])
@@ -288,10 +212,13 @@ class Liveness:
 
     def _loop(self, eqn: Any, atoms: list[int | None], known: dict[Any, int | None]) -> None:
         given = [i is not None and self._values[i].varies for i in atoms]
-        varies = _varying_results(eqn, given)
+        varies = varying_results(eqn, given)
         results = [self._value(var.aval, own) for var, own in zip(eqn.outvars, varies, strict=True)]
         known.update(zip(eqn.outvars, results, strict=True))
         self._add(eqn, [i for i in atoms if i is not None], results)
+        if eqn.primitive is p.scan_p:
+            for i in results[scan_counts(eqn)[1] :]:
+                self._values[i].stacked = self._values[i].varies
 
     def _sum(self) -> None:
         """Finds the values that are there once: terms of sums over the examples."""
@@ -319,7 +246,7 @@ class Liveness:
             value = self._values[i]
             readers = [self._operations[r] for r in value.readers]
             for r in readers:
-                sums = r.eqn is not None and r.eqn.primitive in _SUMS
+                sums = r.eqn is not None and r.eqn.primitive in SUMS
                 if sums or any(j in into_sums and self._values[j].fused for j in r.results):
                     into_sums.add(i)
             spread = operation.spread
@@ -360,7 +287,7 @@ class Liveness:
             dying = [i for i in ending.get(at, []) if self._counts(i)]
             made = [i for i in operation.results if not self._values[i].free]
             reused: list[int] = []
-            if not operation.whole or (operation.eqn and operation.eqn.primitive in _IN_PLACE):
+            if not operation.whole or (operation.eqn and operation.eqn.primitive in IN_PLACE):
                 for i in made:
                     same = [
                         j
@@ -371,22 +298,25 @@ class Liveness:
             for i in made:
                 live = live.plus(self._values[i].size)
             for i in reused:
-                live = _minus(live, self._values[i].size)
+                live = live.minus(self._values[i].size)
             points += [live.plus(point) for point in self._inside(operation)]
             for i in dying:
                 if i not in reused:
-                    live = _minus(live, self._values[i].size)
+                    live = live.minus(self._values[i].size)
             for i in made:
                 if not self._values[i].readers and not self._values[i].stays:
-                    live = _minus(live, self._values[i].size)
+                    live = live.minus(self._values[i].size)
         return highest(points)
 
     def kept(self) -> Bytes:
-        """The memory of what the program returns."""
+        """The memory of what is returned, and of copies with the axis of examples in front."""
         total = NOTHING
         for i in {i for i in self.results if i is not None}:
-            if not self._values[i].free:
-                total = total.plus(self._values[i].size)
+            value = self._values[i]
+            if not value.free:
+                total = total.plus(value.size)
+                if value.stacked:
+                    total = total.plus(value.size)
         return total
 
     def _counts(self, i: int) -> bool:
@@ -396,6 +326,8 @@ class Liveness:
     def _inside(self, operation: _Operation) -> list[Bytes]:
         """The memory that an operation takes besides its operands and results."""
         eqn = operation.eqn
+        if eqn is None and operation.whole:  # a product
+            return [self._copies(i for i in set(operation.operands) if self._values[i].stacked)]
         if eqn is None or not operation.whole:
             return [NOTHING]
         if eqn.primitive is p.scan_p:
@@ -435,10 +367,13 @@ class Liveness:
         usual = (0, ndim - 1, *range(1, ndim - 1))
         if numbers.lhs_spec == usual and not self._values[operation.results[0]].summed:
             return NOTHING
-        copies = NOTHING
-        for i in operation.operands:
-            copies = copies.plus(self._values[i].size)
-        return copies
+        return self._copies(operation.operands)
+
+    def _copies(self, values: Iterable[int]) -> Bytes:
+        total = NOTHING
+        for i in values:
+            total = total.plus(self._values[i].size)
+        return total
 
     def _indices(self, operation: _Operation) -> Bytes:
         """The places that the gradient of a maximum over windows goes to."""
@@ -486,66 +421,6 @@ class _Body(Liveness):
         self._finish(results[:carry], summed[:carry], None)
 
 
-_IN_PLACE = {p.scan_p, p.while_p, p.scatter_p, p.scatter_add_p, p.sort_p, p.dynamic_update_slice_p}
-
-
 def _turns(operation: _Operation) -> bool:
     """Whether it brings axes into another order: a product makes them in that order at once."""
     return operation.eqn is not None and operation.eqn.primitive is p.transpose_p
-
-
-def _minus(a: Bytes, b: Bytes) -> Bytes:
-    return Bytes(a.shared - b.shared, a.each - b.each)
-
-
-def _called(eqn: Any) -> Any:
-    """The jaxpr that an equation does nothing but call, if there is one."""
-    if eqn.primitive in (p.scan_p, p.while_p, p.cond_p):
-        return None
-    inner = [open_jaxpr(part)[0] for part in jaxprs_in_params(eqn.params)]
-    if len(inner) != 1:
-        return None
-    (jaxpr,) = inner
-    same = len(jaxpr.invars) == len(eqn.invars) and len(jaxpr.outvars) == len(eqn.outvars)
-    return jaxpr if same else None
-
-
-def _relabels(eqn: Any) -> bool:
-    if eqn.primitive not in _RELABEL or isinstance(eqn.invars[0], Literal):
-        return False
-    return size_of(eqn.invars[0].aval, False) == size_of(eqn.outvars[0].aval, False)
-
-
-def _varying_results(eqn: Any, given: Sequence[bool]) -> list[bool]:
-    """Which results of a loop vary with the example, if these of its operands do."""
-    if eqn.primitive is p.while_p:
-        return [any(given)] * len(eqn.outvars)
-    num_consts, num_carry = scan_counts(eqn)
-    jaxpr = open_jaxpr(eqn.params["jaxpr"])[0]
-    given = list(given)
-    while True:
-        results = varying(jaxpr, given)
-        carry = [
-            a or b
-            for a, b in zip(given[num_consts : num_consts + num_carry], results, strict=False)
-        ]
-        if carry == given[num_consts : num_consts + num_carry]:
-            return [*carry, *results[num_carry:]]
-        given[num_consts : num_consts + num_carry] = carry
-
-
-def varying(jaxpr: Any, given: Sequence[bool]) -> list[bool]:
-    """Which results of a jaxpr vary with the example, if these of its arguments do."""
-    known = dict(zip(jaxpr.invars, given, strict=True))
-    look = lambda atom: not isinstance(atom, Literal) and known.get(atom, False)
-    for eqn in jaxpr.eqns:
-        operands = list(map(look, eqn.invars))
-        inner = _called(eqn)
-        if inner is not None:
-            results = varying(inner, operands)
-        elif eqn.primitive is p.scan_p:
-            results = _varying_results(eqn, operands)
-        else:
-            results = [any(operands)] * len(eqn.outvars)
-        known.update(zip(eqn.outvars, results, strict=True))
-    return list(map(look, jaxpr.outvars))

@@ -12,11 +12,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from .buffers import NOTHING, Bytes
 from .choice import Choice, Part, joint_sizes
 from .convolution import ConvShape, rows_at_once
 from .costs import costs_of, product_operations
 from .jax_internals import needed, open_jaxpr
-from .liveness import NOTHING, Bytes, Liveness
+from .liveness import Liveness
 from .lookup import LookupShape
 from .number import NumberShape
 from .program import Program
@@ -101,8 +102,8 @@ def _backward(program: Program, choices: Sequence[Choice], summed: bool) -> Esti
     """The memory of the backward pass, and of what is there at its end."""
     tapped = Tapped(program, choices, frozenset())
     count = len(program.uses)
-    varies = lambda place: count <= place < len(avals) - program.shared
     avals = [var.aval for var in program.jaxpr.invars]
+    varies = [count <= place < len(avals) - program.shared for place in range(len(avals))]
     products: list[tuple[range, int]] = []
 
     def differentiate(*inputs: Any) -> list[Any]:
@@ -123,7 +124,7 @@ def _backward(program: Program, choices: Sequence[Choice], summed: bool) -> Esti
     flags = [summed] * len(jaxpr.outvars)
     liveness = Liveness(
         jaxpr,
-        [varies(place) for place in range(len(avals))],
+        varies,
         summed=flags,
         returned=flags,
         products=products,

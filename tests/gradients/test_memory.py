@@ -8,9 +8,11 @@ from helpers.engines import normal
 
 import jaxdp
 from jaxdp.gradients.choice import choose
+from jaxdp.gradients.engine import auto_engine
 from jaxdp.gradients.limit import need_of
 from jaxdp.gradients.memory import form_memory, lightened, vmap_memory
 from jaxdp.gradients.program import trace
+from jaxdp.gradients.representations import Dense
 
 # Estimates are this near to XLA's own number for the models here, either way. (XLA for CPUs; on
 # the models of the benchmarks most are within 20 %.)
@@ -140,7 +142,7 @@ def test_what_does_not_fit_is_refused():
 
 @pytest.mark.parametrize("limit", [0, -1, 1.5, True, "4GB"])
 def test_wrong_limits_are_refused(limit):
-    with pytest.raises(ValueError, match="memory_limit is .* it counts bytes"):
+    with pytest.raises(ValueError, match=r"memory_limit is .* it counts bytes"):
         jaxdp.per_example_grads(mlp, memory_limit=limit)
 
 
@@ -160,10 +162,12 @@ def test_the_memory_is_told():
 
 def test_factors_that_take_more_than_vmap_are_given_up():
     program = trace(layers_again, normal(0, 4, 16, 16), (normal(9, 4096, 16),))
-    choices = choose(program, thrifty=False)
+    choices = choose(program, thrifty=True)
     lighter = lightened(program, choices)
     limit = 1.05 * vmap_memory(program).of(64)
     assert form_memory(program, choices).of(64) > limit
     assert form_memory(program, lighter).of(64) <= limit
     assert [choice.form for choice in lighter] == ["dense"]
     assert "more memory" in lighter[0].reason
+    _, (leaf,) = auto_engine(layers_again, normal(0, 4, 16, 16), (normal(9, 2, 4096, 16),))
+    assert isinstance(leaf, Dense)
