@@ -116,7 +116,7 @@ def test_limits_are_obeyed():
     whole = told("remat", 64)["auto"].estimate
     assert temporary("remat", 64, memory_limit=10 * whole)[1] == 64
     taken, rows = temporary("remat", 64, memory_limit=whole // 2)
-    assert taken <= TOLERANCE * whole / 2
+    assert taken <= whole / 2
     assert 8 <= rows < 64
 
 
@@ -136,7 +136,7 @@ def test_what_does_not_fit_is_refused():
     batch = (jnp.stack([x] * 4),)
     with pytest.raises(ValueError, match=r"memory_limit is 1000 bytes, and the .* 1 example at"):
         jaxdp.per_example_grads(loss, memory_limit=1000)(params, batch)
-    with pytest.raises(ValueError, match="of 4 examples at a time takes about"):
+    with pytest.raises(ValueError, match="of 4 examples at a time may take"):
         jaxdp.per_example_grads(loss, memory_limit=1000, microbatch_size=4)(params, batch)
 
 
