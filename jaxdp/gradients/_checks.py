@@ -21,6 +21,15 @@ def check_microbatch_size(size: int | None) -> None:
         )
 
 
+def check_memory_limit(limit: int | None) -> None:
+    """Raises a ValueError unless the limit is None or a whole number of at least 1."""
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise ValueError(
+            f"memory_limit is {limit!r}: it counts bytes, so give a whole number of at least 1, "
+            "such as 4 * 10**9, or None for no limit"
+        )
+
+
 def check_order(params: PyTree, batch: Any) -> None:
     """Raises a TypeError unless the batch is a tuple or list."""
     if isinstance(batch, tuple | list):

@@ -19,7 +19,7 @@ from .representations import wide
 from .uses import Use, View
 
 # Patches repeat each input for every kernel offset: this many numbers of them are made at a time.
-PATCH_NUMBERS = 2**22
+PATCH_NUMBERS = 2**20
 
 OPTIONS = ("window_strides", "padding", "lhs_dilation", "rhs_dilation")
 
@@ -275,13 +275,24 @@ class Conv:
         x, c = wide(self.inputs, self.cotangents)
         lead = x.shape[:2]
         x, c = x.reshape(-1, *x.shape[2:]), c.reshape(-1, *c.shape[2:])
-        rows = max(1, PATCH_NUMBERS * x.shape[0] // (x.size * self.shape.window))
-        if rows >= x.shape[0]:
+        rows = rows_at_once(x.shape[0], x.size * self.shape.window)
+        if rows == x.shape[0]:
             answers = ask(x, c)
         else:
             one = lambda row: ask(row[0][None], row[1][None])[0]
             answers = jax.lax.map(one, (x, c), batch_size=rows)
         return answers.reshape(*lead, *answers.shape[1:])
+
+
+def rows_at_once(count: int, numbers: int) -> int:
+    """Of how many rows patches are made at a time, of `count` rows whose patches have `numbers`.
+
+    Never of all, so that a loop makes them: outside of one XLA makes those of all layers in the
+    forward pass, and holds them until the cotangents are there.
+    """
+    most = min(max(1, PATCH_NUMBERS * count // numbers), max(1, count // 2))
+    even = max(rows for rows in range(1, most + 1) if count % rows == 0)
+    return even if 4 * even >= most else most
 
 
 def convolve_for_inputs(x: jax.Array, kernel: jax.Array, params: Params) -> jax.Array:

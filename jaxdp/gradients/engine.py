@@ -16,19 +16,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from . import convolution, ragged
 from .choice import Choice, Made, Part, choose
 from .jax_internals import Literal, one_example, vary, varying_axes
 from .lookup import Lookup, LookupShape
 from .made_weights import Source
 from .matmul import Matmul, MatmulShape
+from .memory import lightened
 from .number import Number, NumberShape
-from .program import Program, Recorded, Sites, trace
+from .program import Program, Recorded, trace
 from .representations import Dense, Representation, Zero, accumulation_dtype
 from .several import Several
+from .tapped import Tapped
 from .uses import Derived, Use
-
-SUBSTITUTES = convolution.SUBSTITUTES | ragged.SUBSTITUTES
 
 
 def factored_engine(
@@ -54,36 +53,19 @@ def _engine(
     leaves = jax.tree.leaves(params)
     choices = choose(program, thrifty)
     size = jax.tree.leaves(batch)[0].shape[0]
+    if thrifty:
+        choices = lightened(program, choices)
 
-    sites = Sites()
-    taps: dict[int, Any] = {}
-    for choice in choices:
-        for part in choice.parts if choice.form != "dense" else ():
-            for use, shape in zip(part.uses, part.shapes, strict=True):
-                _add_site(sites, taps, use, shape.recorded, axes)
-                inner = shape.inner if isinstance(shape, Made) else shape
-                for step in inner.steps if isinstance(inner, MatmulShape) else ():
-                    _add_known(sites, step.known)
-    dense = [i for i, choice in enumerate(choices) if choice.form == "dense"]
-
-    def tapped(taps: Any, materialised: list[jax.Array], example: list[Any]) -> Any:
-        inputs = list(leaves)
-        for i, leaf in zip(dense, materialised, strict=True):
-            inputs[i] = leaf
-        (value, *_), recorded = program.replay([*inputs, *example], sites, taps, SUBSTITUTES)
-        return value, (value, recorded)
-
-    def differentiate(example: list[Any]) -> Any:
-        given = taps, [leaves[i] for i in dense]
-        return jax.grad(tapped, argnums=(0, 1), has_aux=True)(*given, example)
+    tapped = Tapped(program, choices, axes)
+    differentiate = lambda example: tapped.differentiate(leaves, example)
 
     # What is known does not depend on the example: it is held once.
     outputs = ((0, 0), (0, Recorded(0, None)))  # type: ignore[arg-type]
     (cotangents, gradients), (values, recorded) = jax.vmap(differentiate, out_axes=outputs)(
         jax.tree.leaves(batch)
     )
-    rows = dict(zip(dense, gradients, strict=True))
-    found = _Found(program, leaves, sites, cotangents, recorded)
+    rows = dict(zip(tapped.dense, gradients, strict=True))
+    found = _Found(program, leaves, tapped, cotangents, recorded)
     representations: list[Representation] = []
     for i, (choice, leaf) in enumerate(zip(choices, leaves, strict=True)):
         if choice.form == "zero":
@@ -95,33 +77,13 @@ def _engine(
     return values, representations
 
 
-def _add_site(sites: Sites, taps: dict, use: Use, record: tuple[int, ...], axes: frozenset) -> None:
-    """Adds a use to the trees of sites and of zero taps."""
-    *way, last = use.path
-    sites = sites.at(tuple(way))
-    for index in way:
-        taps = taps.setdefault(index, {})
-    loops = use.outer if use.of_number else (*use.outer, *[n for n, _ in use.view.loops])
-    # Made to vary: a tap that the devices of a shard_map shared would add up their cotangents.
-    taps[last] = vary(jnp.zeros(loops + use.result.shape, use.result.dtype), axes)
-    sites.taps[last] = tuple(sorted({*sites.taps.get(last, ()), *record}))
-
-
-def _add_known(sites: Sites, known: tuple[Derived, int] | None) -> None:
-    if known is not None:
-        derived, position = known
-        atom, own = derived.eqn.invars[position], sites.at(derived.path[:-1]).known
-        if not isinstance(atom, Literal) and atom not in own:
-            own.append(atom)
-
-
 @dataclass(frozen=True)
 class _Found:
     """What the replay of a program found at its sites."""
 
     program: Program
     leaves: list[jax.Array]
-    sites: Sites
+    tapped: Tapped
     cotangents: Any
     recorded: Recorded
 
@@ -166,15 +128,10 @@ class _Found:
 
     def at(self, use: Use, record: tuple[int, ...]) -> tuple[tuple[jax.Array, ...], jax.Array]:
         """The recorded operands and the cotangent of a use."""
-        operands, cotangents = self.recorded.operands, self.cotangents
-        for index in use.path:
-            operands, cotangents = operands[index], cotangents[index]
-        *way, last = use.path
-        all_recorded = self.sites.at(tuple(way)).taps[last]
-        return tuple(operands[all_recorded.index(i)] for i in record), cotangents
+        return self.tapped.at(use, record, self.cotangents, self.recorded)
 
     def known(self, derived: Derived, position: int) -> jax.Array:
         atom, path = derived.eqn.invars[position], derived.path[:-1]
         if isinstance(atom, Literal):
             return jnp.asarray(atom.val, derived.eqn.outvars[derived.result].aval.dtype)
-        return self.recorded.known[path][self.sites.at(path).known.index(atom)]
+        return self.recorded.known[path][self.tapped.sites.at(path).known.index(atom)]

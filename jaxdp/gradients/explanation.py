@@ -12,11 +12,17 @@ import jax
 from ..types import PyTree, Unit
 from ._checks import check_params
 from ._cures import tell_the_cure
-from .choice import Choice, Form, Made, Part, Products, choose, joint_sizes
-from .convolution import ConvShape
+from .choice import Choice, Form, choose
+from .costs import costs_of, product_operations
 from .coupling import refuse_coupling
-from .lookup import LookupShape
-from .number import NumberShape
+from .memory import lightened
+from .memory_table import (
+    MethodMemory,
+    check_batch_size,
+    measured,
+    memory_of_methods,
+    memory_table,
+)
 from .program import trace
 from .shared import shared_last
 from .uses import Use
@@ -68,6 +74,7 @@ class LeafPlan:
 class Explanation:
     """Prints as a table; iterate over `leaves` for the numbers.
 
+    `memory` tells the temporary memory of a gradient by each method, if a batch size was given.
     `plan` is the one that was given; with the bound of its `with_rounding_bound`, if there is one.
     `without_gradient` names the leaves that the loss uses, and whose gradient is exactly zero for
     random inputs and parameters: these leaves would get noise only.
@@ -76,6 +83,7 @@ class Explanation:
     leaves: tuple[LeafPlan, ...]
     plan: RoundingPlan | None = None
     without_gradient: tuple[str, ...] = ()
+    memory: tuple[MethodMemory, ...] = ()
 
     @property
     def one_term(self) -> bool:
@@ -103,7 +111,7 @@ class Explanation:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in [head, *rows]
         ]
-        lines += ["", self._summary(), "", self._rounding()]
+        lines += ["", self._summary(), *memory_table(self.memory), "", self._rounding()]
         return "\n".join([*lines, "", self.warning] if self.warning else lines)
 
     @property
@@ -176,6 +184,8 @@ def explain(
     microbatch_size: int | None = None,
     plan: RoundingPlan | None = None,
     shared: PyTree = None,
+    batch_size: int | None = None,
+    measure: bool = False,
 ) -> Explanation:
     """Explains how `per_example_grads(loss_fn)` will hold every leaf's gradients.
 
@@ -194,6 +204,10 @@ def explain(
       microbatch_size: as in `per_example_grads`.
       plan: a `jaxdp.Plan`; how far rounding may move its sums is told, too.
       shared: as in `per_example_grads`, or its shapes.
+      batch_size: tells the temporary memory of the gradient of so many examples, too: an estimate
+        for each method.
+      measure: also compiles each method, and tells what XLA says of its memory. Takes as long as a
+        few compilations of a step.
 
     Returns:
       An explanation that prints as a table; its `leaves` hold the numbers.
@@ -202,6 +216,7 @@ def explain(
       ValueError: for another method, a loss that is not a scalar, or one that couples examples, and
         for parameters that are no parameters: BatchNorm's statistics, or other state.
       TypeError: for parameters that are not real floating arrays.
+      ValueError: for a wrong batch_size, or measure=True without one.
 
     Example:
       >>> loss = lambda w, x: jnp.sum(jnp.tanh(x @ w))
@@ -220,10 +235,13 @@ def explain(
         raise ValueError(
             f"loss_fn returned {out}, not a scalar: give explain one example, without a batch axis"
         )
+    check_batch_size(batch_size, measure)
     alone = method == "auto" and microbatch_size == 1
     refuse_coupling(loss, params, (*example, arrays), alone=alone)
     program = trace(loss, params, (*example, arrays), shared=len(jax.tree.leaves(arrays)))
     choices = choose(program, thrifty=method == "auto")
+    if method == "auto":
+        choices = lightened(program, choices)
     if alone:
         choices = [replace(c, form="dense", reason="one example at a time") for c in choices]
     named = jax.tree_util.tree_leaves_with_path(params)
@@ -237,13 +255,19 @@ def explain(
         plan = plan.with_rounding_bound(microbatch_size)
     zero = zero_gradients(program, params, example, arrays) if unit == "example" else []
     names = tuple(explained.leaves[i].leaf for i in zero)
-    return replace(explained, plan=plan, without_gradient=names)
+    memory: tuple[MethodMemory, ...] = ()
+    if batch_size is not None:
+        at_once = min(microbatch_size or batch_size, batch_size)
+        memory = memory_of_methods(program, batch_size, at_once)
+        if measure:
+            memory = measured(memory, loss, params, (*example, arrays), batch_size, at_once)
+    return replace(explained, plan=plan, without_gradient=names, memory=memory)
 
 
 def _leaf_plan(name: str, shape: tuple[int, ...], choice: Choice) -> LeafPlan:
     size = math.prod(shape)
-    dense = _product_operations(choice) + 4 * size
-    operations, numbers = _costs(choice, size, dense)
+    dense = product_operations(choice) + 4 * size
+    operations, numbers = costs_of(choice, size, dense)
     return LeafPlan(
         leaf=name,
         shape=shape,
@@ -274,37 +298,3 @@ def _sites_of(what: str, count: int, uses: tuple[Use, ...]) -> str:
         return told
     more = f" and {len(places) - 3} more" if len(places) > 3 else ""
     return f"{told} at {', '.join(places[:3])}{more}"
-
-
-def _product_operations(choice: Choice) -> int:
-    """The floating-point operations that make the products of one example."""
-    total = 0
-    for part in choice.parts:
-        if isinstance(part.shape, Products | Made):
-            s, t, d, p = joint_sizes(part.shapes)
-            total += 2 * s * t * d * p
-    return total
-
-
-def _costs(choice: Choice, size: int, dense: int) -> tuple[int, int]:
-    """Operations and numbers kept, for one example."""
-    if choice.form == "zero":
-        return 0, 0
-    if choice.form in ("dense", "product"):
-        return dense, size
-    costs = list(map(_part_costs, choice.parts))
-    return sum(operations for operations, _ in costs), sum(numbers for _, numbers in costs)
-
-
-def _part_costs(part: Part) -> tuple[int, int]:
-    if isinstance(part.shape, NumberShape):
-        return 1, 1
-    if isinstance(part.shape, LookupShape):
-        t, p = len(part.shapes) * part.shape.sizes[0], part.shape.sizes[1]
-        return 2 * t * t * p + 2 * t * p, t * (p + 1)
-    s, t, d, p = joint_sizes(part.shapes)
-    product = 2 * s * t * d * p
-    norms = product if part.norms == "direct" else 2 * s * t * t * (d + p)
-    # A convolution keeps its input, not the patches of it.
-    kept = d // part.shape.window if isinstance(part.shape, ConvShape) else d
-    return product + norms, s * t * (kept + p)

@@ -13,6 +13,7 @@ from ._checks import (
     check_dense,
     check_loss,
     check_mask,
+    check_memory_limit,
     check_microbatch_size,
     check_order,
     check_params,
@@ -20,9 +21,11 @@ from ._checks import (
 )
 from .coupling import check_uncoupled, refuse_vmap
 from .engine import auto_engine, factored_engine
-from .jax_internals import vary, varying_axes
+from .jax_internals import one_example, vary, varying_axes
 from .lazy import PerExampleGrads
+from .limit import ORDER, within_limit
 from .nnx_optimizer import tell_nnx
+from .program import trace
 from .representations import Dense, Representation
 from .shared import with_shared
 
@@ -37,6 +40,7 @@ def per_example_grads(
     method: Method = "auto",
     unit: Unit = "example",
     microbatch_size: int | None = None,
+    memory_limit: int | None = None,
     constant_time: bool = False,
 ) -> Callable[..., PerExampleGrads]:
     """Turns the loss of one example into the lazy gradients of a batch.
@@ -54,6 +58,9 @@ def per_example_grads(
       microbatch_size: how many examples (or batch units) are differentiated at a time. It bounds
         the memory and changes nothing else. None takes the whole batch at once. A batch unit is
         never split: it takes the memory of plain training on its records (`mean_loss` needs less).
+      memory_limit: how many bytes of temporary memory the gradient may take, by an estimate from
+        the shapes (`explain` tells it). Chooses the microbatch size if none is given, and with
+        method="auto" the method. Arguments, results, noise and optimizer come on top.
       constant_time: also computes microbatches that hold only padding, and always zeroes rows that
         are not finite. Otherwise the time of a step tells how many records were sampled, and
         whether a gradient was not finite, to whoever can watch it.
@@ -71,7 +78,8 @@ def per_example_grads(
       since a record in it would change the gradients of all examples.
 
     Raises:
-      ValueError: for an unknown method or unit, or a wrong microbatch_size. The returned function
+      ValueError: for an unknown method or unit, or a wrong microbatch_size or memory_limit. The
+        returned function
         raises it for a wrong batch, mask or parameters, and for a loss that couples examples.
       TypeError: by the returned function, for a loss that is not one real number, a batch that is
         not a tuple, or parameters that are not real floating arrays.
@@ -87,7 +95,8 @@ def per_example_grads(
     if unit not in ("example", "batch"):
         raise ValueError(f"unit is {unit!r}: give 'example' or 'batch'")
     check_microbatch_size(microbatch_size)
-    engine = ENGINES[method]
+    check_memory_limit(memory_limit)
+    methods = [name for name in ORDER if name in ENGINES] if method == "auto" else [method]
 
     def transform(
         params: PyTree,
@@ -110,21 +119,28 @@ def per_example_grads(
             batch, mask = unit_rows(batch, mask)
         mask = check_mask(mask, size)
         check_loss(loss, params, batch)
+        chosen, at_once = str(method), microbatch_size
+        if memory_limit is not None:
+            program = trace(loss, vary(params, varying_axes((params, batch))), one_example(batch))
+            what = "example" if unit == "example" else "batch unit"
+            chosen, at_once = within_limit(
+                program, memory_limit, methods, size, microbatch_size, what
+            )
         # The gradient of one row is its weighted sum up to a factor: nothing to save.
-        alone = method == "auto" and min(microbatch_size or size, size) == 1
+        alone = chosen == "auto" and min(at_once or size, size) == 1
         never_vmap = check_uncoupled(loss, params, batch, alone=alone)
         tell_nnx()
 
         def compute(rows: tuple) -> tuple[jax.Array, list[Representation]]:
             given = refuse_vmap((params, rows)) if never_vmap else (params, rows)
-            return (_single_engine if alone else engine)(loss, *given)
+            return (_single_engine if alone else ENGINES[chosen])(loss, *given)
 
         return PerExampleGrads(
             compute,
             batch,
             mask,
             params,
-            microbatch_size,
+            at_once,
             unit,
             record_mask=record_mask,
             constant_time=constant_time,

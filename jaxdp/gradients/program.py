@@ -73,6 +73,7 @@ class Program:
     consts: Sequence[Any]
     uses: list[list[Use]]  # for each parameter leaf
     reads: list[bool]  # for each parameter leaf, whether its value matters
+    shared: int = 0  # how many of the last arguments are the same for all examples
 
     def replay(
         self, leaves: Sequence[Any], sites: Sites, taps: Any, substitutes: Substitutes
@@ -145,7 +146,7 @@ def trace(loss_fn: Callable[..., Any], params: Any, example: tuple, shared: int 
     count = len(jax.tree.leaves(params))
     read = {atom for part in (*jaxpr.eqns, jaxpr) for atom in _inputs(part) if is_var(atom)}
     reads = [var in read for var in jaxpr.invars[:count]]
-    return Program(jaxpr, consts, find_uses(jaxpr, count, shared), reads)
+    return Program(jaxpr, consts, find_uses(jaxpr, count, shared), reads, shared)
 
 
 def _inputs(part: Any) -> Sequence[Any]:

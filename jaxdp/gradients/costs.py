@@ -1,0 +1,41 @@
+"""What each form of a leaf's gradients costs, for one example and besides the backward pass."""
+
+from .choice import Choice, Made, Part, Products, joint_sizes
+from .convolution import ConvShape
+from .lookup import LookupShape
+from .number import NumberShape
+
+
+def product_operations(choice: Choice) -> int:
+    """The floating-point operations that make the products of one example."""
+    total = 0
+    for part in choice.parts:
+        if isinstance(part.shape, Products | Made):
+            s, t, d, p = joint_sizes(part.shapes)
+            total += 2 * s * t * d * p
+    return total
+
+
+def costs_of(choice: Choice, size: int, dense: int) -> tuple[int, int]:
+    """Operations and numbers kept, for one example."""
+    if choice.form == "zero":
+        return 0, 0
+    if choice.form in ("dense", "product"):
+        return dense, size
+    costs = list(map(_part_costs, choice.parts))
+    return sum(operations for operations, _ in costs), sum(numbers for _, numbers in costs)
+
+
+def _part_costs(part: Part) -> tuple[int, int]:
+    if isinstance(part.shape, NumberShape):
+        return 1, 1
+    if isinstance(part.shape, LookupShape):
+        t, p = len(part.shapes) * part.shape.sizes[0], part.shape.sizes[1]
+        return 2 * t * t * p + 2 * t * p, t * (p + 1)
+    s, t, d, p = joint_sizes(part.shapes)
+    product = 2 * s * t * d * p
+    norms = product if part.norms == "direct" else 2 * s * t * t * (d + p)
+    # A convolution keeps its input, not the patches of it.
+    shape = part.shape.inner if isinstance(part.shape, Made) else part.shape
+    kept = d // shape.window if isinstance(shape, ConvShape) else d
+    return product + norms, s * t * (kept + p)

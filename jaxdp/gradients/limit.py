@@ -1,0 +1,90 @@
+"""Chooses method and microbatch size so that the gradient fits into a given memory."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from .choice import choose
+from .memory import (
+    Estimate,
+    accumulators,
+    form_memory,
+    lightened,
+    plain_memory,
+    two_pass_memory,
+    vmap_memory,
+)
+from .program import Program
+
+# From the fastest to the slowest. A slower one is taken if it lets so many times as many examples
+# be differentiated at a time.
+ORDER = ("auto", "two_pass", "vmap")
+WORTH = 4
+
+# A limit holds for the estimate times this: XLA takes up to so much more.
+MARGIN = 1.2
+
+
+def memory_of(program: Program, method: str) -> Estimate:
+    """The temporary memory that a method needs."""
+    if method == "vmap":
+        return vmap_memory(program)
+    choices = choose(program, thrifty=method != "factored")
+    if method == "two_pass":
+        return two_pass_memory(program, choices)
+    return form_memory(program, lightened(program, choices) if method == "auto" else choices)
+
+
+def need_of(program: Program, method: str, size: int) -> Callable[[int], int]:
+    """The bytes that the gradient of `size` examples needs, by how many are taken at a time."""
+    if method == "plain":
+        return plain_memory(program).of
+    estimate, more = memory_of(program, method), accumulators(program)
+    alone = vmap_memory(program) if method == "auto" else estimate  # as one example alone is held
+
+    def need(microbatch_size: int) -> int:
+        own = (alone if microbatch_size == 1 else estimate).of(microbatch_size)
+        return own + (more.of(0) if microbatch_size < size else 0)
+
+    return need
+
+
+def within_limit(
+    program: Program,
+    limit: int,
+    methods: Sequence[str],
+    size: int,
+    microbatch_size: int | None,
+    what: str,
+) -> tuple[str, int]:
+    """The fastest method, and the largest microbatch size, whose estimate is within the limit.
+
+    Args:
+      program: the loss.
+      limit: the limit in bytes.
+      methods: those to choose from, the fastest first.
+      size: of the batch. The microbatch size is that, its half, a quarter, ...
+      microbatch_size: the only one to take; None: any.
+      what: "example" or "batch unit", for the error.
+
+    Raises:
+      ValueError: if nothing fits.
+    """
+    sizes = [size // 2**k for k in range(size.bit_length())]
+    if microbatch_size is not None:
+        sizes = [min(microbatch_size, size)]
+    needs = {method: need_of(program, method, size) for method in methods}
+    fitting = {
+        method: next((m for m in sizes if MARGIN * need(m) <= limit), 0)
+        for method, need in needs.items()
+    }
+    largest = max(fitting.values())
+    if largest == 0:
+        least = math.ceil(MARGIN * min(need(sizes[-1]) for need in needs.values()))
+        at_a_time = f"{sizes[-1]} {what}{'s' if sizes[-1] > 1 else ''} at a time"
+        cure = "or a smaller microbatch_size" if sizes[-1] > 1 else "or make the examples smaller"
+        raise ValueError(
+            f"memory_limit is {limit} bytes, and the gradient of {at_a_time} may take {least}: "
+            f"give at least that, {cure}"
+        )
+    method = next(m for m in methods if WORTH * fitting[m] >= largest)
+    return method, fitting[method]

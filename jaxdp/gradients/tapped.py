@@ -1,0 +1,84 @@
+"""The gradient of one example with respect to taps, from which its factors are made."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from . import convolution, ragged
+from .choice import Choice, Made
+from .jax_internals import Literal, vary
+from .matmul import MatmulShape
+from .program import Program, Recorded, Sites
+from .uses import Derived, Use
+
+SUBSTITUTES = convolution.SUBSTITUTES | ragged.SUBSTITUTES
+
+
+class Tapped:
+    """A program with a tap at every use of the leaves that are held as factors.
+
+    Attributes:
+      sites: where the taps are.
+      dense: the leaves that are differentiated themselves, by number.
+    """
+
+    def __init__(self, program: Program, choices: Sequence[Choice], axes: frozenset) -> None:
+        self._program = program
+        self.sites = Sites()
+        self._taps: dict[int, Any] = {}
+        self.dense = [i for i, choice in enumerate(choices) if choice.form == "dense"]
+        for choice in choices:
+            for part in choice.parts if choice.form != "dense" else ():
+                for use, shape in zip(part.uses, part.shapes, strict=True):
+                    _add_site(self.sites, self._taps, use, shape.recorded, axes)
+                    inner = shape.inner if isinstance(shape, Made) else shape
+                    for step in inner.steps if isinstance(inner, MatmulShape) else ():
+                        _add_known(self.sites, step.known)
+
+    def differentiate(self, leaves: Sequence[Any], example: Sequence[Any]) -> Any:
+        """Cotangents at the taps and gradients of `dense`; then the loss and what was recorded."""
+
+        def tapped(taps: Any, materialised: list[jax.Array]) -> Any:
+            inputs = list(leaves)
+            for i, leaf in zip(self.dense, materialised, strict=True):
+                inputs[i] = leaf
+            (value, *_), recorded = self._program.replay(
+                [*inputs, *example], self.sites, taps, SUBSTITUTES
+            )
+            return value, (value, recorded)
+
+        given = self._taps, [leaves[i] for i in self.dense]
+        return jax.grad(tapped, argnums=(0, 1), has_aux=True)(*given)
+
+    def at(
+        self, use: Use, record: tuple[int, ...], cotangents: Any, recorded: Recorded
+    ) -> tuple[tuple[jax.Array, ...], jax.Array]:
+        """The recorded operands and the cotangent of a use, among all that were found."""
+        operands = recorded.operands
+        for index in use.path:
+            operands, cotangents = operands[index], cotangents[index]
+        *way, last = use.path
+        all_recorded = self.sites.at(tuple(way)).taps[last]
+        return tuple(operands[all_recorded.index(i)] for i in record), cotangents
+
+
+def _add_site(sites: Sites, taps: dict, use: Use, record: tuple[int, ...], axes: frozenset) -> None:
+    """Adds a use to the trees of sites and of zero taps."""
+    *way, last = use.path
+    sites = sites.at(tuple(way))
+    for index in way:
+        taps = taps.setdefault(index, {})
+    loops = use.outer if use.of_number else (*use.outer, *[n for n, _ in use.view.loops])
+    # Made to vary: a tap that the devices of a shard_map shared would add up their cotangents.
+    taps[last] = vary(jnp.zeros(loops + use.result.shape, use.result.dtype), axes)
+    sites.taps[last] = tuple(sorted({*sites.taps.get(last, ()), *record}))
+
+
+def _add_known(sites: Sites, known: tuple[Derived, int] | None) -> None:
+    if known is not None:
+        derived, position = known
+        atom, own = derived.eqn.invars[position], sites.at(derived.path[:-1]).known
+        if not isinstance(atom, Literal) and atom not in own:
+            own.append(atom)
