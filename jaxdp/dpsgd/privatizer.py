@@ -130,7 +130,12 @@ class Privatizer:
             counts = jnp.sum(
                 jnp.where(microbatch.valid, within - 0.5, 0), axis=1, dtype=jnp.float32
             )
-            return microbatch.weighted_sum(coefficients), counts, diagnose(microbatch, within)
+            # What the norms don't bound is taken off the sum: the noise is for C(1 + 1e-5).
+            shrink = 1 / (1 + microbatch.gradients.excess)
+            total = clipping.weighted_sum(
+                microbatch, groups, state.clipping, [c * shrink for c in coefficients]
+            )
+            return total, counts, diagnose(microbatch, within)
 
         none = jnp.zeros([], jnp.float32)
         bins = jnp.zeros(len(NORM_BIN_EDGES) + 1, jnp.float32)

@@ -20,7 +20,7 @@ from .convolution import SUBSTITUTES, Conv
 from .jax_internals import one_example, vary, varying_axes
 from .lookup import Lookup, LookupShape
 from .matmul import Matmul, MatmulShape, Norms
-from .program import trace
+from .program import trace, with_taps
 from .representations import Dense, Representation, Zero, accumulation_dtype
 from .uses import Use
 
@@ -55,12 +55,13 @@ def _engine(
         if choice.shape is not None:
             _add_site(sites, taps, choice.use, axes)
     dense = [i for i, choice in enumerate(choices) if choice.form == "dense"]
+    at_site = with_taps(SUBSTITUTES)
 
     def tapped(taps: Any, materialised: list[jax.Array], example: list[Any]) -> Any:
         inputs = list(leaves)
         for i, leaf in zip(dense, materialised, strict=True):
             inputs[i] = leaf
-        (value, *_), recorded = program.replay([*inputs, *example], sites, taps, SUBSTITUTES)
+        (value, *_), recorded = program.replay([*inputs, *example], sites, taps, at_site)
         return value, (value, recorded)
 
     differentiate = jax.vmap(
@@ -111,13 +112,16 @@ def _represent(
     for index in use.path:
         sites, cotangents, recorded = sites[index], cotangents[index], recorded[index]
     operand = recorded[sites.index(_recorded_operand(use))]
+    made = in_factors(choice, operand, cotangents)
+    return Dense(made.materialize()) if choice.form == "product" else made
+
+
+def in_factors(choice: Choice, operand: jax.Array, cotangents: jax.Array) -> Representation:
+    """The gradients of a leaf whose form has a rule, from the two arrays that it reads."""
     if isinstance(choice.shape, LookupShape):
         return Lookup.make(operand, cotangents, choice.shape)
     norms: Norms = "gram" if choice.form == "gram" else "direct"
-    made: Matmul | Conv
     if isinstance(choice.shape, MatmulShape):
-        made = Matmul.make(operand, cotangents, choice.shape, norms)
-    else:
-        assert choice.shape is not None
-        made = Conv.make(operand, cotangents, choice.shape, norms)
-    return Dense(made.materialize()) if choice.form == "product" else made
+        return Matmul.make(operand, cotangents, choice.shape, norms)
+    assert choice.shape is not None
+    return Conv.make(operand, cotangents, choice.shape, norms)

@@ -14,9 +14,13 @@ from .jax_internals import Literal, bind, open_jaxpr, scan_counts
 from .jax_internals import primitives as p
 from .uses import Use, find_uses
 
-# By an equation's index: the positions of the operands to record, if the equation is to be tapped;
-# the Sites inside it, if it is a call or a loop on the way to one.
+# By an equation's index: what `AtSite` is told about it, if it is a site (never a dict); the Sites
+# inside it, if it is a call or a loop on the way to one.
 Sites = Mapping[int, Any]
+
+# Runs a site, given its equation, operands, what Sites has for it, and its taps. Returns results,
+# and what is to be recorded.
+AtSite = Callable[[Any, Sequence[Any], Any, Any], tuple[Sequence[Any], Any]]
 
 # By a primitive: a function of an equation's operands, then its params, to be run in its place.
 Substitutes = Mapping[Any, Callable[..., Any]]
@@ -31,18 +35,18 @@ class Program:
     uses: list[list[Use]]  # for each parameter leaf
 
     def replay(
-        self, leaves: Sequence[Any], sites: Sites, taps: Any, substitutes: Substitutes
+        self, leaves: Sequence[Any], sites: Sites, taps: Any, at_site: AtSite
     ) -> tuple[list[Any], dict[int, Any]]:
-        """Runs the program with taps; returns its results and the recorded operands.
+        """Runs the program, its sites by `at_site`; returns its results and what they record.
 
         Args:
           leaves: the program's arguments.
-          sites: the equations to tap.
-          taps: a tree like `sites` of arrays to add to their results. Inside a loop they have a
-            leading axis of its iterations, as the recorded operands do.
-          substitutes: what runs in place of some primitives at sites.
+          sites: the equations that are not run as they are.
+          taps: a tree like `sites` of arrays that `at_site` gets. Inside a loop they have a leading
+            axis of its iterations, as what is recorded has.
+          at_site: runs them.
         """
-        return _Replay(substitutes).run(self.jaxpr, self.consts, leaves, sites, taps)
+        return _Replay(at_site).run(self.jaxpr, self.consts, leaves, sites, taps)
 
 
 def trace(loss_fn: Callable[..., Any], params: Any, example: tuple) -> Program:
@@ -52,9 +56,30 @@ def trace(loss_fn: Callable[..., Any], params: Any, example: tuple) -> Program:
     return Program(jaxpr, consts, find_uses(jaxpr, len(jax.tree.leaves(params))))
 
 
+def run_equation(eqn: Any, operands: Sequence[Any], substitutes: Substitutes) -> Sequence[Any]:
+    """Runs one equation, or its substitute."""
+    substitute = substitutes.get(eqn.primitive)
+    if substitute is None:
+        return bind(eqn, operands)
+    with eqn.ctx.manager:
+        return [substitute(*operands, eqn.params)]
+
+
+def with_taps(substitutes: Substitutes) -> AtSite:
+    """Adds a tap to the result of every site, which names the operands to record."""
+
+    def at_site(
+        eqn: Any, operands: Sequence[Any], site: tuple[int, ...], tap: jax.Array
+    ) -> tuple[Sequence[Any], tuple[Any, ...]]:
+        (result,) = run_equation(eqn, operands, substitutes)
+        return [result + tap], tuple(operands[i] for i in site)
+
+    return at_site
+
+
 @dataclass(frozen=True)
 class _Replay:
-    substitutes: Substitutes
+    at_site: AtSite
 
     def run(
         self, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any], sites: Sites, taps: Any
@@ -68,20 +93,12 @@ class _Replay:
             site = sites.get(index)
             if site is None:
                 results = bind(eqn, operands)
-            elif isinstance(site, tuple):
-                (result,) = self.run_site(eqn, operands)
-                results, recorded[index] = [result + taps[index]], tuple(operands[i] for i in site)
-            else:
+            elif isinstance(site, dict):
                 results, recorded[index] = self.run_inside(eqn, operands, site, taps[index])
+            else:
+                results, recorded[index] = self.at_site(eqn, operands, site, taps[index])
             values.update(zip(eqn.outvars, results, strict=True))
         return [read(atom) for atom in jaxpr.outvars], recorded
-
-    def run_site(self, eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:
-        substitute = self.substitutes.get(eqn.primitive)
-        if substitute is None:
-            return bind(eqn, operands)
-        with eqn.ctx.manager:
-            return [substitute(*operands, eqn.params)]
 
     def run_inside(
         self, eqn: Any, operands: Sequence[Any], sites: Sites, taps: Any
