@@ -18,8 +18,9 @@ from .matmul import Matmul, Norms
 from .representations import wide
 from .uses import Use, View
 
-# Patches repeat each input for every kernel offset: this many numbers of them are made at a time.
-PATCH_NUMBERS = 2**22
+# Patches repeat each input for every kernel offset. At a time, a quarter as many numbers of them are
+# made as inputs and cotangents have, within these limits.
+FEWEST_PATCH_NUMBERS, PATCH_NUMBERS = 2**18, 2**22
 
 OPTIONS = ("window_strides", "padding", "lhs_dilation", "rhs_dilation")
 
@@ -250,7 +251,8 @@ class Conv:
             return answer(Matmul(shape.patches(x), shape.positions(c), shape, self.norms))
 
         x, c = wide(self.inputs, self.cotangents)
-        rows = max(1, PATCH_NUMBERS * x.shape[0] // (x.size * self.shape.window))
+        numbers = min(PATCH_NUMBERS, max(FEWEST_PATCH_NUMBERS, (x.size + c.size) // 4))
+        rows = max(1, numbers * x.shape[0] // (x.size * self.shape.window))
         if rows >= x.shape[0]:
             return ask(x, c)
         one = lambda row: ask(row[0][None], row[1][None])[0]

@@ -23,11 +23,14 @@ from .engine import in_factors
 from .held import Allowed, sum_of_kept
 from .jax_internals import one_example, vary, varying_axes
 from .program import Program, run_equation, trace
-from .representations import Representation, accumulation_dtype
+from .representations import accumulation_dtype
 from .site_sums import Account, Site, Weight, identity, product
 from .uses import Use
 
 CONTRIBUTION_TWO_PASS = 1e-3  # a contribution is at most C·(1 + this): the passes differ that far
+
+_ROWS: Any = 0  # the axis of the examples
+_OF_EXAMPLES = Weight(_ROWS, _ROWS, None)
 
 Where = Literal["nowhere", "site", "leaf", "tap"]
 
@@ -141,7 +144,8 @@ class TwoPass:
             all_kept = None if constant_time else jnp.all(kept)
             _, squared, totals = self._run([Weight(c, kept, all_kept) for c in coefficients])
             too_long = kept & ~allowed(squared)
-            return kept & ~too_long, totals, ~jnp.any(too_long), count + 1
+            state = (kept & ~too_long, totals, ~jnp.any(too_long), count + 1)
+            return vary(state, self._axes)
 
         zeros = [jnp.zeros(p.shape, accumulation_dtype(p.dtype)) for p in self._leaves]
         start = (valid, zeros, jnp.zeros([], bool), jnp.zeros([], jnp.int32))
@@ -192,7 +196,7 @@ class TwoPass:
 
         cotangents, (values, recorded) = jax.vmap(
             jax.grad(loss, has_aux=True),
-            in_axes=(None, 0, None if weights is None else [Weight(0, 0, None)] * len(weights)),
+            in_axes=(None, 0, None if weights is None else [_OF_EXAMPLES] * len(weights)),
             out_axes=((0, None, ledger.tap_axes), 0),
         )(ledger.zeros, jax.tree.leaves(self._batch), weights)
         squared, totals = [], []
