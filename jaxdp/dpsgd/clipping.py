@@ -102,7 +102,8 @@ class Clipping:
 
         def part(microbatch: Microbatch) -> list[Array]:
             coefficients, _ = self.weigh(microbatch, groups, state)
-            return self.weighted_sum(microbatch, groups, state, coefficients)
+            longest = 1 + microbatch.gradients.excess
+            return self.weighted_sum(microbatch, groups, state, coefficients, longest)
 
         total = updates.sum(part, sum_shapes(updates))
         return jax.tree.unflatten(jax.tree.structure(updates.like), total), state
@@ -154,13 +155,13 @@ class Clipping:
         groups: Groups,
         state: ClippingState,
         coefficients: Sequence[Array],
+        longest: float,
     ) -> list[Array]:
-        """The sum of a microbatch's gradients, each times its coefficients `[b]` (of `weigh`).
+        """The sum of a microbatch's gradients, each times its coefficients `[b]` per leaf.
 
-        A gradient times its coefficients is longer than the clipping norm by `excess` at most (of
-        `Microbatch.gradients`): else it is left out.
+        Where the gradients are computed again for it, one that is then longer than `longest` times
+        the clipping norm, in any group, is left out.
         """
-        longest = 1 + microbatch.gradients.excess
         clipping_norms = safe_clipping_norms(groups, state.clipping_norms)[:, None]
 
         def allowed(squared_norms: Sequence[Array]) -> Array:

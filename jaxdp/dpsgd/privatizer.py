@@ -130,11 +130,9 @@ class Privatizer:
             counts = jnp.sum(
                 jnp.where(microbatch.valid, within - 0.5, 0), axis=1, dtype=jnp.float32
             )
-            # What the norms don't bound is taken off the sum: the noise is for C(1 + 1e-5).
-            shrink = 1 / (1 + microbatch.gradients.excess)
-            total = clipping.weighted_sum(
-                microbatch, groups, state.clipping, [c * shrink for c in coefficients]
-            )
+            # Room for gradients that are computed again and get longer: the noise is for C.
+            shorter = [c / (1 + microbatch.gradients.excess) for c in coefficients]
+            total = clipping.weighted_sum(microbatch, groups, state.clipping, shorter, longest=1.0)
             return total, counts, diagnose(microbatch, within)
 
         none = jnp.zeros([], jnp.float32)

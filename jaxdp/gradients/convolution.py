@@ -18,9 +18,10 @@ from .matmul import Matmul, Norms
 from .representations import wide
 from .uses import Use, View
 
-# Patches repeat each input for every kernel offset. At a time, a quarter as many numbers of them are
-# made as inputs and cotangents have, within these limits.
-FEWEST_PATCH_NUMBERS, PATCH_NUMBERS = 2**18, 2**22
+# Patches repeat each input for every kernel offset. At a time, a quarter as many numbers of them
+# are made as inputs and cotangents have, within these limits.
+FEWEST_PATCH_NUMBERS = 2**18
+PATCH_NUMBERS = 2**22
 
 OPTIONS = ("window_strides", "padding", "lhs_dilation", "rhs_dilation")
 

@@ -19,6 +19,7 @@ from .lookup import LookupShape
 from .matmul import MatmulShape
 from .program import trace
 from .shared import shared_last
+from .two_pass import Place, places
 from .uses import Use
 from .zero_gradients import zero_gradients
 
@@ -171,7 +172,7 @@ def explain(
     params: PyTree,
     example: tuple,
     *,
-    method: Literal["auto", "factored"] = "auto",
+    method: Literal["auto", "factored", "two_pass"] = "auto",
     unit: Unit = "example",
     microbatch_size: int | None = None,
     plan: RoundingPlan | None = None,
@@ -188,7 +189,8 @@ def explain(
       params: pytree of parameters, or their shapes.
       example: the tuple of the loss's other arguments, for one example, without a batch axis; or
         their shapes. Of values only whole numbers matter, since random ones may make no sense.
-      method: "auto" or "factored", as in `per_example_grads`.
+      method: "auto", "factored" or "two_pass", as in `per_example_grads`. What the second pass
+        of "two_pass" costs, a forward and backward pass, is not in the table.
       unit: "batch" if the example is a batch unit, with its mask last. BatchNorm is right there, so
         gradients that are zero are not looked for.
       microbatch_size: as in `per_example_grads`.
@@ -208,9 +210,10 @@ def explain(
       >>> explain(loss, jnp.ones((3, 2)), (jnp.ones(3),)).leaves[0].form
       'gram'
     """
-    if method not in ("auto", "factored"):
+    if method not in ("auto", "factored", "two_pass"):
         raise ValueError(
-            f'method is {method!r}: give "auto" or "factored"; "vmap" holds every leaf as dense'
+            f'method is {method!r}: give "auto", "factored" or "two_pass"; "vmap" holds every leaf '
+            "as dense"
         )
     check_params(params)
     loss, arrays = shared_last(loss_fn, shared)
@@ -220,19 +223,20 @@ def explain(
         raise ValueError(
             f"loss_fn returned {out}, not a scalar: give explain one example, without a batch axis"
         )
-    alone = method == "auto" and microbatch_size == 1
+    alone = method in ("auto", "two_pass") and microbatch_size == 1
     refuse_coupling(loss, params, (*example, arrays), alone=alone)
     program = trace(loss, params, (*example, arrays))
     choices = choose(program, thrifty=method == "auto")
     if alone:
         choices = [replace(c, form="dense", reason="one example at a time") for c in choices]
     named = jax.tree_util.tree_leaves_with_path(params)
-    explained = Explanation(
-        tuple(
-            _leaf_plan(jax.tree_util.keystr(path) or "params", leaf.shape, choice)
-            for (path, leaf), choice in zip(named, choices, strict=True)
-        )
-    )
+    leaves = [
+        _leaf_plan(jax.tree_util.keystr(path) or "params", leaf.shape, choice)
+        for (path, leaf), choice in zip(named, choices, strict=True)
+    ]
+    if method == "two_pass" and not alone:
+        leaves = [_in_two_passes(*leaf) for leaf in zip(leaves, places(program), strict=True)]
+    explained = Explanation(tuple(leaves))
     if plan is not None and explained.one_term:
         plan = plan.with_rounding_bound(microbatch_size)
     zero = zero_gradients(program, params, example, arrays) if unit == "example" else []
@@ -255,6 +259,16 @@ def _leaf_plan(name: str, shape: tuple[int, ...], choice: Choice) -> LeafPlan:
         dense_operations=dense,
         dense_numbers=size,
         one_term=choice.one_term,
+    )
+
+
+def _in_two_passes(leaf: LeafPlan, place: Place) -> LeafPlan:
+    return replace(
+        leaf,
+        form=place.choice.form,
+        reason=place.reason,
+        numbers=leaf.numbers if place.where == "tap" else 0,
+        one_term=place.choice.one_term,
     )
 
 

@@ -8,6 +8,7 @@ remat, cotangents add up by themselves. Everything here runs under one `vmap` ov
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -95,7 +96,11 @@ def product(
         for i, cotangent in zip(others, pull(c), strict=True):
             cotangents[i] = cotangent
         settled = [
-            _settled(_factors_of(site.choice), (operands[1 - site.operand], c), account)
+            _settled(
+                partial(_represent, site.choice, account.weight is not None),
+                (operands[1 - site.operand], c),
+                account,
+            )
             for site, account in zip(sites, accounts, strict=True)
         ]
         return cotangents, settled
@@ -104,8 +109,12 @@ def product(
     return run(list(operands), list(accounts))
 
 
-def _factors_of(choice: Choice) -> Callable[[jax.Array, jax.Array], Representation]:
-    return lambda operand, cotangents: in_factors(choice, operand, cotangents)
+def _represent(
+    choice: Choice, summed: bool, operand: jax.Array, cotangents: jax.Array
+) -> Representation:
+    factors = in_factors(choice, operand, cotangents)
+    # Norms of this form multiply the factors: the sum takes the products, which are there.
+    return Dense(factors.materialize()) if summed and choice.form == "direct" else factors
 
 
 def _settled(

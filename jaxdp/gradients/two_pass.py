@@ -51,6 +51,16 @@ class Place:
     def use(self) -> Use:
         return self.choice.use
 
+    @property
+    def reason(self) -> str:
+        """Why the norm is taken as it is."""
+        return {
+            "nowhere": self.choice.reason,
+            "site": f"in both passes, {self.choice.reason}",
+            "leaf": f"in both passes, one leaf at a time, {self.choice.reason}",
+            "tap": f"factors during each pass, {self.choice.reason}",
+        }[self.where]
+
 
 def places(program: Program) -> list[Place]:
     """Where the gradients of each parameter leaf are measured and summed."""
@@ -68,7 +78,8 @@ def _place(whole: Choice, inside: Choice, size: int) -> Place:
         return Place("site", replace(inside, uses=whole.uses))
     if whole.shape is not None and _factor_numbers(whole) < size:
         return Place("tap", whole)
-    return Place("leaf", replace(whole, form="dense", shape=None))
+    reason = whole.reason if whole.shape is None else "shared by the iterations of a loop"
+    return Place("leaf", replace(whole, form="dense", reason=reason, shape=None))
 
 
 def _without_loops(use: Use) -> Use:

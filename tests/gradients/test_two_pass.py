@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.cases import slow
 from helpers.engines import B, normal, quick_jit
 from helpers.problems import flat64, norms64, oracle_grads
 
 import jaxdp
 from jaxdp.gradients.engine import factored_engine
 from jaxdp.gradients.jax_internals import one_example
+from jaxdp.gradients.lazy import Microbatch
 from jaxdp.gradients.program import trace
 from jaxdp.gradients.two_pass import CONTRIBUTION_TWO_PASS, places, two_pass_engine
 
@@ -195,7 +197,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+QUICK = ("dense", "embedding", "convolutions", "shared over time, by factors", "custom_vjp")
+
+
+@pytest.mark.parametrize("case", [case if case in QUICK else slow(case) for case in CASES])
 def test_norms_and_sums_are_those_of_vmap(case):
     loss_fn, params, batch, expected = CASES[case]
     assert where(loss_fn, params, batch) == expected
@@ -223,7 +228,8 @@ def test_weights_that_are_cast_are_summed_in_float32():
 
 @pytest.mark.parametrize("constant_time", [False, True])
 @pytest.mark.parametrize(
-    "case", ["blocks in scan and remat", "embedding", "shared over time, by factors"]
+    "case",
+    ["blocks in scan and remat", slow("embedding"), slow("shared over time, by factors")],
 )
 def test_rows_that_are_not_finite_show_and_are_left_out(case, constant_time):
     loss_fn, params, batch, _ = CASES[case]
@@ -278,7 +284,7 @@ CLIPPINGS = {
 }
 
 
-@pytest.mark.parametrize("microbatch_size", [None, 2])
+@pytest.mark.parametrize("microbatch_size", [slow(None), 2])
 @pytest.mark.parametrize("kind", CLIPPINGS)
 def test_every_clipping_gives_the_sum_of_vmap(kind, microbatch_size):
     clipping, params = CLIPPINGS[kind], CASES["dense"][1]
@@ -290,6 +296,64 @@ def test_every_clipping_gives_the_sum_of_vmap(kind, microbatch_size):
         results[method] = quick_jit(update)(params, x)
     for a, b in zip(*map(jax.tree.leaves, results.values()), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+class Longer:
+    """Gradients of norm 1 per leaf in the first pass, and of `again` in the second."""
+
+    count, one_term, excess = 3, True, CONTRIBUTION_TWO_PASS
+
+    def __init__(self, again):
+        self.again = jnp.asarray(again, jnp.float32)
+
+    def squared_norms(self):
+        return [jnp.ones(len(self.again))] * 3
+
+    def weighted_sum(self, coefficients, valid, allowed, constant_time):
+        lengths = jnp.ones((3, len(self.again))).at[0].set(self.again)
+        self.allowed = allowed(list(lengths**2)).tolist()
+        return [jnp.zeros(1)] * 3
+
+
+@pytest.mark.parametrize(
+    ("clipping", "again"),
+    [
+        # Of leaves a and b together, C is 0.1 and the norm √2; so a may grow by √(1 + 2·2e-3).
+        (jaxdp.clip_layerwise({"[ab]": 0.1, "c": 1.0}), 1 + 2e-3),
+        (jaxdp.clip_individual(0.1), 1 + 3e-3),
+        (jaxdp.clip_multiplied({"a": 0.1, "b": 1.0, "c": 1.0}), 1 + 1e-3 * 1.02),
+        (jaxdp.clip_layerwise({"a": 0.1, "b": 1.0, "c": 1.0}), 1 + 1e-3),
+        (jaxdp.clip_layerwise({"a": 4.0, "b": 0.1, "c": 0.1}), 4 + 4e-3),
+        (jaxdp.clip_layerwise({"a": 0.0, "b": 0.1, "c": 0.1}), float("inf")),
+    ],
+)
+def test_what_may_contribute_in_the_second_pass(clipping, again):
+    params = dict.fromkeys("abc", jnp.zeros(1))
+    state, groups = clipping.init(params), clipping.groups(params)
+    finite = np.isfinite(again)
+    grads = Longer([1.0, again - 5e-5, again + 5e-5, np.nan] if finite else [1.0, 9.0])
+    microbatch = Microbatch(jnp.zeros(len(grads.again)), grads, None, False)
+    coefficients, _ = clipping.weigh(microbatch, groups, state)
+    clipping.weighted_sum(microbatch, groups, state, coefficients, 1 + CONTRIBUTION_TWO_PASS)
+    assert grads.allowed == ([True, True, False, False] if finite else [True, True])
+    if finite:  # with shorter coefficients, as `privatize` has them, up to C itself
+        shorter = [c / (1 + CONTRIBUTION_TWO_PASS) for c in coefficients]
+        clipping.weighted_sum(microbatch, groups, state, shorter, 1.0)
+        assert grads.allowed == [True, True, False, False]
+
+
+def test_explain_tells_where_norms_are_taken():
+    loss_fn, params, batch, _ = CASES["shared over time, by factors"]
+    example = jax.tree.map(lambda leaf: leaf[0], batch)
+    told = jaxdp.explain(loss_fn, params, example, method="two_pass")
+    assert [leaf.form for leaf in told.leaves] == ["dense", "gram", "dense"]
+    assert [leaf.numbers > 0 for leaf in told.leaves] == [False, True, False]
+    assert "shared by the iterations of a loop" in str(told)
+    told = jaxdp.explain(
+        stack_loss, CASES["blocks in scan and remat"][1], (X[0],), method="two_pass"
+    )
+    assert "in both passes, many positions" in str(told)
+    assert not any(leaf.numbers for leaf in told.leaves)
 
 
 def test_privatize_takes_the_excess_off_the_sum():
