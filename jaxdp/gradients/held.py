@@ -58,18 +58,18 @@ class Held:
     excess: ClassVar[float] = 0.0
 
     def __init__(self, leaves: Sequence[Representation]) -> None:
-        self._leaves = leaves
+        self.leaves = leaves
 
     @property
     def count(self) -> int:
-        return len(self._leaves)
+        return len(self.leaves)
 
     @property
     def one_term(self) -> bool:
-        return all(leaf.one_term for leaf in self._leaves)
+        return all(leaf.one_term for leaf in self.leaves)
 
     def squared_norms(self) -> list[jax.Array]:
-        return [leaf.squared_norms() for leaf in self._leaves]
+        return [leaf.squared_norms() for leaf in self.leaves]
 
     def weighted_sum(
         self,
@@ -82,11 +82,11 @@ class Held:
         all_valid = None if constant_time else jax.numpy.all(valid)
         return [
             sum_of_kept(leaf, c, valid, all_valid)
-            for leaf, c in zip(self._leaves, coefficients, strict=True)
+            for leaf, c in zip(self.leaves, coefficients, strict=True)
         ]
 
     def materialize(self, valid: jax.Array) -> list[jax.Array]:
-        return [leaf.keep(valid).materialize() for leaf in self._leaves]
+        return [leaf.keep(valid).materialize() for leaf in self.leaves]
 
 
 def sum_of_kept(
