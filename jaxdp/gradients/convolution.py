@@ -18,7 +18,9 @@ from .matmul import Matmul, Norms
 from .representations import wide
 from .uses import Use, View
 
-# Patches repeat each input for every kernel offset: this many numbers of them are made at a time.
+# Patches repeat each input for every kernel offset. At a time, a quarter as many numbers of them
+# are made as inputs and cotangents have, within these limits.
+FEWEST_PATCH_NUMBERS = 2**18
 PATCH_NUMBERS = 2**22
 
 OPTIONS = ("window_strides", "padding", "lhs_dilation", "rhs_dilation")
@@ -275,7 +277,8 @@ class Conv:
         x, c = wide(self.inputs, self.cotangents)
         lead = x.shape[:2]
         x, c = x.reshape(-1, *x.shape[2:]), c.reshape(-1, *c.shape[2:])
-        rows = max(1, PATCH_NUMBERS * x.shape[0] // (x.size * self.shape.window))
+        numbers = min(PATCH_NUMBERS, max(FEWEST_PATCH_NUMBERS, (x.size + c.size) // 4))
+        rows = max(1, numbers * x.shape[0] // (x.size * self.shape.window))
         if rows >= x.shape[0]:
             answers = ask(x, c)
         else:

@@ -9,7 +9,7 @@ References:
   Bu et al. 2023, Differentially Private Optimization on Large Model at Small Cost (2210.00038).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,9 @@ from . import convolution, ragged
 from .choice import Choice, Part, choose
 from .jax_internals import Literal, one_example, vary, varying_axes
 from .lookup import Lookup, LookupShape
-from .matmul import Matmul, MatmulShape
+from .matmul import Known, Matmul, MatmulShape
 from .number import Number, NumberShape
-from .program import Program, Recorded, Sites, trace
+from .program import Program, Recorded, Sites, trace, with_taps
 from .representations import Dense, Representation, Zero, accumulation_dtype
 from .several import Several
 from .uses import Derived, Use
@@ -57,18 +57,15 @@ def _engine(
     sites = Sites()
     taps: dict[int, Any] = {}
     for choice in choices:
-        for part in choice.parts if choice.form != "dense" else ():
-            for use, shape in zip(part.uses, part.shapes, strict=True):
-                _add_site(sites, taps, use, shape.recorded, axes)
-                for step in shape.steps if isinstance(shape, MatmulShape) else ():
-                    _add_known(sites, step.known)
+        add_taps(sites, taps, choice, axes)
     dense = [i for i, choice in enumerate(choices) if choice.form == "dense"]
+    at_site = with_taps(SUBSTITUTES)
 
     def tapped(taps: Any, materialised: list[jax.Array], example: list[Any]) -> Any:
         inputs = list(leaves)
         for i, leaf in zip(dense, materialised, strict=True):
             inputs[i] = leaf
-        (value, *_), recorded = program.replay([*inputs, *example], sites, taps, SUBSTITUTES)
+        (value, *_), recorded = program.replay([*inputs, *example], sites, taps, at_site)
         return value, (value, recorded)
 
     def differentiate(example: list[Any]) -> Any:
@@ -81,7 +78,7 @@ def _engine(
         jax.tree.leaves(batch)
     )
     rows = dict(zip(dense, gradients, strict=True))
-    found = _Found(program, leaves, sites, cotangents, recorded)
+    found = Found(program, leaves, sites, cotangents, recorded)
     representations: list[Representation] = []
     for i, (choice, leaf) in enumerate(zip(choices, leaves, strict=True)):
         if choice.form == "zero":
@@ -91,6 +88,15 @@ def _engine(
         else:
             representations.append(found.represent(choice))
     return values, representations
+
+
+def add_taps(sites: Sites, taps: dict, choice: Choice, axes: frozenset) -> None:
+    """Adds all that `Found.represent` needs to the trees of sites and of zero taps."""
+    for part in choice.parts:
+        for use, shape in zip(part.uses, part.shapes, strict=True):
+            _add_site(sites, taps, use, shape.recorded, axes)
+            for step in shape.steps if isinstance(shape, MatmulShape) else ():
+                _add_known(sites, step.known)
 
 
 def _add_site(sites: Sites, taps: dict, use: Use, record: tuple[int, ...], axes: frozenset) -> None:
@@ -113,8 +119,12 @@ def _add_known(sites: Sites, known: tuple[Derived, int] | None) -> None:
             own.append(atom)
 
 
+# The recorded operands and the cotangents of a use.
+Each = tuple[tuple[jax.Array, ...], jax.Array]
+
+
 @dataclass(frozen=True)
-class _Found:
+class Found:
     """What the replay of a program found at its sites."""
 
     program: Program
@@ -131,29 +141,12 @@ class _Found:
 
     def part(self, part: Part) -> Any:
         each = [self.at(use, own.recorded) for use, own in zip(part.uses, part.shapes, strict=True)]
-        shape: Any = part.shape
-        if isinstance(shape, NumberShape):
-            vector = self.gradient_of_number(shape)
+        if isinstance(part.shape, NumberShape):
+            vector = self.gradient_of_number(part.shape)
             return Number.joined([cotangents for _, cotangents in each], vector)
-        if isinstance(shape, LookupShape):
-            return Lookup.joined(
-                [
-                    own.make(x, c, part.norms)
-                    for own, (x, c) in zip(part.shapes, each, strict=True)
-                    if isinstance(own, LookupShape)
-                ]
-            )
-        if not isinstance(shape, MatmulShape):
-            ((x, c),) = each
-            return shape.make(x, c, part.norms)
-        factors = [
-            own.factors(x, c, self.known)
-            for own, (x, c) in zip(part.shapes, each, strict=True)
-            if isinstance(own, MatmulShape)
-        ]
-        return Matmul.joined(factors, shape, part.norms)
+        return in_factors(part, each, self.known)
 
-    def at(self, use: Use, record: tuple[int, ...]) -> tuple[tuple[jax.Array, ...], jax.Array]:
+    def at(self, use: Use, record: tuple[int, ...]) -> Each:
         """The recorded operands and the cotangent of a use."""
         operands, cotangents = self.recorded.operands, self.cotangents
         for index in use.path:
@@ -179,3 +172,25 @@ class _Found:
             return self.program.value(source.eqn.outvars[source.result], inputs[:count])
 
         return jax.grad(number)(self.leaves[shape.leaf])
+
+
+def in_factors(part: Part, each: Sequence[Each], known: Known) -> Any:
+    """The gradients that uses of a leaf make, from what was found at each of them."""
+    shape: Any = part.shape
+    if isinstance(shape, LookupShape):
+        return Lookup.joined(
+            [
+                own.make(x, c, part.norms)
+                for own, (x, c) in zip(part.shapes, each, strict=True)
+                if isinstance(own, LookupShape)
+            ]
+        )
+    if not isinstance(shape, MatmulShape):
+        ((x, c),) = each
+        return shape.make(x, c, part.norms)
+    factors = [
+        own.factors(x, c, known)
+        for own, (x, c) in zip(part.shapes, each, strict=True)
+        if isinstance(own, MatmulShape)
+    ]
+    return Matmul.joined(factors, shape, part.norms)

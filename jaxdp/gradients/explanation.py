@@ -13,12 +13,12 @@ from ..types import PyTree, Unit
 from ._checks import check_params
 from ._cures import tell_the_cure
 from .choice import Choice, Form, Part, Products, choose, joint_sizes
-from .convolution import ConvShape
 from .coupling import refuse_coupling
 from .lookup import LookupShape
 from .number import NumberShape
 from .program import trace
 from .shared import shared_last
+from .two_pass import Place, places
 from .uses import Use
 from .zero_gradients import zero_gradients
 
@@ -171,7 +171,7 @@ def explain(
     params: PyTree,
     example: tuple,
     *,
-    method: Literal["auto", "factored"] = "auto",
+    method: Literal["auto", "factored", "two_pass"] = "auto",
     unit: Unit = "example",
     microbatch_size: int | None = None,
     plan: RoundingPlan | None = None,
@@ -188,7 +188,8 @@ def explain(
       params: pytree of parameters, or their shapes.
       example: the tuple of the loss's other arguments, for one example, without a batch axis; or
         their shapes. Of values only whole numbers matter, since random ones may make no sense.
-      method: "auto" or "factored", as in `per_example_grads`.
+      method: "auto", "factored" or "two_pass", as in `per_example_grads`. What the second pass
+        of "two_pass" costs, a forward and backward pass, is not in the table.
       unit: "batch" if the example is a batch unit, with its mask last. BatchNorm is right there, so
         gradients that are zero are not looked for.
       microbatch_size: as in `per_example_grads`.
@@ -208,9 +209,10 @@ def explain(
       >>> explain(loss, jnp.ones((3, 2)), (jnp.ones(3),)).leaves[0].form
       'gram'
     """
-    if method not in ("auto", "factored"):
+    if method not in ("auto", "factored", "two_pass"):
         raise ValueError(
-            f'method is {method!r}: give "auto" or "factored"; "vmap" holds every leaf as dense'
+            f'method is {method!r}: give "auto", "factored" or "two_pass"; "vmap" holds every leaf '
+            "as dense"
         )
     check_params(params)
     loss, arrays = shared_last(loss_fn, shared)
@@ -220,19 +222,20 @@ def explain(
         raise ValueError(
             f"loss_fn returned {out}, not a scalar: give explain one example, without a batch axis"
         )
-    alone = method == "auto" and microbatch_size == 1
+    alone = method in ("auto", "two_pass") and microbatch_size == 1
     refuse_coupling(loss, params, (*example, arrays), alone=alone)
     program = trace(loss, params, (*example, arrays), shared=len(jax.tree.leaves(arrays)))
     choices = choose(program, thrifty=method == "auto")
     if alone:
         choices = [replace(c, form="dense", reason="one example at a time") for c in choices]
     named = jax.tree_util.tree_leaves_with_path(params)
-    explained = Explanation(
-        tuple(
-            _leaf_plan(jax.tree_util.keystr(path) or "params", leaf.shape, choice)
-            for (path, leaf), choice in zip(named, choices, strict=True)
-        )
-    )
+    leaves = [
+        _leaf_plan(jax.tree_util.keystr(path) or "params", leaf.shape, choice)
+        for (path, leaf), choice in zip(named, choices, strict=True)
+    ]
+    if method == "two_pass" and not alone:
+        leaves = [_in_two_passes(*leaf) for leaf in zip(leaves, places(program), strict=True)]
+    explained = Explanation(tuple(leaves))
     if plan is not None and explained.one_term:
         plan = plan.with_rounding_bound(microbatch_size)
     zero = zero_gradients(program, params, example, arrays) if unit == "example" else []
@@ -255,6 +258,16 @@ def _leaf_plan(name: str, shape: tuple[int, ...], choice: Choice) -> LeafPlan:
         dense_operations=dense,
         dense_numbers=size,
         one_term=choice.one_term,
+    )
+
+
+def _in_two_passes(leaf: LeafPlan, place: Place) -> LeafPlan:
+    return replace(
+        leaf,
+        form=place.choice.form,
+        reason=place.reason,
+        numbers=leaf.numbers if place.where == "tap" else 0,
+        one_term=place.choice.one_term,
     )
 
 
@@ -292,19 +305,16 @@ def _costs(choice: Choice, size: int, dense: int) -> tuple[int, int]:
         return 0, 0
     if choice.form in ("dense", "product"):
         return dense, size
-    costs = list(map(_part_costs, choice.parts))
-    return sum(operations for operations, _ in costs), sum(numbers for _, numbers in costs)
+    operations = sum(map(_part_operations, choice.parts))
+    return operations, sum(part.numbers for part in choice.parts)
 
 
-def _part_costs(part: Part) -> tuple[int, int]:
+def _part_operations(part: Part) -> int:
     if isinstance(part.shape, NumberShape):
-        return 1, 1
+        return 1
     if isinstance(part.shape, LookupShape):
         t, p = len(part.shapes) * part.shape.sizes[0], part.shape.sizes[1]
-        return 2 * t * t * p + 2 * t * p, t * (p + 1)
+        return 2 * t * t * p + 2 * t * p
     s, t, d, p = joint_sizes(part.shapes)
     product = 2 * s * t * d * p
-    norms = product if part.norms == "direct" else 2 * s * t * t * (d + p)
-    # A convolution keeps its input, not the patches of it.
-    kept = d // part.shape.window if isinstance(part.shape, ConvShape) else d
-    return product + norms, s * t * (kept + p)
+    return product + (product if part.norms == "direct" else 2 * s * t * t * (d + p))

@@ -1,7 +1,7 @@
 """From a loss, or from a user's own gradients, to the lazy gradients of a batch."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,15 +20,17 @@ from ._checks import (
 )
 from .coupling import check_uncoupled, refuse_vmap
 from .engine import auto_engine, factored_engine
+from .held import Gradients, Held
 from .jax_internals import vary, varying_axes
 from .lazy import PerExampleGrads
 from .nnx_optimizer import tell_nnx
 from .representations import Dense, Representation
 from .shared import with_shared
+from .two_pass import two_pass_engine
 
 Engine = Callable[[Callable[..., jax.Array], PyTree, tuple], tuple[jax.Array, list[Representation]]]
 
-Method = Literal["auto", "factored", "vmap"]
+Method = Literal["auto", "factored", "two_pass", "vmap"]
 
 
 def per_example_grads(
@@ -50,6 +52,9 @@ def per_example_grads(
         `shared` is given, it is called with `shared=shared` too.
       method: "vmap" differentiates every example on its own; "factored" holds the gradients as the
         factors of a product, where it has a rule; "auto" takes the cheaper form, leaf by leaf.
+        "two_pass" holds nothing: it differentiates once for the norms and once more for the sum, in
+        the memory of plain training. The two round differently, so a contribution is bounded by the
+        clipping norm up to a fraction of 1e-3, which `privatize` takes off the sum.
       unit: "example", or "batch" for losses that couple the records of a batch unit (`clip_batch`).
       microbatch_size: how many examples (or batch units) are differentiated at a time. It bounds
         the memory and changes nothing else. None takes the whole batch at once. A batch unit is
@@ -82,12 +87,13 @@ def per_example_grads(
       >>> grads.materialize().shape
       (5, 3)
     """
-    if method not in ENGINES:
-        raise ValueError(f"method is {method!r}: choose one of {', '.join(map(repr, ENGINES))}")
+    if method not in get_args(Method):
+        choices = ", ".join(map(repr, get_args(Method)))
+        raise ValueError(f"method is {method!r}: choose one of {choices}")
     if unit not in ("example", "batch"):
         raise ValueError(f"unit is {unit!r}: give 'example' or 'batch'")
     check_microbatch_size(microbatch_size)
-    engine = ENGINES[method]
+    engine = ENGINES.get(method, _single_engine)
 
     def transform(
         params: PyTree,
@@ -111,13 +117,16 @@ def per_example_grads(
         mask = check_mask(mask, size)
         check_loss(loss, params, batch)
         # The gradient of one row is its weighted sum up to a factor: nothing to save.
-        alone = method == "auto" and min(microbatch_size or size, size) == 1
+        alone = method in ("auto", "two_pass") and min(microbatch_size or size, size) == 1
         never_vmap = check_uncoupled(loss, params, batch, alone=alone)
         tell_nnx()
 
-        def compute(rows: tuple) -> tuple[jax.Array, list[Representation]]:
+        def compute(rows: tuple) -> tuple[jax.Array, Gradients]:
             given = refuse_vmap((params, rows)) if never_vmap else (params, rows)
-            return (_single_engine if alone else engine)(loss, *given)
+            if method == "two_pass" and not alone:
+                return two_pass_engine(loss, *given)
+            values, leaves = (_single_engine if alone else engine)(loss, *given)
+            return values, Held(leaves)
 
         return PerExampleGrads(
             compute,
@@ -168,10 +177,10 @@ def from_dense(
     size = batch_size(grads)
     like = jax.tree.map(lambda g: jax.ShapeDtypeStruct(g.shape[1:], g.dtype), grads)
 
-    def compute(rows: PyTree) -> tuple[jax.Array, list[Representation]]:
+    def compute(rows: PyTree) -> tuple[jax.Array, Gradients]:
         leaves = jax.tree.leaves(rows)
         unknown_loss = jnp.full(leaves[0].shape[:1], jnp.nan, jnp.float32)
-        return unknown_loss, [Dense(leaf) for leaf in leaves]
+        return unknown_loss, Held([Dense(leaf) for leaf in leaves])
 
     rows = check_mask(mask, size)
     tell_nnx()

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxdp.gradients.engine import auto_engine, factored_engine
+from jaxdp.gradients.two_pass import two_pass_engine
 
 B, T, D = 3, 4, 6
 LAYOUT = ("NWC", "WIO", "NWC")
@@ -223,9 +224,17 @@ def check(program, seed, tie):
             [(r.materialize(), r.weighted_sum(weights), r.squared_norms()) for r in leaves]
             for leaves in held
         ]
-        return jax.tree.leaves(grads), each
+        _, again = two_pass_engine(loss, params, (x,))
+        every = jnp.ones(B, bool)
+        sums = again.weighted_sum([weights] * len(each[0]), every, lambda _: every, False)
+        return jax.tree.leaves(grads), each, again.squared_norms(), sums
 
-    grads, held = run(params, x)
+    grads, held, norms, sums = run(params, x)
+    for g, squared, total in zip(grads, norms, sums, strict=True):
+        scale = float(jnp.linalg.norm(g)) + 1e-9
+        assert jnp.linalg.norm(total - jnp.tensordot(weights, g, 1)) <= 1e-10 * scale
+        exact = jnp.sum(g.reshape(B, -1) ** 2, axis=1)
+        np.testing.assert_allclose(squared, exact, rtol=1e-7, atol=1e-12 * scale**2)
     for leaves in held:
         for g, (rows, total, squared) in zip(grads, leaves, strict=True):
             scale = float(jnp.linalg.norm(g)) + 1e-9
