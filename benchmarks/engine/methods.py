@@ -4,14 +4,14 @@ import contextlib
 import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
 
 import jaxdp
-from jaxdp.gradients.per_example import ENGINES
+from jaxdp.gradients import per_example
 
 from .problems import Problem
 
@@ -162,10 +162,9 @@ def rivals() -> dict[str, str | None]:
 
 def available() -> dict[str, Method]:
     """Returns the methods by name. A rival that is not installed fails when it is built."""
-    names = [name for name in ("auto", "factored", "two_pass", "vmap") if name in ENGINES]
     methods: dict[str, Method] = {
         "plain": Method(mean_gradient, _unchanged, _unchanged),
-        **{name: of_jaxdp(name) for name in names},
+        **{name: of_jaxdp(name) for name in get_args(per_example.Method)},
         "optax.contrib": Method(_every_gradient, _aggregated(0.0), _aggregated(NOISE_MULTIPLIER)),
         "jax_privacy": Method(_jax_privacy_grads, _unchanged, _jax_privacy_release),
     }

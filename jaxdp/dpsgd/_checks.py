@@ -41,7 +41,7 @@ def check_rows(plan: Plan, rows_at_once: int) -> None:
 
 def check_terms(plan: Plan, microbatch: Microbatch) -> None:
     """Refuses gradients for which the plan's bound on rounding was not proved."""
-    if plan.rounding_is_bounded and not all(leaf.one_term for leaf in microbatch.leaves):
+    if plan.rounding_is_bounded and not microbatch.gradients.one_term:
         raise ValueError(
             "the plan has a rounding bound, and for these gradients none is known: an example adds "
             "several terms to some numbers of the sum (jaxdp.explain tells to which). Take the "

@@ -1,7 +1,7 @@
 """Clipping: an Optax transformation over `PerExampleGrads` that bounds what one record can do."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -101,7 +101,9 @@ class Clipping:
         groups = self.groups(updates.like)
 
         def part(microbatch: Microbatch) -> list[Array]:
-            return microbatch.weighted_sum(self.weigh(microbatch, groups, state)[0])
+            coefficients, _ = self.weigh(microbatch, groups, state)
+            longest = 1 + microbatch.gradients.excess
+            return self.weighted_sum(microbatch, groups, state, coefficients, longest)
 
         total = updates.sum(part, sum_shapes(updates))
         return jax.tree.unflatten(jax.tree.structure(updates.like), total), state
@@ -135,9 +137,7 @@ class Clipping:
           Coefficients `[b]` per leaf, and per group whether the norm is within C `[groups, b]`.
         """
         clipping_norms = safe_clipping_norms(groups, state.clipping_norms)[:, None]
-        # Adding up the leaves may round down too.
-        slack = 1 + len(microbatch.leaves) * 2.0**-23
-        norms = jnp.sqrt(groups.add_up(microbatch.squared_norms) * slack)
+        norms = jnp.sqrt(groups.add_up(microbatch.squared_norms) * _slack(groups))
         if self.joint:
             norms = _measured_in(clipping_norms, norms)
             clipping_norms = jnp.ones_like(clipping_norms)
@@ -148,6 +148,33 @@ class Clipping:
         nothing = jnp.zeros(norms.shape[1:], norms.dtype)
         per_leaf = [nothing if g is None else coefficients[g] for g in groups.of_leaf]
         return per_leaf, norms <= clipping_norms
+
+    def weighted_sum(
+        self,
+        microbatch: Microbatch,
+        groups: Groups,
+        state: ClippingState,
+        coefficients: Sequence[Array],
+        longest: float,
+    ) -> list[Array]:
+        """The sum of a microbatch's gradients, each times its coefficients `[b]` per leaf.
+
+        Where the gradients are computed again for it, one that is then longer than `longest` times
+        the clipping norm, in any group, is left out.
+        """
+        clipping_norms = safe_clipping_norms(groups, state.clipping_norms)[:, None]
+
+        def allowed(squared_norms: Sequence[Array]) -> Array:
+            squares = [
+                jnp.square(c * jnp.sqrt(squared))
+                for c, squared in zip(coefficients, squared_norms, strict=True)
+            ]
+            norms = jnp.sqrt(groups.add_up(squares) * _slack(groups))
+            if self.joint:
+                return _measured_in(clipping_norms, norms)[0] <= longest
+            return jnp.all(norms <= clipping_norms * longest, axis=0)
+
+        return microbatch.weighted_sum(coefficients, allowed)
 
     def record_factor(self, adjacency: Adjacency) -> int:
         """How many times C a group's clipped sum may move when one record changes: 1 or 2."""
@@ -262,6 +289,11 @@ def sum_shapes(grads: PerExampleGrads) -> list[jax.ShapeDtypeStruct]:
         jax.ShapeDtypeStruct(p.shape, jnp.promote_types(p.dtype, jnp.float32))
         for p in jax.tree.leaves(grads.like)
     ]
+
+
+def _slack(groups: Groups) -> float:
+    """Adding up the squared norms of the leaves may round down too."""
+    return 1 + len(groups.of_leaf) * 2.0**-23
 
 
 def _norms_at(groups: Groups, step: Any) -> Array:

@@ -130,7 +130,10 @@ class Privatizer:
             counts = jnp.sum(
                 jnp.where(microbatch.valid, within - 0.5, 0), axis=1, dtype=jnp.float32
             )
-            return microbatch.weighted_sum(coefficients), counts, diagnose(microbatch, within)
+            # Room for gradients that are computed again and get longer: the noise is for C.
+            shorter = [c / (1 + microbatch.gradients.excess) for c in coefficients]
+            total = clipping.weighted_sum(microbatch, groups, state.clipping, shorter, longest=1.0)
+            return total, counts, diagnose(microbatch, within)
 
         none = jnp.zeros([], jnp.float32)
         bins = jnp.zeros(len(NORM_BIN_EDGES) + 1, jnp.float32)

@@ -43,6 +43,20 @@ class Part:
         """Whether an example adds one term to each number of the sum (`Representation`)."""
         return len(self.shapes) == 1 and self.shape.one_term
 
+    @property
+    def numbers(self) -> int:
+        """How many numbers of one example are held."""
+        if isinstance(self.shape, NumberShape):
+            return 1
+        if isinstance(self.shape, LookupShape):
+            t, p = self.shape.sizes
+            return len(self.shapes) * t * (p + 1)
+        s, t, d, p = joint_sizes(self.shapes)
+        # A convolution keeps its input, not the patches of it.
+        shape = self.shape.inner if isinstance(self.shape, Made) else self.shape
+        kept = d // shape.window if isinstance(shape, ConvShape) else d
+        return s * t * (kept + p)
+
 
 @dataclass(frozen=True)
 class Choice:

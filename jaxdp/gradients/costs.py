@@ -1,7 +1,6 @@
 """What each form of a leaf's gradients costs, for one example and besides the backward pass."""
 
 from .choice import Choice, Made, Part, Products, joint_sizes
-from .convolution import ConvShape
 from .lookup import LookupShape
 from .number import NumberShape
 
@@ -22,20 +21,16 @@ def costs_of(choice: Choice, size: int, dense: int) -> tuple[int, int]:
         return 0, 0
     if choice.form in ("dense", "product"):
         return dense, size
-    costs = list(map(_part_costs, choice.parts))
-    return sum(operations for operations, _ in costs), sum(numbers for _, numbers in costs)
+    operations = sum(map(_operations, choice.parts))
+    return operations, sum(part.numbers for part in choice.parts)
 
 
-def _part_costs(part: Part) -> tuple[int, int]:
+def _operations(part: Part) -> int:
     if isinstance(part.shape, NumberShape):
-        return 1, 1
+        return 1
     if isinstance(part.shape, LookupShape):
         t, p = len(part.shapes) * part.shape.sizes[0], part.shape.sizes[1]
-        return 2 * t * t * p + 2 * t * p, t * (p + 1)
+        return 2 * t * t * p + 2 * t * p
     s, t, d, p = joint_sizes(part.shapes)
     product = 2 * s * t * d * p
-    norms = product if part.norms == "direct" else 2 * s * t * t * (d + p)
-    # A convolution keeps its input, not the patches of it.
-    shape = part.shape.inner if isinstance(part.shape, Made) else part.shape
-    kept = d // shape.window if isinstance(shape, ConvShape) else d
-    return product + norms, s * t * (kept + p)
+    return product + (product if part.norms == "direct" else 2 * s * t * t * (d + p))

@@ -9,7 +9,7 @@ References:
   Bu et al. 2023, Differentially Private Optimization on Large Model at Small Cost (2210.00038).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +20,13 @@ from .choice import Choice, Made, Part, choose
 from .jax_internals import Literal, one_example, vary, varying_axes
 from .lookup import Lookup, LookupShape
 from .made_weights import Source
-from .matmul import Matmul, MatmulShape
+from .matmul import Known, Matmul, MatmulShape
 from .memory import lightened
 from .number import Number, NumberShape
-from .program import Program, Recorded, trace
+from .program import Program, Recorded, Sites, trace
 from .representations import Dense, Representation, Zero, accumulation_dtype
 from .several import Several
-from .tapped import Tapped
+from .tapped import Tapped, found_at
 from .uses import Derived, Use
 
 
@@ -65,7 +65,7 @@ def _engine(
         jax.tree.leaves(batch)
     )
     rows = dict(zip(tapped.dense, gradients, strict=True))
-    found = _Found(program, leaves, tapped, cotangents, recorded)
+    found = Found(program, leaves, tapped.sites, cotangents, recorded)
     representations: list[Representation] = []
     for i, (choice, leaf) in enumerate(zip(choices, leaves, strict=True)):
         if choice.form == "zero":
@@ -77,13 +77,17 @@ def _engine(
     return values, representations
 
 
+# The recorded operands and the cotangents of a use.
+Each = tuple[tuple[jax.Array, ...], jax.Array]
+
+
 @dataclass(frozen=True)
-class _Found:
+class Found:
     """What the replay of a program found at its sites."""
 
     program: Program
     leaves: list[jax.Array]
-    tapped: Tapped
+    sites: Sites
     cotangents: Any
     recorded: Recorded
 
@@ -100,38 +104,44 @@ class _Found:
 
     def part(self, part: Part) -> Any:
         each = [self.at(use, own.recorded) for use, own in zip(part.uses, part.shapes, strict=True)]
-        shape: Any = part.shape
+        shape = part.shape
         if isinstance(shape, NumberShape):
             number = shape.source.eqn.outvars[shape.source.result]
             pull = self.source.pull(number, shape.leaf)
             return Number.joined([c for _, c in each], pull(jnp.ones([])))
-        if isinstance(shape, LookupShape):
-            return Lookup.joined(
-                [
-                    own.make(x, c, part.norms)
-                    for own, (x, c) in zip(part.shapes, each, strict=True)
-                    if isinstance(own, LookupShape)
-                ]
-            )
         if isinstance(shape, Made):
             ((x, c),) = each
             return shape.make(self.source, x, c, part.norms)
-        if not isinstance(shape, MatmulShape):
-            ((x, c),) = each
-            return shape.make(x, c, part.norms)
-        factors = [
-            own.factors(x, c, self.known)
-            for own, (x, c) in zip(part.shapes, each, strict=True)
-            if isinstance(own, MatmulShape)
-        ]
-        return Matmul.joined(factors, shape, part.norms)
+        return in_factors(part, each, self.known)
 
-    def at(self, use: Use, record: tuple[int, ...]) -> tuple[tuple[jax.Array, ...], jax.Array]:
+    def at(self, use: Use, record: tuple[int, ...]) -> Each:
         """The recorded operands and the cotangent of a use."""
-        return self.tapped.at(use, record, self.cotangents, self.recorded)
+        return found_at(self.sites, use, record, self.cotangents, self.recorded)
 
     def known(self, derived: Derived, position: int) -> jax.Array:
         atom, path = derived.eqn.invars[position], derived.path[:-1]
         if isinstance(atom, Literal):
             return jnp.asarray(atom.val, derived.eqn.outvars[derived.result].aval.dtype)
-        return self.recorded.known[path][self.tapped.sites.at(path).known.index(atom)]
+        return self.recorded.known[path][self.sites.at(path).known.index(atom)]
+
+
+def in_factors(part: Part, each: Sequence[Each], known: Known) -> Any:
+    """The gradients that uses of a leaf make, from what was found at each of them."""
+    shape: Any = part.shape
+    if isinstance(shape, LookupShape):
+        return Lookup.joined(
+            [
+                own.make(x, c, part.norms)
+                for own, (x, c) in zip(part.shapes, each, strict=True)
+                if isinstance(own, LookupShape)
+            ]
+        )
+    if not isinstance(shape, MatmulShape):
+        ((x, c),) = each
+        return shape.make(x, c, part.norms)
+    factors = [
+        own.factors(x, c, known)
+        for own, (x, c) in zip(part.shapes, each, strict=True)
+        if isinstance(own, MatmulShape)
+    ]
+    return Matmul.joined(factors, shape, part.norms)

@@ -25,6 +25,7 @@ from .memory_table import (
 )
 from .program import trace
 from .shared import shared_last
+from .two_pass import Place, places
 from .uses import Use
 from .zero_gradients import zero_gradients
 
@@ -179,7 +180,7 @@ def explain(
     params: PyTree,
     example: tuple,
     *,
-    method: Literal["auto", "factored"] = "auto",
+    method: Literal["auto", "factored", "two_pass"] = "auto",
     unit: Unit = "example",
     microbatch_size: int | None = None,
     plan: RoundingPlan | None = None,
@@ -198,7 +199,8 @@ def explain(
       params: pytree of parameters, or their shapes.
       example: the tuple of the loss's other arguments, for one example, without a batch axis; or
         their shapes. Of values only whole numbers matter, since random ones may make no sense.
-      method: "auto" or "factored", as in `per_example_grads`.
+      method: "auto", "factored" or "two_pass", as in `per_example_grads`. What the second pass
+        of "two_pass" costs, a forward and backward pass, is not in the table.
       unit: "batch" if the example is a batch unit, with its mask last. BatchNorm is right there, so
         gradients that are zero are not looked for.
       microbatch_size: as in `per_example_grads`.
@@ -223,9 +225,10 @@ def explain(
       >>> explain(loss, jnp.ones((3, 2)), (jnp.ones(3),)).leaves[0].form
       'gram'
     """
-    if method not in ("auto", "factored"):
+    if method not in ("auto", "factored", "two_pass"):
         raise ValueError(
-            f'method is {method!r}: give "auto" or "factored"; "vmap" holds every leaf as dense'
+            f'method is {method!r}: give "auto", "factored" or "two_pass"; "vmap" holds every leaf '
+            "as dense"
         )
     check_params(params)
     loss, arrays = shared_last(loss_fn, shared)
@@ -236,7 +239,7 @@ def explain(
             f"loss_fn returned {out}, not a scalar: give explain one example, without a batch axis"
         )
     check_batch_size(batch_size, measure)
-    alone = method == "auto" and microbatch_size == 1
+    alone = method in ("auto", "two_pass") and microbatch_size == 1
     refuse_coupling(loss, params, (*example, arrays), alone=alone)
     program = trace(loss, params, (*example, arrays), shared=len(jax.tree.leaves(arrays)))
     choices = choose(program, thrifty=method == "auto")
@@ -245,12 +248,13 @@ def explain(
     if alone:
         choices = [replace(c, form="dense", reason="one example at a time") for c in choices]
     named = jax.tree_util.tree_leaves_with_path(params)
-    explained = Explanation(
-        tuple(
-            _leaf_plan(jax.tree_util.keystr(path) or "params", leaf.shape, choice)
-            for (path, leaf), choice in zip(named, choices, strict=True)
-        )
-    )
+    leaves = [
+        _leaf_plan(jax.tree_util.keystr(path) or "params", leaf.shape, choice)
+        for (path, leaf), choice in zip(named, choices, strict=True)
+    ]
+    if method == "two_pass" and not alone:
+        leaves = [_in_two_passes(*leaf) for leaf in zip(leaves, places(program), strict=True)]
+    explained = Explanation(tuple(leaves))
     if plan is not None and explained.one_term:
         plan = plan.with_rounding_bound(microbatch_size)
     zero = zero_gradients(program, params, example, arrays) if unit == "example" else []
@@ -279,6 +283,16 @@ def _leaf_plan(name: str, shape: tuple[int, ...], choice: Choice) -> LeafPlan:
         dense_operations=dense,
         dense_numbers=size,
         one_term=choice.one_term,
+    )
+
+
+def _in_two_passes(leaf: LeafPlan, place: Place) -> LeafPlan:
+    return replace(
+        leaf,
+        form=place.choice.form,
+        reason=place.reason,
+        numbers=leaf.numbers if place.where == "tap" else 0,
+        one_term=place.choice.one_term,
     )
 
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from ..types import PyTree, Unit
 from ._padding import pad_rows, split_rows
+from .held import Allowed, Gradients
 from .jax_internals import unchecked_axes, vary, varying_axes
-from .representations import Representation
 
 Carry = TypeVar("Carry")
 
@@ -21,12 +21,12 @@ class Microbatch:
     def __init__(
         self,
         values: jax.Array,
-        leaves: Sequence[Representation],
+        gradients: Gradients,
         mask: jax.Array | None,
         constant_time: bool,
     ) -> None:
         self.values = values  # [b] losses
-        self.leaves = leaves
+        self.gradients = gradients
         self._mask = mask
         self._constant_time = constant_time
 
@@ -38,7 +38,7 @@ class Microbatch:
     @cached_property
     def squared_norms(self) -> list[jax.Array]:
         """For every leaf the squared norms `[b]`, as upper bounds, float32 or wider."""
-        return [leaf.squared_norms() for leaf in self.leaves]
+        return self.gradients.squared_norms()
 
     @cached_property
     def finite(self) -> jax.Array:
@@ -50,24 +50,16 @@ class Microbatch:
         """`[b] bool`: True for the rows that contribute: a masked or non-finite row does not."""
         return self.mask & self.finite
 
-    def weighted_sum(self, coefficients: Sequence[jax.Array]) -> list[jax.Array]:
-        """Σ_b c_b·g_b for every leaf, given its coefficients `[b]`; invalid rows count as zero."""
-        weights = [jnp.where(self.valid, c, 0) for c in coefficients]
-        all_finite = jnp.all(self.finite)
+    def weighted_sum(self, coefficients: Sequence[jax.Array], allowed: Allowed) -> list[jax.Array]:
+        """Σ_b c_b·g_b for every leaf, given its coefficients `[b]`; invalid rows count as zero.
 
-        def total(leaf: Representation, weights: jax.Array) -> jax.Array:
-            if self._constant_time:
-                return leaf.keep(self.valid).weighted_sum(weights)
-            # 0·inf is NaN, so invalid rows are zeroed themselves, but only if there are any; leaf
-            # by leaf, so that at most one leaf is held twice. (A sum outside of the cond is no
-            # faster on CPUs, and takes up to twice the memory.)
-            return jax.lax.cond(
-                all_finite,
-                lambda: leaf.weighted_sum(weights),
-                lambda: leaf.keep(self.valid).weighted_sum(weights),
-            )
-
-        return [total(leaf, w) for leaf, w in zip(self.leaves, weights, strict=True)]
+        Args:
+          coefficients: for every leaf `[b]`, zero or more.
+          allowed: given every leaf's squared norms `[b]`, whether a row may contribute with these
+            coefficients, `[b] bool`. It is asked again where the gradients are computed again for
+            the sum, and so have other roundings than they had for the norms.
+        """
+        return self.gradients.weighted_sum(coefficients, self.valid, allowed, self._constant_time)
 
 
 _NO_ARRAY = (
@@ -107,7 +99,7 @@ class PerExampleGrads(NoArray):
 
     def __init__(
         self,
-        compute: Callable[[PyTree], tuple[jax.Array, list[Representation]]],
+        compute: Callable[[PyTree], tuple[jax.Array, Gradients]],
         batch: PyTree,
         mask: jax.Array | None,
         like: PyTree,
@@ -197,9 +189,7 @@ class PerExampleGrads(NoArray):
 
     def materialize(self) -> PyTree:
         """The gradients as arrays `[B, ...]`, invalid rows zero. Takes memory for all of them."""
-        return self._rows(
-            lambda rows: [leaf.keep(rows.valid).materialize() for leaf in rows.leaves]
-        )
+        return self._rows(lambda rows: rows.gradients.materialize(rows.valid))
 
     def _rows(self, look: Callable[[Microbatch], list[jax.Array]]) -> PyTree:
         m, structure = self._microbatch_size, jax.tree.structure(self._like)
@@ -217,8 +207,8 @@ class PerExampleGrads(NoArray):
         return pad_rows(self._batch, mask, self._microbatch_size)
 
     def _differentiate(self, rows: PyTree, mask: jax.Array | None) -> Microbatch:
-        values, leaves = self._compute(rows)
-        return Microbatch(values, leaves, mask, self._constant_time)
+        values, gradients = self._compute(rows)
+        return Microbatch(values, gradients, mask, self._constant_time)
 
     def __repr__(self) -> str:
         return f"PerExampleGrads({self._size} rows, microbatches of {self._microbatch_size})"

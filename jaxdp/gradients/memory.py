@@ -21,8 +21,9 @@ from .liveness import Liveness
 from .lookup import LookupShape
 from .number import NumberShape
 from .program import Program
+from .ragged import RaggedShape
 from .representations import accumulation_dtype
-from .tapped import Tapped
+from .tapped import Tapped, found_at
 
 # How much more memory than vmap(grad) factors may take: the estimates are no better.
 TOLERANCE = 1.05
@@ -114,7 +115,9 @@ def _backward(program: Program, choices: Sequence[Choice], summed: bool) -> Esti
             begin = len(results)
             for part in choice.parts if choice.form not in ("dense", "zero") else ():
                 for use, shape in zip(part.uses, part.shapes, strict=True):
-                    operands, cotangent = tapped.at(use, shape.recorded, cotangents, recorded)
+                    operands, cotangent = found_at(
+                        tapped.sites, use, shape.recorded, cotangents, recorded
+                    )
                     results += [*operands, cotangent]
             if choice.form == "product":
                 products.append((range(begin, len(results)), _size(program, leaf)))
@@ -171,7 +174,13 @@ def lightened(program: Program, choices: list[Choice]) -> list[Choice]:
     sizes = [_size(program, i) // 4 for i in range(len(choices))]
     dense = [product_operations(c) + 4 * n for c, n in zip(choices, sizes, strict=True)]
     costs = [costs_of(*each) for each in zip(choices, sizes, dense, strict=True)]
-    saved = {i: numbers - sizes[i] for i, (_, numbers) in enumerate(costs) if numbers > sizes[i]}
+    # JAX can't differentiate a ragged product under vmap.
+    held = [any(isinstance(part.shape, RaggedShape) for part in c.parts) for c in choices]
+    saved = {
+        i: numbers - sizes[i]
+        for i, (_, numbers) in enumerate(costs)
+        if numbers > sizes[i] and not held[i]
+    }
     if sum(numbers for _, numbers in costs) <= sum(sizes):
         return choices
     limit = TOLERANCE * vmap_memory(program).of(_MANY)

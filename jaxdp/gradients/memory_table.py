@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from .lazy import Microbatch, PerExampleGrads
 from .limit import ORDER, need_of
-from .per_example import ENGINES, per_example_grads
+from .per_example import per_example_grads
 from .program import Program
 from .representations import accumulation_dtype
 
@@ -43,7 +43,7 @@ def check_batch_size(size: int | None, measure: bool) -> None:
 
 def memory_of_methods(program: Program, examples: int, at_once: int) -> tuple[MethodMemory, ...]:
     """The estimates for all methods."""
-    methods = ["plain", *[method for method in ORDER if method in ENGINES]]
+    methods = ["plain", *ORDER]
     return tuple(
         MethodMemory(method, examples, at_once, need_of(program, method, examples)(at_once))
         for method in methods
@@ -97,7 +97,8 @@ def _clipped_sum(grads: PerExampleGrads) -> Any:
 
     def part(rows: Microbatch) -> list[jax.Array]:
         norms = jnp.sqrt(jnp.sum(jnp.stack(rows.squared_norms), axis=0))
-        return rows.weighted_sum([1 / jnp.maximum(norms, 1)] * len(leaves))
+        short = lambda squared: jnp.sum(jnp.stack(squared), axis=0) <= 2
+        return rows.weighted_sum([1 / jnp.maximum(norms, 1)] * len(leaves), short)
 
     return jax.tree.unflatten(structure, grads.sum(part, like))
 

@@ -1,7 +1,7 @@
 """From a loss, or from a user's own gradients, to the lazy gradients of a batch."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from ._checks import (
 )
 from .coupling import check_uncoupled, refuse_vmap
 from .engine import auto_engine, factored_engine
+from .held import Gradients, Held
 from .jax_internals import one_example, vary, varying_axes
 from .lazy import PerExampleGrads
 from .limit import ORDER, within_limit
@@ -28,10 +29,11 @@ from .nnx_optimizer import tell_nnx
 from .program import trace
 from .representations import Dense, Representation
 from .shared import with_shared
+from .two_pass import two_pass_engine
 
-Engine = Callable[[Callable[..., jax.Array], PyTree, tuple], tuple[jax.Array, list[Representation]]]
+Engine = Callable[[Callable[..., jax.Array], PyTree, tuple], tuple[jax.Array, Gradients]]
 
-Method = Literal["auto", "factored", "vmap"]
+Method = Literal["auto", "factored", "two_pass", "vmap"]
 
 
 def per_example_grads(
@@ -54,6 +56,9 @@ def per_example_grads(
         `shared` is given, it is called with `shared=shared` too.
       method: "vmap" differentiates every example on its own; "factored" holds the gradients as the
         factors of a product, where it has a rule; "auto" takes the cheaper form, leaf by leaf.
+        "two_pass" holds nothing: it differentiates once for the norms and once more for the sum, in
+        the memory of plain training. The two round differently, so a contribution is bounded by the
+        clipping norm up to a fraction of 1e-3, which `privatize` takes off the sum.
       unit: "example", or "batch" for losses that couple the records of a batch unit (`clip_batch`).
       microbatch_size: how many examples (or batch units) are differentiated at a time. It bounds
         the memory and changes nothing else. None takes the whole batch at once. A batch unit is
@@ -90,13 +95,14 @@ def per_example_grads(
       >>> grads.materialize().shape
       (5, 3)
     """
-    if method not in ENGINES:
-        raise ValueError(f"method is {method!r}: choose one of {', '.join(map(repr, ENGINES))}")
+    if method not in get_args(Method):
+        choices = ", ".join(map(repr, get_args(Method)))
+        raise ValueError(f"method is {method!r}: choose one of {choices}")
     if unit not in ("example", "batch"):
         raise ValueError(f"unit is {unit!r}: give 'example' or 'batch'")
     check_microbatch_size(microbatch_size)
     check_memory_limit(memory_limit)
-    methods = [name for name in ORDER if name in ENGINES] if method == "auto" else [method]
+    methods = list(ORDER) if method == "auto" else [method]
 
     def transform(
         params: PyTree,
@@ -127,11 +133,11 @@ def per_example_grads(
                 program, memory_limit, methods, size, microbatch_size, what
             )
         # The gradient of one row is its weighted sum up to a factor: nothing to save.
-        alone = chosen == "auto" and min(at_once or size, size) == 1
+        alone = chosen in ("auto", "two_pass") and min(at_once or size, size) == 1
         never_vmap = check_uncoupled(loss, params, batch, alone=alone)
         tell_nnx()
 
-        def compute(rows: tuple) -> tuple[jax.Array, list[Representation]]:
+        def compute(rows: tuple) -> tuple[jax.Array, Gradients]:
             given = refuse_vmap((params, rows)) if never_vmap else (params, rows)
             return (_single_engine if alone else ENGINES[chosen])(loss, *given)
 
@@ -184,10 +190,10 @@ def from_dense(
     size = batch_size(grads)
     like = jax.tree.map(lambda g: jax.ShapeDtypeStruct(g.shape[1:], g.dtype), grads)
 
-    def compute(rows: PyTree) -> tuple[jax.Array, list[Representation]]:
+    def compute(rows: PyTree) -> tuple[jax.Array, Gradients]:
         leaves = jax.tree.leaves(rows)
         unknown_loss = jnp.full(leaves[0].shape[:1], jnp.nan, jnp.float32)
-        return unknown_loss, [Dense(leaf) for leaf in leaves]
+        return unknown_loss, Held([Dense(leaf) for leaf in leaves])
 
     rows = check_mask(mask, size)
     tell_nnx()
@@ -196,27 +202,40 @@ def from_dense(
 
 def _vmap_engine(
     loss_fn: Callable[..., jax.Array], params: PyTree, rows: tuple
-) -> tuple[jax.Array, list[Representation]]:
+) -> tuple[jax.Array, Gradients]:
     """The reference: differentiate every example on its own."""
     in_axes = (None, *[0] * len(rows))
     # Inside shard_map, the gradients of shared parameters would be summed over the devices at once.
     params = vary(params, varying_axes((params, rows)))
     values, grads = jax.vmap(jax.value_and_grad(loss_fn), in_axes)(params, *rows)
-    return values, [Dense(g) for g in jax.tree.leaves(grads)]
+    return values, Held([Dense(g) for g in jax.tree.leaves(grads)])
 
 
 def _single_engine(
     loss_fn: Callable[..., jax.Array], params: PyTree, rows: tuple
-) -> tuple[jax.Array, list[Representation]]:
+) -> tuple[jax.Array, Gradients]:
     """Differentiates one row (a whole batch unit, say) without a batch axis that XLA might move."""
     params = vary(params, varying_axes((params, rows)))
     row = jax.tree.map(lambda leaf: leaf[0], rows)
     value, grads = jax.value_and_grad(loss_fn)(params, *row)
-    return value[None], [Dense(g[None]) for g in jax.tree.leaves(grads)]
+    return value[None], Held([Dense(g[None]) for g in jax.tree.leaves(grads)])
+
+
+def _held(
+    engine: Callable[..., tuple[jax.Array, list[Representation]]],
+) -> Engine:
+    def with_gradients(
+        loss_fn: Callable[..., jax.Array], params: PyTree, rows: tuple
+    ) -> tuple[jax.Array, Gradients]:
+        values, leaves = engine(loss_fn, params, rows)
+        return values, Held(leaves)
+
+    return with_gradients
 
 
 ENGINES: dict[str, Engine] = {
-    "auto": auto_engine,
-    "factored": factored_engine,
+    "auto": _held(auto_engine),
+    "factored": _held(factored_engine),
+    "two_pass": two_pass_engine,
     "vmap": _vmap_engine,
 }

@@ -23,6 +23,25 @@ from .jax_internals import (
 from .jax_internals import primitives as p
 from .uses import Path, Use, find_uses
 
+
+@dataclass(frozen=True)
+class Tap:
+    """A site whose result is tapped.
+
+    Attributes:
+      recorded: the positions of the operands to record; -1 stands for the result.
+      whole: whether all leaves that its weight is made of are held by taps. Then nobody asks for
+        the gradient of the weight itself.
+    """
+
+    recorded: tuple[int, ...]
+    whole: bool
+
+
+# Runs a site, given its equation, operands, what Sites has for it, and its tap. Returns results,
+# and what is to be recorded.
+AtSite = Callable[[Any, Sequence[Any], Any, Any], tuple[Sequence[Any], Any]]
+
 # By a primitive: a function of an equation's operands, then its params, to be run in its place.
 Substitutes = Mapping[Any, Callable[..., Any]]
 
@@ -32,12 +51,12 @@ class Sites:
     """What a replay taps and records in a jaxpr, and in the calls and loops inside.
 
     Attributes:
-      taps: the equations to tap, by index, each with the positions of the operands to record.
+      taps: the equations to run by `AtSite`, by index, each with what that is told about it.
       inside: the calls and loops with sites inside, by index.
       known: variables whose values do not depend on the example, to record too.
     """
 
-    taps: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    taps: dict[int, Any] = field(default_factory=dict)
     inside: dict[int, "Sites"] = field(default_factory=dict)
     known: list[Any] = field(default_factory=list)
 
@@ -54,7 +73,7 @@ class Recorded:
     """What a replay recorded: trees like its sites. Inside a loop, iterations are a leading axis.
 
     Attributes:
-      operands: by equation, a tuple of arrays.
+      operands: by equation, what `AtSite` told to record.
       known: by path of the jaxpr, a list of arrays.
     """
 
@@ -76,18 +95,18 @@ class Program:
     shared: int = 0  # how many of the last arguments are the same for all examples
 
     def replay(
-        self, leaves: Sequence[Any], sites: Sites, taps: Any, substitutes: Substitutes
+        self, leaves: Sequence[Any], sites: Sites, taps: Any, at_site: AtSite
     ) -> tuple[list[Any], Recorded]:
-        """Runs the program with taps; returns its results and what was recorded.
+        """Runs the program, its sites by `at_site`; returns its results and what was recorded.
 
         Args:
           leaves: the program's arguments.
-          sites: the equations to tap.
-          taps: the arrays to add to their results, by index, in trees like `sites`. Inside a loop
-            they have a leading axis of its iterations, as what is recorded has.
-          substitutes: what runs in place of some primitives at sites.
+          sites: the equations that are not run as they are.
+          taps: what `at_site` gets for each of them, by index, in trees like `sites`. Inside a loop
+            arrays have a leading axis of its iterations, as what is recorded has.
+          at_site: runs them.
         """
-        replay = _Replay(substitutes, flat=False)
+        replay = _Replay(at_site, flat=False)
         return replay.run(self.jaxpr, self.consts, leaves, sites, taps, ())
 
     def made_of(self, var: Any) -> set[int]:
@@ -138,7 +157,7 @@ def trace(loss_fn: Callable[..., Any], params: Any, example: tuple, shared: int 
     jaxpr, consts = open_jaxpr(jax.make_jaxpr(loss_fn)(params, *example))
 
     def flat(*leaves: Any) -> list[Any]:
-        return _Replay({}, flat=True).run(jaxpr, consts, leaves, Sites(), {}, ())[0]
+        return _Replay(with_taps({}), flat=True).run(jaxpr, consts, leaves, Sites(), {}, ())[0]
 
     arguments = [var.aval for var in jaxpr.invars]
     jaxpr, consts = open_jaxpr(jax.make_jaxpr(flat)(*arguments))
@@ -154,9 +173,34 @@ def _inputs(part: Any) -> Sequence[Any]:
     return part.invars if hasattr(part, "primitive") else part.outvars
 
 
+def run_equation(eqn: Any, operands: Sequence[Any], substitutes: Substitutes) -> Sequence[Any]:
+    """Runs one equation, or its substitute."""
+    substitute = substitutes.get(eqn.primitive)
+    if substitute is None:
+        return bind(eqn, operands)
+    with eqn.ctx.manager:
+        return [substitute(*operands, eqn.params)]
+
+
+def with_taps(substitutes: Substitutes) -> AtSite:
+    """Adds its tap to the result of every site, and records what the site tells.
+
+    `substitutes` give no gradient to the weight.
+    """
+
+    def at_site(
+        eqn: Any, operands: Sequence[Any], site: Tap, tap: jax.Array
+    ) -> tuple[Sequence[Any], tuple[Any, ...]]:
+        (result,) = run_equation(eqn, operands, substitutes if site.whole else {})
+        had = [*operands, result]
+        return [result + tap], tuple(had[i] for i in site.recorded)
+
+    return at_site
+
+
 @dataclass(frozen=True)
 class _Replay:
-    substitutes: Substitutes
+    at_site: AtSite
     flat: bool  # whether calls are replaced by what they call
 
     def run(
@@ -181,23 +225,14 @@ class _Replay:
                 recorded.operands[index] = inside.operands
                 recorded.known.update(inside.known)
             elif index in sites.taps:
-                (result,) = self.run_site(eqn, operands)
-                results = [result + taps[index]]
-                had = [*operands, result]  # the result is the last, at -1
-                recorded.operands[index] = tuple(had[i] for i in sites.taps[index])
+                site, tap = sites.taps[index], taps[index]
+                results, recorded.operands[index] = self.at_site(eqn, operands, site, tap)
             else:
                 results = bind(eqn, operands)
             values.update(zip(eqn.outvars, results, strict=True))
         if sites.known:
             recorded.known[path] = list(map(read, sites.known))
         return [read(atom) for atom in jaxpr.outvars], recorded
-
-    def run_site(self, eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:
-        substitute = self.substitutes.get(eqn.primitive)
-        if substitute is None:
-            return bind(eqn, operands)
-        with eqn.ctx.manager:
-            return [substitute(*operands, eqn.params)]
 
     def run_inside(
         self, eqn: Any, operands: Sequence[Any], sites: Sites, taps: Any, path: Path

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..types import PyTree
-from .program import Program, Sites
+from .program import Program, Sites, with_taps
 
 _DRAWS = 8  # so many only for gradients that stay zero: one draw may miss by bad luck
 _SCALES = (1.0, 0.01)  # in turns: small numbers do not saturate a tanh
@@ -69,7 +69,7 @@ def _gradients(
     """The gradients of the parameters' leaves, at one draw after the other."""
 
     def loss(leaves: list, inputs: list, shared: list) -> jax.Array:
-        return program.replay([*leaves, *inputs, *shared], Sites(), {}, {})[0][0]
+        return program.replay([*leaves, *inputs, *shared], Sites(), {}, with_taps({}))[0][0]
 
     # The levels of XLA differ in time only, and this runs a few times.
     grad = jax.jit(jax.grad(loss), compiler_options={"xla_backend_optimization_level": 0})

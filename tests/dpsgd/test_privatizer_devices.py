@@ -162,7 +162,7 @@ print("equal")
     ("methods", "sizes"),
     [
         (("auto",), (2,)),
-        (("vmap", "factored", "auto"), (None, 2)),
+        (("vmap", "factored", "two_pass", "auto"), (None, 2)),
     ],
     ids=["auto", "all methods"],
 )

@@ -134,8 +134,9 @@ def weighted(values, size, form):
         grads: PerExampleGrads = form(values, size)
 
         def part(microbatch):
-            assert isinstance(microbatch.leaves[0], kinds.get(form, object))
-            return microbatch.weighted_sum([jnp.full(microbatch.values.shape, COEFFICIENT)])
+            assert isinstance(microbatch.gradients.leaves[0], kinds.get(form, object))
+            coefficients = [jnp.full(microbatch.values.shape, COEFFICIENT)]
+            return microbatch.weighted_sum(coefficients, lambda _: True)
 
         return grads.sum(part, [jax.ShapeDtypeStruct(grads.like.shape, jnp.float32)])[0]
 
@@ -177,7 +178,7 @@ def test_several_terms_of_an_example_can_be_off_by_more():
     grads = jax.jit(
         lambda x: jaxdp.per_example_grads(lambda w, x: jnp.sum(x @ w), method="factored")(
             jnp.ones((1, 1)), (x,)
-        ).sum(lambda rows: rows.weighted_sum([jnp.ones(64)]), [jnp.ones((1, 1))])[0]
+        ).sum(lambda rows: rows.weighted_sum([jnp.ones(64)], lambda _: True), [jnp.ones((1, 1))])[0]
     )(x)
     rows = np.sum(x, axis=(1, 2), dtype=np.float64)
     assert np.max(np.abs(rows)) < 0.2

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from jaxdp.gradients.engine import auto_engine, factored_engine
 from jaxdp.gradients.standardise import Standardised
+from jaxdp.gradients.two_pass import two_pass_engine
 
 B, T, D = 3, 4, 6
 LAYOUT = ("NWC", "WIO", "NWC")
@@ -276,9 +277,19 @@ def check(program, seed, tie):
             [(r.materialize(), r.weighted_sum(weights), r.squared_norms()) for r in leaves]
             for leaves in held
         ]
-        return jax.tree.leaves(grads), each
+        _, again = two_pass_engine(loss, params, (x,))
+        every = jnp.ones(B, bool)
+        sums = again.weighted_sum([weights] * len(each[0]), every, lambda _: every, False)
+        return jax.tree.leaves(grads), each, again.squared_norms(), sums
 
-    grads, held = run(params, x)
+    grads, held, norms, sums = run(params, x)
+    for g, squared, total, bound in zip(grads, norms, sums, bounds[0], strict=True):
+        scale = float(jnp.linalg.norm(g)) + 1e-9
+        assert jnp.linalg.norm(total - jnp.tensordot(weights, g, 1)) <= 1e-10 * scale
+        exact = jnp.sum(g.reshape(B, -1) ** 2, axis=1)
+        slack = 1e-12 * scale**2
+        assert np.all(squared >= exact * (1 - 1e-7) - slack)
+        assert bound or np.all(squared <= exact * (1 + 1e-7) + slack)
     for leaves, bounded in zip(held, bounds, strict=True):
         for g, (rows, total, squared), bound in zip(grads, leaves, bounded, strict=True):
             scale = float(jnp.linalg.norm(g)) + 1e-9

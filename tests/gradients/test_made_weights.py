@@ -154,6 +154,18 @@ def test_a_straight_through_estimate_is_a_sum_of_the_weight_and_a_constant():
     assert forms(loss, normal(0, 4, 5), (ROWS,)) == ["direct"]
 
 
+def test_a_gain_that_is_an_array_gets_its_gradient_through_a_tapped_convolution():
+    """The convolution's own rule gives no gradient to a kernel that only taps ask for."""
+
+    def loss(q, x):
+        branch = jax.lax.cond(x[0, 0, 0] > 0, lambda: q["g"], lambda: 2 * q["g"])
+        return wave(conv(x, q["g"] * standard(q["w"])) * branch)
+
+    params = {"g": 1 + normal(1, 4), "w": normal(0, 3, 3, 3, 4)}
+    agree(loss, params, (IMAGES,), inflation=INFLATION)
+    assert forms(loss, params, (IMAGES,)) == ["dense", "direct"]
+
+
 def test_explain_names_them():
     params = {"g": 1 + normal(1, 4), "w": normal(0, 3, 3, 3, 4)}
     text = str(jaxdp.explain(with_gain, params, (IMAGES[0],)))
