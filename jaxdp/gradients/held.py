@@ -5,10 +5,12 @@ from typing import ClassVar, Protocol
 
 import jax
 
-from .representations import Representation
+from .representations import Dense, Representation
 
 # Given every leaf's squared norms `[b]`, whether a row may contribute with its coefficients `[b]`.
 Allowed = Callable[[Sequence[jax.Array]], jax.Array]
+
+_SMALL = 2**18  # numbers
 
 
 class Gradients(Protocol):
@@ -96,7 +98,8 @@ def sum_of_kept(
 
     0·inf is NaN, so the other rows are zeroed themselves, but only if there are any; leaf by leaf,
     so that at most one leaf is held twice. (A sum outside of the cond is no faster on CPUs, and
-    takes up to twice the memory.)
+    takes up to twice the memory.) Small arrays are zeroed in any case: a branch would cost more
+    time, of the compiler too.
 
     Args:
       leaf: the gradients.
@@ -106,6 +109,7 @@ def sum_of_kept(
     """
     weights = jax.numpy.where(kept, coefficients, 0)
     zeroed = lambda: leaf.keep(kept).weighted_sum(weights)
-    if all_kept is None:
+    small = isinstance(leaf, Dense) and leaf.gradients.size <= _SMALL
+    if all_kept is None or small:
         return zeroed()
     return jax.lax.cond(all_kept, lambda: leaf.weighted_sum(weights), zeroed)

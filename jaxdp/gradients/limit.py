@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from .choice import choose
+from .costs import costs_of
 from .memory import (
     Estimate,
     accumulators,
@@ -22,6 +23,24 @@ WORTH = 4
 
 # A limit holds for the estimate times this: XLA takes up to so much more.
 MARGIN = 1.2
+
+# "auto" takes two passes where factors would take more than so many times the memory of plain
+# training, and so many bytes more: two passes take half as long again.
+TWICE = 2
+MUCH = 2**28
+
+
+def default_method(program: Program, microbatch_size: int) -> str:
+    """What "auto" is without a limit on memory: "auto", or "two_pass". Shapes alone decide."""
+    choices = choose(program, thrifty=True)
+    sizes = [math.prod(var.aval.shape) for var in program.jaxpr.invars[: len(choices)]]
+    kept = sum(costs_of(c, size, 0)[1] for c, size in zip(choices, sizes, strict=True))
+    if 4 * kept * microbatch_size <= MUCH:
+        return "auto"
+    own, plain = (
+        need_of(program, method, microbatch_size)(microbatch_size) for method in ("auto", "plain")
+    )
+    return "two_pass" if own > TWICE * plain and own - plain > MUCH else "auto"
 
 
 def memory_of(program: Program, method: str) -> Estimate:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .lazy import Microbatch, PerExampleGrads
-from .limit import ORDER, need_of
+from .limit import ORDER, default_method, need_of
 from .per_example import per_example_grads
 from .program import Program
 from .representations import accumulation_dtype
@@ -18,8 +18,9 @@ from .representations import accumulation_dtype
 class MethodMemory:
     """The temporary memory, in bytes, of the gradient of a batch by one method.
 
-    `plain` is the gradient of the mean loss. `measured` is what XLA says of the compiled gradient;
-    None if it was not compiled, or the device does not tell.
+    `plain` is the gradient of the mean loss; "auto" may be the same as "two_pass". `measured` is
+    what XLA says of the compiled gradient; None if it was not compiled, or the device does not
+    tell.
     """
 
     method: str
@@ -43,10 +44,10 @@ def check_batch_size(size: int | None, measure: bool) -> None:
 
 def memory_of_methods(program: Program, examples: int, at_once: int) -> tuple[MethodMemory, ...]:
     """The estimates for all methods."""
-    methods = ["plain", *ORDER]
+    taken = default_method(program, at_once) if at_once > 1 else "auto"
+    need = lambda method: need_of(program, taken if method == "auto" else method, examples)(at_once)
     return tuple(
-        MethodMemory(method, examples, at_once, need_of(program, method, examples)(at_once))
-        for method in methods
+        MethodMemory(method, examples, at_once, need(method)) for method in ("plain", *ORDER)
     )
 
 

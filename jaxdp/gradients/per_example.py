@@ -24,7 +24,7 @@ from .engine import auto_engine, factored_engine
 from .held import Gradients, Held
 from .jax_internals import one_example, vary, varying_axes
 from .lazy import PerExampleGrads
-from .limit import ORDER, within_limit
+from .limit import ORDER, default_method, within_limit
 from .nnx_optimizer import tell_nnx
 from .program import trace
 from .representations import Dense, Representation
@@ -55,10 +55,12 @@ def per_example_grads(
         batch unit: records have a leading axis, and only those where `mask` is True count. If
         `shared` is given, it is called with `shared=shared` too.
       method: "vmap" differentiates every example on its own; "factored" holds the gradients as the
-        factors of a product, where it has a rule; "auto" takes the cheaper form, leaf by leaf.
+        factors of a product, where it has a rule; "auto" takes the cheaper form, leaf by leaf, or
+        two passes where factors would take 256 MB more than plain training, and twice as much.
         "two_pass" holds nothing: it differentiates once for the norms and once more for the sum, in
-        the memory of plain training. The two round differently, so a contribution is bounded by the
-        clipping norm up to a fraction of 1e-3, which `privatize` takes off the sum.
+        about the memory of plain training, and half as much time again. The two round differently,
+        so a contribution is bounded by the clipping norm up to a fraction of 1e-3, which
+        `privatize` takes off the sum.
       unit: "example", or "batch" for losses that couple the records of a batch unit (`clip_batch`).
       microbatch_size: how many examples (or batch units) are differentiated at a time. It bounds
         the memory and changes nothing else. None takes the whole batch at once. A batch unit is
@@ -126,8 +128,12 @@ def per_example_grads(
         mask = check_mask(mask, size)
         check_loss(loss, params, batch)
         chosen, at_once = str(method), microbatch_size
-        if memory_limit is not None:
+        several = min(microbatch_size or size, size)
+        if memory_limit is not None or (method == "auto" and several > 1):
             program = trace(loss, vary(params, varying_axes((params, batch))), one_example(batch))
+        if memory_limit is None and method == "auto" and several > 1:
+            chosen = default_method(program, several)
+        elif memory_limit is not None:
             what = "example" if unit == "example" else "batch unit"
             chosen, at_once = within_limit(
                 program, memory_limit, methods, size, microbatch_size, what

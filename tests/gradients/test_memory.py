@@ -7,12 +7,15 @@ from helpers.cases import slow
 from helpers.engines import normal
 
 import jaxdp
+from jaxdp.gradients import limit
 from jaxdp.gradients.choice import choose
 from jaxdp.gradients.engine import auto_engine
+from jaxdp.gradients.jax_internals import one_example
 from jaxdp.gradients.limit import need_of
 from jaxdp.gradients.memory import form_memory, lightened, vmap_memory
 from jaxdp.gradients.program import trace
 from jaxdp.gradients.representations import Dense
+from jaxdp.gradients.two_pass import TwoPass
 
 # Estimates are this near to XLA's own number for the models here, either way. (XLA for CPUs; on
 # the models of the benchmarks most are within 20 %.)
@@ -179,3 +182,27 @@ def test_patches_of_several_convolutions_are_not_there_at_once():
     told = jaxdp.explain(loss, deeper, (x,), batch_size=8, measure=True).memory
     plain, auto, *_ = [row.measured for row in told]
     assert auto <= 1.5 * plain
+
+
+def test_auto_takes_two_passes_where_factors_are_many(monkeypatch):
+    """Shapes alone decide: a scan with remat, whose factors are kept for all layers."""
+
+    def loss(q, x):
+        layer = jax.checkpoint(lambda h, w: (jnp.sin(h @ w), None))
+        return jnp.sum(jax.lax.scan(layer, x, q)[0])
+
+    params, batch = jnp.zeros((16, 64, 64)), (jnp.zeros((8, 128, 64)),)
+    program = trace(loss, params, one_example(batch))
+    assert limit.default_method(program, 8) == "auto"
+    monkeypatch.setattr(limit, "MUCH", 2**20)
+    assert limit.default_method(program, 8) == "two_pass"
+    kinds = []
+
+    def look(params, batch):
+        body = lambda total, rows: (kinds.append(type(rows.gradients)), total)[1]
+        return jaxdp.per_example_grads(loss)(params, batch).fold(body, 0.0)
+
+    jax.eval_shape(look, params, batch)
+    assert kinds == [TwoPass]
+    monkeypatch.setattr(limit, "TWICE", 100)
+    assert limit.default_method(program, 8) == "auto"
