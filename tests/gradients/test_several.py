@@ -8,7 +8,7 @@ from helpers.engines import B, agree, factored, normal
 
 from jaxdp.gradients.engine import factored_engine
 from jaxdp.gradients.matmul import Matmul
-from jaxdp.gradients.several import Several
+from jaxdp.gradients.several import Several, inner_products
 
 X = normal(9, B, 3, 4)
 TOKENS = jax.random.randint(jax.random.key(3), (B, 7), 0, 5)
@@ -136,3 +136,25 @@ def test_rows_that_are_not_finite_show_and_can_be_dropped(bad):
     np.testing.assert_array_equal(kept.materialize()[1:3], 0)
     assert np.all(np.isfinite(kept.weighted_sum(jnp.ones(4))))
     np.testing.assert_array_equal(kept.squared_norms()[1:3] < 1e-30, True)
+
+
+def test_the_rounding_of_inner_products_is_in_the_norm():
+    """What the parts' own norms allow for does not hold for the inner products between them."""
+    leaf = held(tied, normal(0, 5, 4), (TOKENS,))
+    one, two = leaf.parts
+    inner = inner_products(one, two)
+    bare = one.squared_norms() + two.squared_norms() + 2 * inner
+    magnitude = one.magnitude().sum(-1) + two.magnitude().sum(-1)
+    assert np.all(leaf.squared_norms() >= bare + 7 * 2.0**-24 * magnitude**2)
+
+
+@pytest.mark.parametrize(
+    ("loss", "batch"),
+    [
+        (lambda w, x: jnp.sum(jnp.sin(jnp.sin(x[0] @ w) @ w)), X),
+        (lambda w, i: jnp.sum(jnp.sin(w[i[0]])) + jnp.sum(jnp.cos(w[i[1]])), TOKENS),
+    ],
+)
+def test_uses_at_one_position_each_are_several_terms(loss, batch):
+    """The rounding of their sum is not bounded by the clipped norms: they may cancel."""
+    assert not held(loss, normal(0, 4, 4), (batch,)).one_term
