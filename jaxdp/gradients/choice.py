@@ -6,8 +6,9 @@ from itertools import combinations
 from typing import Literal
 
 from .convolution import ConvShape, conv_shape
+from .descent import descend
 from .factors import Form as Factors
-from .factors import Step, descend
+from .factors import Step
 from .jax_internals import primitives as p
 from .layout import in_order, merged
 from .lookup import LookupShape, lookup_shape

@@ -133,20 +133,19 @@ class Layout:
         """
         axes: list[Axis] = []
         for size, stride in self.axes:
-            parts: list[Axis] = []
-            for outer in sorted((s for s in strides if s > abs(stride) > 0), key=abs):
-                below = math.prod(part.size for part in parts)
-                if below * abs(stride) * (size // below) <= outer or size == below:
+            parts: list[Axis] = []  # innermost last
+            for border in sorted(s for s in strides if s > abs(stride) > 0):
+                # What is left of this axis, in steps of what was split off.
+                step = stride * math.prod(part.size for part in parts)
+                if size * abs(step) <= border:
                     break
-                inside, rest = divmod(outer, abs(stride) * below)
-                if rest or (size // below) % inside:
+                inside, rest = divmod(border, abs(step))
+                if rest or size % inside:
                     return None
-                if inside > 1:
-                    parts.insert(0, Axis(inside, stride * below))
-            below = math.prod(part.size for part in parts)
-            if size // below > 1 or not parts:
-                parts.insert(0, Axis(size // below, stride * below))
-            axes += parts
+                parts.insert(0, Axis(inside, step))
+                size //= inside
+            parts.insert(0, Axis(size, stride * math.prod(part.size for part in parts)))
+            axes += [part for part in parts if part.size > 1] or [Axis(1, stride)]
         return Layout.of(self.offset, axes)
 
     def blocks(self, shape: Sequence[int]) -> tuple[Block, ...] | None:
