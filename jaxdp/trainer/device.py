@@ -87,7 +87,7 @@ def free_memory() -> int | None:
     for folder, most, taken, unused in CONTAINERS:
         if (folder / most).exists() and (allowed := (folder / most).read_text().strip()) != "max":
             parts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            needed = int((folder / taken).read_text()) - int(parts[unused])
+            needed = int((folder / taken).read_text()) - int(parts.get(unused, 0))
             free.append(int(allowed) - needed)
     return max(0, min(free))
 

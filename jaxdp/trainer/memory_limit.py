@@ -20,7 +20,7 @@ def bytes_of(option: str, limit: int | str) -> int:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([KMGT])(I?))?B?", str(limit).upper())
     count = 0
-    if match and not isinstance(limit, bool):
+    if match and type(limit) in (int, str):
         number, unit, binary = match.groups()
         count = int(float(number) * (BINARY_UNITS if binary else UNITS)[unit or ""])
     shown = repr(limit) if isinstance(limit, str) else limit

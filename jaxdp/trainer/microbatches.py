@@ -10,6 +10,7 @@ from ..gradients.limit import ORDER, DoesNotFit, need_of, program_of, within_lim
 from ..gradients.program import Program
 from ..types import Method, Tell
 from .clipping_options import units_at_a_time
+from .command_line import shown
 from .device import free_memory
 from .job import Job
 from .learner import Learner, Parameters, make_learner, shape_of_example
@@ -44,6 +45,11 @@ class Microbatches:
     limit: int | None = None
     limit_from: str | None = None
 
+    @property
+    def methods(self) -> tuple[Method, Method]:
+        """The method that was asked for, and the one that is taken."""
+        return self.asked.method, self.method
+
 
 def resolve(
     job: Job, params: Parameters, before: Microbatches | None, tell: Tell
@@ -53,8 +59,8 @@ def resolve(
     Args:
       job: what the run is made of.
       params: its parameters.
-      before: of the newest segment of a run that goes on. If the same was asked for then, the same
-        is taken again, however much memory there is now.
+      before: of the newest segment of a run that goes on. If nothing else is asked for now, the
+        same is taken again, however much memory there is.
       tell: gets a line about what is chosen.
 
     Returns:
@@ -66,11 +72,13 @@ def resolve(
     options = job.options
     asked = Asked(options.microbatch_size, options.memory_limit, options.method)
     if asked.microbatch_size != "auto":
+        if before is not None and asked == Asked(before.size, None, before.method):
+            return job, before  # the resumed run sets them
         return job, Microbatches(asked, asked.method, asked.microbatch_size)
-    if before is not None and before.asked == asked:
+    limit, limit_from = _limit(job, before)
+    if before is not None and before.limit == limit and asked.method in before.methods:
         tell(f"Gradients as before: {_in_words(before)}.")
         return _with_numbers(job, before), before
-    limit, limit_from = _limit(job)
     stand_in = _stand_in(job)
     try:
         method, size = _fitting(job, params, stand_in, limit)
@@ -104,10 +112,13 @@ def _with_numbers(job: Job, chosen: Microbatches) -> Job:
     return replace(job, options=options, config=config)
 
 
-def _limit(job: Job) -> tuple[int, str]:
+def _limit(job: Job, before: Microbatches | None) -> tuple[int, str]:
+    """The limit in bytes, and where it comes from: the options, the run, or what is free."""
     given = job.options.memory_limit
     if given is not None:
         return bytes_of(_option(job), given), f"{_option(job)} {given}"
+    if before is not None and before.limit is not None and before.limit_from is not None:
+        return before.limit, before.limit_from
     free = free_memory()
     if free is None:
         raise ValueError(
@@ -116,9 +127,9 @@ def _limit(job: Job) -> tuple[int, str]:
     return free // 2, "half of what is free"
 
 
-def _option(job: Job) -> str:
-    """The option as its user writes it: in the command, or in `fit`."""
-    return "memory_limit" if job.config is None else "training.memory-limit"
+def _option(job: Job, name: str = "memory_limit") -> str:
+    """An option as its user writes it: in the command, or in `fit`."""
+    return name if job.config is None else shown(f"training.{name}")
 
 
 def _stand_in(job: Job) -> Plan:
@@ -166,6 +177,8 @@ def _too_small(job: Job, plan: Plan, limit: int, limit_from: str, least: int) ->
     what, cure = "1 record", "or make the records smaller"
     if job.unit == "batch" and job.task.unit_loss is not None:
         what, cure = f"a unit of {plan.capacity} records", "or more clipping.units"
+    if job.options.method != "auto":
+        cure = f"or {_option(job, 'method')} auto"
     return (
         f"the memory for gradients is {limit:,} bytes ({limit_from}), and that of {what} may take "
         f"{least:,}: "
