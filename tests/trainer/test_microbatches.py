@@ -102,7 +102,9 @@ def test_a_run_gives_what_its_numbers_give_by_hand(tmp_path):
     assert auto.plan == by_hand.plan
     # What the machine has stays private.
     for file in (auto.folder / "release").rglob("*"):
-        assert b"memory" not in file.read_bytes()
+        content = file.read_bytes()
+        assert b"memory_limit" not in content
+        assert b"1.5kB" not in content
 
 
 @pytest.mark.parametrize("method", ["factored", "two_pass", "vmap"])
