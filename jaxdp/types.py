@@ -11,6 +11,15 @@ Unit = Literal["example", "batch"]
   one of m units.
 """
 
+Method = Literal["auto", "factored", "two_pass", "vmap"]
+"""How the gradients of single examples are computed.
+
+- `"auto"`: each layer's as factors of a product or as an array, whichever is cheaper.
+- `"factored"`: as factors of a product wherever there is a rule.
+- `"two_pass"`: never held; once for the norms and once more for the sum.
+- `"vmap"`: every example on its own.
+"""
+
 Sampling = Literal["poisson", "shuffled", "fixed_size", "full_batch"]
 """How the batch of a step is chosen.
 

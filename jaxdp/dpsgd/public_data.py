@@ -15,13 +15,18 @@ import optax
 
 from ..gradients.per_example import per_example_grads
 from ..gradients.shared import with_shared
+from ..types import Method
 from .clipping import Clipping
 
 Batches = Iterable[tuple[tuple, Any]]  # (the loss's arguments after the parameters, mask)
 
 
 def public_norms(
-    loss_fn: Callable[..., jax.Array], clipping: Clipping, *, microbatch_size: int | None = None
+    loss_fn: Callable[..., jax.Array],
+    clipping: Clipping,
+    *,
+    method: Method = "auto",
+    microbatch_size: int | None = None,
 ) -> Callable[..., np.ndarray]:
     """Measures on public data how long the gradients are that a clipping clips.
 
@@ -29,7 +34,7 @@ def public_norms(
       loss_fn: as for `per_example_grads`: the loss of one example, or for a clipping with
         unit="batch" the mean loss of a unit, `loss_fn(params, *records, mask)`.
       clipping: its groups and its unit are measured.
-      microbatch_size: as for `per_example_grads`.
+      method, microbatch_size: as for `per_example_grads`.
 
     Returns:
       A function `(params, batches, *, shared=None) -> norms [groups] float32`: the norm of every
@@ -44,7 +49,9 @@ def public_norms(
       >>> measure({"a": jnp.ones(2), "b": jnp.ones(())}, [((jnp.ones((4, 2)),), None)]).round(3)
       array([1.414, 3.   ], dtype=float32)
     """
-    grads_of = per_example_grads(loss_fn, unit=clipping.unit, microbatch_size=microbatch_size)
+    grads_of = per_example_grads(
+        loss_fn, method=method, unit=clipping.unit, microbatch_size=microbatch_size
+    )
 
     @jax.jit
     def totals(

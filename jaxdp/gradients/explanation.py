@@ -15,6 +15,7 @@ from ._cures import tell_the_cure
 from .choice import Choice, Form, choose
 from .costs import costs_of, product_operations
 from .coupling import refuse_coupling
+from .limit import default_method
 from .memory import lightened
 from .memory_table import (
     MethodMemory,
@@ -242,6 +243,9 @@ def explain(
     alone = method in ("auto", "two_pass") and microbatch_size == 1
     refuse_coupling(loss, params, (*example, arrays), alone=alone)
     program = trace(loss, params, (*example, arrays), shared=len(jax.tree.leaves(arrays)))
+    at_once = microbatch_size or batch_size
+    if method == "auto" and at_once and not alone:
+        method = default_method(program, at_once)
     choices = choose(program, thrifty=method == "auto")
     if method == "auto":
         choices = lightened(program, choices)

@@ -2,7 +2,11 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import jax
+
+from ..types import Method, PyTree
 from .choice import choose
 from .costs import costs_of
 from .memory import (
@@ -14,11 +18,12 @@ from .memory import (
     two_pass_memory,
     vmap_memory,
 )
-from .program import Program
+from .program import Program, trace
+from .shared import shared_last
 
 # From the fastest to the slowest. A slower one is taken if it lets so many times as many examples
 # be differentiated at a time.
-ORDER = ("auto", "two_pass", "vmap")
+ORDER: tuple[Method, ...] = ("auto", "two_pass", "vmap")
 WORTH = 4
 
 # A limit holds for the estimate times this: XLA takes up to so much more.
@@ -41,6 +46,22 @@ def default_method(program: Program, microbatch_size: int) -> str:
         need_of(program, method, microbatch_size)(microbatch_size) for method in ("auto", "plain")
     )
     return "two_pass" if own > TWICE * plain and own - plain > MUCH else "auto"
+
+
+class DoesNotFit(ValueError):
+    """No method fits into a limit. `least` is the smallest limit into which one does, in bytes."""
+
+    def __init__(self, message: str, least: int) -> None:
+        super().__init__(message)
+        self.least = least
+
+
+def program_of(
+    loss_fn: Callable[..., Any], params: PyTree, example: tuple, shared: PyTree = None
+) -> Program:
+    """The loss of one example, as the estimates take it. All arguments may be shapes."""
+    loss, arrays = shared_last(loss_fn, shared)
+    return trace(loss, params, (*example, arrays), shared=len(jax.tree.leaves(arrays)))
 
 
 def memory_of(program: Program, method: str) -> Estimate:
@@ -70,11 +91,11 @@ def need_of(program: Program, method: str, size: int) -> Callable[[int], int]:
 def within_limit(
     program: Program,
     limit: int,
-    methods: Sequence[str],
+    methods: Sequence[Method],
     size: int,
     microbatch_size: int | None,
     what: str,
-) -> tuple[str, int]:
+) -> tuple[Method, int]:
     """The fastest method, and the largest microbatch size, whose estimate is within the limit.
 
     Args:
@@ -86,7 +107,7 @@ def within_limit(
       what: "example" or "batch unit", for the error.
 
     Raises:
-      ValueError: if nothing fits.
+      DoesNotFit: if nothing does.
     """
     sizes = [size // 2**k for k in range(size.bit_length())]
     if microbatch_size is not None:
@@ -101,9 +122,10 @@ def within_limit(
         least = math.ceil(MARGIN * min(need(sizes[-1]) for need in needs.values()))
         at_a_time = f"{sizes[-1]} {what}{'s' if sizes[-1] > 1 else ''} at a time"
         cure = "or a smaller microbatch_size" if sizes[-1] > 1 else "or make the examples smaller"
-        raise ValueError(
+        raise DoesNotFit(
             f"memory_limit is {limit} bytes, and the gradient of {at_a_time} may take {least}: "
-            f"give at least that, {cure}"
+            f"give at least that, {cure}",
+            least,
         )
     method = next(m for m in methods if WORTH * fitting[m] >= largest)
     return method, fitting[method]

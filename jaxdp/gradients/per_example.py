@@ -1,13 +1,13 @@
 """From a loss, or from a user's own gradients, to the lazy gradients of a batch."""
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..types import PyTree, Unit
+from ..types import Method, PyTree, Unit
 from ._checks import (
     batch_size,
     check_dense,
@@ -32,8 +32,6 @@ from .shared import with_shared
 from .two_pass import two_pass_engine
 
 Engine = Callable[[Callable[..., jax.Array], PyTree, tuple], tuple[jax.Array, Gradients]]
-
-Method = Literal["auto", "factored", "two_pass", "vmap"]
 
 
 def per_example_grads(
@@ -127,7 +125,7 @@ def per_example_grads(
             batch, mask = unit_rows(batch, mask)
         mask = check_mask(mask, size)
         check_loss(loss, params, batch)
-        chosen, at_once = str(method), microbatch_size
+        chosen, at_once = method, microbatch_size
         several = min(microbatch_size or size, size)
         if memory_limit is not None or (method == "auto" and several > 1):
             program = trace(loss, vary(params, varying_axes((params, batch))), one_example(batch))

@@ -89,6 +89,8 @@ def make_options(config: Config) -> RunOptions:
         resume=config.resume,
         allocation=config.clipping.allocation,
         microbatch_size=training.microbatch_size,
+        memory_limit=training.memory_limit,
+        method=training.method,
         constant_time=training.constant_time,
         ema=training.ema,
         frozen=training.frozen,

@@ -1,15 +1,17 @@
 """Reads the options of a command line into a dataclass, by its fields and their types."""
 
+import contextlib
 import dataclasses
 import difflib
 import types
 from collections import deque
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Section = TypeVar("Section")
 TRUTHS = {"true": True, "false": False}
+UNIONS = (types.UnionType, Union)  # with a Literal in it, `X | Y` is of the second kind
 
 
 def read(
@@ -81,9 +83,11 @@ def shown(name: str) -> str:
 
 def expected(hint: Any) -> str:
     """What to give for a type, in words."""
+    if get_origin(hint) is Literal and len(get_args(hint)) == 1:
+        return str(get_args(hint)[0])
     if get_origin(hint) is Literal:
         return f"one of {', '.join(map(str, get_args(hint)))}"
-    if get_origin(hint) is types.UnionType:
+    if get_origin(hint) in UNIONS:
         return " or ".join("None" if one is type(None) else expected(one) for one in get_args(hint))
     if get_origin(hint) is tuple:
         words = {int: "whole numbers, as 16 32", float: "numbers, as 64 128"}
@@ -141,10 +145,16 @@ def _convert(name: str, given: list[str], hint: Any) -> Any:
 
 
 def _one(name: str, text: str, hint: Any, wrong: ValueError) -> Any:
-    if get_origin(hint) is types.UnionType:
-        if text == "None":
+    if get_origin(hint) in UNIONS:
+        kinds = [one for one in get_args(hint) if one is not type(None)]
+        if text == "None" and len(kinds) < len(get_args(hint)):
             return None
-        (hint,) = (one for one in get_args(hint) if one is not type(None))
+        *others, hint = kinds  # the first that takes the text
+        for other in others:
+            with contextlib.suppress(ValueError):
+                return _one(name, text, other, wrong)
+        if others and get_origin(hint) is Literal and text not in get_args(hint):
+            raise wrong
     if get_origin(hint) is Literal:
         if text not in get_args(hint):
             meant = nearest(text, get_args(hint))

@@ -8,7 +8,8 @@ from typing import Literal
 
 from ..datasets.config import DataConfig, require
 from ..models.config import ModelConfig
-from ..types import Adjacency, Allocation, ClippingKind, Sampling, Unit
+from ..types import Adjacency, Allocation, ClippingKind, Method, Sampling, Unit
+from .memory_limit import bytes_of
 
 
 @dataclass(frozen=True)
@@ -226,9 +227,21 @@ class TrainingConfig:
     frozen: tuple[str, ...] = ()
     """Parameters that are not trained: patterns over their paths, such as Conv_0 or */bias."""
 
-    microbatch_size: int = 256
+    microbatch_size: int | Literal["auto"] = 256
     """Number of examples that are differentiated at a time.
-    It bounds the memory and changes nothing else."""
+    It bounds the memory and changes nothing else.
+    auto: as many as fit into memory-limit, by an estimate."""
+
+    memory_limit: int | str | None = None
+    """With microbatch-size auto: how much temporary memory the gradient may take, as 4GB or 500MB.
+    None: half of what is free when the run begins."""
+
+    method: Method = "auto"
+    """How gradients are computed.
+    auto: each layer's as factors or as an array; with microbatch-size auto, all but factored.
+    factored: as factors wherever there is a rule.
+    two_pass: once for the norms, once for the sum: the memory of plain training, but slower.
+    vmap: every example on its own."""
 
     constant_time: bool = False
     """Computes padding, too, so that the time of a step does not tell the sampled batch size.
@@ -244,6 +257,8 @@ class TrainingConfig:
         require(0 <= self.momentum < 1, "training.momentum", self.momentum, "a number in [0, 1)")
         check_ema("training.ema", self.ema)
         check_microbatch_size("training.microbatch-size", self.microbatch_size)
+        if self.memory_limit is not None:
+            bytes_of("training.memory-limit", self.memory_limit)
 
 
 @dataclass(frozen=True)
@@ -329,6 +344,7 @@ def check_ema(option: str, ema: float) -> None:
     require(0 <= ema < 1, option, ema, "a number in [0, 1)")
 
 
-def check_microbatch_size(option: str, size: int) -> None:
+def check_microbatch_size(option: str, size: int | str) -> None:
     whole = isinstance(size, int) and size >= 1
-    require(whole, option, size, "a whole number of at least 1: it counts examples")
+    expected = "a whole number of at least 1, which counts examples, or auto"
+    require(whole or size == "auto", option, size, expected)

@@ -23,15 +23,16 @@ from ..accounting import guarantee
 from ..accounting.rounding import round_up, shown_delta
 from ..datasets import feeding
 from ..dpsgd.noise import noise_norm
-from . import averages, public_norms
+from . import averages, microbatches, public_norms
 from .columns import folded
+from .learner import shape_of_batch
 from .metrics import Metrics
 from .release.claims import epsilons
 from .release.markdown import NO_PRIVACY, SAMPLINGS
 from .release.statement import Statement, labelled_epsilons
 from .run.ledger import Ledger
 from .scoring import counted
-from .setup import Run, shape_of_batch
+from .setup import Run
 
 PLAIN_LINES = 10  # number of lines about the steps, if there is no terminal
 
@@ -90,7 +91,7 @@ def describe_clipping(run: Run) -> str:
 
 
 def describe_cost(run: Run) -> str:
-    """The lines that --dry-run adds to the plan: the compiler's memory estimate, and ε."""
+    """The lines that --dry-run adds to the plan: how gradients are computed, the memory, and ε."""
     private = run.job.data.private
     batch, mask = shape_of_batch(private, run.plan)
     program = run.train_step.lower(run.state, batch, mask, run.frozen)
@@ -101,9 +102,10 @@ def describe_cost(run: Run) -> str:
     if memory is not None:
         total = memory.temp_size_in_bytes + memory.argument_size_in_bytes + records
         size = f"{total / 2**20:.1f} MiB, of which {records / 2**20:.1f} MiB are the data"
+    gradients = microbatches.describe(run.job, run.learner, run.plan, run.saved.microbatches)
     spent = epsilons(run.plan, run.plan.steps)
     return (
-        f"Memory on the device: {size}.\nε after {run.plan.steps} steps: "
+        f"{gradients}\nMemory on the device: {size}.\nε after {run.plan.steps} steps: "
         + ", ".join(f"{value:g} by {name.upper()}" for name, value in spent.items())
         + ".\nDry run: nothing was trained, spent or written."
     )

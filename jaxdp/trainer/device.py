@@ -9,6 +9,19 @@ import jax
 from .._distribution import DISTRIBUTION
 
 CPU_INFO = Path("/proc/cpuinfo")
+MEMORY_INFO = Path("/proc/meminfo")
+
+# Of a container, by both versions of cgroups: files with the most memory that it may take and with
+# what it takes now, and the name of that part of it which is files in memory that nobody needs.
+CONTAINERS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    (
+        Path("/sys/fs/cgroup/memory"),
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
+)
 
 # Of this file, on x86 and on Arm.
 PROCESSOR_FACTS = (
@@ -55,6 +68,28 @@ def describe_processor() -> str | None:
     parts = [line.partition(":") for line in first.splitlines()]
     facts = {name.strip(): value.strip() for name, _, value in parts}
     return "; ".join(facts[name] for name in PROCESSOR_FACTS if name in facts)
+
+
+def free_memory() -> int | None:
+    """The bytes that are free: on the first device, or for a CPU on the machine; None: not known.
+
+    In a container with a limit of its own, that counts.
+    """
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        stats = device.memory_stats() or {}
+        limit = stats.get("bytes_limit")
+        return None if limit is None else int(limit) - int(stats.get("bytes_in_use", 0))
+    if not MEMORY_INFO.exists():
+        return None
+    facts = dict(line.split(":", 1) for line in MEMORY_INFO.read_text().splitlines())
+    free = [int(facts["MemAvailable"].split()[0]) * 1024]
+    for folder, most, taken, unused in CONTAINERS:
+        if (folder / most).exists() and (allowed := (folder / most).read_text().strip()) != "max":
+            parts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            needed = int((folder / taken).read_text()) - int(parts.get(unused, 0))
+            free.append(int(allowed) - needed)
+    return max(0, min(free))
 
 
 def processor() -> str:

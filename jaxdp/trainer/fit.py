@@ -15,7 +15,7 @@ from ..datasets.config import Placement
 from ..datasets.dataset import Dataset
 from ..dpsgd.plan import Plan
 from ..tasks.task import Task
-from ..types import Allocation, PyTree, Tell
+from ..types import Allocation, Method, PyTree, Tell
 from . import session
 from .config import CheckpointConfig
 from .job import PARTS, Job, RunOptions
@@ -65,7 +65,9 @@ def fit(
     resume: str | Path | None = None,
     name: str = "run",
     allocation: Allocation = "proportional",
-    microbatch_size: int = 256,
+    microbatch_size: int | Literal["auto"] = 256,
+    memory_limit: int | str | None = None,
+    method: Method = "auto",
     constant_time: bool = False,
     ema: float = 0.0,
     frozen: Sequence[str] = (),
@@ -96,6 +98,13 @@ def fit(
       allocation: how the noise is spread over layers that are clipped separately, as in
         `privatize`.
       microbatch_size: number of records that are differentiated at a time. It bounds the memory.
+        "auto": as many as fit into `memory_limit`, by an estimate. It is chosen when the run
+        begins; a resume with "auto" and the same limit and method takes the same number.
+      memory_limit: with microbatch_size="auto": how much temporary memory the gradient may take, as
+        "4GB", "500MB" or in bytes. None: half of what is free on the device, or for a CPU on the
+        machine.
+      method: as in `per_example_grads`; with microbatch_size="auto", "auto" is the fastest that
+        fits.
       constant_time: computes padding, too, so that the time of a step does not tell the sampled
         batch size.
       ema: a moving average of the parameters is scored and released, which keeps this share of
@@ -139,6 +148,8 @@ def fit(
         resume=None if resume is None else str(resume),
         allocation=allocation,
         microbatch_size=microbatch_size,
+        memory_limit=memory_limit,
+        method=method,
         constant_time=constant_time,
         ema=ema,
         frozen=tuple(frozen),

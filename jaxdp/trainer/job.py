@@ -1,16 +1,17 @@
 """A job: everything that a run is made of. The command and `fit` make one, `session` does it."""
 
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import optax
 
 from ..accounting.mechanism import batches_per_epoch
-from ..datasets.config import Placement
+from ..datasets.config import Placement, require
 from ..datasets.dataset import Dataset
 from ..dpsgd.plan import Plan
 from ..models.config import ModelConfig
 from ..tasks.task import Task
-from ..types import Allocation, Unit
+from ..types import Allocation, Method, Unit
 from .averages import with_average
 from .config import (
     CheckpointConfig,
@@ -20,6 +21,7 @@ from .config import (
     check_microbatch_size,
     check_run,
 )
+from .memory_limit import bytes_of
 from .plan_settings import PlanSettings
 from .release.statement import Preprocessing
 
@@ -43,7 +45,9 @@ class RunOptions:
     """Whether an output folder that exists already gets a number; else it is an error."""
     resume: str | None = None
     allocation: Allocation = "proportional"
-    microbatch_size: int = 256
+    microbatch_size: int | Literal["auto"] = 256
+    memory_limit: int | str | None = None
+    method: Method = "auto"
     constant_time: bool = False
     ema: float = 0.0
     frozen: tuple[str, ...] = ()
@@ -57,6 +61,22 @@ class RunOptions:
         check_run(self.name, self.evaluations, self.seed)
         check_ema("ema", self.ema)
         check_microbatch_size("microbatch_size", self.microbatch_size)
+        methods = get_args(Method)
+        require(self.method in methods, "method", repr(self.method), "one of " + ", ".join(methods))
+        if self.memory_limit is not None:
+            bytes_of("memory_limit", self.memory_limit)
+            if self.microbatch_size != "auto":
+                raise ValueError(
+                    f"memory_limit is {self.memory_limit} and microbatch_size is "
+                    f'{self.microbatch_size}: give microbatch_size="auto", or leave memory_limit '
+                    "out"
+                )
+
+    @property
+    def records_at_once(self) -> int:
+        """The microbatch size, where it is a number: `microbatches.resolve` makes it one."""
+        assert self.microbatch_size != "auto"
+        return self.microbatch_size
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ import dataclasses
 import difflib
 import json
 import re
-import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
@@ -209,7 +208,7 @@ def _fits(value: object, hint: Any) -> bool:
         return isinstance(value, dict) and all(
             _fits(k, key) and _fits(v, kind) for k, v in value.items()
         )
-    if get_origin(hint) is types.UnionType:
+    if get_origin(hint) in command_line.UNIONS:
         return any(_fits(value, option) for option in get_args(hint))
     if hint in (int, float) and isinstance(value, bool):
         return False

@@ -54,7 +54,7 @@ def make_measure(
       ValueError: if there are fewer public records than a unit has.
     """
     if clipping.unit == "example":
-        size = min(job.options.microbatch_size, len(public))
+        size = min(job.options.records_at_once, len(public))
     else:
         size = max(1, round(job.plan.expected_batch_size / settings.units))
         if size > len(public):
@@ -64,7 +64,7 @@ def make_measure(
                 "longer. Name more public records, or take smaller batches or more units"
             )
 
-    measure = public_norms(loss, clipping)
+    measure = public_norms(loss, clipping, method=job.options.method)
 
     def samples(epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         if clipping.unit == "example":

@@ -5,13 +5,11 @@ import functools
 import itertools
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from ..datasets import feeding
-from ..datasets.records import Records
 from ..dpsgd import keys
 from ..dpsgd.clipping import Clipping
 from ..dpsgd.noise import draws_per_step
@@ -19,12 +17,13 @@ from ..dpsgd.plan import Plan
 from ..dpsgd.privatizer import privatize
 from ..gradients.explanation import explain
 from ..gradients.jax_internals import constants
-from ..gradients.unit_loss import mean_loss
-from ..tasks.task import Task, variables_of
+from ..tasks.task import variables_of
 from ..types import PyTree, Tell
-from . import averages, freezing, public_norms, trial
+from . import averages, freezing, microbatches, public_norms
 from .clipping_options import NormsOfLayers, make_clipping, units_at_a_time
 from .job import Job
+from .learner import Learner, Parameters, draw, make_learner, shape_of_batch, shape_of_example
+from .microbatches import Microbatches
 from .plan_settings import PlanSettings
 from .release.claims import make_facts
 from .run import resume
@@ -32,7 +31,6 @@ from .run.fingerprint import make_fingerprint
 from .run.segment import SavedSegment, Secrets, draw_secrets
 from .scoring import Scores, make_scorer
 from .step import StepFacts, TrainState, init_state, make_train_step
-from .trial import KEY
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Run:
       state: the state before the next step.
       train_step: `(state, batch, mask, frozen) -> (state, facts)`.
       saved: the segment's secrets, facts and fingerprint.
-      frozen: the parameters that are not trained.
+      learner: the first parameters and the loss.
       score: a function from variables to scores on the test records.
       refresh: a function that gives a state the clipping norms of its epoch; None if they stay.
       first_step: the first step of the segment; its sampling begins there.
@@ -57,11 +55,16 @@ class Run:
     state: TrainState
     train_step: jax.stages.Wrapped
     saved: SavedSegment
-    frozen: PyTree
+    learner: Learner
     score: Callable[[PyTree], Scores]
     refresh: public_norms.Refresh | None
     first_step: int = 0
     repeats: bool = False
+
+    @property
+    def frozen(self) -> PyTree:
+        """The parameters that are not trained."""
+        return self.learner.frozen
 
     def take_step(
         self, state: TrainState, batch: feeding.Batch, mask: np.ndarray
@@ -124,7 +127,7 @@ def start_run(job: Job, tell: Tell = print) -> Run:
       ValueError: for any number or name that makes no sense. No budget is spent yet.
     """
     secrets = draw_secrets(job.options.seed)
-    prepared = _prepare(job, make_learner(job, secrets.init), None, tell)
+    prepared = _prepare(job, draw(job, secrets.init), None, None, tell)
     return prepared.run(secrets)
 
 
@@ -141,11 +144,11 @@ def resume_run(job: Job, history: resume.History, tell: Tell = print) -> Run:
         was promised, and if no step is left to take.
     """
     secrets = resume.next_secrets(history)
-    learner = make_learner(job, secrets.init)
+    params = draw(job, secrets.init)
     if job.options.frozen:
-        frozen = resume.restore_frozen(history, learner.frozen)
-        learner = learner if frozen is None else learner._replace(frozen=frozen)
-    prepared = _prepare(job, learner, history.ledger.budget.delta, tell)
+        frozen = resume.restore_frozen(history, params.frozen)
+        params = params if frozen is None else params._replace(frozen=frozen)
+    prepared = _prepare(job, params, history.last.microbatches, history.ledger.budget.delta, tell)
     plan = prepared.plan
     resume.check_budget(history, job.options.seed, plan)
 
@@ -176,73 +179,6 @@ def resume_run(job: Job, history: resume.History, tell: Tell = print) -> Run:
     return replace(run, state=state, first_step=history.step)
 
 
-class Learner(NamedTuple):
-    """What is trained, before its first step.
-
-    Attributes:
-      params: the trainable parameters.
-      frozen: the other parameters.
-      loss: the loss that is differentiated, `(params, record, key, shared=(frozen,))`; with batch
-        units the same as `unit_loss`.
-      unit_loss: the mean loss of some records, `(params, records, keys, mask,
-        shared=(frozen,))`.
-    """
-
-    params: PyTree
-    frozen: PyTree
-    loss: Callable[..., jax.Array]
-    unit_loss: Callable[..., jax.Array]
-
-
-def make_learner(job: Job, init_key: jax.Array) -> Learner:
-    """Draws the parameters, and takes the frozen ones apart.
-
-    Raises:
-      ValueError: for a task that can't be learnt with the clipping, or on these records.
-    """
-    task = job.task
-    _check_unit(job)
-    drawn_by = (keys.jax_key(init_key, "init"), job.data.private.zero())
-    trial.tried("init", task.init, *drawn_by)
-    drawn = task.init(*drawn_by)
-    trial.try_task(job, drawn)
-    params, frozen = freezing.split(drawn, job.options.frozen)
-    trial.try_optimizer(job, params)
-    unit_loss = _unit_loss(task, job.options.microbatch_size)
-
-    def of_unit(params: PyTree, records: PyTree, *rest: jax.Array, shared: PyTree) -> jax.Array:
-        return unit_loss(freezing.merge(params, *shared), records, *rest)
-
-    def of_record(params: PyTree, record: PyTree, key: jax.Array, *, shared: PyTree) -> jax.Array:
-        assert task.loss is not None  # `_check_unit` has looked
-        return task.loss(freezing.merge(params, *shared), record, key)
-
-    return Learner(params, frozen, of_unit if job.unit == "batch" else of_record, of_unit)
-
-
-def _check_unit(job: Job) -> None:
-    if job.unit == "example" and job.task.loss is None:
-        raise ValueError(
-            "the model has BatchNorm: it mixes the examples of a batch, so that no example has a "
-            "gradient of its own to clip. Use GroupNorm instead (--model.norm group), or clip "
-            "batch units (--clipping.kind batch, jaxdp.clip_batch)"
-        )
-    if job.task.statistics is not None and job.data.public is None:
-        raise ValueError(
-            "the model has BatchNorm, whose statistics for evaluation and release must not come "
-            "from private records, and there are no public ones: set some apart, as "
-            "--data.private train[:80%] --data.public train[80%:], or use GroupNorm (--model.norm "
-            "group)"
-        )
-
-
-def _unit_loss(task: Task, microbatch_size: int) -> Callable[..., jax.Array]:
-    if task.unit_loss is not None:
-        return task.unit_loss
-    assert task.loss is not None  # a task has one of the two
-    return mean_loss(task.loss, microbatch_size=microbatch_size)
-
-
 @dataclass(frozen=True)
 class _Prepared:
     """A run without its secrets: nothing in it depends on them."""
@@ -252,6 +188,7 @@ class _Prepared:
     learner: Learner
     train_step: jax.stages.Wrapped
     measure: public_norms.Measure | None
+    chosen: Microbatches
 
     def run(self, secrets: Secrets) -> Run:
         """The run with its secrets, before its first step."""
@@ -270,6 +207,7 @@ class _Prepared:
             facts=make_facts(job, plan, self.learner.params),
             config=job.config,
             fingerprint=make_fingerprint(job, plan, program, self.learner.frozen),
+            microbatches=self.chosen,
             secrets=secrets,
         )
         return Run(
@@ -278,36 +216,34 @@ class _Prepared:
             state=state,
             train_step=self.train_step,
             saved=saved,
-            frozen=self.learner.frozen,
+            learner=self.learner,
             score=make_scorer(job.task, job.data.test),
             refresh=public_norms.make_refresh(job, plan.clipping, self.measure),
         )
 
 
-def shape_of_batch(records: Records, plan: Plan) -> tuple[feeding.Batch, jax.ShapeDtypeStruct]:
-    """The shapes of the batch and the mask of a step."""
-    rows = (plan.capacity,) if plan.num_units is None else (plan.num_units, plan.capacity)
-    shape = lambda leaf: jax.ShapeDtypeStruct((*rows, *leaf.shape), leaf.dtype)
-    batch = feeding.Batch(
-        records=jax.tree.map(shape, records.shape_of_one()),
-        ids=jax.ShapeDtypeStruct(rows, np.int32),
-        key=KEY,
-    )
-    return batch, jax.ShapeDtypeStruct(rows, bool)
-
-
-def _prepare(job: Job, learner: Learner, delta: float | None, tell: Tell) -> _Prepared:
+def _prepare(
+    job: Job,
+    params: Parameters,
+    before: Microbatches | None,
+    delta: float | None,
+    tell: Tell,
+) -> _Prepared:
+    job, chosen = microbatches.resolve(job, params, before, tell)
+    options = job.options
+    learner = make_learner(job, params, options.records_at_once)
     measure, norms = _measure_norms(job, learner, tell)
     plan = _make_plan(job, learner, norms, delta, tell)
     train_step = make_train_step(
         learner.loss,
-        privatize(plan, allocation=job.options.allocation),
+        privatize(plan, allocation=options.allocation),
         job.averaging_optimizer,
-        units_at_a_time(job.options.microbatch_size, plan),
+        units_at_a_time(options.records_at_once, plan),
+        options.method,
         plan.clipping.unit,
-        job.options.constant_time,
+        options.constant_time,
     )
-    return _Prepared(job, plan, learner, train_step, measure)
+    return _Prepared(job, plan, learner, train_step, measure, chosen)
 
 
 def _measure_norms(
@@ -350,7 +286,7 @@ def _make_plan(
         plan = plan.solve(len(job.data.private), clipping, draws_per_step(clipping, groups), delta)
     else:
         plan = copy.copy(plan)  # its batches are drawn here
-    size = job.options.microbatch_size
+    size = job.options.records_at_once
     if job.task.statistics is not None and plan.capacity > size:
         tell(
             f"BatchNorm takes a whole unit at once: up to {plan.capacity} records, whatever "
@@ -364,21 +300,18 @@ def _with_rounding_bound(plan: Plan, job: Job, learner: Learner, tell: Tell) -> 
 
     Tells of parameters that can't learn. Only the shapes of the records are looked at.
     """
-    batch_unit = plan.clipping.unit == "batch"
-    rows = (plan.capacity,) if batch_unit else ()
-    shape = lambda leaf: jax.ShapeDtypeStruct((*rows, *leaf.shape), leaf.dtype)
-    example = [jax.tree.map(shape, job.data.private.shape_of_one()), shape(KEY)]
-    if batch_unit:
-        example.append(jax.ShapeDtypeStruct(rows, bool))
-    at_a_time = units_at_a_time(job.options.microbatch_size, plan)
+    options = job.options
+    at_a_time = units_at_a_time(options.records_at_once, plan)
     held = explain(
         learner.loss,
         learner.params,
-        tuple(example),
+        shape_of_example(job.data.private, plan),
+        method="auto" if options.method == "vmap" else options.method,
         unit=plan.clipping.unit,
         microbatch_size=at_a_time,
         shared=(learner.frozen,),
     )
     if held.warning:
         tell(held.warning)
-    return plan.with_rounding_bound(at_a_time) if held.one_term else plan
+    one_term = options.method == "vmap" or held.one_term  # vmap holds every gradient as one array
+    return plan.with_rounding_bound(at_a_time) if one_term else plan

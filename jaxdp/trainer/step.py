@@ -12,7 +12,7 @@ from ..datasets.feeding import Batch, record_keys
 from ..dpsgd.privatizer import Privatizer, PrivatizeState
 from ..dpsgd.sums import Diagnostics, Strength
 from ..gradients.per_example import per_example_grads
-from ..types import PyTree, Unit
+from ..types import Method, PyTree, Unit
 
 
 class TrainState(NamedTuple):
@@ -54,6 +54,7 @@ def make_train_step(
     privatizer: Privatizer,
     optimizer: optax.GradientTransformation,
     microbatch_size: int,
+    method: Method = "auto",
     unit: Unit = "example",
     constant_time: bool = False,
 ) -> jax.stages.Wrapped:
@@ -70,12 +71,17 @@ def make_train_step(
       privatizer: makes the gradient private.
       optimizer: uses the private gradient.
       microbatch_size: number of examples (or units) that are differentiated at a time.
+      method: as in `per_example_grads`.
       unit: what is clipped.
       constant_time: as in `per_example_grads`.
     """
 
     grads = per_example_grads(
-        loss, unit=unit, microbatch_size=microbatch_size, constant_time=constant_time
+        loss,
+        method=method,
+        unit=unit,
+        microbatch_size=microbatch_size,
+        constant_time=constant_time,
     )
 
     @functools.partial(jax.jit, donate_argnums=0)

@@ -203,6 +203,12 @@ RULES = (
         "schedules of Optax",
         "training.schedule",
     ),
+    Rule(
+        ("training.memory_limit",),
+        lambda c: c.training.microbatch_size == "auto",
+        "--training.microbatch-size auto",
+        "training.microbatch_size",
+    ),
     Rule(("output",), lambda c: c.resume is None, "a new run", "resume"),
 )
 

@@ -18,9 +18,10 @@ def layer_norms(rows):
     return {name: norms64({name: row}) for name, row in rows.items()}
 
 
-def test_norms_of_examples_are_averaged_layer_by_layer():
+@pytest.mark.parametrize("method", ["auto", "two_pass", "vmap"])
+def test_norms_of_examples_are_averaged_layer_by_layer(method):
     clip = jaxdp.clip_layerwise(1.0)
-    measure = jaxdp.public_norms(loss, clip, microbatch_size=2)
+    measure = jaxdp.public_norms(loss, clip, method=method, microbatch_size=2)
     x, y = P.batch
     mask = np.arange(8) < 5
     got = measure(P.params, [((x[:4], y[:4]), None), ((x[4:], y[4:]), mask)])

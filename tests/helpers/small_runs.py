@@ -9,6 +9,7 @@ from jaxdp import Plan, clip_individual
 from jaxdp.datasets.dataset import Dataset
 from jaxdp.tasks.task import Task
 from jaxdp.trainer.job import Job, RunOptions
+from jaxdp.trainer.microbatches import Asked, Microbatches
 from jaxdp.trainer.release.claims import SpentSegment, make_facts, make_statement
 from jaxdp.trainer.release.parameters import save_params, save_statement
 from jaxdp.trainer.run.ledger import Ledger, Segment
@@ -16,6 +17,7 @@ from jaxdp.trainer.run.resume import make_budget
 from jaxdp.trainer.run.segment import SavedSegment, draw_secrets, save_segment, secrets_digest
 
 PARAMETERS = 650
+MICROBATCHES = Microbatches(Asked(256, None, "auto"), "auto", 256)
 
 
 def make_plan(**changes):
@@ -70,7 +72,7 @@ def add_segment(folder, ledger, plan, facts, start, stop, seed=None):
     """Begins a segment and charges its steps up to `stop`."""
     number = len(ledger.segments) + 1
     secrets = draw_secrets(seed, number)
-    saved = SavedSegment(facts, None, {"splits": {}}, secrets)
+    saved = SavedSegment(facts, None, {"splits": {}}, MICROBATCHES, secrets)
     save_segment(folder / "private" / f"segment-{number}.json", saved)
     ledger.open_segment(
         Segment(

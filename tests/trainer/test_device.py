@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import jax
 
 from jaxdp.trainer import device
-from jaxdp.trainer.device import describe_device, describe_processor
+from jaxdp.trainer.device import describe_device, describe_processor, free_memory
 
 
 def test_a_cpu_is_told_with_its_cores_and_model():
@@ -46,3 +46,33 @@ def test_virtual_cpus_of_one_name_are_told_apart(monkeypatch, tmp_path):
     assert told("CPU part\t: 0xd4f\nFeatures\t: fp sve2\n") == "0xd4f; fp sve2"
     monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(platform="gpu")])
     assert describe_processor() is None
+
+
+def test_free_memory_of_an_accelerator_is_what_nobody_has_taken(monkeypatch):
+    told = {"bytes_limit": 1000, "bytes_in_use": 300}
+    one = SimpleNamespace(platform="gpu", memory_stats=lambda: told)
+    monkeypatch.setattr(jax, "devices", lambda: [one])
+    assert free_memory() == 700
+    one.memory_stats = lambda: None  # it does not tell
+    assert free_memory() is None
+
+
+def test_free_memory_of_a_machine_is_what_its_container_leaves(monkeypatch, tmp_path):
+    """Files that nobody needs any more are free, too."""
+    machine = tmp_path / "meminfo"
+    monkeypatch.setattr(device, "MEMORY_INFO", machine)
+    containers = [(tmp_path, *names) for _, *names in device.CONTAINERS]
+    monkeypatch.setattr(device, "CONTAINERS", containers)
+    assert free_memory() is None  # as on a Mac
+    machine.write_text("MemTotal:  90 kB\nMemAvailable:   8 kB\n")
+    assert free_memory() == 8192
+    (tmp_path / "memory.current").write_text("5000\n")
+    (tmp_path / "memory.stat").write_text("anon 3000\ninactive_file 1000\n")
+    for limit, free in (("max", 8192), ("6000", 2000), ("3000", 0)):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        assert free_memory() == free
+    (tmp_path / "memory.max").unlink()
+    (tmp_path / "memory.limit_in_bytes").write_text("7000")
+    (tmp_path / "memory.usage_in_bytes").write_text("5000")
+    (tmp_path / "memory.stat").write_text("total_inactive_file 500\n")
+    assert free_memory() == 2500

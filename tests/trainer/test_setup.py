@@ -107,6 +107,9 @@ def test_the_plan_pays_for_all_numbers_that_get_noise(args, numbers):
         ("--clipping.kind batch --clipping.units 4", "bound"),
         ("--model.name cnn --model.widths 32 64", "none"),
         ("--model.name cnn --model.widths 32 64 --training.microbatch-size 1", "bound"),
+        ("--model.name cnn --training.microbatch-size 8 --training.method factored", "none"),
+        ("--model.name cnn --training.microbatch-size 8 --training.method vmap", "bound"),
+        ("--model.name cnn --training.microbatch-size 8 --training.method two_pass", "none"),
     ],
 )
 def test_the_rounding_of_the_sum_is_bounded_where_a_bound_is_proved(args, kind):

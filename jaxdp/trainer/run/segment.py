@@ -11,6 +11,7 @@ import numpy as np
 from ...dpsgd import keys
 from .. import config as configs
 from .. import parsing
+from ..microbatches import Microbatches
 from ..release import typed_json
 from ..release.claims import SegmentFacts
 from .files import write_private
@@ -35,12 +36,14 @@ class SavedSegment:
       facts: for the statement.
       config: the configuration of the command; None: the run was made by `fit`.
       fingerprint: everything that may change a bit of its results.
+      microbatches: how gradients are computed.
       secrets: None: they are destroyed (`seal`).
     """
 
     facts: SegmentFacts
     config: configs.Config | None
     fingerprint: Fingerprint
+    microbatches: Microbatches
     secrets: Secrets | None
 
     @property
@@ -86,6 +89,7 @@ def save_segment(path: Path, saved: SavedSegment) -> None:
         "facts": typed_json.to_json(saved.facts),
         "config": None if saved.config is None else asdict(saved.config),
         "fingerprint": saved.fingerprint,
+        "microbatches": typed_json.to_json(saved.microbatches),
         "secrets": _words(saved.keys),
     }
     write_private(path, json.dumps(fact, indent=1) + "\n")
@@ -109,6 +113,7 @@ def load_segment(path: Path) -> SavedSegment:
             typed_json.from_json(SegmentFacts, fact["facts"]),
             None if config is None else parsing.from_json(configs.Config, config),
             fact["fingerprint"],
+            typed_json.from_json(Microbatches, fact["microbatches"]),
             secrets,
         )
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:

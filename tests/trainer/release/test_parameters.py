@@ -17,7 +17,7 @@ pytest.importorskip("safetensors")
 from helpers.statements import statement_of
 
 from jaxdp.datasets.config import DataConfig
-from jaxdp.trainer import setup
+from jaxdp.trainer import learner
 from jaxdp.trainer.command import make_job
 from jaxdp.trainer.config import Config
 from jaxdp.trainer.release.parameters import (
@@ -280,9 +280,9 @@ def test_the_average_is_released_with_the_frozen_parameters(finished):
     released = load_release(finished).params
     assert sorted(released) == ["Conv_0", "Dense_0", "GroupNorm_0"]
     saved = load_segment(finished / "private" / "segment-1.json")
-    first = setup.make_learner(make_job(saved.config), saved.secrets.init)
+    first = learner.draw(make_job(saved.config), saved.secrets.init)
     np.testing.assert_array_equal(released["Conv_0"]["kernel"], first.frozen["Conv_0"]["kernel"])
-    assert first.params["Conv_0"] == {"kernel": None, "bias": None}
+    assert first.trained["Conv_0"] == {"kernel": None, "bias": None}
     checkpoints = Checkpoints(finished / "private" / "checkpoints", 2)
     arrays = checkpoints.newest(print).arrays
     checkpoints.close()

@@ -9,6 +9,7 @@ from jaxdp.dpsgd import keys
 
 for module in ("orbax.checkpoint", "tyro"):
     pytest.importorskip(module)
+from helpers.small_runs import MICROBATCHES  # noqa: E402
 from helpers.statements import facts_of  # noqa: E402
 
 from jaxdp.trainer.config import Config  # noqa: E402
@@ -56,7 +57,7 @@ def test_a_seed_repeats_the_secrets_of_a_segment_and_no_other():
 @pytest.mark.parametrize("by", ["the command", "fit"])
 def test_a_segment_comes_back(tmp_path, by):
     config = Config(seed=3) if by == "the command" else None
-    saved = SavedSegment(facts_of(), config, {"a": [1, {"b": None}]}, draw_secrets(3))
+    saved = SavedSegment(facts_of(), config, {"a": [1, {"b": None}]}, MICROBATCHES, draw_secrets(3))
     path = tmp_path / "segment-1.json"
     save_segment(path, saved)
     back = load_segment(path)

@@ -1,0 +1,125 @@
+"""What a run trains: the parameters that its task draws, and the losses that are differentiated."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from ..datasets import feeding
+from ..datasets.records import Records
+from ..dpsgd import keys
+from ..dpsgd.plan import Plan
+from ..gradients.unit_loss import mean_loss
+from ..tasks.task import Task
+from ..types import PyTree
+from . import freezing, trial
+from .job import Job
+from .trial import KEY
+
+
+class Parameters(NamedTuple):
+    """The parameters of a run, before its first step."""
+
+    trained: PyTree
+    frozen: PyTree
+
+
+class Learner(NamedTuple):
+    """What is trained, before its first step.
+
+    Attributes:
+      params: the trainable parameters.
+      frozen: the other parameters.
+      loss: the loss that is differentiated, `(params, record, key, shared=(frozen,))`; with batch
+        units the same as `unit_loss`.
+      unit_loss: the mean loss of some records, `(params, records, keys, mask,
+        shared=(frozen,))`.
+    """
+
+    params: PyTree
+    frozen: PyTree
+    loss: Callable[..., jax.Array]
+    unit_loss: Callable[..., jax.Array]
+
+
+def draw(job: Job, init_key: jax.Array) -> Parameters:
+    """Draws the parameters, and takes the frozen ones apart.
+
+    Raises:
+      ValueError: for a task that can't be learnt with the clipping, or on these records.
+    """
+    task = job.task
+    _check_unit(job)
+    drawn_by = (keys.jax_key(init_key, "init"), job.data.private.zero())
+    trial.tried("init", task.init, *drawn_by)
+    drawn = task.init(*drawn_by)
+    trial.try_task(job, drawn)
+    params, frozen = freezing.split(drawn, job.options.frozen)
+    trial.try_optimizer(job, params)
+    return Parameters(params, frozen)
+
+
+def make_learner(job: Job, params: Parameters, records_at_once: int) -> Learner:
+    """Puts the losses beside the parameters.
+
+    Args:
+      job: what the run is made of.
+      params: its parameters.
+      records_at_once: how many records of a batch unit are differentiated at a time.
+    """
+    task = job.task
+    unit_loss = _unit_loss(task, records_at_once)
+
+    def of_unit(params: PyTree, records: PyTree, *rest: jax.Array, shared: PyTree) -> jax.Array:
+        return unit_loss(freezing.merge(params, *shared), records, *rest)
+
+    def of_record(params: PyTree, record: PyTree, key: jax.Array, *, shared: PyTree) -> jax.Array:
+        assert task.loss is not None  # `_check_unit` has looked
+        return task.loss(freezing.merge(params, *shared), record, key)
+
+    loss = of_unit if job.unit == "batch" else of_record
+    return Learner(params.trained, params.frozen, loss, of_unit)
+
+
+def shape_of_example(records: Records, plan: Plan) -> tuple[PyTree, ...]:
+    """The shapes of a loss's arguments after the parameters: for a record, or a batch unit."""
+    rows = () if plan.num_units is None else (plan.capacity,)
+    shape = lambda leaf: jax.ShapeDtypeStruct((*rows, *leaf.shape), leaf.dtype)
+    record = (jax.tree.map(shape, records.shape_of_one()), shape(KEY))
+    return record if plan.num_units is None else (*record, jax.ShapeDtypeStruct(rows, bool))
+
+
+def shape_of_batch(records: Records, plan: Plan) -> tuple[feeding.Batch, jax.ShapeDtypeStruct]:
+    """The shapes of the batch and the mask of a step."""
+    rows = (plan.capacity,) if plan.num_units is None else (plan.num_units, plan.capacity)
+    shape = lambda leaf: jax.ShapeDtypeStruct((*rows, *leaf.shape), leaf.dtype)
+    batch = feeding.Batch(
+        records=jax.tree.map(shape, records.shape_of_one()),
+        ids=jax.ShapeDtypeStruct(rows, np.int32),
+        key=KEY,
+    )
+    return batch, jax.ShapeDtypeStruct(rows, bool)
+
+
+def _check_unit(job: Job) -> None:
+    if job.unit == "example" and job.task.loss is None:
+        raise ValueError(
+            "the model has BatchNorm: it mixes the examples of a batch, so that no example has a "
+            "gradient of its own to clip. Use GroupNorm instead (--model.norm group), or clip "
+            "batch units (--clipping.kind batch, jaxdp.clip_batch)"
+        )
+    if job.task.statistics is not None and job.data.public is None:
+        raise ValueError(
+            "the model has BatchNorm, whose statistics for evaluation and release must not come "
+            "from private records, and there are no public ones: set some apart, as "
+            "--data.private train[:80%] --data.public train[80%:], or use GroupNorm (--model.norm "
+            "group)"
+        )
+
+
+def _unit_loss(task: Task, microbatch_size: int) -> Callable[..., jax.Array]:
+    if task.unit_loss is not None:
+        return task.unit_loss
+    assert task.loss is not None  # a task has one of the two
+    return mean_loss(task.loss, microbatch_size=microbatch_size)
