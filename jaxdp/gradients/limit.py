@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -35,7 +35,7 @@ TWICE = 2
 MUCH = 2**28
 
 
-def default_method(program: Program, microbatch_size: int) -> str:
+def default_method(program: Program, microbatch_size: int) -> Literal["auto", "two_pass"]:
     """What "auto" is without a limit on memory: "auto", or "two_pass". Shapes alone decide."""
     choices = choose(program, thrifty=True)
     sizes = [math.prod(var.aval.shape) for var in program.jaxpr.invars[: len(choices)]]
