@@ -136,3 +136,11 @@ def test_rows_that_are_not_finite_show_and_can_be_dropped(bad):
     np.testing.assert_array_equal(kept.materialize()[1:3], 0)
     assert np.all(np.isfinite(kept.weighted_sum(jnp.ones(4))))
     np.testing.assert_array_equal(kept.squared_norms()[1:3] < 1e-30, True)
+
+
+def test_a_penalty_without_a_gradient_drops_every_row():
+    loss = lambda w, x: jnp.sum(jnp.sin(x @ w)) + jnp.linalg.norm(w)
+    leaf = held(loss, jnp.zeros((4, 4)), (X,))
+    assert isinstance(leaf, Several)
+    assert not np.any(np.isfinite(leaf.squared_norms()))
+    np.testing.assert_array_equal(leaf.keep(jnp.zeros(B, bool)).weighted_sum(jnp.zeros(B)), 0)
