@@ -52,7 +52,9 @@ class Number:
         return jnp.sum(w * coefficients.astype(w.dtype)) * v
 
     def keep(self, valid: jax.Array) -> "Number":
-        return replace(self, weights=jnp.where(valid, self.weights, 0))
+        # No row is valid where v is not finite; but 0·inf is NaN.
+        vector = jnp.where(jnp.isfinite(self.vector), self.vector, 0)
+        return replace(self, weights=jnp.where(valid, self.weights, 0), vector=vector)
 
     def materialize(self) -> jax.Array:
         w, v = wide(self.weights, self.vector)

@@ -91,7 +91,8 @@ def place(standardisation: Standardisation, shape: MatmulShape | ConvShape) -> P
     """
     s, _, d, p = shape.sizes
     with jax.ensure_compile_time_eval():
-        numbers = jnp.arange(s * d * p, dtype=jnp.int32).reshape(1, s, d, p)
+        # From 1 on: 0 stands for what the use does not take of ŵ.
+        numbers = jnp.arange(1, s * d * p + 1, dtype=jnp.int32).reshape(1, s, d, p)
         restored = np.asarray(_restored(shape, numbers))[0]
     own = len(standardisation.shape)
     expected = tuple(standardisation.shape[axis] for axis in standardisation.order)
@@ -100,9 +101,9 @@ def place(standardisation: Standardisation, shape: MatmulShape | ConvShape) -> P
     at = np.asarray(standardisation.raw(restored))
 
     def channel_numbers(axes: Sequence[int]) -> np.ndarray:
-        channels = np.empty(s * d * p, np.int32)
+        channels = np.empty(1 + s * d * p, np.int32)
         channels[at] = _channel_numbers(at.shape, axes)
-        return channels.reshape(s, d, p)
+        return channels[1:].reshape(s, d, p)
 
     scaled = channel_numbers(standardisation.norm_axes)
     means = channel_numbers(standardisation.mean_axes)

@@ -168,7 +168,7 @@ class _Reader:
             a, b = values
             if isinstance(a, Number) and isinstance(b, Number):
                 return _number(eqn, a.value, b.value)
-            if primitive is p.sub_p:
+            if primitive is p.sub_p and _is_real(after):
                 # Numbers like 1/n are rounded in the program.
                 return subtracted(a, b, close=float(jnp.finfo(after.dtype).eps))
             rule = _BINARY.get(primitive)

@@ -180,7 +180,7 @@ def _at_maker(source: Derived, uses: list[Use]) -> Use | None:
     unread = any(use.primitive not in _READ for use in uses)
     if len(with_leaves) == 1 and eqn.primitive in _READ and unread:
         ((operand, view),) = with_leaves
-    elif source.shape == ():
+    elif source.shape == () and jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.floating):
         operand, view = 0, _whole(source, ())
     else:
         return None
@@ -314,7 +314,7 @@ def _derived(
     moves = any(view.leaves for view in operands) and eqn.primitive is not p.stop_gradient_p
     results = []
     for i, var in enumerate(eqn.outvars):
-        smooth = moves and jnp.issubdtype(var.aval.dtype, jnp.floating)
+        smooth = moves and jnp.issubdtype(var.aval.dtype, jnp.inexact)  # complex ones too
         source = Derived(path, eqn, i, tuple(operands), outer) if smooth else None
         results.append(_whole(source, var.aval.shape))
     return results

@@ -101,6 +101,21 @@ def test_what_has_no_rule_is_materialised(loss):
     assert factored(loss, BASE, (X,)) == [False]
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda q, x: wave(jnp.abs(x @ jax.lax.complex(q, q[::-1]))),
+        lambda q, x: wave(jnp.abs(x.astype(complex) @ q.astype(complex).T)),
+        lambda q, x: wave(jnp.fft.irfft(jnp.fft.rfft(x) * jnp.fft.rfft(q[0]))),
+        lambda q, x: wave(jnp.real(x * jnp.exp(1j * jnp.sum(q)))),
+    ],
+)
+@pytest.mark.parametrize("large", [0, 2**22])
+def test_complex_numbers_made_of_parameters_have_gradients(monkeypatch, loss, large):
+    monkeypatch.setattr("jaxdp.gradients.made_weights.LARGE", large)
+    agree(loss, normal(0, 4, 4), (X,))
+
+
 def test_a_derived_value_made_of_another_that_is_tapped_counts_once():
     def loss(q, x):
         made = jnp.ones((3, 4)) @ q

@@ -86,6 +86,33 @@ def test_standardised_weights_and_their_gains_are_factors(loss, params, batch):
         assert form == ("product" if "g" in jax.tree_util.keystr(path) else "direct")
 
 
+@pytest.mark.parametrize(
+    ("loss", "shape"),
+    [
+        (lambda w, x: wave(x[:, :1] @ w[:, :3]), (1, 5)),
+        (lambda w, x: wave(x[:, :1] @ w[:, 2:]), (1, 5)),
+        (lambda w, x: wave(x[:, :3] @ w.T[:3, :1]), (1, 4)),
+        (lambda w, x: wave(x @ w[:, 1:4]), (4, 5)),
+    ],
+)
+def test_a_part_of_a_standardised_weight(loss, shape):
+    """The channels of what is not used must not take the place of others."""
+    made = lambda q: q["g"] * q["w"] / jnp.sqrt(jnp.sum(q["w"] ** 2, 0) + 0.1)
+    params = {"g": 1 + normal(1, shape[1]), "w": normal(0, *shape)}
+    # Of one input, the projection takes nearly all away.
+    agree(lambda q, x: loss(made(q), x), params, (ROWS,), inflation=1000)
+
+
+def test_whole_numbers_made_of_a_weight_are_no_standardisation():
+    """As in `jax.scipy.linalg.expm`, which counts how often it halves."""
+
+    def loss(w, x):
+        halvings = jnp.asarray(jnp.abs(w).sum(), int) - jnp.arange(2)[1]
+        return wave(x @ jnp.exp(w * 2.0**-halvings))
+
+    agree(loss, normal(0, 4, 4), (ROWS,))
+
+
 def nfnets(q, x):
     return wave(conv(x, scaled(q["w"], q["g"])))
 

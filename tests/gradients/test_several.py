@@ -161,3 +161,11 @@ def test_the_rounding_of_inner_products_is_in_the_norm():
 def test_uses_at_one_position_each_are_several_terms(loss, batch):
     """The rounding of their sum is not bounded by the clipped norms: they may cancel."""
     assert not held(loss, normal(0, 4, 4), (batch,)).one_term
+
+
+def test_a_penalty_without_a_gradient_drops_every_row():
+    loss = lambda w, x: jnp.sum(jnp.sin(x @ w)) + jnp.linalg.norm(w)
+    leaf = held(loss, jnp.zeros((4, 4)), (X,))
+    assert isinstance(leaf, Several)
+    assert not np.any(np.isfinite(leaf.squared_norms()))
+    np.testing.assert_array_equal(leaf.keep(jnp.zeros(B, bool)).weighted_sum(jnp.zeros(B)), 0)
