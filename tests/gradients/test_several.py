@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.engines import B, agree, factored, normal
+from jax.sharding import PartitionSpec as P
 
 from jaxdp.gradients.engine import factored_engine
 from jaxdp.gradients.matmul import Matmul
@@ -136,6 +137,15 @@ def test_rows_that_are_not_finite_show_and_can_be_dropped(bad):
     np.testing.assert_array_equal(kept.materialize()[1:3], 0)
     assert np.all(np.isfinite(kept.weighted_sum(jnp.ones(4))))
     np.testing.assert_array_equal(kept.squared_norms()[1:3] < 1e-30, True)
+
+
+def test_a_penalty_inside_shard_map():
+    loss = lambda w, x: jnp.sum(jnp.sin(x @ w)) + jnp.sum(w**2)
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = lambda w, x: held(loss, w, (x,)).materialize()
+    w = normal(0, 4, 4)
+    got = jax.jit(jax.shard_map(rows, mesh=mesh, in_specs=(P(), P("x")), out_specs=P("x")))(w, X)
+    np.testing.assert_allclose(got, jax.vmap(jax.grad(loss), (None, 0))(w, X), rtol=1e-5, atol=1e-5)
 
 
 def test_a_penalty_without_a_gradient_drops_every_row():
