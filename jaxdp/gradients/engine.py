@@ -108,7 +108,8 @@ class Found:
         if isinstance(shape, NumberShape):
             number = shape.source.eqn.outvars[shape.source.result]
             pull = self.source.pull(number, shape.leaf)
-            return Number.joined([c for _, c in each], pull(jnp.ones([])))
+            one = vary(jnp.ones([]), varying_axes(self.leaves))
+            return Number.joined([c for _, c in each], pull(one))
         if isinstance(shape, Made):
             ((x, c),) = each
             return shape.make(self.source, x, c, part.norms)

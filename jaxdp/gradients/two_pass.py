@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from .choice import Choice, choose
-from .engine import Found
+from .engine import Found, factored_engine
 from .held import Allowed, sum_of_kept
 from .jax_internals import one_example, vary, varying_axes
 from .layout import Layout
@@ -116,7 +116,7 @@ class TwoPass:
     def __init__(self, loss_fn: Callable[..., jax.Array], params: Any, batch: tuple) -> None:
         self._axes = varying_axes((params, batch))
         params = vary(params, self._axes)
-        self._gradient = jax.grad(loss_fn)
+        self._loss_fn = loss_fn
         self._params, self._batch = params, batch
         self._program = trace(loss_fn, params, one_example(batch))
         self._leaves = jax.tree.leaves(params)
@@ -167,11 +167,8 @@ class TwoPass:
         return jax.lax.while_loop(go_on, take, vary(start, self._axes))[1]
 
     def materialize(self, valid: jax.Array) -> list[jax.Array]:
-        grads = jax.vmap(self._gradient, (None, *[0] * len(self._batch)))(
-            self._params, *self._batch
-        )
-        rows = lambda g: jnp.where(valid.reshape(-1, *[1] * (g.ndim - 1)), g, 0)
-        return [rows(g) for g in jax.tree.leaves(grads)]
+        _, leaves = factored_engine(self._loss_fn, self._params, self._batch)
+        return [leaf.keep(valid).materialize() for leaf in leaves]
 
     @cached_property
     def _first(self) -> tuple[jax.Array, list[jax.Array], list[jax.Array]]:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.engines import B, agree, factored, normal
+from jax.sharding import PartitionSpec as P
 
 from jaxdp.gradients.engine import factored_engine
 from jaxdp.gradients.matmul import Matmul
@@ -161,6 +162,15 @@ def test_the_rounding_of_inner_products_is_in_the_norm():
 def test_uses_at_one_position_each_are_several_terms(loss, batch):
     """The rounding of their sum is not bounded by the clipped norms: they may cancel."""
     assert not held(loss, normal(0, 4, 4), (batch,)).one_term
+
+
+def test_a_penalty_inside_shard_map():
+    loss = lambda w, x: jnp.sum(jnp.sin(x @ w)) + jnp.sum(w**2)
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = lambda w, x: held(loss, w, (x,)).materialize()
+    w = normal(0, 4, 4)
+    got = jax.jit(jax.shard_map(rows, mesh=mesh, in_specs=(P(), P("x")), out_specs=P("x")))(w, X)
+    np.testing.assert_allclose(got, jax.vmap(jax.grad(loss), (None, 0))(w, X), rtol=1e-5, atol=1e-5)
 
 
 def test_a_penalty_without_a_gradient_drops_every_row():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers.cases import slow
 from helpers.engines import B, normal, quick_jit, reference
-from helpers.problems import flat64, norms64, oracle_grads
+from helpers.problems import flat64, norms64
 
 import jaxdp
 from jaxdp.gradients.engine import factored_engine
@@ -497,8 +497,9 @@ def test_privatize_takes_the_excess_off_the_sum():
     np.testing.assert_allclose(shorter, sums["vmap"], rtol=1e-5, atol=1e-9)
 
 
-def test_materialize_and_norms():
-    loss_fn, params, batch, _ = CASES["shared over time, by factors"]
+@pytest.mark.parametrize("case", ["shared over time, by factors", "ragged experts in scan"])
+def test_materialize_and_norms(case):
+    loss_fn, params, batch, _ = CASES[case]
     mask = np.arange(B) != 1
     grads = jaxdp.per_example_grads(loss_fn, method="two_pass", microbatch_size=2)
     each, squared = quick_jit(
@@ -507,7 +508,8 @@ def test_materialize_and_norms():
             grads(params, batch, mask).squared_norms(),
         )
     )()
-    exact = oracle_grads(params, batch, loss_fn)
+    structure = jax.tree.structure(params)
+    exact = jax.tree.unflatten(structure, reference(loss_fn, params, batch, "ragged" in case)[1])
     norms = np.sqrt(sum(np.asarray(s, np.float64) for s in jax.tree.leaves(squared)))
     np.testing.assert_allclose(norms, norms64(exact), rtol=1e-4)
     for a, b in zip(jax.tree.leaves(each), jax.tree.leaves(exact), strict=True):
