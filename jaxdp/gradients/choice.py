@@ -147,7 +147,7 @@ def _choose(leaf: int, uses: list[Use], ways: dict[Use, _Ways], thrifty: bool) -
     (group,) = groups.values()
     form, reason = _cheapest(group, thrifty)
     if isinstance(part.shape, PulledShape):
-        return Choice(part.norms, "a few rows at a time: too large for an array", everything, parts)
+        return Choice(part.norms, "made by a function: a few rows at a time", everything, parts)
     if isinstance(part.shape, StandardisedShape):
         if part.shape.gain is not None:
             return Choice("product", "the gain of a standardised weight", everything, parts)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from .choice import Choice, Made, Part, choose
+from .isolation import each_on_its_own, has_convolution, mixes_rows
 from .jax_internals import Literal, one_example, vary, varying_axes
 from .lookup import Lookup, LookupShape
 from .made_weights import Source
@@ -31,21 +32,25 @@ from .uses import Derived, Use
 
 
 def factored_engine(
-    loss_fn: Callable[..., jax.Array], params: Any, batch: tuple
+    loss_fn: Callable[..., jax.Array], params: Any, batch: tuple, constant_time: bool = False
 ) -> tuple[jax.Array, list[Representation]]:
     """Losses `[b]`, and every leaf's gradients, held as factors wherever there is a rule."""
-    return _engine(loss_fn, params, batch, thrifty=False)
+    return _engine(loss_fn, params, batch, constant_time, thrifty=False)
 
 
 def auto_engine(
-    loss_fn: Callable[..., jax.Array], params: Any, batch: tuple
+    loss_fn: Callable[..., jax.Array], params: Any, batch: tuple, constant_time: bool = False
 ) -> tuple[jax.Array, list[Representation]]:
     """Losses `[b]`, and every leaf's gradients, held in the form that its shapes make cheapest."""
-    return _engine(loss_fn, params, batch, thrifty=True)
+    return _engine(loss_fn, params, batch, constant_time, thrifty=True)
 
 
 def _engine(
-    loss_fn: Callable[..., jax.Array], params: Any, batch: tuple, thrifty: bool
+    loss_fn: Callable[..., jax.Array],
+    params: Any,
+    batch: tuple,
+    constant_time: bool,
+    thrifty: bool,
 ) -> tuple[jax.Array, list[Representation]]:
     axes = varying_axes((params, batch))
     params = vary(params, axes)
@@ -59,11 +64,18 @@ def _engine(
     tapped = Tapped(program, choices, axes)
     differentiate = lambda example: tapped.differentiate(leaves, example)
 
+    examples = jax.tree.leaves(batch)
     # What is known does not depend on the example: it is held once.
     outputs = ((0, 0), (0, Recorded(0, None)))  # type: ignore[arg-type]
-    (cotangents, gradients), (values, recorded) = jax.vmap(differentiate, out_axes=outputs)(
-        jax.tree.leaves(batch)
-    )
+    together = jax.vmap(differentiate, out_axes=outputs)
+    if has_convolution(program.jaxpr) and mixes_rows(together, examples):
+        own = lambda example: _without_known(differentiate(example))
+        found_apart = each_on_its_own(own, examples, constant_time)
+        (cotangents, gradients), (values, operands) = found_apart
+        first = differentiate([x[0] for x in examples])
+        recorded = Recorded(operands, first[1][1].known)
+    else:
+        (cotangents, gradients), (values, recorded) = together(examples)
     rows = dict(zip(tapped.dense, gradients, strict=True))
     found = Found(program, leaves, tapped.sites, cotangents, recorded)
     representations: list[Representation] = []
@@ -79,6 +91,11 @@ def _engine(
 
 # The recorded operands and the cotangents of a use.
 Each = tuple[tuple[jax.Array, ...], jax.Array]
+
+
+def _without_known(found: Any) -> Any:
+    (cotangents, gradients), (value, recorded) = found
+    return (cotangents, gradients), (value, recorded.operands)
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,8 @@ def made_shapes(program: Program, use: Use) -> dict[int, StandardisedShape | Pul
                 found[gain_leaf] = StandardisedShape(inner, standard, where, gain_leaf, i)
         break
     for leaf, size in sizes.items():
-        if leaf not in found and size >= LARGE:
+        # The gradient of each row's kernel is slow, and one that is not finite spoils the others.
+        if leaf not in found and (size >= LARGE or isinstance(inner, ConvShape)):
             found[leaf] = PulledShape(inner, source, leaf)
     return found
 

@@ -22,6 +22,7 @@ from ._checks import (
 from .coupling import check_uncoupled, refuse_vmap
 from .engine import auto_engine, factored_engine
 from .held import Gradients, Held
+from .isolation import each_on_its_own, has_convolution, mixes_rows
 from .jax_internals import one_example, vary, varying_axes
 from .lazy import PerExampleGrads
 from .limit import ORDER, default_method, within_limit
@@ -31,7 +32,7 @@ from .representations import Dense, Representation
 from .shared import with_shared
 from .two_pass import two_pass_engine
 
-Engine = Callable[[Callable[..., jax.Array], PyTree, tuple], tuple[jax.Array, Gradients]]
+Engine = Callable[[Callable[..., jax.Array], PyTree, tuple, bool], tuple[jax.Array, Gradients]]
 
 
 def per_example_grads(
@@ -142,8 +143,9 @@ def per_example_grads(
         tell_nnx()
 
         def compute(rows: tuple) -> tuple[jax.Array, Gradients]:
-            given = refuse_vmap((params, rows)) if never_vmap else (params, rows)
-            return (_single_engine if alone else ENGINES[chosen])(loss, *given)
+            own, rows = refuse_vmap((params, rows)) if never_vmap else (params, rows)
+            engine = _single_engine if alone else ENGINES[chosen]
+            return engine(loss, own, rows, constant_time)
 
         return PerExampleGrads(
             compute,
@@ -205,20 +207,25 @@ def from_dense(
 
 
 def _vmap_engine(
-    loss_fn: Callable[..., jax.Array], params: PyTree, rows: tuple
+    loss_fn: Callable[..., jax.Array], params: PyTree, rows: tuple, constant_time: bool
 ) -> tuple[jax.Array, Gradients]:
     """The reference: differentiate every example on its own."""
-    in_axes = (None, *[0] * len(rows))
     # Inside shard_map, the gradients of shared parameters would be summed over the devices at once.
     params = vary(params, varying_axes((params, rows)))
-    values, grads = jax.vmap(jax.value_and_grad(loss_fn), in_axes)(params, *rows)
+    of_row = lambda row: jax.value_and_grad(loss_fn)(params, *row)
+    jaxpr = jax.make_jaxpr(loss_fn)(params, *one_example(rows))
+    if has_convolution(jaxpr) and mixes_rows(jax.vmap(of_row), rows):
+        values, grads = each_on_its_own(of_row, rows, constant_time)
+    else:
+        values, grads = jax.vmap(of_row)(rows)
     return values, Held([Dense(g) for g in jax.tree.leaves(grads)])
 
 
 def _single_engine(
-    loss_fn: Callable[..., jax.Array], params: PyTree, rows: tuple
+    loss_fn: Callable[..., jax.Array], params: PyTree, rows: tuple, constant_time: bool
 ) -> tuple[jax.Array, Gradients]:
     """Differentiates one row (a whole batch unit, say) without a batch axis that XLA might move."""
+    del constant_time
     params = vary(params, varying_axes((params, rows)))
     row = jax.tree.map(lambda leaf: leaf[0], rows)
     value, grads = jax.value_and_grad(loss_fn)(params, *row)
@@ -229,9 +236,9 @@ def _held(
     engine: Callable[..., tuple[jax.Array, list[Representation]]],
 ) -> Engine:
     def with_gradients(
-        loss_fn: Callable[..., jax.Array], params: PyTree, rows: tuple
+        loss_fn: Callable[..., jax.Array], params: PyTree, rows: tuple, constant_time: bool
     ) -> tuple[jax.Array, Gradients]:
-        values, leaves = engine(loss_fn, params, rows)
+        values, leaves = engine(loss_fn, params, rows, constant_time)
         return values, Held(leaves)
 
     return with_gradients

@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from .choice import Choice, choose
-from .engine import Found, factored_engine
-from .held import Allowed, sum_of_kept
+from .engine import Found, auto_engine, factored_engine
+from .held import Allowed, Gradients, Held, sum_of_kept
+from .isolation import has_convolution, mixes_rows
 from .jax_internals import one_example, vary, varying_axes
 from .layout import Layout
 from .program import Program, Recorded, Sites, trace, with_taps
@@ -101,10 +102,16 @@ def _at_operand(use: Use) -> Use:
 
 
 def two_pass_engine(
-    loss_fn: Callable[..., jax.Array], params: Any, batch: tuple
-) -> tuple[jax.Array, "TwoPass"]:
-    """Losses `[b]`, and the gradients, computed again whenever they are asked for."""
+    loss_fn: Callable[..., jax.Array], params: Any, batch: tuple, constant_time: bool = False
+) -> tuple[jax.Array, Gradients]:
+    """Losses `[b]`, and the gradients, computed again whenever they are asked for.
+
+    Where a row that is not finite might make others so, gradients are held instead.
+    """
     gradients = TwoPass(loss_fn, params, batch)
+    if gradients.mixes_rows():
+        values, leaves = auto_engine(loss_fn, params, batch, constant_time)
+        return values, Held(leaves)
     return gradients.values, gradients
 
 
@@ -122,6 +129,11 @@ class TwoPass:
         self._leaves = jax.tree.leaves(params)
         self._places = places(self._program)
         self._size = jax.tree.leaves(batch)[0].shape[0]
+
+    def mixes_rows(self) -> bool:
+        """Whether a row that is not finite might make others so."""
+        norms = lambda batch: TwoPass(self._loss_fn, self._params, batch).squared_norms()
+        return has_convolution(self._program.jaxpr) and mixes_rows(norms, self._batch)
 
     @property
     def values(self) -> jax.Array:
