@@ -30,9 +30,9 @@ WORTH = 4
 MARGIN = 1.2
 
 # "auto" takes two passes where factors would take more than so many times the memory of plain
-# training, and so many bytes more: two passes take half as long again.
+# training, and so many bytes more.
 TWICE = 2
-MUCH = 2**28
+MUCH = 2**26
 
 
 def default_method(program: Program, microbatch_size: int) -> Literal["auto", "two_pass"]:

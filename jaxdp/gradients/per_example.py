@@ -55,9 +55,9 @@ def per_example_grads(
         `shared` is given, it is called with `shared=shared` too.
       method: "vmap" differentiates every example on its own; "factored" holds the gradients as the
         factors of a product, where it has a rule; "auto" takes the cheaper form, leaf by leaf, or
-        two passes where factors would take 256 MB more than plain training, and twice as much.
+        two passes where factors would take 64 MB more than plain training, and twice as much.
         "two_pass" holds nothing: it differentiates once for the norms and once more for the sum, in
-        about the memory of plain training, and half as much time again. The two round differently,
+        about the memory of plain training, and some more time. The two passes round differently,
         so a contribution is bounded by the clipping norm up to a fraction of 1e-3, which
         `privatize` takes off the sum.
       unit: "example", or "batch" for losses that couple the records of a batch unit (`clip_batch`).
