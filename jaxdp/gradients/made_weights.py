@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import jax
 
 from .convolution import Conv, ConvShape, conv_shape
-from .derived import Derived as Pulled
 from .matmul import Known, Matmul, MatmulShape, Norms, matmul_form
 from .program import Program
+from .pulled import Pulled
 from .representations import Dense
 from .standardise import Place, Standardisation, Standardised, Values, place
 from .standardise_match import match

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdp.gradients import derived
-from jaxdp.gradients.derived import Derived
+from jaxdp.gradients import pulled
 from jaxdp.gradients.engine import factored_engine
+from jaxdp.gradients.pulled import Pulled
 
 BOUND_SLACK = 1e-5  # how far above C a contribution may be (privacy rule 9)
 
@@ -57,7 +57,7 @@ LOSSES = {"matmul": matmul_loss, "conv": conv_loss, "lookup": lookup_loss, "dens
 def represented(f, loss, w, a, c):
     weight, pull = jax.vjp(f, w)
     inner = factored_engine(loss, weight, (a, c))[1][0]
-    return Derived.make(inner, lambda g: pull(g.astype(weight.dtype))[0])
+    return Pulled.make(inner, lambda g: pull(g.astype(weight.dtype))[0])
 
 
 def exact(f, loss, w, a, c):
@@ -84,7 +84,7 @@ def arrays(b=6, d=8, p=8, seed=0):
     [(spectral, "matmul"), (orthogonal, "conv"), (standardised, "lookup"), (spectral, "dense")],
 )
 def test_gradients_are_those_of_vmap_grad(f, kind, rows, monkeypatch):
-    monkeypatch.setattr(derived, "PATCH_NUMBERS", rows * 64 + 10)
+    monkeypatch.setattr(pulled, "PATCH_NUMBERS", rows * 64 + 10)
     w, a, c = arrays()
     a = a[..., 0, :] if kind == "dense" else a
     g = exact(f, LOSSES[kind], w, a, c)
@@ -103,7 +103,7 @@ def test_gradients_are_those_of_vmap_grad(f, kind, rows, monkeypatch):
 
 
 def test_few_rows_are_made_at_a_time(monkeypatch):
-    monkeypatch.setattr(derived, "PATCH_NUMBERS", 2 * 64)
+    monkeypatch.setattr(pulled, "PATCH_NUMBERS", 2 * 64)
     w, a, c = arrays()
     program = jax.jit(lambda *v: represented(spectral, matmul_loss, *v).weighted_sum(jnp.ones(6)))
     text = program.lower(w, a, c).as_text()
@@ -133,7 +133,7 @@ def test_a_row_that_comes_out_longer_the_second_time_is_shortened():
     w, a, c = arrays()
     leaf = represented(spectral, matmul_loss, w, a, c)
     told = leaf.squared.at[1].multiply(1e-4).at[2].set(0.0)
-    leaf = Derived(leaf.inner, leaf.pull, told)
+    leaf = Pulled(leaf.inner, leaf.pull, told)
     g = leaf.materialize()
     for row, factor in ((0, 1), (1, 1e-2), (2, 0)):
         total = leaf.weighted_sum(jnp.zeros(6).at[row].set(1.0))

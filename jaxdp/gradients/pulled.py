@@ -25,7 +25,7 @@ Pull = Callable[[jax.Array], jax.Array]
 
 
 @dataclass(frozen=True)
-class Derived:
+class Pulled:
     """The gradients of w, given those of f(w): g[b] = Jᵀ·G[b].
 
     f may cancel what the rounding errors of G do not, and then a row that is computed twice differs
@@ -40,7 +40,7 @@ class Derived:
     one_term: ClassVar[bool] = True
 
     @classmethod
-    def make(cls, inner: Inner, pull: Pull) -> "Derived":
+    def make(cls, inner: Inner, pull: Pull) -> "Pulled":
         """Measures the gradients of w.
 
         Args:
@@ -77,7 +77,7 @@ class Derived:
         zeros = vary(zeros, varying_axes((_arrays(self.inner), self.squared, coefficients)))
         return lax.scan(add, zeros, jnp.arange(0, self.squared.size, size))[0]
 
-    def keep(self, valid: jax.Array) -> "Derived":
+    def keep(self, valid: jax.Array) -> "Pulled":
         squared = jnp.where(valid, self.squared, 0)
         return replace(self, inner=self.inner.keep(valid), squared=squared)
 
