@@ -47,7 +47,7 @@ def language_loss(model):
     return loss
 
 
-@pytest.mark.parametrize("kind", [slow("plain"), slow("remat"), slow("scan"), "tied"])
+@pytest.mark.parametrize("kind", [slow("plain"), slow("remat"), slow("scan"), slow("tied")])
 def test_linen_transformers(kind):
     model = Transformer(kind)
     tokens = jax.random.randint(jax.random.key(0), (B, 6), 0, 11)

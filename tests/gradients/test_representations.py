@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.cases import slow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -160,7 +161,7 @@ def near_constant(t, d, p, noise, seed=0):
     return a, c
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [jnp.float32, slow(jnp.bfloat16)])
 @pytest.mark.parametrize(("kind", "norms"), KINDS)
 def test_norms_are_upper_bounds_where_terms_cancel(kind, norms, dtype):
     cases = [near_cancelling(16, 64, 64, 100.0), near_cancelling(64, 32, 16, 1e4)]
@@ -172,7 +173,7 @@ def test_norms_are_upper_bounds_where_terms_cancel(kind, norms, dtype):
 
 
 @pytest.mark.parametrize(("kind", "norms"), KINDS)
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(
     t=st.sampled_from([1, 2, 16, 65]),
     scales=st.tuples(*[st.sampled_from([1e-30, 1e-18, 1e-8, 1.0, 1e4, 1e9])] * 2),
