@@ -219,7 +219,7 @@ def adversaries(kind, dtype):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("norms", ["gram", "direct"])
+@pytest.mark.parametrize("norms", ["gram", pytest.param("direct", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("f", "kind"),
     [
@@ -278,7 +278,7 @@ def test_ordinary_norms_are_hardly_inflated(loss, w, a, c):
     np.testing.assert_array_less(norms, 1.01 * norms_of(rows))
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("bad", [np.nan, pytest.param(np.inf, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("where", ["activation", "cotangent"])
 @pytest.mark.parametrize("kind", ["dense", "conv"])
 def test_rows_that_are_not_finite_show_and_can_be_dropped(kind, where, bad):
