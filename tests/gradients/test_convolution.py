@@ -14,9 +14,9 @@ LAYOUT_1D = ("NWC", "WIO", "NWC")
     ("space", "options"),
     [
         ((9,), dict(window_strides=(1,), padding="SAME")),
-        ((9,), dict(window_strides=(2,), padding=[(3, -1)])),
+        slow((9,), dict(window_strides=(2,), padding=[(3, -1)])),
         ((6, 7), dict(window_strides=(1, 1), padding="SAME")),
-        ((6, 7), dict(window_strides=(2, 3), padding="VALID")),
+        slow((6, 7), dict(window_strides=(2, 3), padding="VALID")),
         ((6, 7), dict(window_strides=(2, 1), padding=[(0, 2), (1, 1)], rhs_dilation=(2, 1))),
         ((6, 7), dict(window_strides=(1, 1), padding=[(1, 0), (2, 2)], lhs_dilation=(2, 3))),
         ((6, 7), dict(window_strides=(1, 1), padding="SAME", feature_group_count=2)),
@@ -24,7 +24,7 @@ LAYOUT_1D = ("NWC", "WIO", "NWC")
         ((5, 4, 3), dict(window_strides=(1, 2, 1), padding="SAME")),
     ],
 )
-@pytest.mark.parametrize(("channels_last", "features"), [(True, 4), (False, 20)])
+@pytest.mark.parametrize(("channels_last", "features"), [slow(True, 4), (False, 20)])
 def test_convolutions(space, options, channels_last, features):
     n = len(space)
     groups = options.get("feature_group_count", 1)

@@ -126,6 +126,8 @@ def represented(kind, a, c):
 KINDS = [("matmul", "gram"), ("matmul", "direct"), ("conv", "gram"), ("conv", "direct")]
 KINDS += [("ragged", "gram"), ("ragged", "direct")]
 KINDS += [("kernels", "gram"), ("lookup", None), ("parts", None)]
+# Random numbers take long: the default run leaves them to the forms that others are made of.
+SOME_KINDS = KINDS[:3] + [slow(*kind) for kind in KINDS[3:]]
 
 
 def norms_of(kind, norms, a, c):
@@ -172,7 +174,7 @@ def test_norms_are_upper_bounds_where_terms_cancel(kind, norms, dtype):
         never_above_the_bound(kind, norms, a, c)
 
 
-@pytest.mark.parametrize(("kind", "norms"), KINDS)
+@pytest.mark.parametrize(("kind", "norms"), SOME_KINDS)
 @settings(max_examples=6, deadline=None, derandomize=True)
 @given(
     t=st.sampled_from([1, 2, 16, 65]),
