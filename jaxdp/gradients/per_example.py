@@ -103,7 +103,9 @@ def per_example_grads(
         raise ValueError(f"unit is {unit!r}: give 'example' or 'batch'")
     check_microbatch_size(microbatch_size)
     check_memory_limit(memory_limit)
-    methods = list(ORDER) if method == "auto" else [method]
+    # How often the second of two passes is made may depend on the records.
+    known = [name for name in ORDER if name != "two_pass" or not constant_time]
+    methods = known if method == "auto" else [method]
 
     def transform(
         params: PyTree,
@@ -130,7 +132,7 @@ def per_example_grads(
         several = min(microbatch_size or size, size)
         if memory_limit is not None or (method == "auto" and several > 1):
             program = trace(loss, vary(params, varying_axes((params, batch))), one_example(batch))
-        if memory_limit is None and method == "auto" and several > 1:
+        if memory_limit is None and method == "auto" and several > 1 and not constant_time:
             chosen = default_method(program, several)
         elif memory_limit is not None:
             what = "example" if unit == "example" else "batch unit"
