@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from ..accounting.mechanism import sensitivity_factor
-from ..gradients.lazy import Microbatch, PerExampleGrads
+from ..gradients.clip import Clip
+from ..gradients.lazy import PerExampleGrads
 from ..types import Adjacency, ClippingKind, Layer, Unit
 from .groups import (
     SMALLEST_CLIPPING_NORM,
@@ -21,6 +22,8 @@ from .groups import (
 )
 
 Array = jax.Array
+
+_UNIT = 2.0**-23
 
 
 class ClippingState(NamedTuple):
@@ -100,12 +103,8 @@ class Clipping:
         self.check(updates)
         groups = self.groups(updates.like)
 
-        def part(microbatch: Microbatch) -> list[Array]:
-            coefficients, _ = self.weigh(microbatch, groups, state)
-            longest = 1 + microbatch.gradients.excess
-            return self.weighted_sum(microbatch, groups, state, coefficients, longest)
-
-        total = updates.sum(part, sum_shapes(updates))
+        clip = self.clip(groups, state, strict=False)
+        total = updates.sum(lambda part: part.clipped_sum(clip)[0], sum_shapes(updates))
         return jax.tree.unflatten(jax.tree.structure(updates.like), total), state
 
     @property
@@ -125,56 +124,60 @@ class Clipping:
         """The groups of parameters that are clipped separately."""
         return group_leaves(params, self.clipping_norm, self.layer)
 
-    def weigh(
-        self, microbatch: Microbatch, groups: Groups, state: ClippingState
-    ) -> tuple[list[Array], Array]:
-        """Weighs the gradients of a microbatch.
+    def clip(self, groups: Groups, state: ClippingState, *, strict: bool) -> Clip:
+        """What the gradients of a microbatch are told, to add them up.
 
         A gradient times its coefficient is never longer than the clipping norm, because norms are
-        upper bounds. With `joint` the whole gradient is within or not.
-
-        Returns:
-          Coefficients `[b]` per leaf, and per group whether the norm is within C `[groups, b]`.
+        upper bounds. `strict`: also where the gradients are computed again to add them up.
         """
-        clipping_norms = safe_clipping_norms(groups, state.clipping_norms)[:, None]
-        norms = jnp.sqrt(groups.add_up(microbatch.squared_norms) * _slack(groups))
-        if self.joint:
-            norms = _measured_in(clipping_norms, norms)
-            clipping_norms = jnp.ones_like(clipping_norms)
-        if self.stability is None:
-            coefficients = jnp.minimum(1, clipping_norms / norms)
-        else:
-            coefficients = clipping_norms / (norms + self.stability)
-        nothing = jnp.zeros(norms.shape[1:], norms.dtype)
-        per_leaf = [nothing if g is None else coefficients[g] for g in groups.of_leaf]
-        return per_leaf, norms <= clipping_norms
+        clipping_norms = safe_clipping_norms(groups, state.clipping_norms)
 
-    def weighted_sum(
-        self,
-        microbatch: Microbatch,
-        groups: Groups,
-        state: ClippingState,
-        coefficients: Sequence[Array],
-        longest: float,
-    ) -> list[Array]:
-        """The sum of a microbatch's gradients, each times its coefficients `[b]` per leaf.
+        def coefficients(squared_norms: Sequence[Array]) -> list[Array]:
+            norms, limits = self._measured(squared_norms, groups, clipping_norms)
+            of_groups = self._coefficients(norms, limits)
+            nothing = jnp.zeros(norms.shape[1:], norms.dtype)
+            return [nothing if g is None else of_groups[g] for g in groups.of_leaf]
 
-        Where the gradients are computed again for it, one that is then longer than `longest` times
-        the clipping norm, in any group, is left out.
-        """
-        clipping_norms = safe_clipping_norms(groups, state.clipping_norms)[:, None]
-
-        def allowed(squared_norms: Sequence[Array]) -> Array:
+        def fits(
+            coefficients: Sequence[Array], squared_norms: Sequence[Array], longest: float
+        ) -> Array:
             squares = [
                 jnp.square(c * jnp.sqrt(squared))
                 for c, squared in zip(coefficients, squared_norms, strict=True)
             ]
-            norms = jnp.sqrt(groups.add_up(squares) * _slack(groups))
-            if self.joint:
-                return _measured_in(clipping_norms, norms)[0] <= longest
-            return jnp.all(norms <= clipping_norms * longest, axis=0)
+            norms, limits = self._measured(squares, groups, clipping_norms)
+            return jnp.all(norms <= limits * longest, axis=0)
 
-        return microbatch.weighted_sum(coefficients, allowed)
+        alone = None if self.joint else self._coefficients_alone
+        return Clip(groups.of_leaf, clipping_norms, coefficients, alone, fits, strict)
+
+    def within(self, squared_norms: Sequence[Array], groups: Groups, state: ClippingState) -> Array:
+        """Whether gradients are within the clipping norms `[groups, b]`.
+
+        With `joint` the whole gradient is within or not.
+        """
+        clipping_norms = safe_clipping_norms(groups, state.clipping_norms)
+        norms, limits = self._measured(squared_norms, groups, clipping_norms)
+        return norms <= limits
+
+    def _measured(
+        self, squared_norms: Sequence[Array], groups: Groups, clipping_norms: Array
+    ) -> tuple[Array, Array]:
+        """The norm of each group, as an upper bound, `[groups, b]`, and how large it may be."""
+        # Adding up the squared norms of the leaves may round down too.
+        slack = 1 + len(groups.of_leaf) * _UNIT
+        norms, limits = jnp.sqrt(groups.add_up(squared_norms) * slack), clipping_norms[:, None]
+        if self.joint:
+            return _measured_in(limits, norms), jnp.ones_like(limits)
+        return norms, limits
+
+    def _coefficients(self, norms: Array, clipping_norms: Array) -> Array:
+        if self.stability is None:
+            return jnp.minimum(1, clipping_norms / norms)
+        return clipping_norms / (norms + self.stability)
+
+    def _coefficients_alone(self, squared_norms: Array, clipping_norm: Array) -> Array:
+        return self._coefficients(jnp.sqrt(squared_norms * (1 + _UNIT)), clipping_norm)
 
     def record_factor(self, adjacency: Adjacency) -> int:
         """How many times C a group's clipped sum may move when one record changes: 1 or 2."""
@@ -289,11 +292,6 @@ def sum_shapes(grads: PerExampleGrads) -> list[jax.ShapeDtypeStruct]:
         jax.ShapeDtypeStruct(p.shape, jnp.promote_types(p.dtype, jnp.float32))
         for p in jax.tree.leaves(grads.like)
     ]
-
-
-def _slack(groups: Groups) -> float:
-    """Adding up the squared norms of the leaves may round down too."""
-    return 1 + len(groups.of_leaf) * 2.0**-23
 
 
 def _norms_at(groups: Groups, step: Any) -> Array:

@@ -123,17 +123,14 @@ class Privatizer:
         parts = stamp(grads, step, norms, part)
         check_rows(self.plan, grads.rows_at_once)
         groups = clipping.groups(grads.like)
+        clip = clipping.clip(groups, state.clipping, strict=True)  # the noise is for C itself
 
         def sums_of(microbatch: Microbatch) -> tuple[list[Any], jax.Array, Diagnostics]:
             check_terms(self.plan, microbatch)
-            coefficients, within = clipping.weigh(microbatch, groups, state.clipping)
-            counts = jnp.sum(
-                jnp.where(microbatch.valid, within - 0.5, 0), axis=1, dtype=jnp.float32
-            )
-            # Room for gradients that are computed again and get longer: the noise is for C.
-            shorter = [c / (1 + microbatch.gradients.excess) for c in coefficients]
-            total = clipping.weighted_sum(microbatch, groups, state.clipping, shorter, longest=1.0)
-            return total, counts, diagnose(microbatch, within)
+            total, rows = microbatch.clipped_sum(clip)
+            within = clipping.within(rows.squared_norms, groups, state.clipping)
+            counts = jnp.sum(jnp.where(rows.valid, within - 0.5, 0), axis=1, dtype=jnp.float32)
+            return total, counts, diagnose(rows, within)
 
         none = jnp.zeros([], jnp.float32)
         bins = jnp.zeros(len(NORM_BIN_EDGES) + 1, jnp.float32)

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..gradients.clip import Rows
 from ..gradients.jax_internals import varying_axes
-from ..gradients.lazy import Microbatch, PerExampleGrads
+from ..gradients.lazy import PerExampleGrads
 from ._numbers import whole
 from .clipping import Clipping
 
@@ -92,18 +93,17 @@ class Strength(NamedTuple):
     noise_norm: jax.Array  # root mean square norm of the noise on it
 
 
-def diagnose(microbatch: Microbatch, within: jax.Array) -> Diagnostics:
-    valid = microbatch.valid
-    count = lambda rows: jnp.sum(rows, dtype=jnp.float32)
-    norms = jnp.sqrt(sum(microbatch.squared_norms)).astype(jnp.float32)
+def diagnose(rows: Rows, within: jax.Array) -> Diagnostics:
+    count = lambda which: jnp.sum(which, dtype=jnp.float32)
+    norms = jnp.sqrt(sum(rows.squared_norms)).astype(jnp.float32)
     bins = jnp.searchsorted(jnp.asarray(NORM_BIN_EDGES), norms)
-    losses = jnp.where(valid, microbatch.values, 0)
+    losses = jnp.where(rows.valid, rows.values, 0)
     return Diagnostics(
-        count=count(microbatch.mask),
+        count=count(rows.mask),
         loss_sum=jnp.sum(losses, dtype=jnp.float32),
-        clipped=count(valid & ~jnp.all(within, axis=0)),
-        nonfinite=count(microbatch.mask & ~microbatch.finite),
-        norm_histogram=jnp.zeros(len(NORM_BIN_EDGES) + 1, jnp.float32).at[bins].add(valid),
+        clipped=count(rows.valid & ~jnp.all(within, axis=0)),
+        nonfinite=count(rows.mask & ~rows.finite),
+        norm_histogram=jnp.zeros(len(NORM_BIN_EDGES) + 1, jnp.float32).at[bins].add(rows.valid),
     )
 
 

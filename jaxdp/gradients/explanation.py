@@ -26,14 +26,15 @@ from .memory_table import (
 )
 from .program import trace
 from .shared import shared_last
-from .two_pass import Place, places
+from .two_pass import Place, places, scattered
 from .uses import Use
 from .zero_gradients import zero_gradients
 
 
-class RoundingPlan(Protocol):
-    """What a `jaxdp.Plan` knows about the rounding of its sums."""
+class ClippingPlan(Protocol):
+    """What a `jaxdp.Plan` knows about clipping, and about the rounding of its sums."""
 
+    clipping: Any
     rounding_bound: float | None
     rounding_rows: int | None
 
@@ -78,14 +79,16 @@ class Explanation:
 
     `memory` tells the temporary memory of a gradient by each method, if a batch size was given.
     `plan` is the one that was given; with the bound of its `with_rounding_bound`, if there is one.
-    `without_gradient` names the leaves that the loss uses, and whose gradient is exactly zero for
-    random inputs and parameters: these leaves would get noise only.
+    `scattered` names the groups of the plan's clipping because of which "two_pass" does not make do
+    with one pass. `without_gradient` names the leaves that the loss uses, and whose gradient is
+    exactly zero for random inputs and parameters: these leaves would get noise only.
     """
 
     leaves: tuple[LeafPlan, ...]
-    plan: RoundingPlan | None = None
+    plan: ClippingPlan | None = None
     without_gradient: tuple[str, ...] = ()
     memory: tuple[MethodMemory, ...] = ()
+    scattered: tuple[str, ...] = ()
 
     @property
     def one_term(self) -> bool:
@@ -113,7 +116,10 @@ class Explanation:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in [head, *rows]
         ]
-        lines += ["", self._summary(), *memory_table(self.memory), "", self._rounding()]
+        lines += ["", self._summary()]
+        if self.scattered:
+            lines += ["", self._two_passes()]
+        lines += [*memory_table(self.memory), "", self._rounding()]
         return "\n".join([*lines, "", self.warning] if self.warning else lines)
 
     @property
@@ -143,6 +149,14 @@ class Explanation:
             f"(vmap {total('dense_operations') / 1e6:.2f}) and {total('numbers') * 4 / 1e3:.1f} kB "
             f"(vmap {total('dense_numbers') * 4 / 1e3:.1f}). Most time: {slowest.leaf}; most "
             f"memory: {largest.leaf}."
+        )
+
+    def _two_passes(self) -> str:
+        first, *more = self.scattered
+        others = f" and of {len(more)} more group{'s' if len(more) > 1 else ''}" if more else ""
+        return (
+            f"Two passes, since the gradient of {first}{others} arises in several places. One pass "
+            "is enough where every group is one tensor, without a loop over slices of it."
         )
 
     def _rounding(self) -> str:
@@ -184,7 +198,7 @@ def explain(
     method: Literal["auto", "factored", "two_pass"] = "auto",
     unit: Unit = "example",
     microbatch_size: int | None = None,
-    plan: RoundingPlan | None = None,
+    plan: ClippingPlan | None = None,
     shared: PyTree = None,
     batch_size: int | None = None,
     measure: bool = False,
@@ -205,7 +219,8 @@ def explain(
       unit: "batch" if the example is a batch unit, with its mask last. BatchNorm is right there, so
         gradients that are zero are not looked for.
       microbatch_size: as in `per_example_grads`.
-      plan: a `jaxdp.Plan`; how far rounding may move its sums is told, too.
+      plan: a `jaxdp.Plan`. How far rounding may move its sums is told, too; and with "two_pass",
+        whether its clipping makes do with one.
       shared: as in `per_example_grads`, or its shapes.
       batch_size: tells the temporary memory of the gradient of so many examples, too: an estimate
         for each method.
@@ -256,9 +271,17 @@ def explain(
         _leaf_plan(jax.tree_util.keystr(path) or "params", leaf.shape, choice)
         for (path, leaf), choice in zip(named, choices, strict=True)
     ]
+    apart: tuple[str, ...] = ()
     if method == "two_pass" and not alone:
-        leaves = [_in_two_passes(*leaf) for leaf in zip(leaves, places(program), strict=True)]
-    explained = Explanation(tuple(leaves))
+        found, one_pass = places(program), False
+        if plan is not None and not plan.clipping.joint:
+            groups = plan.clipping.groups(params)
+            several = scattered(found, groups.of_leaf)
+            one_pass = not several
+            if len(groups.names) > 1:
+                apart = tuple(groups.names[group] for group in several)
+        leaves = [_placed(*leaf, one_pass) for leaf in zip(leaves, found, strict=True)]
+    explained = Explanation(tuple(leaves), scattered=apart)
     if plan is not None and explained.one_term:
         plan = plan.with_rounding_bound(microbatch_size)
     zero = zero_gradients(program, params, example, arrays) if unit == "example" else []
@@ -290,11 +313,11 @@ def _leaf_plan(name: str, shape: tuple[int, ...], choice: Choice) -> LeafPlan:
     )
 
 
-def _in_two_passes(leaf: LeafPlan, place: Place) -> LeafPlan:
+def _placed(leaf: LeafPlan, place: Place, one_pass: bool) -> LeafPlan:
     return replace(
         leaf,
         form=place.choice.form,
-        reason=place.reason,
+        reason=place.reason(one_pass),
         numbers=leaf.numbers if place.where == "tap" else 0,
         one_term=place.choice.one_term,
     )

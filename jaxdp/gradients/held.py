@@ -1,20 +1,22 @@
 """The gradients of some rows, of all leaves: held until they are weighted, or computed again."""
 
-from collections.abc import Callable, Sequence
-from typing import ClassVar, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 import jax
 
+from .clip import Clip, Rows
 from .representations import Dense, Representation
-
-# Given every leaf's squared norms `[b]`, whether a row may contribute with its coefficients `[b]`.
-Allowed = Callable[[Sequence[jax.Array]], jax.Array]
 
 _SMALL = 2**18  # numbers
 
 
 class Gradients(Protocol):
     """The gradients of b rows, for every leaf."""
+
+    @property
+    def values(self) -> jax.Array:
+        """The losses `[b]`."""
 
     @property
     def count(self) -> int:
@@ -24,29 +26,17 @@ class Gradients(Protocol):
     def one_term(self) -> bool:
         """Whether an example adds one term to each number of every sum (`Representation`)."""
 
-    @property
-    def excess(self) -> float:
-        """The fraction by which a contribution may be above what its norm says.
-
-        It comes on top of privacy rule 9's 1e-5.
-        """
-
     def squared_norms(self) -> list[jax.Array]:
         """For every leaf the squared norms `[b]`, as upper bounds, float32 or wider."""
 
-    def weighted_sum(
-        self,
-        coefficients: Sequence[jax.Array],
-        valid: jax.Array,
-        allowed: Allowed,
-        constant_time: bool,
-    ) -> list[jax.Array]:
-        """Σ_b c_b·g_b for every leaf, given its coefficients `[b]`; invalid rows count as zero.
+    def clipped_sum(
+        self, clip: Clip, mask: jax.Array, constant_time: bool
+    ) -> tuple[list[jax.Array], Rows]:
+        """Σ_b c_b·g_b for every leaf, and what was found on the way; invalid rows count as zero.
 
         Args:
-          coefficients: for every leaf `[b]`, zero or more.
-          valid: `[b] bool`.
-          allowed: asked again where the sum is of other roundings than the norms were.
+          clip: makes the coefficients.
+          mask: `[b] bool`, False for padding.
           constant_time: whether the time must not tell which rows are valid.
         """
 
@@ -57,9 +47,8 @@ class Gradients(Protocol):
 class Held:
     """The gradients of every leaf as a representation: norms and sum are of the same numbers."""
 
-    excess: ClassVar[float] = 0.0
-
-    def __init__(self, leaves: Sequence[Representation]) -> None:
+    def __init__(self, values: jax.Array, leaves: Sequence[Representation]) -> None:
+        self.values = values
         self.leaves = leaves
 
     @property
@@ -73,19 +62,16 @@ class Held:
     def squared_norms(self) -> list[jax.Array]:
         return [leaf.squared_norms() for leaf in self.leaves]
 
-    def weighted_sum(
-        self,
-        coefficients: Sequence[jax.Array],
-        valid: jax.Array,
-        allowed: Allowed,
-        constant_time: bool,
-    ) -> list[jax.Array]:
-        del allowed
-        all_valid = None if constant_time else jax.numpy.all(valid)
-        return [
-            sum_of_kept(leaf, c, valid, all_valid)
-            for leaf, c in zip(self.leaves, coefficients, strict=True)
+    def clipped_sum(
+        self, clip: Clip, mask: jax.Array, constant_time: bool
+    ) -> tuple[list[jax.Array], Rows]:
+        rows = Rows(self.values, self.squared_norms(), mask)
+        all_valid = None if constant_time else jax.numpy.all(rows.valid)
+        totals = [
+            sum_of_kept(leaf, c, rows.valid, all_valid)
+            for leaf, c in zip(self.leaves, clip.coefficients(rows.squared_norms), strict=True)
         ]
+        return totals, rows
 
     def materialize(self, valid: jax.Array) -> list[jax.Array]:
         return [leaf.keep(valid).materialize() for leaf in self.leaves]

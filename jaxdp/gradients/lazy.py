@@ -1,6 +1,6 @@
 """The gradients of a batch as a lazy value: computed inside the step, never held as arrays."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import NoReturn, TypeVar
 
@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from ..types import PyTree, Unit
 from ._padding import pad_rows, split_rows
-from .held import Allowed, Gradients
+from .clip import Clip, Rows
+from .held import Gradients
 from .jax_internals import unchecked_axes, vary, varying_axes
 
 Carry = TypeVar("Carry")
@@ -18,48 +19,22 @@ Carry = TypeVar("Carry")
 class Microbatch:
     """The gradients of the b rows (examples, or batch units) that are differentiated at a time."""
 
-    def __init__(
-        self,
-        values: jax.Array,
-        gradients: Gradients,
-        mask: jax.Array | None,
-        constant_time: bool,
-    ) -> None:
-        self.values = values  # [b] losses
+    def __init__(self, gradients: Gradients, mask: jax.Array, constant_time: bool) -> None:
         self.gradients = gradients
         self._mask = mask
         self._constant_time = constant_time
 
     @cached_property
-    def mask(self) -> jax.Array:
-        """`[b] bool`: True for the rows that are not padding."""
-        return jnp.ones(self.values.shape, bool) if self._mask is None else self._mask
+    def rows(self) -> Rows:
+        """Losses, norms and which rows are valid, where no sum is wanted."""
+        return Rows(self.gradients.values, self.gradients.squared_norms(), self._mask)
 
-    @cached_property
-    def squared_norms(self) -> list[jax.Array]:
-        """For every leaf the squared norms `[b]`, as upper bounds, float32 or wider."""
-        return self.gradients.squared_norms()
+    def clipped_sum(self, clip: Clip) -> tuple[list[jax.Array], Rows]:
+        """For every leaf the sum of the gradients, each times its coefficient; and their `Rows`.
 
-    @cached_property
-    def finite(self) -> jax.Array:
-        """`[b] bool`: True where the squared norm is finite (in float32: norms below 1.8e19)."""
-        return jnp.isfinite(sum(self.squared_norms))
-
-    @cached_property
-    def valid(self) -> jax.Array:
-        """`[b] bool`: True for the rows that contribute: a masked or non-finite row does not."""
-        return self.mask & self.finite
-
-    def weighted_sum(self, coefficients: Sequence[jax.Array], allowed: Allowed) -> list[jax.Array]:
-        """Σ_b c_b·g_b for every leaf, given its coefficients `[b]`; invalid rows count as zero.
-
-        Args:
-          coefficients: for every leaf `[b]`, zero or more.
-          allowed: given every leaf's squared norms `[b]`, whether a row may contribute with these
-            coefficients, `[b] bool`. It is asked again where the gradients are computed again for
-            the sum, and so have other roundings than they had for the norms.
+        Padding rows, and rows whose norm is not finite, count as zero.
         """
-        return self.gradients.weighted_sum(coefficients, self.valid, allowed, self._constant_time)
+        return self.gradients.clipped_sum(clip, self._mask, self._constant_time)
 
 
 _NO_ARRAY = (
@@ -99,7 +74,7 @@ class PerExampleGrads(NoArray):
 
     def __init__(
         self,
-        compute: Callable[[PyTree], tuple[jax.Array, Gradients]],
+        compute: Callable[[PyTree], Gradients],
         batch: PyTree,
         mask: jax.Array | None,
         like: PyTree,
@@ -185,11 +160,13 @@ class PerExampleGrads(NoArray):
 
     def squared_norms(self) -> PyTree:
         """Squared norms per leaf and example, `[B]`: a pytree like the parameters."""
-        return self._rows(lambda rows: rows.squared_norms)
+        return self._rows(lambda microbatch: microbatch.rows.squared_norms)
 
     def materialize(self) -> PyTree:
         """The gradients as arrays `[B, ...]`, invalid rows zero. Takes memory for all of them."""
-        return self._rows(lambda rows: rows.gradients.materialize(rows.valid))
+        return self._rows(
+            lambda microbatch: microbatch.gradients.materialize(microbatch.rows.valid)
+        )
 
     def _rows(self, look: Callable[[Microbatch], list[jax.Array]]) -> PyTree:
         m, structure = self._microbatch_size, jax.tree.structure(self._like)
@@ -207,8 +184,9 @@ class PerExampleGrads(NoArray):
         return pad_rows(self._batch, mask, self._microbatch_size)
 
     def _differentiate(self, rows: PyTree, mask: jax.Array | None) -> Microbatch:
-        values, gradients = self._compute(rows)
-        return Microbatch(values, gradients, mask, self._constant_time)
+        size = jax.tree.leaves(rows)[0].shape[0]
+        mask = jnp.ones(size, bool) if mask is None else mask
+        return Microbatch(self._compute(rows), mask, self._constant_time)
 
     def __repr__(self) -> str:
         return f"PerExampleGrads({self._size} rows, microbatches of {self._microbatch_size})"

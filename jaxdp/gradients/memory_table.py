@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .lazy import Microbatch, PerExampleGrads
+from .clip import Clip
+from .lazy import PerExampleGrads
 from .limit import ORDER, default_method, need_of
 from .per_example import per_example_grads
 from .program import Program
@@ -96,12 +97,13 @@ def _clipped_sum(grads: PerExampleGrads) -> Any:
     leaves, structure = jax.tree.flatten(grads.like)
     like = [jax.ShapeDtypeStruct(x.shape, accumulation_dtype(x.dtype)) for x in leaves]
 
-    def part(rows: Microbatch) -> list[jax.Array]:
-        norms = jnp.sqrt(jnp.sum(jnp.stack(rows.squared_norms), axis=0))
-        short = lambda squared: jnp.sum(jnp.stack(squared), axis=0) <= 2
-        return rows.weighted_sum([1 / jnp.maximum(norms, 1)] * len(leaves), short)
+    def coefficients(squared: Sequence[jax.Array]) -> list[jax.Array]:
+        return [1 / jnp.maximum(jnp.sqrt(sum(squared)), 1)] * len(leaves)
 
-    return jax.tree.unflatten(structure, grads.sum(part, like))
+    short = lambda _, squared, longest: sum(squared) <= longest
+    clip = Clip([0] * len(leaves), jnp.ones(1), coefficients, None, short, strict=True)
+    total = grads.sum(lambda microbatch: microbatch.clipped_sum(clip)[0], like)
+    return jax.tree.unflatten(structure, total)
 
 
 def memory_table(rows: Sequence[MethodMemory]) -> list[str]:

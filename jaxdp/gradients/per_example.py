@@ -32,7 +32,7 @@ from .representations import Dense, Representation
 from .shared import with_shared
 from .two_pass import two_pass_engine
 
-Engine = Callable[[Callable[..., jax.Array], PyTree, tuple, bool], tuple[jax.Array, Gradients]]
+Engine = Callable[[Callable[..., jax.Array], PyTree, tuple, bool], Gradients]
 
 
 def per_example_grads(
@@ -59,7 +59,9 @@ def per_example_grads(
         "two_pass" holds nothing: it differentiates once for the norms and once more for the sum, in
         about the memory of plain training, and some more time. The two passes round differently,
         so a contribution is bounded by the clipping norm up to a fraction of 1e-3, which
-        `privatize` takes off the sum.
+        `privatize` takes off the sum. One pass is enough for `clip_layerwise` where the gradient of
+        every group arises in one place of the program: with one tensor a group, and no loop over
+        slices of it. `explain(plan=...)` tells which groups don't.
       unit: "example", or "batch" for losses that couple the records of a batch unit (`clip_batch`).
       microbatch_size: how many examples (or batch units) are differentiated at a time. It bounds
         the memory and changes nothing else. None takes the whole batch at once. A batch unit is
@@ -67,9 +69,9 @@ def per_example_grads(
       memory_limit: how many bytes of temporary memory the gradient may take, by an estimate from
         the shapes (`explain` tells it). Chooses the microbatch size if none is given, and with
         method="auto" the method. Arguments, results, noise and optimizer come on top.
-      constant_time: also computes microbatches that hold only padding, and always zeroes rows that
-        are not finite. Otherwise the time of a step tells how many records were sampled, and
-        whether a gradient was not finite, to whoever can watch it.
+      constant_time: also computes microbatches that hold only padding, always zeroes rows that are
+        not finite, and with "two_pass" always adds up twice. Otherwise the time of a step tells how
+        many records were sampled, and whether a gradient was not finite, to whoever can watch it.
 
     Returns:
       A function `(params, batch, mask=None, *, shared=None) -> PerExampleGrads`. `batch` is the
@@ -103,9 +105,7 @@ def per_example_grads(
         raise ValueError(f"unit is {unit!r}: give 'example' or 'batch'")
     check_microbatch_size(microbatch_size)
     check_memory_limit(memory_limit)
-    # How often the second of two passes is made may depend on the records.
-    known = [name for name in ORDER if name != "two_pass" or not constant_time]
-    methods = known if method == "auto" else [method]
+    methods = ORDER if method == "auto" else [method]
 
     def transform(
         params: PyTree,
@@ -132,7 +132,7 @@ def per_example_grads(
         several = min(microbatch_size or size, size)
         if memory_limit is not None or (method == "auto" and several > 1):
             program = trace(loss, vary(params, varying_axes((params, batch))), one_example(batch))
-        if memory_limit is None and method == "auto" and several > 1 and not constant_time:
+        if memory_limit is None and method == "auto" and several > 1:
             chosen = default_method(program, several)
         elif memory_limit is not None:
             what = "example" if unit == "example" else "batch unit"
@@ -144,7 +144,7 @@ def per_example_grads(
         never_vmap = check_uncoupled(loss, params, batch, alone=alone)
         tell_nnx()
 
-        def compute(rows: tuple) -> tuple[jax.Array, Gradients]:
+        def compute(rows: tuple) -> Gradients:
             own, rows = refuse_vmap((params, rows)) if never_vmap else (params, rows)
             engine = _single_engine if alone else ENGINES[chosen]
             return engine(loss, own, rows, constant_time)
@@ -198,10 +198,10 @@ def from_dense(
     size = batch_size(grads)
     like = jax.tree.map(lambda g: jax.ShapeDtypeStruct(g.shape[1:], g.dtype), grads)
 
-    def compute(rows: PyTree) -> tuple[jax.Array, Gradients]:
+    def compute(rows: PyTree) -> Gradients:
         leaves = jax.tree.leaves(rows)
         unknown_loss = jnp.full(leaves[0].shape[:1], jnp.nan, jnp.float32)
-        return unknown_loss, Held([Dense(leaf) for leaf in leaves])
+        return Held(unknown_loss, [Dense(leaf) for leaf in leaves])
 
     rows = check_mask(mask, size)
     tell_nnx()
@@ -210,7 +210,7 @@ def from_dense(
 
 def _vmap_engine(
     loss_fn: Callable[..., jax.Array], params: PyTree, rows: tuple, constant_time: bool
-) -> tuple[jax.Array, Gradients]:
+) -> Gradients:
     """The reference: differentiate every example on its own."""
     # Inside shard_map, the gradients of shared parameters would be summed over the devices at once.
     params = vary(params, varying_axes((params, rows)))
@@ -220,18 +220,18 @@ def _vmap_engine(
         values, grads = each_on_its_own(of_row, rows, constant_time)
     else:
         values, grads = jax.vmap(of_row)(rows)
-    return values, Held([Dense(g) for g in jax.tree.leaves(grads)])
+    return Held(values, [Dense(g) for g in jax.tree.leaves(grads)])
 
 
 def _single_engine(
     loss_fn: Callable[..., jax.Array], params: PyTree, rows: tuple, constant_time: bool
-) -> tuple[jax.Array, Gradients]:
+) -> Gradients:
     """Differentiates one row (a whole batch unit, say) without a batch axis that XLA might move."""
     del constant_time
     params = vary(params, varying_axes((params, rows)))
     row = jax.tree.map(lambda leaf: leaf[0], rows)
     value, grads = jax.value_and_grad(loss_fn)(params, *row)
-    return value[None], Held([Dense(g[None]) for g in jax.tree.leaves(grads)])
+    return Held(value[None], [Dense(g[None]) for g in jax.tree.leaves(grads)])
 
 
 def _held(
@@ -239,9 +239,8 @@ def _held(
 ) -> Engine:
     def with_gradients(
         loss_fn: Callable[..., jax.Array], params: PyTree, rows: tuple, constant_time: bool
-    ) -> tuple[jax.Array, Gradients]:
-        values, leaves = engine(loss_fn, params, rows, constant_time)
-        return values, Held(leaves)
+    ) -> Gradients:
+        return Held(*engine(loss_fn, params, rows, constant_time))
 
     return with_gradients
 

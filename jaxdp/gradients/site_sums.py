@@ -7,7 +7,7 @@ remat, cotangents add up by themselves. Everything here runs under one `vmap` ov
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,20 +23,51 @@ from .tapped import SUBSTITUTES
 from .uses import Derived
 
 
-class Weight(NamedTuple):
-    """With what an example's gradient of one leaf is added to the sum."""
+_STATIC = {"static": True}
 
-    coefficient: jax.Array
-    kept: jax.Array  # False: the example is left out, whatever its numbers are
-    all_kept: jax.Array | None  # the same for all examples (`sum_of_kept`)
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Weight:
+    """With what an example's gradient of one leaf is added to the sum, known beforehand."""
+
+    coefficient: Any
+    kept: Any  # False: the example is left out, whatever its numbers are
+    all_kept: Any  # the same for all examples (`sum_of_kept`)
+
+    def of(self, squared_norms: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        del squared_norms
+        return self.coefficient, self.kept, self.all_kept
+
+    def map_rows(self, row: Callable[[Any], Any], same: Callable[[Any], Any]) -> "Weight":
+        return Weight(row(self.coefficient), row(self.kept), same(self.all_kept))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Limit:
+    """To which norm an example's gradient of one leaf is clipped, where it arises."""
+
+    clipping_norm: Any  # the same for all examples
+    kept: Any
+    clip: Callable[[jax.Array, jax.Array], jax.Array] = field(metadata=_STATIC)  # `Clip.coefficient`
+    constant_time: bool = field(metadata=_STATIC)
+
+    def of(self, squared_norms: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        kept = self.kept & jnp.isfinite(squared_norms)
+        coefficients = self.clip(squared_norms, self.clipping_norm)
+        return coefficients, kept, None if self.constant_time else jnp.all(kept)
+
+    def map_rows(self, row: Callable[[Any], Any], same: Callable[[Any], Any]) -> "Limit":
+        return replace(self, clipping_norm=same(self.clipping_norm), kept=row(self.kept))
 
 
 class Account(NamedTuple):
-    """Where one site puts the norm of its gradient and, if there is a weight, the sum."""
+    """Where one site puts the norm of its gradient and, if it has a weight, the sum."""
 
     slot: jax.Array
     sink: jax.Array | None = None
-    weight: Weight | None = None
+    weight: Weight | Limit | None = None
 
 
 @dataclass(frozen=True)
@@ -122,25 +153,23 @@ def _settled(
     """
     slot, sink, weight = account
 
-    def of_rows(arrays: Sequence[jax.Array], weight: Weight | None) -> tuple[jax.Array, Any]:
+    def of_rows(arrays: Sequence[jax.Array], weight: Any) -> tuple[jax.Array, Any]:
         gradients = represent(*arrays)
         squared = gradients.squared_norms().astype(slot.dtype)
         if weight is None or sink is None:
             return squared, None
-        return squared, sum_of_kept(gradients, *weight).astype(sink.dtype)
+        return squared, sum_of_kept(gradients, *weight.of(squared)).astype(sink.dtype)
 
     @jax.custom_batching.custom_vmap
-    def settle(arrays: Sequence[jax.Array], weight: Weight | None) -> tuple[jax.Array, Any]:
+    def settle(arrays: Sequence[jax.Array], weight: Any) -> tuple[jax.Array, Any]:
         one = lambda array: array[None]
         if weight is not None:
-            weight = Weight(one(weight.coefficient), one(weight.kept), weight.all_kept)
+            weight = weight.map_rows(one, lambda array: array)
         squared, total = of_rows(jax.tree.map(one, arrays), weight)
         return squared[0], total
 
     @settle.def_vmap
-    def _(
-        size: int, in_batched: Any, arrays: Sequence[jax.Array], weight: Weight | None
-    ) -> tuple[Any, Any]:
+    def _(size: int, in_batched: Any, arrays: Sequence[jax.Array], weight: Any) -> tuple[Any, Any]:
         def row_each(array: jax.Array, has_rows: bool) -> jax.Array:
             return array if has_rows else jnp.broadcast_to(array, (size, *array.shape))
 

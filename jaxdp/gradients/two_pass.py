@@ -3,36 +3,37 @@
 Nothing is held between the passes but the norms. Rounding may differ between them, so the second
 pass measures the norms too, and a row that would then contribute too much is left out.
 
+Where every group that is clipped has one place at which its gradient arises, its coefficient is
+known there, and one pass is enough.
+
 References:
   Lee & Kifer 2021, Scaling up Differentially Private Deep Learning with Fast Per-Example Gradient
   Clipping (arXiv 2009.03106).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from .choice import Choice, choose
+from .clip import Clip, Rows, all_finite
 from .engine import Found, auto_engine, factored_engine
-from .held import Allowed, Gradients, Held, sum_of_kept
+from .held import Gradients, Held, sum_of_kept
 from .isolation import has_convolution, mixes_rows
 from .jax_internals import one_example, vary, varying_axes
 from .layout import Layout
 from .program import Program, Recorded, Sites, trace, with_taps
-from .representations import accumulation_dtype
-from .site_sums import Account, Site, Weight, identity, product
+from .representations import Representation, accumulation_dtype
+from .site_sums import Account, Limit, Site, Weight, identity, product
 from .tapped import SUBSTITUTES, add_taps
 from .uses import Use, View
 
 CONTRIBUTION_TWO_PASS = 1e-3  # a contribution is at most C·(1 + this): the passes differ that far
-
-_ROWS: Any = 0  # the axis of the examples
-_OF_EXAMPLES = Weight(_ROWS, _ROWS, None)
 
 Where = Literal["nowhere", "site", "leaf", "tap"]
 
@@ -53,14 +54,14 @@ class Place:
     def use(self) -> Use:
         return self.choice.uses[0]
 
-    @property
-    def reason(self) -> str:
-        """Why the norm is taken as it is."""
+    def reason(self, one_pass: bool) -> str:
+        """Why the norm is taken as it is, and when."""
+        when = "clipped in one pass" if one_pass else "in both passes"
         return {
             "nowhere": self.choice.reason,
-            "site": f"in both passes, {self.choice.reason}",
-            "leaf": f"in both passes, one leaf at a time, {self.choice.reason}",
-            "tap": f"factors during each pass, {self.choice.reason}",
+            "site": f"{when}, {self.choice.reason}",
+            "leaf": f"{when}, one leaf at a time, {self.choice.reason}",
+            "tap": f"{when}, factors until its end, {self.choice.reason}",
         }[self.where]
 
 
@@ -101,24 +102,64 @@ def _at_operand(use: Use) -> Use:
     return replace(use, view=View(use.view.source, shape, Layout.whole(shape)))
 
 
+def scattered(places: Sequence[Place], group_of: Sequence[int | None]) -> list[int]:
+    """The groups that no place in the backward pass sees whole, by number.
+
+    Those that are held until its end are whole then. A leaf without gradient adds nothing.
+    """
+    members: dict[int, list[Place]] = {}
+    for place, group in zip(places, group_of, strict=True):
+        if group is not None and place.where != "nowhere":
+            members.setdefault(group, []).append(place)
+    return [group for group, own in members.items() if not _seen_whole(own)]
+
+
+def _seen_whole(members: Sequence[Place]) -> bool:
+    if all(place.where == "tap" for place in members):
+        return True
+    first, *more = members
+    return not more and (first.where == "leaf" or not first.use.view.loops)
+
+
 def two_pass_engine(
     loss_fn: Callable[..., jax.Array], params: Any, batch: tuple, constant_time: bool = False
-) -> tuple[jax.Array, Gradients]:
-    """Losses `[b]`, and the gradients, computed again whenever they are asked for.
+) -> Gradients:
+    """The gradients, computed again whenever they are asked for.
 
     Where a row that is not finite might make others so, gradients are held instead.
     """
     gradients = TwoPass(loss_fn, params, batch)
     if gradients.mixes_rows():
-        values, leaves = auto_engine(loss_fn, params, batch, constant_time)
-        return values, Held(leaves)
-    return gradients.values, gradients
+        return Held(*auto_engine(loss_fn, params, batch, constant_time))
+    return gradients
+
+
+class _Pass(NamedTuple):
+    """What one backward pass found.
+
+    Attributes:
+      values: the losses `[b]`.
+      squared: for every leaf the squared norms `[b]`.
+      totals: for every leaf the sum; zeros where there was no weight for it.
+      held: the gradients of the leaves that are held until the end, by number: not in `totals`.
+    """
+
+    values: jax.Array
+    squared: list[jax.Array]
+    totals: list[jax.Array]
+    held: dict[int, Representation]
+
+    def add_held(self, weights: Mapping[int, tuple]) -> "_Pass":
+        """With the sums of the held gradients, given what `sum_of_kept` wants for each."""
+        own = {i: sum_of_kept(leaf, *weights[i]) for i, leaf in self.held.items()}
+        totals = [
+            own[i].astype(total.dtype) if i in own else total for i, total in enumerate(self.totals)
+        ]
+        return self._replace(totals=totals, held={})
 
 
 class TwoPass:
     """The gradients of b rows as a computation (`Gradients`)."""
-
-    excess: ClassVar[float] = CONTRIBUTION_TWO_PASS
 
     def __init__(self, loss_fn: Callable[..., jax.Array], params: Any, batch: tuple) -> None:
         self._axes = varying_axes((params, batch))
@@ -137,8 +178,7 @@ class TwoPass:
 
     @property
     def values(self) -> jax.Array:
-        """The losses `[b]`."""
-        return self._first[0]
+        return self._first.values
 
     @property
     def count(self) -> int:
@@ -149,54 +189,125 @@ class TwoPass:
         return all(place.choice.one_term for place in self._places)
 
     def squared_norms(self) -> list[jax.Array]:
-        return self._first[1]
+        return self._first.squared
+
+    def clipped_sum(
+        self, clip: Clip, mask: jax.Array, constant_time: bool
+    ) -> tuple[list[jax.Array], Rows]:
+        if clip.coefficient is not None and not scattered(self._places, clip.group_of):
+            return self._in_one_pass(clip, clip.coefficient, mask, constant_time)
+        rows = Rows(self.values, self.squared_norms(), mask)
+        coefficients, longest = clip.coefficients(rows.squared_norms), 1 + CONTRIBUTION_TWO_PASS
+        if clip.strict:  # room for gradients that get longer
+            coefficients, longest = [c / longest for c in coefficients], 1.0
+        allowed = lambda squared: clip.fits(coefficients, squared, longest)
+        return self.weighted_sum(coefficients, rows.valid, allowed, constant_time), rows
 
     def weighted_sum(
         self,
         coefficients: Sequence[jax.Array],
         valid: jax.Array,
-        allowed: Allowed,
+        allowed: Callable[[Sequence[jax.Array]], jax.Array],
         constant_time: bool,
     ) -> list[jax.Array]:
-        # With constant time a second sum is always taken. It is the first one again, without the
-        # rows that were too long: with the same roundings, so that a third is never needed.
-        passes = 2 if constant_time else 1
+        """Σ_b c_b·g_b for every leaf, given its coefficients `[b]`; invalid rows count as zero.
+
+        `allowed` tells which rows may contribute, given their squared norms in this very pass.
+        """
+
+        def take(kept: jax.Array) -> tuple[jax.Array, _Pass]:
+            all_kept = None if constant_time else jnp.all(kept)
+            weights = [Weight(c, kept, all_kept) for c in coefficients]
+            found = self._run(weights)
+            found = found.add_held({i: weights[i].of(found.squared[i]) for i in found.held})
+            return allowed(found.squared), found
+
+        return self._without_bad_rows(take, valid, constant_time).totals
+
+    def _in_one_pass(
+        self,
+        clip: Clip,
+        coefficient: Callable[[jax.Array, jax.Array], jax.Array],
+        mask: jax.Array,
+        constant_time: bool,
+    ) -> tuple[list[jax.Array], Rows]:
+        """The clipped sum where no group is scattered.
+
+        Norm and sum are of the same numbers there, so that no contribution exceeds its clipping
+        norm by more than rule 9's 1e-5. A row that is not finite in one leaf is out in all of them:
+        if there is any, the pass is made once more without it.
+        """
+        norms = vary(clip.clipping_norms, self._axes)
+
+        def take(kept: jax.Array) -> tuple[jax.Array, _Pass]:
+            limit = lambda group: Limit(norms[group], kept, coefficient, constant_time)
+            found = self._run([None if group is None else limit(group) for group in clip.group_of])
+            coefficients, finite = clip.coefficients(found.squared), all_finite(found.squared)
+            valid = kept & finite
+            all_valid = None if constant_time else jnp.all(valid)
+            found = found.add_held({i: (coefficients[i], valid, all_valid) for i in found.held})
+            return finite, found
+
+        found = self._without_bad_rows(take, mask, constant_time)
+        return found.totals, Rows(found.values, found.squared, mask)
+
+    def _without_bad_rows(
+        self,
+        take: Callable[[jax.Array], tuple[jax.Array, _Pass]],
+        kept: jax.Array,
+        constant_time: bool,
+    ) -> _Pass:
+        """A pass over the rows `kept [b]`, without those that it finds to be bad.
+
+        Args:
+          take: makes a pass with the rows that are kept, and tells which rows are good.
+          kept: False for the rows that are out from the beginning.
+          constant_time: two passes are made in any case. The second one is the first one again,
+            with the same roundings, so that it finds no more bad rows. If it did, the sum would be
+            NaN.
+        """
 
         def go_on(state: tuple) -> jax.Array:
             _, _, done, count = state
-            return ~done | (count < passes)
+            return count < 2 if constant_time else ~done
 
-        def take(state: tuple) -> tuple:
+        def once_more(state: tuple) -> tuple:
             kept, _, _, count = state
-            all_kept = None if constant_time else jnp.all(kept)
-            _, squared, totals = self._run([Weight(c, kept, all_kept) for c in coefficients])
-            too_long = kept & ~allowed(squared)
-            state = (kept & ~too_long, totals, ~jnp.any(too_long), count + 1)
-            return vary(state, self._axes)
+            good, found = take(kept)
+            values = found.values.astype(nothing.values.dtype)
+            squared = [norms.astype(d) for norms, d in zip(found.squared, wide, strict=True)]
+            found = found._replace(values=values, squared=squared)
+            return vary((kept & good, found, jnp.all(good | ~kept), count + 1), self._axes)
 
-        zeros = [jnp.zeros(p.shape, accumulation_dtype(p.dtype)) for p in self._leaves]
-        start = (valid, zeros, jnp.zeros([], bool), jnp.zeros([], jnp.int32))
-        return jax.lax.while_loop(go_on, take, vary(start, self._axes))[1]
+        wide = [accumulation_dtype(leaf.dtype) for leaf in self._leaves]
+        nothing = _Pass(
+            jnp.zeros(self._size, self._program.jaxpr.outvars[0].aval.dtype),
+            [jnp.zeros(self._size, d) for d in wide],
+            [jnp.zeros(leaf.shape, d) for leaf, d in zip(self._leaves, wide, strict=True)],
+            {},
+        )
+        start = (kept, nothing, jnp.zeros([], bool), jnp.zeros([], jnp.int32))
+        _, found, done, _ = jax.lax.while_loop(go_on, once_more, vary(start, self._axes))
+        if constant_time:
+            return found._replace(totals=[jnp.where(done, x, jnp.nan) for x in found.totals])
+        return found
 
     def materialize(self, valid: jax.Array) -> list[jax.Array]:
         _, leaves = factored_engine(self._loss_fn, self._params, self._batch)
         return [leaf.keep(valid).materialize() for leaf in leaves]
 
     @cached_property
-    def _first(self) -> tuple[jax.Array, list[jax.Array], list[jax.Array]]:
-        return self._run(None)
+    def _first(self) -> _Pass:
+        return self._run([None] * len(self._places))
 
-    def _run(
-        self, weights: list[Weight] | None
-    ) -> tuple[jax.Array, list[jax.Array], list[jax.Array]]:
-        """One pass: the losses, for every leaf the squared norms, and with weights the sums."""
-        ledger = _Ledger(self._places, self._leaves, self._axes, weights is not None)
+    def _run(self, weights: Sequence[Weight | Limit | None]) -> _Pass:
+        """One pass, with the sums of the leaves that have a weight."""
+        summed = [weight is not None for weight in weights]
+        ledger = _Ledger(self._places, self._leaves, self._axes, summed)
         tapped = with_taps(SUBSTITUTES)
 
         def loss(zeros: Any, example: list[Any], weights: Any) -> Any:
             slots, sinks, taps = zeros
-            if weights is None:
-                weights = [None] * len(self._places)
             account = lambda i, sink: Account(slots[i], sink, weights[i])
             inputs = [
                 identity(leaf, account(i, sinks.get(i))) if place.where == "leaf" else leaf
@@ -217,21 +328,20 @@ class TwoPass:
 
         # What is known does not depend on the example: it is held once.
         outputs = (0, None, ledger.tap_axes), (0, Recorded(0, None))  # type: ignore[arg-type]
+        axes = [w if w is None else w.map_rows(lambda _: 0, lambda _: None) for w in weights]
         cotangents, (values, recorded) = jax.vmap(
-            jax.grad(loss, has_aux=True),
-            in_axes=(None, 0, None if weights is None else [_OF_EXAMPLES] * len(weights)),
-            out_axes=outputs,
-        )(ledger.zeros, jax.tree.leaves(self._batch), weights)
+            jax.grad(loss, has_aux=True), in_axes=(None, 0, axes), out_axes=outputs
+        )(ledger.zeros, jax.tree.leaves(self._batch), list(weights))
         slots, sinks, taps = cotangents
         found = Found(self._program, self._leaves, ledger.sites, taps, recorded)
         squared, totals = [], []
+        held: dict[int, Representation] = {}
         for i, (place, leaf) in enumerate(zip(self._places, self._leaves, strict=True)):
             dtype = accumulation_dtype(leaf.dtype)
             norms, total = jnp.zeros(self._size, dtype), jnp.zeros(leaf.shape, dtype)
             if place.where == "tap":
-                held = found.represent(place.choice)
-                norms = held.squared_norms()
-                total = sum_of_kept(held, *weights[i]) if weights else total
+                held[i] = found.represent(place.choice)
+                norms = held[i].squared_norms()
             elif place.where == "leaf":
                 norms, total = slots[i], sinks.get(i, total)
             elif place.where == "site":
@@ -241,17 +351,17 @@ class TwoPass:
                 norms = slots[i] * (1 + terms * float(jnp.finfo(slots[i].dtype).eps))
                 *way, last = place.use.path
                 sink = _inside(taps, way)[last]
-                total = view.restore(sink, 0) if weights else total
+                total = view.restore(sink, 0) if summed[i] else total
             squared.append(norms)
             totals.append(total.astype(dtype))
-        return values, squared, totals
+        return _Pass(values, squared, totals, held)
 
 
 class _Ledger:
     """The sites, and zeros whose cotangents a pass asks for: slots, sinks and taps."""
 
     def __init__(
-        self, places: list[Place], leaves: list[jax.Array], axes: frozenset, sums: bool
+        self, places: list[Place], leaves: list[jax.Array], axes: frozenset, summed: list[bool]
     ) -> None:
         self.sites = Sites()
         slots: dict[int, jax.Array] = {}
@@ -266,7 +376,7 @@ class _Ledger:
             dtype = accumulation_dtype(leaf.dtype)
             if place.where == "leaf":
                 slots[i] = jnp.zeros([], dtype)
-                if sums:
+                if summed[i]:
                     sinks[i] = jnp.zeros(leaf.shape, dtype)
             elif place.where == "site":
                 use = place.use
@@ -276,7 +386,7 @@ class _Ledger:
                 shape = loops + use.operands[use.operand].shape
                 *way, last = use.path
                 self.sites.at(tuple(way)).taps[last] = Site(i, use.operand, place.choice)
-                _inside(taps, way)[last] = jnp.zeros(shape, dtype) if sums else None
+                _inside(taps, way)[last] = jnp.zeros(shape, dtype) if summed[i] else None
                 _inside(self.tap_axes, way)[last] = None
         self.zeros = vary((slots, sinks, taps), axes)
 

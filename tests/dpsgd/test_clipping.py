@@ -33,7 +33,8 @@ def coefficients(grads, clipping_norm):
     groups, state = clip.groups(grads), clip.init(grads)
 
     def body(_, microbatch):
-        return jnp.where(microbatch.valid, clip.weigh(microbatch, groups, state)[0][0], 0)
+        weigh = clip.clip(groups, state, strict=True).coefficients
+        return jnp.where(microbatch.rows.valid, weigh(microbatch.rows.squared_norms)[0], 0)
 
     return from_dense(grads).fold(body, None)
 

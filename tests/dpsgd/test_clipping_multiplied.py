@@ -36,7 +36,8 @@ def contributions(grads, norms, unit="example"):
     groups, state = clip.groups(grads), ClippingState(norms)
 
     def body(_, microbatch):
-        return jnp.where(microbatch.valid, jnp.stack(clip.weigh(microbatch, groups, state)[0]), 0)
+        weights = clip.clip(groups, state, strict=True).coefficients(microbatch.rows.squared_norms)
+        return jnp.where(microbatch.rows.valid, jnp.stack(weights), 0)
 
     weights = from_dense(grads, unit=unit).fold(body, None)
     return {

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import jaxdp
 from jaxdp.dpsgd import sampling, sum_rounding
+from jaxdp.gradients.clip import Clip
 from jaxdp.gradients.lazy import PerExampleGrads
 from jaxdp.gradients.lookup import Lookup
 from jaxdp.gradients.matmul import Matmul
@@ -125,6 +126,12 @@ def lookup(values, size):
     return grads(jnp.ones((3, values.shape[1])), (values, np.zeros((len(values), 1), np.int32)))
 
 
+def times(coefficient):
+    """Adds up the gradients of one leaf, each times the same number."""
+    each = lambda squared: [jnp.full(squared[0].shape, coefficient)]
+    return Clip([0], jnp.ones(1), each, None, lambda *_: True, strict=True)
+
+
 def weighted(values, size, form):
     """The float32 sum of the rows times a coefficient, by the code that steps run."""
     kinds = {matmul: Matmul, lookup: Lookup}
@@ -135,8 +142,7 @@ def weighted(values, size, form):
 
         def part(microbatch):
             assert isinstance(microbatch.gradients.leaves[0], kinds.get(form, object))
-            coefficients = [jnp.full(microbatch.values.shape, COEFFICIENT)]
-            return microbatch.weighted_sum(coefficients, lambda _: True)
+            return microbatch.clipped_sum(times(COEFFICIENT))[0]
 
         return grads.sum(part, [jax.ShapeDtypeStruct(grads.like.shape, jnp.float32)])[0]
 
@@ -178,7 +184,7 @@ def test_several_terms_of_an_example_can_be_off_by_more():
     grads = jax.jit(
         lambda x: jaxdp.per_example_grads(lambda w, x: jnp.sum(x @ w), method="factored")(
             jnp.ones((1, 1)), (x,)
-        ).sum(lambda rows: rows.weighted_sum([jnp.ones(64)], lambda _: True), [jnp.ones((1, 1))])[0]
+        ).sum(lambda rows: rows.clipped_sum(times(1.0))[0], [jnp.ones((1, 1))])[0]
     )(x)
     rows = np.sum(x, axis=(1, 2), dtype=np.float64)
     assert np.max(np.abs(rows)) < 0.2

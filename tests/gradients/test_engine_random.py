@@ -277,7 +277,7 @@ def check(program, seed, tie):
             [(r.materialize(), r.weighted_sum(weights), r.squared_norms()) for r in leaves]
             for leaves in held
         ]
-        _, again = two_pass_engine(loss, params, (x,))
+        again = two_pass_engine(loss, params, (x,))
         every = jnp.ones(B, bool)
         sums = again.weighted_sum([weights] * len(each[0]), every, lambda _: every, False)
         return jax.tree.leaves(grads), each, again.squared_norms(), sums
