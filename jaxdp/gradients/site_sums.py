@@ -23,43 +23,34 @@ from .tapped import SUBSTITUTES
 from .uses import Derived
 
 
-_STATIC = {"static": True}
-
-
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Weight:
-    """With what an example's gradient of one leaf is added to the sum, known beforehand."""
+    """With what an example's gradient of one leaf is added to the sum.
+
+    Attributes:
+      coefficient: known beforehand; or, with `clip`, the clipping norm that it is made of.
+      kept: False: the example is left out, whatever its numbers are.
+      all_kept: the same for all examples (`sum_of_kept`).
+      clip: given squared norms and clipping norms, the coefficients (`Clip.coefficient`).
+    """
 
     coefficient: Any
-    kept: Any  # False: the example is left out, whatever its numbers are
-    all_kept: Any  # the same for all examples (`sum_of_kept`)
-
-    def of(self, squared_norms: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        del squared_norms
-        return self.coefficient, self.kept, self.all_kept
-
-    def map_rows(self, row: Callable[[Any], Any], same: Callable[[Any], Any]) -> "Weight":
-        return Weight(row(self.coefficient), row(self.kept), same(self.all_kept))
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Limit:
-    """To which norm an example's gradient of one leaf is clipped, where it arises."""
-
-    clipping_norm: Any  # the same for all examples
     kept: Any
-    clip: Callable[[jax.Array, jax.Array], jax.Array] = field(metadata=_STATIC)  # `Clip.coefficient`
-    constant_time: bool = field(metadata=_STATIC)
+    all_kept: Any
+    clip: Callable[[Any, Any], jax.Array] | None = field(default=None, metadata={"static": True})
 
-    def of(self, squared_norms: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        kept = self.kept & jnp.isfinite(squared_norms)
-        coefficients = self.clip(squared_norms, self.clipping_norm)
-        return coefficients, kept, None if self.constant_time else jnp.all(kept)
+    def map(self, rows: Callable[[Any], Any], all_kept: Callable[[Any], Any]) -> "Weight":
+        """Maps what every example has, and what is the same for all of them."""
+        own = {"coefficient": rows(self.coefficient), "kept": rows(self.kept)}
+        return replace(self, **own, all_kept=all_kept(self.all_kept))
 
-    def map_rows(self, row: Callable[[Any], Any], same: Callable[[Any], Any]) -> "Limit":
-        return replace(self, clipping_norm=same(self.clipping_norm), kept=row(self.kept))
+    def sum(self, gradients: Representation, squared_norms: jax.Array) -> jax.Array:
+        """The sum over the examples, whose squared norms are `[b]`."""
+        coefficients = self.coefficient
+        if self.clip is not None:
+            coefficients = self.clip(squared_norms, coefficients)
+        return sum_of_kept(gradients, coefficients, self.kept, self.all_kept)
 
 
 class Account(NamedTuple):
@@ -67,7 +58,7 @@ class Account(NamedTuple):
 
     slot: jax.Array
     sink: jax.Array | None = None
-    weight: Weight | Limit | None = None
+    weight: Weight | None = None
 
 
 @dataclass(frozen=True)
@@ -153,18 +144,18 @@ def _settled(
     """
     slot, sink, weight = account
 
-    def of_rows(arrays: Sequence[jax.Array], weight: Any) -> tuple[jax.Array, Any]:
+    def of_rows(arrays: Sequence[jax.Array], weight: Weight | None) -> tuple[jax.Array, Any]:
         gradients = represent(*arrays)
         squared = gradients.squared_norms().astype(slot.dtype)
         if weight is None or sink is None:
             return squared, None
-        return squared, sum_of_kept(gradients, *weight.of(squared)).astype(sink.dtype)
+        return squared, weight.sum(gradients, squared).astype(sink.dtype)
 
     @jax.custom_batching.custom_vmap
-    def settle(arrays: Sequence[jax.Array], weight: Any) -> tuple[jax.Array, Any]:
+    def settle(arrays: Sequence[jax.Array], weight: Weight | None) -> tuple[jax.Array, Any]:
         one = lambda array: array[None]
         if weight is not None:
-            weight = weight.map_rows(one, lambda array: array)
+            weight = weight.map(one, lambda same: same)
         squared, total = of_rows(jax.tree.map(one, arrays), weight)
         return squared[0], total
 

@@ -12,7 +12,7 @@ References:
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -23,13 +23,13 @@ import jax.numpy as jnp
 from .choice import Choice, choose
 from .clip import Clip, Rows, all_finite
 from .engine import Found, auto_engine, factored_engine
-from .held import Gradients, Held, sum_of_kept
+from .held import Gradients, Held
 from .isolation import has_convolution, mixes_rows
 from .jax_internals import one_example, vary, varying_axes
 from .layout import Layout
 from .program import Program, Recorded, Sites, trace, with_taps
 from .representations import Representation, accumulation_dtype
-from .site_sums import Account, Limit, Site, Weight, identity, product
+from .site_sums import Account, Site, Weight, identity, product
 from .tapped import SUBSTITUTES, add_taps
 from .uses import Use, View
 
@@ -149,12 +149,11 @@ class _Pass(NamedTuple):
     totals: list[jax.Array]
     held: dict[int, Representation]
 
-    def add_held(self, weights: Mapping[int, tuple]) -> "_Pass":
-        """With the sums of the held gradients, given what `sum_of_kept` wants for each."""
-        own = {i: sum_of_kept(leaf, *weights[i]) for i, leaf in self.held.items()}
-        totals = [
-            own[i].astype(total.dtype) if i in own else total for i, total in enumerate(self.totals)
-        ]
+    def with_held(self, weights: Sequence[Weight]) -> "_Pass":
+        """With the sums of the held gradients, too."""
+        totals = list(self.totals)
+        for i, leaf in self.held.items():
+            totals[i] = weights[i].sum(leaf, self.squared[i]).astype(totals[i].dtype)
         return self._replace(totals=totals, held={})
 
 
@@ -218,8 +217,7 @@ class TwoPass:
         def take(kept: jax.Array) -> tuple[jax.Array, _Pass]:
             all_kept = None if constant_time else jnp.all(kept)
             weights = [Weight(c, kept, all_kept) for c in coefficients]
-            found = self._run(weights)
-            found = found.add_held({i: weights[i].of(found.squared[i]) for i in found.held})
+            found = self._run(weights).with_held(weights)
             return allowed(found.squared), found
 
         return self._without_bad_rows(take, valid, constant_time).totals
@@ -235,18 +233,23 @@ class TwoPass:
 
         Norm and sum are of the same numbers there, so that no contribution exceeds its clipping
         norm by more than rule 9's 1e-5. A row that is not finite in one leaf is out in all of them:
-        if there is any, the pass is made once more without it.
+        if there is any, the pass is made once more without it, and its sums are not used.
         """
-        norms = vary(clip.clipping_norms, self._axes)
+        each = jnp.ones(self._size)
 
         def take(kept: jax.Array) -> tuple[jax.Array, _Pass]:
-            limit = lambda group: Limit(norms[group], kept, coefficient, constant_time)
-            found = self._run([None if group is None else limit(group) for group in clip.group_of])
-            coefficients, finite = clip.coefficients(found.squared), all_finite(found.squared)
-            valid = kept & finite
-            all_valid = None if constant_time else jnp.all(valid)
-            found = found.add_held({i: (coefficients[i], valid, all_valid) for i in found.held})
-            return finite, found
+            all_kept = None if constant_time else jnp.all(kept)
+            found = self._run(
+                [
+                    None
+                    if group is None
+                    else Weight(clip.clipping_norms[group] * each, kept, all_kept, coefficient)
+                    for group in clip.group_of
+                ]
+            )
+            # A group that is held until the end may have several leaves.
+            weights = [Weight(c, kept, all_kept) for c in clip.coefficients(found.squared)]
+            return all_finite(found.squared), found.with_held(weights)
 
         found = self._without_bad_rows(take, mask, constant_time)
         return found.totals, Rows(found.values, found.squared, mask)
@@ -300,7 +303,7 @@ class TwoPass:
     def _first(self) -> _Pass:
         return self._run([None] * len(self._places))
 
-    def _run(self, weights: Sequence[Weight | Limit | None]) -> _Pass:
+    def _run(self, weights: Sequence[Weight | None]) -> _Pass:
         """One pass, with the sums of the leaves that have a weight."""
         summed = [weight is not None for weight in weights]
         ledger = _Ledger(self._places, self._leaves, self._axes, summed)
@@ -328,7 +331,7 @@ class TwoPass:
 
         # What is known does not depend on the example: it is held once.
         outputs = (0, None, ledger.tap_axes), (0, Recorded(0, None))  # type: ignore[arg-type]
-        axes = [w if w is None else w.map_rows(lambda _: 0, lambda _: None) for w in weights]
+        axes = [w if w is None else w.map(lambda _: 0, lambda _: None) for w in weights]
         cotangents, (values, recorded) = jax.vmap(
             jax.grad(loss, has_aux=True), in_axes=(None, 0, axes), out_axes=outputs
         )(ledger.zeros, jax.tree.leaves(self._batch), list(weights))
