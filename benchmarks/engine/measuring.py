@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .methods import Method, available
+import jaxdp
+
+from .methods import Method, available, of_jaxdp
 from .problems import Problem
 from .timing import Program, Run, compile_program, machine_gb, summary, take_turns
 
-NEEDS_NO_DENSE = ("plain", "plain_default", "auto", "factored", "two_pass")
+NEEDS_NO_DENSE = ("plain", "plain_default", "auto", "factored", "two_pass", "layerwise")
 SHARE = 0.8  # of the machine's memory that a program may take
 
 
@@ -32,16 +34,20 @@ def measure(problem: Problem, names: list[str], rounds: int) -> dict[str, dict[s
     Raises:
       Exception: whatever the plain gradient raises. For other methods that is a `why`.
     """
-    methods, reference = available(), _reference(problem)
+    methods = available()
+    references: dict[jaxdp.Clipping, Any] = {}
     results: dict[str, dict[str, Any]] = {name: {} for name in names}
     gradients: dict[str, Run] = {}
     steps: dict[str, Run] = {}
     for name in names:
         facts = results[name]
         runs = problem.dense_fits or name in NEEDS_NO_DENSE
-        # The plain gradient is not clipped: only the others can agree.
-        expected = None if name.startswith("plain") else reference
         try:
+            expected = None
+            if not name.startswith("plain"):  # which is not clipped: only the others can agree
+                clipping = methods[name].clipping
+                expected = references.get(clipping) or _reference(problem, clipping)
+                references[clipping] = expected
             gradients[name] = _gradient(problem, methods[name], expected, runs, facts)
             facts["step"] = facts = {}
             steps[name] = _step(problem, methods[name], runs, facts)
@@ -61,11 +67,12 @@ def _times(runs: dict[str, Run], rounds: int) -> dict[str, dict[str, Any]]:
     return {name: summary(times, name) for name in times}
 
 
-def _reference(problem: Problem) -> Any:
+def _reference(problem: Problem, clipping: jaxdp.Clipping) -> Any:
     """Returns the clipped sum by vmap(grad), of a few examples at a time if all would not fit."""
     if not problem.dense_fits:
         problem = replace(problem, microbatch_size=math.gcd(8, problem.rows))
-    return jax.jit(available()["vmap"].gradient(problem))(problem.params, problem.batch)
+    gradient = of_jaxdp("vmap", clipping=clipping).gradient(problem)
+    return jax.jit(gradient)(problem.params, problem.batch)
 
 
 def _gradient(

@@ -17,6 +17,8 @@ from .problems import Problem
 
 CLIPPING_NORM = 1.0
 NOISE_MULTIPLIER = 1.0
+INDIVIDUAL = jaxdp.clip_individual(CLIPPING_NORM)
+LAYERWISE = jaxdp.clip_layerwise(CLIPPING_NORM)
 
 Gradient = Callable[[Any, tuple], Any]  # (params, batch) -> like the parameters
 Step = Callable[[Any, Any, tuple], tuple[Any, Any]]  # (params, state, batch) -> (params, state)
@@ -27,12 +29,14 @@ Transform = Callable[[Problem], optax.GradientTransformation]
 class Method:
     """How the gradients of a batch are computed, clipped and, for a step, released with noise.
 
-    `clip` and `release` take what the function of `grads` returns: lazy gradients, say.
+    `clip` and `release` take what the function of `grads` returns: lazy gradients, say. `clipping`
+    is jaxdp's clipping that does the same.
     """
 
     grads: Callable[[Problem], Callable[[Any, tuple], Any]]
     clip: Transform
     release: Transform
+    clipping: jaxdp.Clipping = INDIVIDUAL
 
     def gradient(self, problem: Problem) -> Gradient:
         """Returns the whole clipped gradient, without noise: a sum or a mean."""
@@ -93,7 +97,9 @@ def _at_default_precision(problem: Problem) -> Gradient:
     return at_default
 
 
-def of_jaxdp(engine: Any, release: Transform | None = None) -> Method:
+def of_jaxdp(
+    engine: Any, release: Transform | None = None, clipping: jaxdp.Clipping = INDIVIDUAL
+) -> Method:
     """Returns jaxdp's method of that name in `per_example_grads`."""
 
     def grads(problem: Problem) -> Callable[[Any, tuple], Any]:
@@ -102,18 +108,20 @@ def of_jaxdp(engine: Any, release: Transform | None = None) -> Method:
         )
         return lambda params, batch: lazily(params, batch, jaxdp.all_rows(problem.rows))
 
-    clip = lambda problem: jaxdp.clip_individual(CLIPPING_NORM)
-    return Method(grads, clip, release or (lambda problem: privatized(problem, NOISE_MULTIPLIER)))
+    own = lambda problem: privatized(problem, NOISE_MULTIPLIER, clipping)
+    return Method(grads, lambda problem: clipping, release or own, clipping)
 
 
-def privatized(problem: Problem, noise_multiplier: float) -> optax.GradientTransformation:
+def privatized(
+    problem: Problem, noise_multiplier: float, clipping: jaxdp.Clipping = INDIVIDUAL
+) -> optax.GradientTransformation:
     """Returns jaxdp's release of a plan with that much noise."""
     plan = jaxdp.Plan(
         num_examples=100 * problem.rows,
         expected_batch_size=problem.rows,
         steps=1000,  # more than are measured
         noise_multiplier=noise_multiplier,
-        clipping=jaxdp.clip_individual(CLIPPING_NORM),
+        clipping=clipping,
     )
     return jaxdp.privatize(plan)
 
@@ -165,6 +173,7 @@ def available() -> dict[str, Method]:
     methods: dict[str, Method] = {
         "plain": Method(mean_gradient, _unchanged, _unchanged),
         **{name: of_jaxdp(name) for name in get_args(per_example.Method)},
+        "layerwise": of_jaxdp("two_pass", clipping=LAYERWISE),
         "optax.contrib": Method(_every_gradient, _aggregated(0.0), _aggregated(NOISE_MULTIPLIER)),
         "jax_privacy": Method(_jax_privacy_grads, _unchanged, _jax_privacy_release),
     }

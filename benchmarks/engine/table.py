@@ -12,6 +12,7 @@ from typing import Any
 COLUMNS = {
     "auto": "jaxdp",
     "two_pass": "two passes",
+    "layerwise": "layerwise, one pass if it can",
     "vmap": "`vmap(grad)`",
     "jax_privacy": "JAX-Privacy",
 }
@@ -59,7 +60,10 @@ def markdown(problems: dict[str, dict[str, Any]], of_steps: bool) -> str:
       problems: the results file's `problems`.
       of_steps: whether of whole steps or of gradients.
     """
-    rows = [["× plain: time (temporary memory)", "plain, ms", *COLUMNS.values()], ["---"] * 6]
+    rows = [
+        ["× plain: time (temporary memory)", "plain, ms", *COLUMNS.values()],
+        ["---"] * (2 + len(COLUMNS)),
+    ]
     for name, problem in problems.items():
         results = _steps(problem["methods"]) if of_steps else problem["methods"]
         if "plain" not in results:  # files of before 2026-11-28 have no steps

@@ -146,7 +146,7 @@ def test_results_are_written_problem_by_problem_and_become_a_table(
     assert len(rows) == 2  # gradient and step
     assert f"optax {report['rivals']['optax']}" in printed.splitlines()[0]
     assert rows[0][-1] == "can't be imported |"
-    assert all(float(row[4].split()[0]) > 0 for row in rows)
+    assert all(float(row[5].split()[0]) > 0 for row in rows)
 
 
 def test_a_table_tells_time_and_memory_of_results():
@@ -158,6 +158,6 @@ def test_a_table_tells_time_and_memory_of_results():
         "jax_privacy": {"why": "can't be imported: No module named 'chex'"},
     }
     row = table.markdown({"mlp": {"methods": results}}, of_steps=False).splitlines()[-1]
-    assert row == "| mlp | 10 | 1.10 (1.04) | – | needs 17 GB | can't be imported |"
+    assert row == "| mlp | 10 | 1.10 (1.04) | – | – | needs 17 GB | can't be imported |"
     steps = table.markdown({"mlp": {"methods": results}}, of_steps=True)
     assert "mlp" not in steps  # results without steps have no row
