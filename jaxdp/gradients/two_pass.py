@@ -270,17 +270,13 @@ class TwoPass:
             NaN.
         """
 
-        def go_on(state: tuple) -> jax.Array:
-            _, _, done, count = state
-            return count < 2 if constant_time else ~done
-
         def once_more(state: tuple) -> tuple:
-            kept, _, _, count = state
+            kept, _, _ = state
             good, found = take(kept)
             values = found.values.astype(nothing.values.dtype)
             squared = [norms.astype(d) for norms, d in zip(found.squared, wide, strict=True)]
             found = found._replace(values=values, squared=squared)
-            return vary((kept & good, found, jnp.all(good | ~kept), count + 1), self._axes)
+            return vary((kept & good, found, jnp.all(good | ~kept)), self._axes)
 
         wide = [accumulation_dtype(leaf.dtype) for leaf in self._leaves]
         nothing = _Pass(
@@ -289,11 +285,11 @@ class TwoPass:
             [jnp.zeros(leaf.shape, d) for leaf, d in zip(self._leaves, wide, strict=True)],
             {},
         )
-        start = (kept, nothing, jnp.zeros([], bool), jnp.zeros([], jnp.int32))
-        _, found, done, _ = jax.lax.while_loop(go_on, once_more, vary(start, self._axes))
+        start = vary((kept, nothing, jnp.zeros([], bool)), self._axes)
         if constant_time:
+            _, found, done = jax.lax.fori_loop(0, 2, lambda _, state: once_more(state), start)
             return found._replace(totals=[jnp.where(done, x, jnp.nan) for x in found.totals])
-        return found
+        return jax.lax.while_loop(lambda state: ~state[2], once_more, start)[1]
 
     def materialize(self, valid: jax.Array) -> list[jax.Array]:
         _, leaves = factored_engine(self._loss_fn, self._params, self._batch)

@@ -158,15 +158,19 @@ def test_a_second_run_on_one_plan_warns():
         without_noise.batches()
 
 
-def test_the_program_of_constant_time_does_not_look_at_the_records():
+@pytest.mark.parametrize("method", ["auto", "two_pass"])
+@pytest.mark.parametrize("clip", [jaxdp.clip_individual, jaxdp.clip_layerwise])
+def test_the_program_of_constant_time_does_not_look_at_the_records(clip, method):
     """No loop whose length, and no branch whose choice, depends on the batch."""
-    plan = make_plan()
+    plan = make_plan(clipping=clip(1.0))
     tx = jaxdp.privatize(plan)
     state = tx.init(PARAMS)
     batch, mask = next(plan.batches(X, Y))
 
     def sums(constant_time):
-        grads = jaxdp.per_example_grads(loss, microbatch_size=4, constant_time=constant_time)
+        grads = jaxdp.per_example_grads(
+            loss, method=method, microbatch_size=4, constant_time=constant_time
+        )
         return lambda x, y, mask: tx.sums(grads(PARAMS, (x, y), mask), state).gradient["w"]
 
     text = lambda constant: str(jax.make_jaxpr(sums(constant))(*batch, mask))
