@@ -138,6 +138,7 @@ def test_the_programs_of_the_readme_run(capsys, tmp_path, monkeypatch):
     assert programs(ROOT / "docs/quickstart.md") == [program]
 
 
+@pytest.mark.slow
 def test_the_programs_of_the_page_on_own_models_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first, functions = programs(ROOT / "docs/guides/your-model.md")

@@ -32,9 +32,9 @@ EXTRA = {"equinox_model": "equinox", "haiku_model": "haiku"}
 EXTRA |= {"fit_equinox": "equinox", "fit_haiku": "haiku"}
 
 
-# Each takes 5 to 10 s. Others run one process, and several devices.
+# Each takes 5 to 10 s: the quick one is `by_hand`.
 SLOW = ("equinox_model", "graph_network", "haiku_model", "linen_train_state", "nnx_dropout")
-SLOW += ("watch_clipping",)
+SLOW += ("several_devices", "watch_clipping")
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,7 @@ def test_a_model_of_any_library_becomes_a_release_in_25_lines(path, tmp_path):
     assert (made / "release" / "privacy.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_source_of_ones_own_is_trained_on(tmp_path, monkeypatch):
     for module in ("flax", "safetensors", "sklearn"):
         pytest.importorskip(module)

@@ -63,6 +63,7 @@ def test_rdp_is_refused_where_it_is_unsound():
         composed_epsilon([part(9, adjacency="replace_one")], DELTA, "rdp")
 
 
+@pytest.mark.slow
 def test_the_affordable_steps_are_the_last_that_fit():
     spent, more = [part(20)], part(50, z=1.2, q=0.12)
     target = epsilon(RUN, DELTA)

@@ -14,6 +14,7 @@ def test_it_trains_the_config(capsys):
     assert float(re.search(r"test accuracy ([\d.]+)", printed)[1]) > 0.8
 
 
+@pytest.mark.slow
 def test_batch_units_are_refused():
     args = ["--clipping.kind=batch", "--clipping.units=8", "--plan.steps=2", "--seed=0"]
     with pytest.raises(SystemExit, match=r"leave out training\.frozen and the batch units"):

@@ -9,6 +9,8 @@ import pytest
 
 for module in ("tyro", "rich", "matplotlib", "flax"):
     pytest.importorskip(module)
+from helpers.cases import slow  # noqa: E402
+
 import jaxdp  # noqa: E402
 from jaxdp import plan  # noqa: E402
 
@@ -53,6 +55,7 @@ def test_the_table(said):
     assert "warning" not in words
 
 
+@pytest.mark.slow
 def test_wide_numbers_stay_within_80_columns(said):
     printed = said(
         *("--num-examples", "50000000", "--num-parameters", "12345678", "--steps", "123456"),
@@ -129,7 +132,7 @@ def test_it_runs_as_a_module_and_says_what_is_missing():
     assert "RuntimeWarning" not in done.stderr
 
 
-@pytest.mark.parametrize("missing", ["tyro", "rich", "matplotlib"])
+@pytest.mark.parametrize("missing", [slow("tyro"), slow("rich"), "matplotlib"])
 def test_a_missing_extra_is_one_line_that_names_the_command(missing, tmp_path):
     code = (
         f"import sys, runpy; sys.modules[{missing!r}] = None; "

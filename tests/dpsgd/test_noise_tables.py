@@ -50,7 +50,8 @@ def drawn_in_the_tails(scale):
     return 2.0 ** -weight_bits(scale) * (0.5**4 / 24) / (2**scale / 64)
 
 
-@pytest.mark.parametrize("scale", [22, pytest.param(24, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", SCALES)
 def test_the_errors_of_every_number_are_those_that_are_charged(scale):
     """All numbers that can be drawn: 109 and 437 million. 7 and 23 seconds of one core."""
     found = check(tables(scale), KERNELS[scale], scale)
@@ -60,9 +61,10 @@ def test_the_errors_of_every_number_are_those_that_are_charged(scale):
     assert found.missing > 0.9 * MISSING
 
 
-def test_the_errors_of_every_eighth_cell_of_the_finer_table():
-    found = check(tables(24), KERNELS[24], 24, range(0, noise_law.REACH, 8))
-    assert found.rms > 0.2 * ERRORS[24][0]  # about 1/√8
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_errors_of_every_eighth_cell(scale):
+    found = check(tables(scale), KERNELS[scale], scale, range(0, noise_law.REACH, 8))
+    assert found.rms > 0.2 * ERRORS[scale][0]  # about 1/√8
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -135,6 +135,7 @@ def test_epsilon_spent_wants_the_state_of_one_privatize():
         plan.epsilon_spent(twice)
 
 
+@pytest.mark.slow
 def test_composition_by_hand():
     """The README's 20 lines: two clusters are learned under ε = 3, in one compiled step."""
     rng = np.random.default_rng(0)

@@ -86,6 +86,7 @@ CALLS = {
 }
 
 LONG = ("flash in a loop", "mapped flash", "gelu", "logsumexp", "unrolled scan", "named_call")
+LONG += ("map", "map of blocks", "scan in scan", "associative_scan")
 
 FORMS = AROUND | CALLS
 

@@ -128,7 +128,9 @@ FORMS = {
     "longer than the input": ((9, 4, 5), lambda w, x: conv(x, w)),
 }
 
-LONG = ("own kernels, grouped", "own kernels, remat", "dilated", "depthwise", "1 × 1", "transposed")
+LONG = ("own kernels", "own kernels, grouped", "own kernels, remat", "shared in own", "dilated")
+LONG += ("mapped over positions", "depthwise", "first channels", "1 × 1", "transposed")
+LONG += ("longer than the input",)
 
 
 @pytest.mark.parametrize("form", [slow(name) if name in LONG else name for name in FORMS])
@@ -165,7 +167,7 @@ class Layers(nn.Module):
 
 @pytest.mark.parametrize(
     "layer",
-    ["1-d", "circular", "local", "transposed", "transposed, mirrored"]
+    [slow("1-d"), "circular", "local", slow("transposed"), slow("transposed, mirrored")]
     + [slow(name) for name in ("3-d", "causal", "depthwise", "transposed, circular")],
 )
 def test_layers_of_flax(layer):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.cases import slow
 from helpers.engines import B, agree, factored, normal
 
 from jaxdp.gradients.engine import factored_engine
@@ -62,23 +63,23 @@ GATES = {"a": normal(0, 4, 2), "b": normal(1, 4, 3), "c": normal(2, 5, 2), "d": 
 @pytest.mark.parametrize(
     ("loss", "params"),
     [
-        (lambda q, x: wave(x @ (BASE + 0.5 * (q["a"] @ q["b"]))), PAIR),
+        slow(lambda q, x: wave(x @ (BASE + 0.5 * (q["a"] @ q["b"]))), PAIR),
         (lambda q, x: wave(x @ (BASE - q["a"] @ -q["b"] / 3)), PAIR),
-        (lambda q, x: wave(x @ (BASE * jnp.arange(1.0, 7.0) @ q["a"].T @ q["b"][:, ::2])),
+        slow(lambda q, x: wave(x @ (BASE * jnp.arange(1.0, 7.0) @ q["a"].T @ q["b"][:, ::2])),
          {"a": normal(0, 4, 6), "b": normal(1, 4, 6)}),
         (lambda q, x: wave(x @ (jnp.flip(q["a"], 0) @ q["b"])), PAIR),
-        (lambda q, x: wave(x @ (q["a"] * jnp.arange(1.0, 3.0)) @ q["b"]), PAIR),
+        slow(lambda q, x: wave(x @ (q["a"] * jnp.arange(1.0, 3.0)) @ q["b"]), PAIR),
         (lambda q, x: wave(x @ (jnp.arange(1.0, 5.0)[:, None] * q["a"])), {"a": PAIR["a"]}),
         (lambda q, x: wave((BASE.T @ q["a"]) @ x[:2]), {"a": normal(0, 4, 2)}),
         (in_layers, LAYERS),
         (in_time, SQUARE),
-        (in_remat, SQUARE),
+        slow(in_remat, SQUARE),
         (heads, PAIR),
-        (merged_heads, PAIR),
+        slow(merged_heads, PAIR),
         (lstm, GATES),
         (lambda q, x: wave(x @ jnp.concatenate([q["a"], q["b"]])),
          {"a": normal(0, 3, 2), "b": normal(1, 1, 2)}),
-        (experts, {"a": normal(0, 2, 2), "b": normal(1, 2, 2), "c": normal(2, 2, 2)}),
+        slow(experts, {"a": normal(0, 2, 2), "b": normal(1, 2, 2), "c": normal(2, 2, 2)}),
     ],
 )  # fmt: skip
 def test_products_sums_scales_and_neighbours_stay_factors(loss, params):

@@ -1,18 +1,27 @@
 """Look-ups of rows of a parameter, against vmap(grad)."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.cases import slow, some
 from helpers.engines import B, agree, agree_exactly, factored, normal
 
 from jaxdp.gradients.engine import factored_engine
 
+# Every mode along every axis.
+EVERY_MODE = [((), 0, "fill"), ((7,), 0, "clip"), ((2, 3), 0, "wrap")]
+EVERY_MODE += [((), 1, "wrap"), ((7,), 1, "fill"), ((2, 3), 1, "clip")]
 
-@pytest.mark.parametrize("mode", ["fill", "clip", "wrap"])
-@pytest.mark.parametrize("axis", [0, 1])
-@pytest.mark.parametrize("shape", [(), (7,), (2, 3)])
-def test_lookups_with_repeated_and_outside_indices(mode, axis, shape):
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "mode"),
+    some(itertools.product([(), (7,), (2, 3)], [0, 1], ["fill", "clip", "wrap"]), EVERY_MODE),
+    ids=str,
+)
+def test_lookups_with_repeated_and_outside_indices(shape, axis, mode):
     table = normal(0, 6, 5)
     indices = jax.random.randint(jax.random.key(1), (B, *shape), -2, 9)
     indices = indices if mode != "wrap" else indices % 6
@@ -64,8 +73,11 @@ FORMS = {
     "unsigned": lambda table, i: table[jnp.abs(i).astype(jnp.uint8)],
 }
 
+LONG = ("one by one, dynamic", "scalar column", "scalar, dynamic", "numbers of a row", "2-d")
+LONG += ("within", "in a scan")
 
-@pytest.mark.parametrize("form", FORMS)
+
+@pytest.mark.parametrize("form", [slow(name) if name in LONG else name for name in FORMS])
 def test_lookups_as_people_write_them(form):
     def loss(table, i):
         rows = FORMS[form](table, i)

@@ -61,10 +61,10 @@ def with_gain(q, x):
 @pytest.mark.parametrize(
     ("loss", "params", "batch"),
     [
-        (two_layers, KERNELS, IMAGES),
-        (with_gain, {"g": 1 + normal(1, 4), "w": normal(0, 3, 3, 3, 4)}, IMAGES),
+        slow(two_layers, KERNELS, IMAGES),
+        slow(with_gain, {"g": 1 + normal(1, 4), "w": normal(0, 3, 3, 3, 4)}, IMAGES),
         (with_gain, {"g": jnp.array([0.0, 1, 2, 3]), "w": normal(0, 3, 3, 3, 4)}, IMAGES),
-        (
+        slow(
             lambda q, x: wave(x @ (q["g"] * q["w"] / jnp.linalg.norm(q["w"], axis=0))),
             {"g": normal(1, 5), "w": normal(0, 4, 5)},
             ROWS,

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import pytest
+from helpers.cases import slow
 from helpers.engines import B, agree, factored, normal
 
 
@@ -18,14 +19,14 @@ def test_linear_layers_and_biases():
     [
         ("td,dp->tp", (7, 4), (4, 3)),
         ("td,pd->tp", (7, 4), (3, 4)),
-        ("dt,pd->pt", (4, 7), (3, 4)),
-        ("tuc,cpq->tupq", (2, 3, 4), (4, 2, 5)),
+        slow("dt,pd->pt", (4, 7), (3, 4)),
+        slow("tuc,cpq->tupq", (2, 3, 4), (4, 2, 5)),
         ("tde,edp->tp", (7, 4, 2), (2, 4, 3)),
-        ("std,sdp->stp", (2, 7, 4), (2, 4, 3)),
+        slow("std,sdp->stp", (2, 7, 4), (2, 4, 3)),
         ("tsd,dps->pts", (7, 2, 4), (4, 3, 2)),
         ("td,dp->", (7, 4), (4, 3)),
         ("t,p->tp", (7,), (3,)),
-        ("hd,khd->hk", (2, 4), (3, 2, 4)),
+        slow("hd,khd->hk", (2, 4), (3, 2, 4)),
     ],
 )
 @pytest.mark.parametrize("swap", [False, True])

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.cases import some
 
 from jaxdp.gradients import pulled
 from jaxdp.gradients.engine import factored_engine
@@ -78,10 +79,15 @@ def arrays(b=6, d=8, p=8, seed=0):
     return [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
 
 
-@pytest.mark.parametrize("rows", [1, 2, 6])
+PAIRS = [(spectral, "matmul"), (orthogonal, "conv"), (standardised, "lookup"), (spectral, "dense")]
+
+
 @pytest.mark.parametrize(
-    ("f", "kind"),
-    [(spectral, "matmul"), (orthogonal, "conv"), (standardised, "lookup"), (spectral, "dense")],
+    ("f", "kind", "rows"),
+    some(
+        [(*pair, rows) for pair in PAIRS for rows in (1, 2, 6)],
+        [(*pair, rows) for pair, rows in zip(PAIRS, (2, 1, 6, 2), strict=True)],
+    ),
 )
 def test_gradients_are_those_of_vmap_grad(f, kind, rows, monkeypatch):
     monkeypatch.setattr(pulled, "PATCH_NUMBERS", rows * 64 + 10)

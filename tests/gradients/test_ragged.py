@@ -58,7 +58,7 @@ FORMS = {
 }
 
 
-LONG = ("a view", "columns", "outer axis", "remat")
+LONG = ("plain", "a view", "general", "columns", "inner axis", "outer axis", "remat")
 
 
 @pytest.mark.parametrize("form", [slow(name) if name in LONG else name for name in FORMS])
@@ -102,6 +102,7 @@ def test_layers_of_experts_in_a_scan():
     agree(loss, mixture(2), (normal(9, B, T, D),))
 
 
+@pytest.mark.slow
 def test_clipped_sums_and_explanations():
     loss = lambda params, x: jnp.sum(jnp.sin(route(params, x)))
     params, x = mixture(), normal(9, B, T, D)

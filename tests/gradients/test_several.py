@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.cases import slow
 from helpers.engines import B, agree, factored, normal
 from jax.sharding import PartitionSpec as P
 
@@ -38,18 +39,21 @@ def tied(w, tokens):
     return jnp.sum(jnp.sin(jnp.sin(w[tokens]) @ w.T))
 
 
+TIED = [
+    tied,
+    lambda w, i: jnp.sum(jnp.sin(jnp.sin(w[i] + w[i[::-1]]) @ w.T)),
+    lambda w, i: jnp.sum(jnp.sin(jnp.sin(jnp.take(w.T, i, axis=1).T) @ w.T)),
+    lambda w, i: tied(w, i) + 0.1 * jnp.sum(w**2) * jnp.sqrt(1.0 + i[0]),
+    lambda w, i: tied(w, i) * jnp.linalg.norm(w),
+    lambda w, i: jnp.sum(jnp.sin(w[i])) + jnp.sum(w**2) * i[1] + jnp.sum(jnp.sin(w)) * i[0],
+]
+
+
 @pytest.mark.parametrize(
-    "loss",
-    [
-        tied,
-        lambda w, i: jnp.sum(jnp.sin(jnp.sin(w[i] + w[i[::-1]]) @ w.T)),
-        lambda w, i: jnp.sum(jnp.sin(jnp.sin(jnp.take(w.T, i, axis=1).T) @ w.T)),
-        lambda w, i: tied(w, i) + 0.1 * jnp.sum(w**2) * jnp.sqrt(1.0 + i[0]),
-        lambda w, i: tied(w, i) * jnp.linalg.norm(w),
-        lambda w, i: jnp.sum(jnp.sin(w[i])) + jnp.sum(w**2) * i[1] + jnp.sum(jnp.sin(w)) * i[0],
-    ],
+    ("width", "loss"),
+    [(5 - n % 2, loss) for n, loss in enumerate(TIED)]
+    + [slow(4 + n % 2, loss) for n, loss in enumerate(TIED)],
 )
-@pytest.mark.parametrize("width", [4, 5])
 def test_tied_embeddings_and_penalties_are_held_in_parts(loss, width):
     agree(loss, normal(0, 5, width), (TOKENS,))
     assert isinstance(held(loss, normal(0, 5, width), (TOKENS,)), Several)

@@ -276,6 +276,7 @@ def test_batch_norm_inside_the_loss_of_one_example_sees_one_example():
     np.testing.assert_array_equal(grads["layers_0"]["kernel"], 0)  # the output is 0 for any input
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_page_run():
     page = (GUIDES / "batchnorm.md").read_text(encoding="utf-8")
     names = {}

@@ -7,6 +7,7 @@ import jaxdp
 from jaxdp.accounting import Mechanism, epsilon, solve_noise_multiplier
 
 
+@pytest.mark.slow
 def test_a_delta_below_the_rounding_errors_of_a_pld_needs_no_more_noise_than_by_rdp():
     numbers = dict(target_epsilon=0.01, delta=1e-12, steps=100_000, sampling_probability=0.01)
     z = solve_noise_multiplier(**numbers)

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from helpers.cases import slow
 from helpers.networks import CLASSES, INPUTS, NETWORKS, Linen
 
 import jaxdp
@@ -200,11 +201,13 @@ class Embed(eqx.Module):
     "model",
     [
         lambda: nn.Sequential([nn.Embed(7, 4), nn.Dense(7)]),
-        lambda: nnx.Sequential(
-            nnx.Embed(7, 4, rngs=nnx.Rngs(0)), nnx.Linear(4, 7, rngs=nnx.Rngs(0))
+        slow(
+            lambda: nnx.Sequential(
+                nnx.Embed(7, 4, rngs=nnx.Rngs(0)), nnx.Linear(4, 7, rngs=nnx.Rngs(0))
+            )
         ),
-        Embed,
-        lambda: models.networks.Transformer(7, 8, 1, 2),
+        slow(Embed),
+        slow(lambda: models.networks.Transformer(7, 8, 1, 2)),
     ],
 )
 def test_a_language_model_finds_each_next_token(model):

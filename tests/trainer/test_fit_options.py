@@ -86,6 +86,7 @@ def test_batch_units_of_a_plain_loss(tmp_path):
     assert result.statement.mechanisms[0].clipping.batch_units == 4
 
 
+@pytest.mark.slow
 def test_the_average_is_released_and_frozen_parameters_stay(tmp_path):
     result = fitted(tmp_path / "run", ema=0.5, frozen=["1"], seed=1)
     first = TASK.init(jax.random.key(0), DATA.private.zero())

@@ -28,6 +28,7 @@ def pretrained(weight):
     return replace(TASK, init=init)
 
 
+@pytest.mark.slow
 def test_other_frozen_parameters_are_another_computation(tmp_path, capsys):
     """Also before the first checkpoint, which would bring the old ones back."""
     options = dict(frozen=["0"], seed=1, checkpoint_seconds=1000.0)

@@ -10,6 +10,7 @@ import pytest
 
 for module in ("tyro", "sklearn", "safetensors"):
     pytest.importorskip(module)
+from helpers.cases import slow  # noqa: E402
 from helpers.fits import DATA, PLAN, fitted  # noqa: E402
 from helpers.trainer import (  # noqa: E402
     SHORT,
@@ -107,7 +108,7 @@ def test_a_run_gives_what_its_numbers_give_by_hand(tmp_path):
         assert b"1.5kB" not in content
 
 
-@pytest.mark.parametrize("method", ["factored", "two_pass", "vmap"])
+@pytest.mark.parametrize("method", [slow("factored"), "two_pass", slow("vmap")])
 def test_every_method_trains(tmp_path, method):
     options = dict(seed=3, evaluations=0, plan=replace(PLAN, steps=3), microbatch_size=8)
     auto, other = (fitted(tmp_path / name, method=name, **options) for name in ("auto", method))
@@ -119,6 +120,7 @@ def test_every_method_trains(tmp_path, method):
     assert (fingerprints[0]["program"] == fingerprints[1]["program"]) == (method == "factored")
 
 
+@pytest.mark.slow
 def test_a_resume_takes_the_same_numbers(tmp_path, monkeypatch, capsys):
     """However much memory there is then."""
     monkeypatch.setattr(microbatches, "free_memory", lambda: 2 * LIMIT)

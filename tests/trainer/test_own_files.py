@@ -222,6 +222,7 @@ def test_a_folder_of_images_becomes_a_release(tmp_path, capsys):
         assert b"photos" not in path.read_bytes()
 
 
+@pytest.mark.slow
 def test_documents_of_a_table_become_a_release(tmp_path):
     rng = np.random.default_rng(0)
     schema = """

@@ -11,6 +11,7 @@ import pytest
 
 for module in ("tyro", "sklearn", "safetensors"):
     pytest.importorskip(module)
+from helpers.cases import slow  # noqa: E402
 from helpers.trainer import (  # noqa: E402
     crash_at,
     ledger_of,
@@ -59,8 +60,8 @@ def norms_of(state):
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
-        {"kind": "multiplied", "unit": "batch", "units": 4},
+        slow({}),
+        slow({"kind": "multiplied", "unit": "batch", "units": 4}),
         {"norms_from": "public_norms", "decay": 1.0, "groups": 1},
     ],
     ids=["ALC", "BC+MF+BatchNorm", "AN"],

@@ -20,7 +20,7 @@ from jaxdp.trainer.config import ClippingConfig, Config, PlanConfig  # noqa: E40
         slow(ClippingConfig(kind="layerwise", layer="module", unit="batch", units=8), "8 unit"),
         slow(ClippingConfig(kind="normalised"), "normalised"),
         (ClippingConfig(kind="quantile", layer="model"), "quantile"),
-        (ClippingConfig(kind="batch", units=16), "16 unit"),
+        slow(ClippingConfig(kind="batch", units=16), "16 unit"),
     ],
     ids=lambda value: value.kind if isinstance(value, ClippingConfig) else "",
 )

@@ -9,6 +9,7 @@ import pytest
 
 for module in ("tyro", "sklearn", "safetensors"):
     pytest.importorskip(module)
+from helpers.cases import slow  # noqa: E402
 from helpers.trainer import start  # noqa: E402
 
 import jaxdp  # noqa: E402
@@ -105,7 +106,7 @@ def test_the_plan_pays_for_all_numbers_that_get_noise(args, numbers):
         ("--model.name linear --training.microbatch-size 8", "bound"),
         ("--model.name linear", "too large"),
         ("--clipping.kind batch --clipping.units 4", "bound"),
-        ("--model.name cnn --model.widths 32 64", "none"),
+        slow("--model.name cnn --model.widths 32 64", "none"),
         ("--model.name cnn --model.widths 32 64 --training.microbatch-size 1", "bound"),
         ("--model.name cnn --training.microbatch-size 8 --training.method factored", "none"),
         ("--model.name cnn --training.microbatch-size 8 --training.method vmap", "bound"),

@@ -9,6 +9,7 @@ import pytest
 
 for module in ("tyro", "sklearn", "safetensors"):
     pytest.importorskip(module)
+from helpers.cases import slow  # noqa: E402
 from helpers.statements import statement_of  # noqa: E402
 
 from jaxdp import evaluate  # noqa: E402
@@ -150,7 +151,7 @@ def test_evaluate_says_how_it_is_used(capsys):
     assert capsys.readouterr().out.startswith("usage: python -m jaxdp.evaluate RUN")
 
 
-@pytest.mark.parametrize("missing", ["rich", "flax", "safetensors"])
+@pytest.mark.parametrize("missing", ["rich", slow("flax"), slow("safetensors")])
 def test_a_missing_extra_ends_the_command_in_one_line(missing, run_without):
     status, said = run_without(missing, "jaxdp.evaluate")
     assert status == 1

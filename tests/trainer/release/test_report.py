@@ -9,6 +9,7 @@ import pytest
 
 for module in ("tyro", "sklearn", "matplotlib", "rich"):
     pytest.importorskip(module)
+from helpers.cases import slow  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from jaxdp import report  # noqa: E402
@@ -106,7 +107,7 @@ def test_report_says_how_it_is_used(capsys):
     assert "usage: python -m jaxdp.report RUN" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("missing", ["rich", "matplotlib"])
+@pytest.mark.parametrize("missing", ["rich", slow("matplotlib")])
 def test_a_missing_extra_ends_the_command_in_one_line(missing, run_without):
     status, said = run_without(missing, "jaxdp.report")
     assert status == 1

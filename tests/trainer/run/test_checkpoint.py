@@ -11,6 +11,7 @@ import pytest
 
 for module in ("tyro", "sklearn", "safetensors"):
     pytest.importorskip(module)
+from helpers.cases import slow  # noqa: E402
 from helpers.trainer import go_on, prepare_resume  # noqa: E402
 
 from jaxdp.trainer.run.checkpoint import (  # noqa: E402
@@ -27,7 +28,7 @@ orbax_fails = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExcepti
 
 
 @orbax_fails
-@pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
+@pytest.mark.parametrize("damage", [slow("truncate"), "flip", "remove"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(secret, capsys, damage):
     newest = secret / "private" / "checkpoints" / "4"
     files = sorted((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)

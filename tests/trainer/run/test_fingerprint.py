@@ -15,6 +15,7 @@ import pytest
 
 for module in ("tyro", "sklearn", "safetensors"):
     pytest.importorskip(module)
+from helpers.cases import slow  # noqa: E402
 from helpers.trainer import SHORT, prepare_resume, start  # noqa: E402
 
 import jaxdp  # noqa: E402
@@ -80,12 +81,12 @@ def change_batch(patch):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (change_option, "config.training.learning_rate, program"),
-        (change_jax, "versions.jax"),
+        slow(change_option, "config.training.learning_rate, program"),
+        slow(change_jax, "versions.jax"),
         (change_device, "device"),
         (change_processor, "processor"),
-        (change_code, "code"),
-        (change_noise, "config.plan.noise_multiplier, noise multiplier, program"),
+        slow(change_code, "code"),
+        slow(change_noise, "config.plan.noise_multiplier, noise multiplier, program"),
         (change_data, "config.data.private, data, sampler"),
         (change_batch, "config.plan.expected_batch_size, program, sampler"),
         (change_loss, "program"),
@@ -158,6 +159,7 @@ for changed in (source.replace(b"a", b"b", 1), source):
 """
 
 
+@pytest.mark.slow
 def test_the_digest_is_of_the_package_that_was_imported(package):
     """In a process of its own, so wherever the function lies in the package."""
     done = subprocess.run(
@@ -183,13 +185,13 @@ def after_a_change(monkeypatch, name, value):
 @pytest.mark.parametrize(
     "name",
     [
-        "JAX_DISABLE_JIT",
+        slow("JAX_DISABLE_JIT"),
         "XLA_FLAGS",
         "LIBTPU_INIT_ARGS",
-        "TF_XLA_FLAGS",
+        slow("TF_XLA_FLAGS"),
         "JAX_NEW",
-        "ONEDNN_MAX_CPU_ISA",
-        "PJRT_NPROC",
+        slow("ONEDNN_MAX_CPU_ISA"),
+        slow("PJRT_NPROC"),
     ],
 )
 def test_every_variable_that_xla_may_read_is_another_computation(monkeypatch, name):
@@ -216,7 +218,7 @@ def test_the_contents_of_a_file_of_flags_count(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("variable", "value", "named"),
     [
-        ("JAX_DISABLE_MOST_OPTIMIZATIONS", "1", "jax settings.jax_disable_most_optimizations"),
+        slow("JAX_DISABLE_MOST_OPTIMIZATIONS", "1", "jax settings.jax_disable_most_optimizations"),
         ("JAX_DISABLE_JIT", "1", "jax settings.jax_disable_jit"),
     ],
 )

@@ -109,6 +109,7 @@ def test_what_was_promised_cannot_be_changed(secret, capsys):
     assert ledger_of(secret).position == before
 
 
+@pytest.mark.slow
 def test_records_that_no_step_would_use_are_refused(secret, capsys):
     assert go_on(secret) == 0
     before = (secret / "release" / "PRIVACY.md").read_text()
