@@ -8,8 +8,9 @@ up to √D more, which `noise_grid` pays for with larger standard deviations (pr
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from ._noise_tables import Scale
 from .clipping import Clipping, safe_clipping_norms
 from .groups import Groups
 from .plan import Plan
-from .rounded_gaussian import rounded_gaussian
+from .rounded_gaussian import element_numbers, rounded_gaussian_at
 
 LARGEST_MOVE = 0.01  # of the noise's standard deviation; more takes the finer grid
 LARGEST_SUM = 2.0**49  # in grid points: what is larger is clamped, which moves no two sums apart
@@ -197,6 +198,9 @@ def _copy_key_for_members(
     return jnp.array(data, copy=True), True
 
 
+_SMALL = 2**16  # numbers
+
+
 @functools.cache  # so that jit knows a grid's function again
 def noise_adder(
     scale: Scale, divisor: float = 1.0, dtypes: tuple[jnp.dtype, ...] | None = None
@@ -214,10 +218,16 @@ def noise_adder(
     @jax.custom_batching.custom_vmap
     def add_noise(key: jax.Array, step: jax.Array, stds: list, sums: list) -> list:
         wanted = dtypes or tuple(total.dtype for total in sums)
-        return [
-            _noised_mean(key, step, jnp.uint32(i), std, total, scale, divisor, dtype)
-            for i, (std, total, dtype) in enumerate(zip(stds, sums, wanted, strict=True))
-        ]
+        means: dict[int, jax.Array] = {}
+        # Elements are numbered row by row: in another shape they have the same noise.
+        shapes = [total.shape if total.size > _SMALL else (total.size,) for total in sums]
+        for leaves in _alike(shapes, sums, wanted):
+            total = jnp.stack([sums[i].reshape(shapes[i]) for i in leaves])
+            std, numbers = jnp.stack([stds[i] for i in leaves]), jnp.asarray(leaves, jnp.uint32)
+            dtype = wanted[leaves[0]]
+            drawn = _noised_means(key, step, numbers, std, total, scale, divisor, dtype)
+            means |= zip(leaves, drawn, strict=True)
+        return [means[i].reshape(total.shape) for i, total in enumerate(sums)]
 
     @add_noise.def_vmap
     def _for_members(
@@ -239,39 +249,74 @@ def noise_adder(
     return add_noise
 
 
+def _alike(shapes: list, sums: list, dtypes: Sequence[Any]) -> list[list[int]]:
+    """The leaves that are drawn at once, by number: small ones of one size.
+
+    A program with a loop for each of them takes long to compile. Large ones stay where they are.
+    """
+    groups: dict[Any, list[int]] = {}
+    for i, (shape, total, dtype) in enumerate(zip(shapes, sums, dtypes, strict=True)):
+        alone = i if total.size > _SMALL else None
+        groups.setdefault((alone, shape, total.dtype, jnp.dtype(dtype)), []).append(i)
+    return list(groups.values())
+
+
 @functools.partial(jax.jit, static_argnames=("scale", "divisor", "dtype"))  # one trace for a shape
-def _noised_mean(
+def _noised_means(
     key: jax.Array,
     step: jax.Array,
-    leaf: jax.Array,
-    std: jax.Array,
-    total: jax.Array,
+    leaves: jax.Array,
+    stds: jax.Array,
+    totals: jax.Array,
     scale: Scale,
     divisor: float,
     dtype: jnp.dtype,
-) -> jax.Array:
-    """(rint(total·s/std) + n)·std/s over the divisor; NaN where total or std is not finite."""
+) -> list[jax.Array]:
+    """(rint(total·s/std) + n)·std/s over the divisor; NaN where total or std is not finite.
+
+    Args:
+      key, step: as for `rounded_gaussian`.
+      leaves: the numbers of k leaves `[k]`.
+      stds: `[k]`.
+      totals: `[k, ...]`.
+      scale, divisor, dtype: as in `noise_adder`.
+    """
+
+    def release(totals: jax.Array) -> list[jax.Array]:
+        noised = _noised(key, step, leaves, stds, totals, scale)
+        return list(jax.lax.optimization_barrier((noised / divisor).astype(dtype)))
+
+    def nothing(totals: jax.Array) -> list[jax.Array]:
+        # On the devices of a mesh it differs wherever the released number does.
+        axes = varying_axes((key, step, stds, totals))
+        return list(vary(jnp.full_like(totals, jnp.nan, dtype), axes))
+
     # A branch of its own: else XLA would draw the noise again for everything that reads it, such
     # as either moment of Adam.
-    release = lambda total: (_noised(key, step, leaf, std, total, scale) / divisor).astype(dtype)
-    # On the devices of a mesh it differs wherever the released number does.
-    axes = varying_axes((key, step, std, total))
-    nothing = lambda total: vary(jnp.full_like(total, jnp.nan, dtype), axes)
-    return jax.lax.cond(jnp.isfinite(std), release, nothing, total)
+    return jax.lax.cond(jnp.any(jnp.isfinite(stds)), release, nothing, totals)
 
 
 def _noised(
-    key: jax.Array, step: jax.Array, leaf: jax.Array, std: jax.Array, total: jax.Array, scale: Scale
+    key: jax.Array,
+    step: jax.Array,
+    leaves: jax.Array,
+    stds: jax.Array,
+    totals: jax.Array,
+    scale: Scale,
 ) -> jax.Array:
-    """rint(total·s/std) + n, times std/s; NaN where the total is not finite."""
-    std = std.astype(total.dtype)
+    """rint(total·s/std) + n, times std/s; NaN where the total or the std is not finite."""
+    k, *shape = totals.shape
+    # A scalar for one leaf: so the loops of two large leaves of one shape are the same program.
+    of_leaf = lambda numbers: numbers[0] if k == 1 else numbers.reshape(k, *[1] * len(shape))
+    std = of_leaf(stds.astype(totals.dtype))
     # Rounded before it is split: the parts of a whole number are exact.
-    points = jnp.rint(jnp.clip(total * (2.0**scale / std), -LARGEST_SUM, LARGEST_SUM))
-    # The integer in two words, m = high·2^20 + low with 0 <= low < 2^20.
+    points = jnp.rint(jnp.clip(totals * (2.0**scale / std), -LARGEST_SUM, LARGEST_SUM))
+    # The integer in two words, m = whole·2^20 + rest with 0 <= rest < 2^20.
     high = jnp.floor(points * 2.0**-20)
     drawn = (points - high * 2.0**20).astype(jnp.int32)
-    drawn = drawn + rounded_gaussian(key, step, leaf, total.shape, scale)
+    low, high_word = (word[None] for word in element_numbers(tuple(shape)))
+    drawn = drawn + rounded_gaussian_at(key, step, of_leaf(leaves), low, high_word, scale)
     whole = high.astype(jnp.int32) + (drawn >> 20)
-    low = drawn & (2**20 - 1)
-    value = (whole.astype(total.dtype) * 2.0**20 + low.astype(total.dtype)) * (std / 2.0**scale)
-    return jnp.where(jnp.isfinite(total), value, jnp.nan)
+    rest = drawn & (2**20 - 1)
+    value = (whole.astype(std.dtype) * 2.0**20 + rest.astype(std.dtype)) * (std / 2.0**scale)
+    return jnp.where(jnp.isfinite(totals) & jnp.isfinite(std), value, jnp.nan)

@@ -129,6 +129,7 @@ class Privatizer:
             check_terms(self.plan, microbatch)
             total, rows = microbatch.clipped_sum(clip)
             within = clipping.within(rows.squared_norms, groups, state.clipping)
+            within = jax.lax.optimization_barrier(within)  # as in `Rows.squared_norm`
             counts = jnp.sum(jnp.where(rows.valid, within - 0.5, 0), axis=1, dtype=jnp.float32)
             return total, counts, diagnose(rows, within)
 

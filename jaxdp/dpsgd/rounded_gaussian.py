@@ -52,7 +52,7 @@ def rounded_gaussian_at(
       high: their upper words; 0 for leaves of up to 2^32 elements.
 
     Returns:
-      int32, in the shape of `low`.
+      int32, in the shape to which the numbers are broadcast.
 
     Raises:
       TypeError, ValueError: for a key that is not four words, another scale, or numbers that are

@@ -95,7 +95,7 @@ class Strength(NamedTuple):
 
 def diagnose(rows: Rows, within: jax.Array) -> Diagnostics:
     count = lambda which: jnp.sum(which, dtype=jnp.float32)
-    norms = jnp.sqrt(sum(rows.squared_norms)).astype(jnp.float32)
+    norms = jnp.sqrt(rows.squared_norm).astype(jnp.float32)
     bins = jnp.searchsorted(jnp.asarray(NORM_BIN_EDGES), norms)
     losses = jnp.where(rows.valid, rows.values, 0)
     return Diagnostics(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-Words = tuple[jax.Array, jax.Array, jax.Array, jax.Array]  # uint32 arrays of one shape
+Words = tuple[jax.Array, jax.Array, jax.Array, jax.Array]  # uint32 arrays that broadcast
 
 ROUNDS = 20
 _ROTATIONS = ((10, 26), (11, 21), (13, 27), (23, 5), (6, 20), (17, 11), (25, 10), (18, 20))
@@ -24,7 +24,7 @@ def threefry_4x32(key: Sequence[jax.Array], counter: Sequence[jax.Array]) -> Wor
 
     Args:
       key: four uint32 scalars.
-      counter: four uint32 arrays of one shape, or scalars.
+      counter: four uint32 arrays that broadcast.
     """
     parity = jnp.uint32(_PARITY) ^ key[0] ^ key[1] ^ key[2] ^ key[3]
     keys = (*key, parity)

@@ -50,16 +50,17 @@ class Rows:
     mask: Array
 
     @cached_property
+    def squared_norm(self) -> Array:
+        """`[b]`: that of the whole gradient."""
+        # XLA would add up all leaves again wherever it is read.
+        return jax.lax.optimization_barrier(sum(self.squared_norms))
+
+    @cached_property
     def finite(self) -> Array:
         """`[b] bool`: True where the squared norm is finite (in float32: norms below 1.8e19)."""
-        return all_finite(self.squared_norms)
+        return jnp.isfinite(self.squared_norm)
 
     @cached_property
     def valid(self) -> Array:
         """`[b] bool`: True for the rows that contribute: a masked or non-finite row does not."""
         return self.mask & self.finite
-
-
-def all_finite(squared_norms: Sequence[Array]) -> Array:
-    """`[b] bool`: whether the sum of every leaf's squared norms is finite."""
-    return jnp.isfinite(sum(squared_norms))

@@ -66,10 +66,12 @@ class Held:
         self, clip: Clip, mask: jax.Array, constant_time: bool
     ) -> tuple[list[jax.Array], Rows]:
         rows = Rows(self.values, self.squared_norms(), mask)
+        # XLA would compute them again for every leaf, from the norms of all leaves.
+        coefficients = jax.lax.optimization_barrier(clip.coefficients(rows.squared_norms))
         all_valid = None if constant_time else jax.numpy.all(rows.valid)
         totals = [
             sum_of_kept(leaf, c, rows.valid, all_valid)
-            for leaf, c in zip(self.leaves, clip.coefficients(rows.squared_norms), strict=True)
+            for leaf, c in zip(self.leaves, coefficients, strict=True)
         ]
         return totals, rows
 

@@ -42,9 +42,10 @@ def default_method(program: Program, microbatch_size: int) -> Literal["auto", "t
     kept = sum(costs_of(c, size, 0)[1] for c, size in zip(choices, sizes, strict=True))
     if 4 * kept * microbatch_size <= MUCH:
         return "auto"
-    own, plain = (
-        need_of(program, method, microbatch_size)(microbatch_size) for method in ("auto", "plain")
-    )
+    own = form_memory(program, lightened(program, choices)).of(microbatch_size)
+    if own <= MUCH:
+        return "auto"
+    plain = plain_memory(program).of(microbatch_size)
     return "two_pass" if own > TWICE * plain and own - plain > MUCH else "auto"
 
 

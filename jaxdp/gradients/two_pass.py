@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from .choice import Choice, choose
-from .clip import Clip, Rows, all_finite
+from .clip import Clip, Rows
 from .engine import Found, auto_engine, factored_engine
 from .held import Gradients, Held
 from .isolation import has_convolution, mixes_rows
@@ -249,7 +249,7 @@ class TwoPass:
             )
             # A group that is held until the end may have several leaves.
             weights = [Weight(c, kept, all_kept) for c in clip.coefficients(found.squared)]
-            return all_finite(found.squared), found.with_held(weights)
+            return jnp.isfinite(sum(found.squared)), found.with_held(weights)
 
         found = self._without_bad_rows(take, mask, constant_time)
         return found.totals, Rows(found.values, found.squared, mask)

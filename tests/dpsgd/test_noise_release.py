@@ -227,21 +227,45 @@ def fusions_that_draw(program):
 
 def test_a_leaf_is_drawn_once_in_one_fusion_that_needs_no_memory():
     """Adam reads a mean several times; XLA must not draw the noise again for each."""
-    program = compiled([(300, 201), (70_001,)], jnp.bfloat16)
+    program = compiled([(300, 301), (70_001,)], jnp.bfloat16)
     # The means themselves, at 2 bytes.
-    assert program.memory_analysis().temp_size_in_bytes < 2 * (300 * 201 + 70_001) + 10_000
+    assert program.memory_analysis().temp_size_in_bytes < 2 * (300 * 301 + 70_001) + 10_000
     draws = fusions_that_draw(program)
-    assert sum("300,201" in body for body in draws) == 1
+    assert sum("300,301" in body for body in draws) == 1
     assert sum("70001" in body for body in draws) == 1
     for body in draws:
         root = re.search(r"ROOT [^=]*= (\w+)\[", body)
         assert root.group(1) == "bf16"
 
 
-def test_leaves_of_one_shape_are_compiled_once():
+def test_large_leaves_of_one_shape_are_compiled_once():
     """XLA compiles equal fusions once. Here they have equal text, but for names and their order."""
-    draws = fusions_that_draw(compiled([(300, 201)] * 12))
+    draws = fusions_that_draw(compiled([(300, 301)] * 12))
     plain = lambda body: re.sub(r", metadata={[^}]*}|%[\w.-]+|(?<=parameter)\(\d+\)", "", body)
     large = ["\n".join(sorted(plain(body).split("\n"))) for body in draws]
     assert len(large) == 12
     assert len(set(large)) <= 2  # the first leaf's has its operands in another order
+
+
+def test_small_leaves_of_one_size_are_drawn_at_once():
+    draws = fusions_that_draw(compiled([(30, 20), (600,), (5, 120), (7,)]))
+    assert sum("[3,600]" in body for body in draws) == 1
+    assert sum("[7]" in body or "[1,7]" in body for body in draws) == 1
+
+
+def test_each_of_the_leaves_that_are_drawn_at_once_has_its_own_noise():
+    shapes = [(4, 50), (200,), (3,), (2, 4, 25)]
+    stds = [jnp.float32(x) for x in (1.0, 2.0, 1.0, 3.0)]
+    sums = [jnp.zeros(shape) for shape in shapes]
+    means = jax.jit(noise_adder(22))(KEY, jnp.int32(5), stds, sums)
+    for leaf, (mean, shape, std) in enumerate(zip(means, shapes, stds, strict=True)):
+        expected = np.asarray(rounded_gaussian(KEY, 5, leaf, shape)) * (float(std) / 2**22)
+        np.testing.assert_array_equal(mean, expected.astype(np.float32))
+
+
+def test_a_leaf_without_a_finite_std_is_nan_and_its_neighbours_are_not():
+    stds = [jnp.float32(x) for x in (1.0, np.nan, np.inf, 1.0)]
+    means = jax.jit(noise_adder(22))(KEY, jnp.int32(5), stds, [jnp.zeros(20)] * 4)
+    assert [bool(np.all(np.isnan(mean))) for mean in means] == [False, True, True, False]
+    assert np.all(np.isfinite(means[0]))
+    assert np.all(np.isfinite(means[3]))
