@@ -6,6 +6,7 @@ jaxprs that JAX 0.10 and the newest JAX share.
 
 import dataclasses
 import functools
+import re
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
@@ -226,11 +227,24 @@ def needed(jaxpr: Any) -> Any:
 
 
 def bind(eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:
-    """Runs one equation on new operands; returns its results."""
+    """Runs one equation on new operands; returns its results.
+
+    Raises:
+      ValueError: if JAX has no rule to do so for all examples at once.
+    """
     source = eqn.source_info  # kept: the user's line, if the equation is traced again
     names = source_info_util.current_name_stack() + source.name_stack
     with source_info_util.user_context(source.traceback, name_stack=names), eqn.ctx.manager:
-        results = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
+        try:
+            results = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
+        except NotImplementedError as error:
+            if not re.search("vmap|[Bb]atching", str(error)):
+                raise
+            raise ValueError(
+                f"JAX can't vmap {eqn.primitive} at {source_line(eqn)} ({error}): take one example "
+                'at a time, by per_example_grads(loss, microbatch_size=1) with method "auto" or '
+                '"two_pass", which does without vmap'
+            ) from error
     return results if eqn.primitive.multiple_results else [results]
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.cases import slow
-from helpers.engines import agree_exactly, normal
+from helpers.engines import B, agree_exactly, normal, quick_jit
 
 import jaxdp
 from jaxdp.gradients.engine import auto_engine
@@ -119,3 +119,24 @@ def test_narrow_types_are_summed_in_float32():
 
     _, (leaf,) = auto_engine(loss, normal(0, EXPERTS, D, P), (normal(1, B, T, D), SIZES))
     assert leaf.squared_norms().dtype == leaf.weighted_sum(jnp.ones(B)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("method", ["auto", "factored", "two_pass"])
+def test_experts_that_are_dense_for_each_example_need_one_at_a_time(method):
+    """JAX has no vmap for them. Masked weights are dense."""
+
+    def loss(q, x, counts):
+        return jnp.sum(jnp.sin(jax.lax.ragged_dot(x, jnp.where(q > 0, q, 0), counts)))
+
+    params, batch = normal(0, 3, 4, 4), (normal(1, B, 6, 4), jnp.array([[1, 2, 3]] * B))
+    clip = jaxdp.clip_individual(1.0)
+
+    def clipped(method, size):
+        grads = jaxdp.per_example_grads(loss, method=method, microbatch_size=size)
+        return quick_jit(lambda p, b: clip.update(grads(p, b), clip.init(p))[0])(params, batch)
+
+    told = r"can't vmap ragged_dot\w* at .*test_ragged.py:\d+.*: take one example at a time, by "
+    with pytest.raises(ValueError, match=told):
+        clipped(method, None)
+    if method != "factored":
+        assert np.all(np.isfinite(clipped(method, 1)))
