@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.cases import slow
-from helpers.engines import B, agree_exactly, normal, quick_jit
+from helpers.engines import agree_exactly, normal, quick_jit
 
 import jaxdp
 from jaxdp.gradients.engine import auto_engine
