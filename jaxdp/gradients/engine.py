@@ -149,7 +149,7 @@ def in_factors(part: Part, each: Sequence[Each], known: Known) -> Any:
     if isinstance(shape, LookupShape):
         return Lookup.joined(
             [
-                own.make(x, c, part.norms)
+                own.make(x, c)
                 for own, (x, c) in zip(part.shapes, each, strict=True)
                 if isinstance(own, LookupShape)
             ]

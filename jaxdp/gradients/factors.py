@@ -53,11 +53,6 @@ class Form:
         count = lambda axes: math.prod(axis.size for axis in axes)
         return count(self.s), self.t, count(self.d), count(self.p)
 
-    @property
-    def lead(self) -> int:
-        """How many axes are in front of d, and of p."""
-        return 2 + len(self.outer) + len(self.s)
-
     def sort(self, turn: bool = True) -> tuple["Form", Step]:
         """Axes in the order of the array, joined: factors `[b, s, t, d]` and `[b, s, t, p]`.
 

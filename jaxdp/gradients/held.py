@@ -19,10 +19,6 @@ class Gradients(Protocol):
         """The losses `[b]`."""
 
     @property
-    def count(self) -> int:
-        """How many leaves there are."""
-
-    @property
     def one_term(self) -> bool:
         """Whether an example adds one term to each number of every sum (`Representation`)."""
 
@@ -50,10 +46,6 @@ class Held:
     def __init__(self, values: jax.Array, leaves: Sequence[Representation]) -> None:
         self.values = values
         self.leaves = leaves
-
-    @property
-    def count(self) -> int:
-        return len(self.leaves)
 
     @property
     def one_term(self) -> bool:

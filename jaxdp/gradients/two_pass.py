@@ -180,10 +180,6 @@ class TwoPass:
         return self._first.values
 
     @property
-    def count(self) -> int:
-        return len(self._places)
-
-    @property
     def one_term(self) -> bool:
         return all(place.choice.one_term for place in self._places)
 

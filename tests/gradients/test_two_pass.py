@@ -38,7 +38,7 @@ def both_passes(loss_fn, params, batch, coefficients, valid=None, constant_time=
     def run(params, batch, coefficients, valid):
         grads = two_pass_engine(loss_fn, params, batch)
         every = jnp.ones_like(valid)
-        weights = [coefficients * (1 + i) for i in range(grads.count)]
+        weights = [coefficients * (1 + i) for i, _ in enumerate(jax.tree.leaves(params))]
         totals = grads.weighted_sum(weights, valid, lambda _: every, constant_time)
         return grads.values, grads.squared_norms(), totals
 
