@@ -13,7 +13,7 @@ from ..types import PyTree, Unit
 from ._checks import check_params
 from ._cures import tell_the_cure
 from .choice import Choice, Form, choose
-from .costs import costs_of, product_operations
+from .costs import costs_of, dense_operations
 from .coupling import refuse_coupling
 from .limit import default_method
 from .memory import lightened
@@ -297,8 +297,7 @@ def explain(
 
 def _leaf_plan(name: str, shape: tuple[int, ...], choice: Choice) -> LeafPlan:
     size = math.prod(shape)
-    dense = product_operations(choice) + 4 * size
-    operations, numbers = costs_of(choice, size, dense)
+    operations, numbers = costs_of(choice, size)
     return LeafPlan(
         leaf=name,
         shape=shape,
@@ -307,7 +306,7 @@ def _leaf_plan(name: str, shape: tuple[int, ...], choice: Choice) -> LeafPlan:
         reason=choice.reason,
         operations=operations,
         numbers=numbers,
-        dense_operations=dense,
+        dense_operations=dense_operations(choice, size),
         dense_numbers=size,
         one_term=choice.one_term,
     )

@@ -39,7 +39,7 @@ def default_method(program: Program, microbatch_size: int) -> Literal["auto", "t
     """What "auto" is without a limit on memory: "auto", or "two_pass". Shapes alone decide."""
     choices = choose(program, thrifty=True)
     sizes = [math.prod(var.aval.shape) for var in program.jaxpr.invars[: len(choices)]]
-    kept = sum(costs_of(c, size, 0)[1] for c, size in zip(choices, sizes, strict=True))
+    kept = sum(costs_of(c, size)[1] for c, size in zip(choices, sizes, strict=True))
     if 4 * kept * microbatch_size <= MUCH:
         return "auto"
     own = form_memory(program, lightened(program, choices)).of(microbatch_size)

@@ -15,7 +15,7 @@ import numpy as np
 from .buffers import NOTHING, Bytes
 from .choice import Choice, Made, Part, joint_sizes
 from .convolution import ConvShape, rows_at_once
-from .costs import costs_of, product_operations
+from .costs import costs_of, dense_operations
 from .jax_internals import needed, open_jaxpr
 from .liveness import Liveness
 from .lookup import LookupShape
@@ -172,8 +172,7 @@ def lightened(program: Program, choices: list[Choice]) -> list[Choice]:
     decide, and not the batch's size.
     """
     sizes = [_size(program, i) // 4 for i in range(len(choices))]
-    dense = [product_operations(c) + 4 * n for c, n in zip(choices, sizes, strict=True)]
-    costs = [costs_of(*each) for each in zip(choices, sizes, dense, strict=True)]
+    costs = [costs_of(*each) for each in zip(choices, sizes, strict=True)]
     # JAX can't differentiate a ragged product under vmap.
     held = [any(isinstance(part.shape, RaggedShape) for part in c.parts) for c in choices]
     saved = {
@@ -184,7 +183,7 @@ def lightened(program: Program, choices: list[Choice]) -> list[Choice]:
     if sum(numbers for _, numbers in costs) <= sum(sizes):
         return choices
     limit = TOLERANCE * vmap_memory(program).of(_MANY)
-    price = lambda i: max(dense[i] - costs[i][0], 1) / saved[i]
+    price = lambda i: max(dense_operations(choices[i], sizes[i]) - costs[i][0], 1) / saved[i]
     waiting = sorted(saved, key=lambda i: (price(i), i))
     for last in [False] * (_ROUNDS - 1) + [True]:
         excess = form_memory(program, choices).of(_MANY) - limit
