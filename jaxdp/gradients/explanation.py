@@ -12,11 +12,11 @@ import jax
 from ..types import PyTree, Unit
 from ._checks import check_params
 from ._cures import tell_the_cure
-from .choice import Choice, Form, choose
+from .choice import Choice, Form
 from .costs import costs_of, dense_operations
 from .coupling import refuse_coupling
 from .limit import default_method
-from .memory import lightened
+from .memory import forms
 from .memory_table import (
     MethodMemory,
     check_batch_size,
@@ -261,9 +261,7 @@ def explain(
     at_once = microbatch_size or batch_size
     if method == "auto" and at_once and not alone:
         method = default_method(program, at_once)
-    choices = choose(program, thrifty=method == "auto")
-    if method == "auto":
-        choices = lightened(program, choices)
+    choices = forms(program, thrifty=method == "auto")
     if alone:
         choices = [replace(c, form="dense", reason="one example at a time") for c in choices]
     named = jax.tree_util.tree_leaves_with_path(params)

@@ -13,6 +13,7 @@ from .memory import (
     Estimate,
     accumulators,
     form_memory,
+    forms,
     lightened,
     plain_memory,
     two_pass_memory,
@@ -69,10 +70,9 @@ def memory_of(program: Program, method: str) -> Estimate:
     """The temporary memory that a method needs."""
     if method == "vmap":
         return vmap_memory(program)
-    choices = choose(program, thrifty=method != "factored")
     if method == "two_pass":
-        return two_pass_memory(program, choices)
-    return form_memory(program, lightened(program, choices) if method == "auto" else choices)
+        return two_pass_memory(program, choose(program, thrifty=True))
+    return form_memory(program, forms(program, thrifty=method == "auto"))
 
 
 def need_of(program: Program, method: str, size: int) -> Callable[[int], int]:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from .buffers import NOTHING, Bytes
-from .choice import Choice, Made, Part, joint_sizes
+from .choice import Choice, Made, Part, choose, joint_sizes
 from .convolution import ConvShape, rows_at_once
 from .costs import costs_of, dense_operations
 from .jax_internals import needed, open_jaxpr
@@ -165,6 +165,17 @@ def _of_part(part: Part, examples: int) -> int:
     return 4 * examples * max(s * t * (d + 2 * p), products)
 
 
+def forms(program: Program, thrifty: bool) -> list[Choice]:
+    """The forms in which one pass holds the gradients of each leaf.
+
+    Args:
+      program: the loss.
+      thrifty: whether arrays may take the place of factors where they are cheaper or smaller.
+    """
+    choices = choose(program, thrifty)
+    return lightened(program, choices) if thrifty else choices
+
+
 def lightened(program: Program, choices: list[Choice]) -> list[Choice]:
     """Forms that take no more memory than vmap(grad), whatever they take leaf by leaf.
 
@@ -185,11 +196,11 @@ def lightened(program: Program, choices: list[Choice]) -> list[Choice]:
     limit = TOLERANCE * vmap_memory(program).of(_MANY)
     price = lambda i: max(dense_operations(choices[i], sizes[i]) - costs[i][0], 1) / saved[i]
     waiting = sorted(saved, key=lambda i: (price(i), i))
-    for last in [False] * (_ROUNDS - 1) + [True]:
+    for left in reversed(range(_ROUNDS)):
         excess = form_memory(program, choices).of(_MANY) - limit
         if excess <= 0 or not waiting:
             break
-        while waiting and (excess > 0 or last):
+        while waiting and (excess > 0 or left == 0):
             i = waiting.pop(0)
             excess -= 4 * saved[i] * _MANY
             choices = [_stored(c) if j == i else c for j, c in enumerate(choices)]
