@@ -1,7 +1,7 @@
 """Chooses method and microbatch size so that the gradient fits into a given memory."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -79,12 +79,12 @@ def need_of(program: Program, method: str, size: int) -> Callable[[int], int]:
     """The bytes that the gradient of `size` examples needs, by how many are taken at a time."""
     if method == "plain":
         return plain_memory(program).of
-    estimate, more = memory_of(program, method), accumulators(program)
+    estimate, total = memory_of(program, method), accumulators(program)
     alone = vmap_memory(program) if method == "auto" else estimate  # as one example alone is held
 
     def need(microbatch_size: int) -> int:
         own = (alone if microbatch_size == 1 else estimate).of(microbatch_size)
-        return own + (more.of(0) if microbatch_size < size else 0)
+        return own + (total if microbatch_size < size else 0)
 
     return need
 
@@ -92,7 +92,7 @@ def need_of(program: Program, method: str, size: int) -> Callable[[int], int]:
 def within_limit(
     program: Program,
     limit: int,
-    methods: Sequence[Method],
+    method: Method,
     size: int,
     microbatch_size: int | None,
     what: str,
@@ -102,7 +102,7 @@ def within_limit(
     Args:
       program: the loss.
       limit: the limit in bytes.
-      methods: those to choose from, the fastest first.
+      method: the only one to take; "auto": any of `ORDER`.
       size: of the batch. The microbatch size is that, its half, a quarter, ...
       microbatch_size: the only one to take; None: any.
       what: "example" or "batch unit", for the error.
@@ -113,10 +113,10 @@ def within_limit(
     sizes = [size // 2**k for k in range(size.bit_length())]
     if microbatch_size is not None:
         sizes = [min(microbatch_size, size)]
-    needs = {method: need_of(program, method, size) for method in methods}
+    methods = ORDER if method == "auto" else (method,)
+    needs = {one: need_of(program, one, size) for one in methods}
     fitting = {
-        method: next((m for m in sizes if MARGIN * need(m) <= limit), 0)
-        for method, need in needs.items()
+        one: next((m for m in sizes if MARGIN * need(m) <= limit), 0) for one, need in needs.items()
     }
     largest = max(fitting.values())
     if largest == 0:
@@ -128,5 +128,5 @@ def within_limit(
             f"give at least that, {cure}",
             least,
         )
-    method = next(m for m in methods if WORTH * fitting[m] >= largest)
-    return method, fitting[method]
+    fastest = next(one for one in methods if WORTH * fitting[one] >= largest)
+    return fastest, fitting[fastest]

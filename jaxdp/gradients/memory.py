@@ -84,9 +84,9 @@ def form_memory(program: Program, choices: Sequence[Choice]) -> Estimate:
     return replace(estimate, answers=tuple(answers), products=tuple(products))
 
 
-def accumulators(program: Program) -> Bytes:
-    """What the sum over microbatches takes: the total, and what rounding has taken from it."""
-    return Bytes(2 * sum(_size(program, i) for i in range(len(program.uses))), 0)
+def accumulators(program: Program) -> int:
+    """The bytes of a sum over microbatches: the total, and what rounding has taken from it."""
+    return 2 * sum(_size(program, i) for i in range(len(program.uses)))
 
 
 def _all_dense(program: Program) -> list[Choice]:
