@@ -15,7 +15,7 @@ from ._cures import tell_the_cure
 from .choice import Choice, Form
 from .costs import costs_of, dense_operations
 from .coupling import refuse_coupling
-from .limit import default_method
+from .limit import default_method, is_alone
 from .memory import forms
 from .memory_table import (
     MethodMemory,
@@ -255,7 +255,7 @@ def explain(
             f"loss_fn returned {out}, not a scalar: give explain one example, without a batch axis"
         )
     check_batch_size(batch_size, measure)
-    alone = method in ("auto", "two_pass") and microbatch_size == 1
+    alone = is_alone(method, microbatch_size)
     refuse_coupling(loss, params, (*example, arrays), alone=alone)
     program = trace(loss, params, (*example, arrays), shared=len(jax.tree.leaves(arrays)))
     at_once = microbatch_size or batch_size

@@ -50,6 +50,14 @@ def default_method(program: Program, microbatch_size: int) -> Literal["auto", "t
     return "two_pass" if own > TWICE * plain and own - plain > MUCH else "auto"
 
 
+def is_alone(method: str, microbatch_size: int | None) -> bool:
+    """Whether one row is differentiated at a time, without an axis of rows.
+
+    Its gradient is its weighted sum, up to a factor: there is nothing to save.
+    """
+    return method in ("auto", "two_pass") and microbatch_size == 1
+
+
 class DoesNotFit(ValueError):
     """No method fits into a limit. `least` is the smallest limit into which one does, in bytes."""
 
@@ -80,11 +88,10 @@ def need_of(program: Program, method: str, size: int) -> Callable[[int], int]:
     if method == "plain":
         return plain_memory(program).of
     estimate, total = memory_of(program, method), accumulators(program)
-    alone = vmap_memory(program) if method == "auto" else estimate  # as one example alone is held
 
     def need(microbatch_size: int) -> int:
-        own = (alone if microbatch_size == 1 else estimate).of(microbatch_size)
-        return own + (total if microbatch_size < size else 0)
+        held = vmap_memory(program) if is_alone(method, microbatch_size) else estimate
+        return held.of(microbatch_size) + (total if microbatch_size < size else 0)
 
     return need
 

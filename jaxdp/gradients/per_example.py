@@ -25,7 +25,7 @@ from .held import Gradients, Held
 from .isolation import each_on_its_own, has_convolution, mixes_rows
 from .jax_internals import one_example, vary, varying_axes
 from .lazy import PerExampleGrads
-from .limit import default_method, within_limit
+from .limit import default_method, is_alone, within_limit
 from .nnx_optimizer import tell_nnx
 from .program import trace
 from .representations import Dense, Representation
@@ -142,8 +142,7 @@ def per_example_grads(
         mask = check_mask(mask, size)
         check_loss(loss, params, batch)
         chosen, at_once = taken(loss, params, batch, size)
-        # The gradient of one row is its weighted sum up to a factor: nothing to save.
-        alone = chosen in ("auto", "two_pass") and min(at_once or size, size) == 1
+        alone = is_alone(chosen, min(at_once or size, size))
         never_vmap = check_uncoupled(loss, params, batch, alone=alone)
         tell_nnx()
 
