@@ -38,6 +38,8 @@ MUCH = 2**26
 
 def default_method(program: Program, microbatch_size: int) -> Literal["auto", "two_pass"]:
     """What "auto" is without a limit on memory: "auto", or "two_pass". Shapes alone decide."""
+    if is_alone("auto", microbatch_size):
+        return "auto"
     choices = choose(program, thrifty=True)
     sizes = [math.prod(var.aval.shape) for var in program.jaxpr.invars[: len(choices)]]
     kept = sum(costs_of(c, size)[1] for c, size in zip(choices, sizes, strict=True))

@@ -5,7 +5,7 @@ from typing import Literal
 
 from ..dpsgd.clippings import clip_batch, clip_individual
 from ..dpsgd.plan import Plan
-from ..gradients.limit import DoesNotFit, need_of, program_of, within_limit
+from ..gradients.limit import DoesNotFit, default_method, need_of, program_of, within_limit
 from ..gradients.program import Program
 from ..types import Method, Tell
 from .clipping_options import units_at_a_time
@@ -92,7 +92,10 @@ def describe(job: Job, learner: Learner, plan: Plan, chosen: Microbatches) -> st
     """The method, the number of records and an estimate of the memory, for a dry run."""
     rows = plan.capacity if plan.num_units is None else plan.num_units
     at_once = min(units_at_a_time(chosen.size, plan), rows)
-    need = need_of(_program(job, learner, plan), chosen.method, rows)(at_once)
+    program, method = _program(job, learner, plan), chosen.method
+    if method == "auto":
+        method = default_method(program, at_once)
+    need = need_of(program, method, rows)(at_once)
     return f"Gradients: {_in_words(chosen)}, in about {as_size(need)} by an estimate."
 
 
