@@ -16,6 +16,7 @@ from .buffers import NOTHING, Bytes
 from .choice import Choice, Made, Part, choose, joint_sizes
 from .convolution import ConvShape, rows_at_once
 from .costs import costs_of, dense_operations
+from .flow import flow_of
 from .jax_internals import needed, open_jaxpr
 from .liveness import Liveness
 from .lookup import LookupShape
@@ -125,13 +126,7 @@ def _backward(program: Program, choices: Sequence[Choice], summed: bool) -> Esti
 
     jaxpr = needed(open_jaxpr(jax.make_jaxpr(differentiate)(*avals))[0])
     flags = [summed] * len(jaxpr.outvars)
-    liveness = Liveness(
-        jaxpr,
-        varies,
-        summed=flags,
-        returned=flags,
-        products=products,
-    )
+    liveness = Liveness(flow_of(jaxpr, varies, summed=flags, returned=flags, products=products))
     return Estimate(tuple(liveness.peaks()), liveness.kept())
 
 
