@@ -63,7 +63,7 @@ def _align(form: Form) -> tuple[Aligned, Step] | None:
     return aligned, Step(lambda a, c, _: (arranged(a, "d"), arranged(c, "p")))
 
 
-def pulled(form: Form, derived: Derived) -> Iterator[tuple[View, Form, list[Step]] | None]:
+def _to_operands(form: Form, derived: Derived) -> Iterator[tuple[View, Form, list[Step]] | None]:
     """For every operand of a derived value that has leaves: the factors of its source's gradient.
 
     `form` is that of the derived value. None stands for operands that no rule takes.
@@ -136,7 +136,7 @@ def descend(view: View, form: Form, steps: list[Step]) -> dict[int, tuple[Form, 
             return
         assert isinstance(view.source, Derived)
         operands = [operand for operand in view.source.operands if operand.leaves]
-        for operand, way in zip(operands, pulled(form, view.source), strict=True):
+        for operand, way in zip(operands, _to_operands(form, view.source), strict=True):
             if way is None or visits > _MOST_VISITS:
                 found.update(dict.fromkeys(operand.leaves))
             else:

@@ -187,19 +187,24 @@ class Matmul:
 
     def materialize(self) -> jax.Array:
         a, c = wide(self.activations, self.cotangents)
-        return self.shape.restore(_products(a, c))
+        return self.shape.restore(sum_of_products(a, c))
 
 
-def _products(a: jax.Array, c: jax.Array) -> jax.Array:
+def sum_of_products(a: jax.Array, c: jax.Array) -> jax.Array:
+    """Σ_t a_t ⊗ c_t, `[b, s, d, p]`."""
     return jnp.einsum("bstd,bstp->bsdp", a, c, precision=Precision.HIGHEST)
 
 
 def _squared_products(a: jax.Array, c: jax.Array) -> jax.Array:
-    return guarded(jnp.sum(jnp.square(_products(a, c)), axis=(-1, -2)))
+    return guarded(jnp.sum(jnp.square(sum_of_products(a, c)), axis=(-1, -2)))
 
 
 def _gram(a: jax.Array, c: jax.Array) -> jax.Array:
     if a.shape[2] == 1:
         return jnp.sum(jnp.square(a), (2, 3)) * jnp.sum(jnp.square(c), (2, 3))
-    inner = lambda x: jnp.einsum("bstd,bsud->bstu", x, x, precision=Precision.HIGHEST)
-    return jnp.sum(inner(a) * inner(c), axis=(2, 3))
+    return jnp.sum(gram_matrix(a) * gram_matrix(c), axis=(2, 3))
+
+
+def gram_matrix(vectors: jax.Array) -> jax.Array:
+    """⟨v_t, v_u⟩ for all t and u, `[b, s, t, t]`."""
+    return jnp.einsum("bstd,bsud->bstu", vectors, vectors, precision=Precision.HIGHEST)
