@@ -68,19 +68,12 @@ def _to_operands(form: Form, derived: Derived) -> Iterator[tuple[View, Form, lis
 
     `form` is that of the derived value. None stands for operands that no rule takes.
     """
-    start = _align(form)
+    start, rule = _align(form), RULES.get(derived.eqn.primitive)
     for position, view in enumerate(derived.operands):
         if not view.leaves:
             continue
-        rule = RULES.get(derived.eqn.primitive)
-        found = None
-        if (
-            start is not None
-            and rule is not None
-            and view.layout.simple
-            and not view.layout.repeats
-        ):
-            found = rule(start[0], derived, position)
+        fits = view.layout.simple and not view.layout.repeats
+        found = rule(start[0], derived, position) if start and rule and fits else None
         if start is None or found is None:
             yield None
             continue

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from .buffers import NOTHING, Bytes
-from .choice import Choice, Made, Part, choose, joint_sizes
+from .choice import Choice, Part, choose, inner_of, joint_sizes
 from .convolution import ConvShape, rows_at_once
 from .costs import costs_of, dense_operations
 from .flow import flow_of
@@ -142,7 +142,7 @@ def _answers(program: Program, leaf: int, choice: Choice, examples: int) -> int:
 
 
 def _of_part(part: Part, examples: int) -> int:
-    shape = part.shape.inner if isinstance(part.shape, Made) else part.shape
+    shape = inner_of(part.shape)
     if isinstance(shape, NumberShape):
         return 0
     if isinstance(shape, LookupShape):

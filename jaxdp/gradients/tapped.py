@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from . import convolution, ragged
-from .choice import Choice, Made
+from .choice import Choice, inner_of
 from .jax_internals import Literal, vary
 from .matmul import MatmulShape
 from .program import Program, Recorded, Sites, Tap, with_taps
@@ -78,7 +78,7 @@ def add_taps(
         for use, shape in zip(part.uses, part.shapes, strict=True):
             whole = use.view.leaves <= set(held)
             _add_site(sites, taps, use, Tap(shape.recorded, whole), axes)
-            inner = shape.inner if isinstance(shape, Made) else shape
+            inner = inner_of(shape)
             for step in inner.steps if isinstance(inner, MatmulShape) else ():
                 _add_known(sites, step.known)
 
