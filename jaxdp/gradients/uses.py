@@ -7,6 +7,7 @@ own. The first equation that takes a view together with something of the example
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -44,7 +45,8 @@ class Derived:
     def shape(self) -> tuple[int, ...]:
         return self.eqn.outvars[self.result].aval.shape
 
-    @property
+    # Known once: a value may be reached from another on very many ways.
+    @cached_property
     def leaves(self) -> frozenset[int]:
         """The leaves that it is made of."""
         return frozenset(leaf for view in self.operands for leaf in view.leaves)
@@ -141,9 +143,7 @@ def _at_their_makers(uses: list[Use]) -> Iterator[Use]:
     So it is with a number (an L2 penalty), and with a product or a look-up of a parameter and a
     constant that is used in a way without a rule: `x + table[arange(length)]`.
     """
-    made_of: set[Derived] = set()
-    for use in uses:
-        _gather_parts(use.view, made_of)
+    made_of = _parts_of(uses)
     of: dict[Derived, list[Use]] = {}
     for use in uses:
         if isinstance(use.view.source, Derived):
@@ -162,13 +162,17 @@ def _at_their_makers(uses: list[Use]) -> Iterator[Use]:
             yield moved[source]
 
 
-def _gather_parts(view: View, found: set[Derived]) -> None:
-    """Adds the derived values that the source of a view is made of."""
-    if isinstance(view.source, Derived):
-        for operand in view.source.operands:
+def _parts_of(uses: list[Use]) -> set[Derived]:
+    """The derived values that others, which are used, are made of."""
+    found: set[Derived] = set()
+    left = [use.view for use in uses]
+    while left:
+        source = left.pop().source
+        for operand in source.operands if isinstance(source, Derived) else ():
             if isinstance(operand.source, Derived) and operand.source not in found:
                 found.add(operand.source)
-                _gather_parts(operand, found)
+                left.append(operand)
+    return found
 
 
 def _at_maker(source: Derived, uses: list[Use]) -> Use | None:
