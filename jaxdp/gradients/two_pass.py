@@ -30,7 +30,7 @@ from .layout import Layout
 from .program import Program, Recorded, Sites, trace, with_taps
 from .representations import Representation, accumulation_dtype
 from .site_sums import Account, Site, Weight, identity, product
-from .tapped import SUBSTITUTES, add_taps
+from .tapped import SUBSTITUTES, add_taps, inside
 from .uses import Use, View
 
 CONTRIBUTION_TWO_PASS = 1e-3  # a contribution is at most C·(1 + this): the passes differ that far
@@ -345,7 +345,7 @@ class TwoPass:
                 terms = math.prod(length for length, _ in view.loops)
                 norms = slots[i] * (1 + terms * float(jnp.finfo(slots[i].dtype).eps))
                 *way, last = place.use.path
-                sink = _inside(taps, way)[last]
+                sink = inside(taps, way)[last]
                 total = view.restore(sink, 0) if summed[i] else total
             squared.append(norms)
             totals.append(total.astype(dtype))
@@ -381,13 +381,6 @@ class _Ledger:
                 shape = loops + use.operands[use.operand].shape
                 *way, last = use.path
                 self.sites.at(tuple(way)).taps[last] = Site(i, use.operand, place.choice)
-                _inside(taps, way)[last] = jnp.zeros(shape, dtype) if summed[i] else None
-                _inside(self.tap_axes, way)[last] = None
+                inside(taps, way)[last] = jnp.zeros(shape, dtype) if summed[i] else None
+                inside(self.tap_axes, way)[last] = None
         self.zeros = vary((slots, sinks, taps), axes)
-
-
-def _inside(tree: dict[int, Any], way: Sequence[int]) -> dict[int, Any]:
-    """The tree inside a tree, made where there is none."""
-    for index in way:
-        tree = tree.setdefault(index, {})
-    return tree

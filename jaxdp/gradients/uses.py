@@ -188,16 +188,20 @@ def _at_maker(source: Derived, uses: list[Use]) -> Use | None:
         operand, view = 0, _whole(source, ())
     else:
         return None
+    return replace(_use_of(eqn, view, source.path, operand), of_number=view.source is source)
+
+
+def _use_of(eqn: Any, view: View, path: Path, operand: int) -> Use:
+    """The use of a view as an operand of an equation with one result."""
     return Use(
         view=view,
-        path=source.path,
+        path=path,
         primitive=eqn.primitive,
         params=eqn.params,
         operand=operand,
         operands=tuple(atom.aval for atom in eqn.invars),
         result=eqn.outvars[0].aval,
         where=source_line(eqn),
-        of_number=view.source is source,
     )
 
 
@@ -262,23 +266,10 @@ class _Search:
             return self.scan(eqn, operands, path, outer)
         for position, view in used:
             if len(eqn.outvars) == 1:
-                self.add(view, eqn, path, position)
+                self.uses.append(_use_of(eqn, view, path, position))
             else:
                 self.add_unknown(view, eqn, path, position)
         return [None] * len(eqn.outvars)
-
-    def add(self, view: View, eqn: Any, path: Path, operand: int) -> None:
-        use = Use(
-            view=view,
-            path=path,
-            primitive=eqn.primitive,
-            params=eqn.params,
-            operand=operand,
-            operands=tuple(atom.aval for atom in eqn.invars),
-            result=eqn.outvars[0].aval,
-            where=source_line(eqn),
-        )
-        self.uses.append(use)
 
     def scan(
         self, eqn: Any, operands: Sequence[View | None], path: Path, outer: tuple[int, ...]
