@@ -24,9 +24,9 @@ from .memory_table import (
     memory_of_methods,
     memory_table,
 )
+from .places import Place, places, scattered
 from .program import trace
 from .shared import shared_last
-from .two_pass import Place, places, scattered
 from .uses import Use
 from .zero_gradients import zero_gradients
 

@@ -85,7 +85,7 @@ def add_taps(
 
 def _add_site(sites: Sites, taps: dict, use: Use, tap: Tap, axes: frozenset) -> None:
     *way, last = use.path
-    sites, taps = sites.at(tuple(way)), inside(taps, way)
+    sites, taps = sites.at(tuple(way)), tree_at(taps, way)
     loops = use.outer if use.of_number else (*use.outer, *[n for n, _ in use.view.loops])
     # Made to vary: a tap that the devices of a shard_map shared would add up their cotangents.
     taps[last] = vary(jnp.zeros(loops + use.result.shape, use.result.dtype), axes)
@@ -101,8 +101,8 @@ def _add_known(sites: Sites, known: tuple[Derived, int] | None) -> None:
             own.append(atom)
 
 
-def inside(tree: dict[int, Any], way: Sequence[int]) -> dict[int, Any]:
-    """The tree inside a tree, made where there is none."""
+def tree_at(tree: dict[int, Any], way: Sequence[int]) -> dict[int, Any]:
+    """The tree at the end of a way through trees, made where there is none."""
     for index in way:
         tree = tree.setdefault(index, {})
     return tree

@@ -21,8 +21,9 @@ from helpers.two_pass_cases import (
 import jaxdp
 from jaxdp.gradients.engine import factored_engine
 from jaxdp.gradients.jax_internals import one_example
+from jaxdp.gradients.places import places
 from jaxdp.gradients.program import trace
-from jaxdp.gradients.two_pass import CONTRIBUTION_TWO_PASS, places, two_pass_engine
+from jaxdp.gradients.two_pass import CONTRIBUTION_TWO_PASS, two_pass_engine
 
 
 def where(loss_fn, params, batch):
