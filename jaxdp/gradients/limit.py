@@ -81,7 +81,7 @@ def memory_of(program: Program, method: str) -> Estimate:
     if method == "vmap":
         return vmap_memory(program)
     if method == "two_pass":
-        return two_pass_memory(program, choose(program, thrifty=True))
+        return two_pass_memory(program)
     return form_memory(program, forms(program, thrifty=method == "auto"))
 
 

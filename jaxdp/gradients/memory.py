@@ -21,6 +21,7 @@ from .jax_internals import needed, open_jaxpr
 from .liveness import Liveness
 from .lookup import LookupShape
 from .number import NumberShape
+from .places import places
 from .program import Program
 from .ragged import RaggedShape
 from .representations import accumulation_dtype
@@ -66,10 +67,19 @@ def vmap_memory(program: Program) -> Estimate:
     return form_memory(program, _all_dense(program))
 
 
-def two_pass_memory(program: Program, choices: Sequence[Choice]) -> Estimate:
-    """That of two backward passes, with the rows of dense leaves."""
-    rows = sum(_size(program, i) for i, choice in enumerate(choices) if choice.form == "dense")
-    return plain_memory(program).plus(Bytes(0, rows))
+def two_pass_memory(program: Program) -> Estimate:
+    """That of two backward passes, with what each of them holds for every example."""
+    found = places(program)
+    rows = sum(_size(program, i) for i, place in enumerate(found) if place.where == "leaf")
+    dense = Choice("dense", "")
+    choices = [place.choice if place.where == "tap" else dense for place in found]
+    answers = [
+        partial(_answers, program, i, place.choice)
+        for i, place in enumerate(found)
+        if place.where == "tap"
+    ]
+    estimate = _backward(program, choices, summed=True).plus(Bytes(0, rows))
+    return replace(estimate, answers=tuple(answers))
 
 
 def form_memory(program: Program, choices: Sequence[Choice]) -> Estimate:
@@ -101,7 +111,10 @@ def _size(program: Program, leaf: int) -> int:
 
 
 def _backward(program: Program, choices: Sequence[Choice], summed: bool) -> Estimate:
-    """The memory of the backward pass, and of what is there at its end."""
+    """The memory of the backward pass, and of what is there at its end.
+
+    `summed`: whether the gradients of dense leaves are added up over the examples, and not counted.
+    """
     tapped = Tapped(program, choices, frozenset())
     count = len(program.uses)
     avals = [var.aval for var in program.jaxpr.invars]
@@ -125,7 +138,7 @@ def _backward(program: Program, choices: Sequence[Choice], summed: bool) -> Esti
         return results
 
     jaxpr = needed(open_jaxpr(jax.make_jaxpr(differentiate)(*avals))[0])
-    flags = [summed] * len(jaxpr.outvars)
+    flags = [summed and place < len(tapped.dense) for place in range(len(jaxpr.outvars))]
     liveness = Liveness(flow_of(jaxpr, varies, summed=flags, returned=flags, products=products))
     return Estimate(tuple(liveness.peaks()), liveness.kept())
 
