@@ -7,8 +7,7 @@ from typing import Literal
 
 from .convolution import ConvShape, conv_shape
 from .descent import descend
-from .factors import Form as Factors
-from .factors import Step
+from .factors import Factors, Step
 from .jax_internals import primitives as p
 from .layout import in_order, merged
 from .lookup import LookupShape, lookup_shape

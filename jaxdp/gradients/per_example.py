@@ -61,7 +61,7 @@ def per_example_grads(
         so a contribution is bounded by the clipping norm up to a fraction of 1e-3, which
         `privatize` takes off the sum. One pass is enough for `clip_layerwise` where the gradient of
         every group arises in one place of the program: with one tensor a group, and no loop over
-        slices of it. `explain(plan=...)` tells which groups don't.
+        slices of it. `explain(plan=...)` tells for which groups it is not enough.
       unit: "example", or "batch" for losses that couple the records of a batch unit (`clip_batch`).
       microbatch_size: how many examples (or batch units) are differentiated at a time. It bounds
         the memory and changes nothing else. None takes the whole batch at once. A batch unit is

@@ -156,14 +156,9 @@ def trace(loss_fn: Callable[..., Any], params: Any, example: tuple, shared: int 
     jaxpr, consts = open_jaxpr(jax.make_jaxpr(flat)(*arguments))
     jaxpr = needed(jaxpr)
     count = len(jax.tree.leaves(params))
-    read = {atom for part in (*jaxpr.eqns, jaxpr) for atom in _inputs(part) if is_var(atom)}
+    read = set(filter(is_var, [*jaxpr.outvars, *[i for eqn in jaxpr.eqns for i in eqn.invars]]))
     reads = [var in read for var in jaxpr.invars[:count]]
     return Program(jaxpr, consts, find_uses(jaxpr, count, shared), reads, shared)
-
-
-def _inputs(part: Any) -> Sequence[Any]:
-    """What an equation takes, or what a jaxpr returns."""
-    return part.invars if hasattr(part, "primitive") else part.outvars
 
 
 def run_equation(eqn: Any, operands: Sequence[Any], substitutes: Substitutes) -> Sequence[Any]:
