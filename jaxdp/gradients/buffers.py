@@ -1,4 +1,4 @@
-"""What XLA makes buffers for: the rules of `liveness`, by primitive."""
+"""What XLA makes buffers for: the rules of `flow` and `liveness`, by primitive."""
 
 import math
 from collections.abc import Iterable, Sequence

@@ -7,8 +7,7 @@ from typing import Literal
 
 from .convolution import ConvShape, conv_shape
 from .descent import descend
-from .factors import Form as Factors
-from .factors import Step
+from .factors import Factors, Step
 from .jax_internals import primitives as p
 from .layout import in_order, merged
 from .lookup import LookupShape, lookup_shape
@@ -54,7 +53,7 @@ class Part:
             return len(self.shapes) * t * (p + 1)
         s, t, d, p = joint_sizes(self.shapes)
         # A convolution keeps its input, not the patches of it.
-        shape = self.shape.inner if isinstance(self.shape, Made) else self.shape
+        shape = inner_of(self.shape)
         kept = d // shape.window if isinstance(shape, ConvShape) else d
         return s * t * (kept + p)
 
@@ -260,7 +259,11 @@ def _cheapest(group: list[tuple[Use, Shape]], thrifty: bool) -> tuple[Form, str]
 
 def joint_sizes(shapes: Iterable[Shape]) -> tuple[int, int, int, int]:
     """s, t, d and p of the product of several uses together."""
-    inner = [shape.inner if isinstance(shape, Made) else shape for shape in shapes]
-    sizes = [shape.sizes for shape in inner if isinstance(shape, Products)]
+    sizes = [shape.sizes for shape in map(inner_of, shapes) if isinstance(shape, Products)]
     s, _, d, width = sizes[0]
     return s, sum(t for _, t, _, _ in sizes), d, width
+
+
+def inner_of(shape: Shape) -> Products | LookupShape | NumberShape:
+    """The shape itself; for a leaf that is made into a weight, that of the weight."""
+    return shape.inner if isinstance(shape, Made) else shape

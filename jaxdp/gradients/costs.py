@@ -5,9 +5,9 @@ from .lookup import LookupShape
 from .number import NumberShape
 
 
-def product_operations(choice: Choice) -> int:
-    """The floating-point operations that make the products of one example."""
-    total = 0
+def dense_operations(choice: Choice, size: int) -> int:
+    """The floating-point operations of a leaf of so many numbers, if it is held as an array."""
+    total = 4 * size
     for part in choice.parts:
         if isinstance(part.shape, Products | Made):
             s, t, d, p = joint_sizes(part.shapes)
@@ -15,12 +15,12 @@ def product_operations(choice: Choice) -> int:
     return total
 
 
-def costs_of(choice: Choice, size: int, dense: int) -> tuple[int, int]:
-    """Operations and numbers kept, for one example."""
+def costs_of(choice: Choice, size: int) -> tuple[int, int]:
+    """Operations and numbers kept, for a leaf of so many numbers."""
     if choice.form == "zero":
         return 0, 0
     if choice.form in ("dense", "product"):
-        return dense, size
+        return dense_operations(choice, size), size
     operations = sum(map(_operations, choice.parts))
     return operations, sum(part.numbers for part in choice.parts)
 

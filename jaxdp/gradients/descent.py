@@ -11,12 +11,12 @@ from collections.abc import Iterator
 import jax
 
 from .factor_rules import RULES, Aligned
-from .factors import Form, Step
+from .factors import Factors, Step
 from .layout import Axis, Layout, in_order, strides_of
 from .uses import Derived, View
 
 
-def _align(form: Form) -> tuple[Aligned, Step] | None:
+def _align(form: Factors) -> tuple[Aligned, Step] | None:
     """Splits and joins the axes of factors to those of the array; None if they don't fit."""
     strides = strides_of(form.shape)
     blocks = form.layout.blocks(form.shape)
@@ -63,24 +63,19 @@ def _align(form: Form) -> tuple[Aligned, Step] | None:
     return aligned, Step(lambda a, c, _: (arranged(a, "d"), arranged(c, "p")))
 
 
-def pulled(form: Form, derived: Derived) -> Iterator[tuple[View, Form, list[Step]] | None]:
+def _to_operands(
+    form: Factors, derived: Derived
+) -> Iterator[tuple[View, Factors, list[Step]] | None]:
     """For every operand of a derived value that has leaves: the factors of its source's gradient.
 
     `form` is that of the derived value. None stands for operands that no rule takes.
     """
-    start = _align(form)
+    start, rule = _align(form), RULES.get(derived.eqn.primitive)
     for position, view in enumerate(derived.operands):
         if not view.leaves:
             continue
-        rule = RULES.get(derived.eqn.primitive)
-        found = None
-        if (
-            start is not None
-            and rule is not None
-            and view.layout.simple
-            and not view.layout.repeats
-        ):
-            found = rule(start[0], derived, position)
+        fits = view.layout.simple and not view.layout.repeats
+        found = rule(start[0], derived, position) if start and rule and fits else None
         if start is None or found is None:
             yield None
             continue
@@ -89,7 +84,7 @@ def pulled(form: Form, derived: Derived) -> Iterator[tuple[View, Form, list[Step
         yield view, final, [start[1], step, move]
 
 
-def _relocate(aligned: Aligned, view: View) -> tuple[Form, Step]:
+def _relocate(aligned: Aligned, view: View) -> tuple[Factors, Step]:
     """From the numbers of a view to those of its source; loops between them become positions."""
     axes = [
         Axis(block.size, axis.stride * block.step)
@@ -105,7 +100,7 @@ def _relocate(aligned: Aligned, view: View) -> tuple[Form, Step]:
     of = lambda name: tuple(axes[k] for k in aligned.axes_of(name))
     sliced = tuple(axis for _, axis in view.loops if axis is not None)
     t = aligned.t * math.prod(aligned.outer[i] for i in same)
-    form = Form(view.shape, offset, sliced + of("s"), t, of("d"), of("p"), aligned.outer[:kept])
+    form = Factors(view.shape, offset, sliced + of("s"), t, of("d"), of("p"), aligned.outer[:kept])
     num_s, num_outer = len(aligned.axes_of("s")), len(aligned.outer)
 
     def moved(array: jax.Array) -> jax.Array:
@@ -120,15 +115,17 @@ def _relocate(aligned: Aligned, view: View) -> tuple[Form, Step]:
     return form, Step(lambda a, c, _: (moved(a), moved(c)))
 
 
-def descend(view: View, form: Form, steps: list[Step]) -> dict[int, tuple[Form, list[Step]] | None]:
+def descend(
+    view: View, form: Factors, steps: list[Step]
+) -> dict[int, tuple[Factors, list[Step]] | None]:
     """By leaf, the factors of its gradient, given those of a view's source.
 
     None for a leaf that is reached on several ways, or on one that no rule takes.
     """
-    found: dict[int, tuple[Form, list[Step]] | None] = {}
+    found: dict[int, tuple[Factors, list[Step]] | None] = {}
     visits = 0
 
-    def go(view: View, form: Form, steps: list[Step]) -> None:
+    def go(view: View, form: Factors, steps: list[Step]) -> None:
         nonlocal visits
         visits += 1
         if isinstance(view.source, int):
@@ -136,7 +133,7 @@ def descend(view: View, form: Form, steps: list[Step]) -> dict[int, tuple[Form, 
             return
         assert isinstance(view.source, Derived)
         operands = [operand for operand in view.source.operands if operand.leaves]
-        for operand, way in zip(operands, pulled(form, view.source), strict=True):
+        for operand, way in zip(operands, _to_operands(form, view.source), strict=True):
             if way is None or visits > _MOST_VISITS:
                 found.update(dict.fromkeys(operand.leaves))
             else:

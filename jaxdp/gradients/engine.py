@@ -16,13 +16,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .choice import Choice, Made, Part, choose
+from .choice import Choice, Made, Part
 from .isolation import each_on_its_own, has_convolution, mixes_rows
 from .jax_internals import Literal, one_example, vary, varying_axes
 from .lookup import Lookup, LookupShape
 from .made_weights import Source
 from .matmul import Known, Matmul, MatmulShape
-from .memory import lightened
+from .memory import forms
 from .number import Number, NumberShape
 from .program import Program, Recorded, Sites, trace
 from .representations import Dense, Representation, Zero, accumulation_dtype
@@ -56,11 +56,8 @@ def _engine(
     params = vary(params, axes)
     program = trace(loss_fn, params, one_example(batch))
     leaves = jax.tree.leaves(params)
-    choices = choose(program, thrifty)
+    choices = forms(program, thrifty)
     size = jax.tree.leaves(batch)[0].shape[0]
-    if thrifty:
-        choices = lightened(program, choices)
-
     tapped = Tapped(program, choices, axes)
     differentiate = lambda example: tapped.differentiate(leaves, example)
 
@@ -149,7 +146,7 @@ def in_factors(part: Part, each: Sequence[Each], known: Known) -> Any:
     if isinstance(shape, LookupShape):
         return Lookup.joined(
             [
-                own.make(x, c, part.norms)
+                own.make(x, c)
                 for own, (x, c) in zip(part.shapes, each, strict=True)
                 if isinstance(own, LookupShape)
             ]

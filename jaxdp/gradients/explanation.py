@@ -12,11 +12,11 @@ import jax
 from ..types import PyTree, Unit
 from ._checks import check_params
 from ._cures import tell_the_cure
-from .choice import Choice, Form, choose
-from .costs import costs_of, product_operations
+from .choice import Choice, Form
+from .costs import costs_of, dense_operations
 from .coupling import refuse_coupling
-from .limit import default_method
-from .memory import lightened
+from .limit import default_method, is_alone
+from .memory import forms
 from .memory_table import (
     MethodMemory,
     check_batch_size,
@@ -24,9 +24,9 @@ from .memory_table import (
     memory_of_methods,
     memory_table,
 )
+from .places import Place, places, scattered
 from .program import trace
 from .shared import shared_last
-from .two_pass import Place, places, scattered
 from .uses import Use
 from .zero_gradients import zero_gradients
 
@@ -79,8 +79,8 @@ class Explanation:
 
     `memory` tells the temporary memory of a gradient by each method, if a batch size was given.
     `plan` is the one that was given; with the bound of its `with_rounding_bound`, if there is one.
-    `scattered` names the groups of the plan's clipping because of which "two_pass" does not make do
-    with one pass. `without_gradient` names the leaves that the loss uses, and whose gradient is
+    `scattered` names the groups of the plan's clipping for which one pass of "two_pass" is not
+    enough. `without_gradient` names the leaves that the loss uses, and whose gradient is
     exactly zero for random inputs and parameters: these leaves would get noise only.
     """
 
@@ -220,7 +220,7 @@ def explain(
         gradients that are zero are not looked for.
       microbatch_size: as in `per_example_grads`.
       plan: a `jaxdp.Plan`. How far rounding may move its sums is told, too; and with "two_pass",
-        whether its clipping makes do with one.
+        whether one pass is enough for its clipping.
       shared: as in `per_example_grads`, or its shapes.
       batch_size: tells the temporary memory of the gradient of so many examples, too: an estimate
         for each method.
@@ -231,10 +231,10 @@ def explain(
       An explanation that prints as a table; its `leaves` hold the numbers.
 
     Raises:
-      ValueError: for another method, a loss that is not a scalar, or one that couples examples, and
-        for parameters that are no parameters: BatchNorm's statistics, or other state.
+      ValueError: for another method, a loss that is not a scalar, or one that couples examples; for
+        parameters that are no parameters: BatchNorm's statistics, or other state; and for a wrong
+        batch_size, or measure=True without one.
       TypeError: for parameters that are not real floating arrays.
-      ValueError: for a wrong batch_size, or measure=True without one.
 
     Example:
       >>> loss = lambda w, x: jnp.sum(jnp.tanh(x @ w))
@@ -255,15 +255,13 @@ def explain(
             f"loss_fn returned {out}, not a scalar: give explain one example, without a batch axis"
         )
     check_batch_size(batch_size, measure)
-    alone = method in ("auto", "two_pass") and microbatch_size == 1
+    alone = is_alone(method, microbatch_size)
     refuse_coupling(loss, params, (*example, arrays), alone=alone)
     program = trace(loss, params, (*example, arrays), shared=len(jax.tree.leaves(arrays)))
     at_once = microbatch_size or batch_size
     if method == "auto" and at_once and not alone:
         method = default_method(program, at_once)
-    choices = choose(program, thrifty=method == "auto")
-    if method == "auto":
-        choices = lightened(program, choices)
+    choices = forms(program, thrifty=method == "auto")
     if alone:
         choices = [replace(c, form="dense", reason="one example at a time") for c in choices]
     named = jax.tree_util.tree_leaves_with_path(params)
@@ -273,14 +271,7 @@ def explain(
     ]
     apart: tuple[str, ...] = ()
     if method == "two_pass" and not alone:
-        found, one_pass = places(program), False
-        if plan is not None and not plan.clipping.joint:
-            groups = plan.clipping.groups(params)
-            several = scattered(found, groups.of_leaf)
-            one_pass = not several
-            if len(groups.names) > 1:
-                apart = tuple(groups.names[group] for group in several)
-        leaves = [_placed(*leaf, one_pass) for leaf in zip(leaves, found, strict=True)]
+        leaves, apart = _in_passes(leaves, places(program), params, plan)
     explained = Explanation(tuple(leaves), scattered=apart)
     if plan is not None and explained.one_term:
         plan = plan.with_rounding_bound(microbatch_size)
@@ -297,8 +288,7 @@ def explain(
 
 def _leaf_plan(name: str, shape: tuple[int, ...], choice: Choice) -> LeafPlan:
     size = math.prod(shape)
-    dense = product_operations(choice) + 4 * size
-    operations, numbers = costs_of(choice, size, dense)
+    operations, numbers = costs_of(choice, size)
     return LeafPlan(
         leaf=name,
         shape=shape,
@@ -307,10 +297,24 @@ def _leaf_plan(name: str, shape: tuple[int, ...], choice: Choice) -> LeafPlan:
         reason=choice.reason,
         operations=operations,
         numbers=numbers,
-        dense_operations=dense,
+        dense_operations=dense_operations(choice, size),
         dense_numbers=size,
         one_term=choice.one_term,
     )
+
+
+def _in_passes(
+    leaves: list[LeafPlan], found: list[Place], params: PyTree, plan: ClippingPlan | None
+) -> tuple[list[LeafPlan], tuple[str, ...]]:
+    """The leaves as "two_pass" takes them, and the groups for which one pass is not enough."""
+    one_pass, apart = False, ()
+    if plan is not None and not plan.clipping.joint:
+        groups = plan.clipping.groups(params)
+        several = scattered(found, groups.of_leaf)
+        one_pass = not several
+        if len(groups.names) > 1:
+            apart = tuple(groups.names[group] for group in several)
+    return [_placed(*leaf, one_pass) for leaf in zip(leaves, found, strict=True)], apart
 
 
 def _placed(leaf: LeafPlan, place: Place, one_pass: bool) -> LeafPlan:

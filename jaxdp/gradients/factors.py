@@ -19,11 +19,12 @@ Transform = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, jax.Array]]
 @dataclass(frozen=True)
 class Step:
     transform: Transform
-    known: tuple[Derived, int] | None = None  # an operand of what equation the transform needs
+    # The operand that the transform needs: that of the equation of a derived value, by position.
+    known: tuple[Derived, int] | None = None
 
 
 @dataclass(frozen=True)
-class Form:
+class Factors:
     """What the factors of a gradient are factors of: the numbers of an array, by their places.
 
     s are axes that both factors have, d those of a alone, p those of c alone; t positions are
@@ -53,12 +54,7 @@ class Form:
         count = lambda axes: math.prod(axis.size for axis in axes)
         return count(self.s), self.t, count(self.d), count(self.p)
 
-    @property
-    def lead(self) -> int:
-        """How many axes are in front of d, and of p."""
-        return 2 + len(self.outer) + len(self.s)
-
-    def sort(self, turn: bool = True) -> tuple["Form", Step]:
+    def sort(self, turn: bool = True) -> tuple["Factors", Step]:
         """Axes in the order of the array, joined: factors `[b, s, t, d]` and `[b, s, t, p]`.
 
         With `turn`, d and p change places where p comes first in the array, so that all uses of an

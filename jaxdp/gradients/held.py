@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import jax
+import jax.numpy as jnp
 
 from .clip import Clip, Rows
 from .representations import Dense, Representation
@@ -17,10 +18,6 @@ class Gradients(Protocol):
     @property
     def values(self) -> jax.Array:
         """The losses `[b]`."""
-
-    @property
-    def count(self) -> int:
-        """How many leaves there are."""
 
     @property
     def one_term(self) -> bool:
@@ -52,10 +49,6 @@ class Held:
         self.leaves = leaves
 
     @property
-    def count(self) -> int:
-        return len(self.leaves)
-
-    @property
     def one_term(self) -> bool:
         return all(leaf.one_term for leaf in self.leaves)
 
@@ -68,7 +61,7 @@ class Held:
         rows = Rows(self.values, self.squared_norms(), mask)
         # XLA would compute them again for every leaf, from the norms of all leaves.
         coefficients = jax.lax.optimization_barrier(clip.coefficients(rows.squared_norms))
-        all_valid = None if constant_time else jax.numpy.all(rows.valid)
+        all_valid = None if constant_time else jnp.all(rows.valid)
         totals = [
             sum_of_kept(leaf, c, rows.valid, all_valid)
             for leaf, c in zip(self.leaves, coefficients, strict=True)
@@ -95,7 +88,7 @@ def sum_of_kept(
       kept: `[b] bool`.
       all_kept: whether all are; None: rows are zeroed in any case, which takes the same time.
     """
-    weights = jax.numpy.where(kept, coefficients, 0)
+    weights = jnp.where(kept, coefficients, 0)
     zeroed = lambda: leaf.keep(kept).weighted_sum(weights)
     small = isinstance(leaf, Dense) and leaf.gradients.size <= _SMALL
     if all_kept is None or small:

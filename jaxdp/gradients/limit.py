@@ -1,7 +1,7 @@
 """Chooses method and microbatch size so that the gradient fits into a given memory."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -13,6 +13,7 @@ from .memory import (
     Estimate,
     accumulators,
     form_memory,
+    forms,
     lightened,
     plain_memory,
     two_pass_memory,
@@ -37,9 +38,11 @@ MUCH = 2**26
 
 def default_method(program: Program, microbatch_size: int) -> Literal["auto", "two_pass"]:
     """What "auto" is without a limit on memory: "auto", or "two_pass". Shapes alone decide."""
+    if is_alone("auto", microbatch_size):
+        return "auto"
     choices = choose(program, thrifty=True)
     sizes = [math.prod(var.aval.shape) for var in program.jaxpr.invars[: len(choices)]]
-    kept = sum(costs_of(c, size, 0)[1] for c, size in zip(choices, sizes, strict=True))
+    kept = sum(costs_of(c, size)[1] for c, size in zip(choices, sizes, strict=True))
     if 4 * kept * microbatch_size <= MUCH:
         return "auto"
     own = form_memory(program, lightened(program, choices)).of(microbatch_size)
@@ -47,6 +50,14 @@ def default_method(program: Program, microbatch_size: int) -> Literal["auto", "t
         return "auto"
     plain = plain_memory(program).of(microbatch_size)
     return "two_pass" if own > TWICE * plain and own - plain > MUCH else "auto"
+
+
+def is_alone(method: str, microbatch_size: int | None) -> bool:
+    """Whether one row is differentiated at a time, without an axis of rows.
+
+    Its gradient is its weighted sum, up to a factor: there is nothing to save.
+    """
+    return method in ("auto", "two_pass") and microbatch_size == 1
 
 
 class DoesNotFit(ValueError):
@@ -69,22 +80,20 @@ def memory_of(program: Program, method: str) -> Estimate:
     """The temporary memory that a method needs."""
     if method == "vmap":
         return vmap_memory(program)
-    choices = choose(program, thrifty=method != "factored")
     if method == "two_pass":
-        return two_pass_memory(program, choices)
-    return form_memory(program, lightened(program, choices) if method == "auto" else choices)
+        return two_pass_memory(program)
+    return form_memory(program, forms(program, thrifty=method == "auto"))
 
 
 def need_of(program: Program, method: str, size: int) -> Callable[[int], int]:
     """The bytes that the gradient of `size` examples needs, by how many are taken at a time."""
     if method == "plain":
         return plain_memory(program).of
-    estimate, more = memory_of(program, method), accumulators(program)
-    alone = vmap_memory(program) if method == "auto" else estimate  # as one example alone is held
+    estimate, total = memory_of(program, method), accumulators(program)
 
     def need(microbatch_size: int) -> int:
-        own = (alone if microbatch_size == 1 else estimate).of(microbatch_size)
-        return own + (more.of(0) if microbatch_size < size else 0)
+        held = vmap_memory(program) if is_alone(method, microbatch_size) else estimate
+        return held.of(microbatch_size) + (total if microbatch_size < size else 0)
 
     return need
 
@@ -92,7 +101,7 @@ def need_of(program: Program, method: str, size: int) -> Callable[[int], int]:
 def within_limit(
     program: Program,
     limit: int,
-    methods: Sequence[Method],
+    method: Method,
     size: int,
     microbatch_size: int | None,
     what: str,
@@ -102,7 +111,7 @@ def within_limit(
     Args:
       program: the loss.
       limit: the limit in bytes.
-      methods: those to choose from, the fastest first.
+      method: the only one to take; "auto": any of `ORDER`.
       size: of the batch. The microbatch size is that, its half, a quarter, ...
       microbatch_size: the only one to take; None: any.
       what: "example" or "batch unit", for the error.
@@ -113,10 +122,10 @@ def within_limit(
     sizes = [size // 2**k for k in range(size.bit_length())]
     if microbatch_size is not None:
         sizes = [min(microbatch_size, size)]
-    needs = {method: need_of(program, method, size) for method in methods}
+    methods = ORDER if method == "auto" else (method,)
+    needs = {one: need_of(program, one, size) for one in methods}
     fitting = {
-        method: next((m for m in sizes if MARGIN * need(m) <= limit), 0)
-        for method, need in needs.items()
+        one: next((m for m in sizes if MARGIN * need(m) <= limit), 0) for one, need in needs.items()
     }
     largest = max(fitting.values())
     if largest == 0:
@@ -128,5 +137,5 @@ def within_limit(
             f"give at least that, {cure}",
             least,
         )
-    method = next(m for m in methods if WORTH * fitting[m] >= largest)
-    return method, fitting[method]
+    fastest = next(one for one in methods if WORTH * fitting[one] >= largest)
+    return fastest, fitting[fastest]

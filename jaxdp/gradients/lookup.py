@@ -80,8 +80,8 @@ class LookupShape:
     def _parts(self) -> int:
         return math.prod(self.positions[axis] for axis in self.own)
 
-    def make(self, operands: tuple[jax.Array, ...], cotangents: jax.Array, norms: str) -> "Lookup":
-        """The gradients, from what was recorded; `norms` changes nothing."""
+    def make(self, operands: tuple[jax.Array, ...], cotangents: jax.Array) -> "Lookup":
+        """The gradients, from what was recorded."""
         size = cotangents.shape[0]
         if len(self.recorded) == 1:
             indices = operands[0].reshape(size, math.prod(self.positions), -1)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.lax import Precision
 
-from .factors import Form, Step
+from .factors import Factors, Step
 from .jax_internals import primitives as p
 from .representations import guarded, wide
 from .rounding import lengths, raised_gram, raised_product
@@ -40,7 +40,7 @@ class MatmulShape:
     that share it, d over the axes that the product contracts, p over the leaf's other axes.
     """
 
-    form: Form
+    form: Factors
     steps: tuple[Step, ...]  # from the recorded operand and the cotangent to a and c
     recorded: tuple[int, ...]
 
@@ -70,7 +70,7 @@ class MatmulShape:
         return a, c
 
 
-def matmul_form(use: Use) -> tuple[Form, Step] | None:
+def matmul_form(use: Use) -> tuple[Factors, Step] | None:
     """The factors of the gradient of the source of a use, if this is a matrix product."""
     view = use.view
     if use.primitive is not p.dot_general_p or view.layout.repeats:
@@ -93,7 +93,7 @@ def matmul_form(use: Use) -> tuple[Form, Step] | None:
     lengths_shared = [view.loops[i - outer][0] for i in shared]
     positions = [use.operands[other_side].shape[axis] for axis in free(other_side)]
     axes = lambda places: tuple(axis for k in places for axis in view.layout.dims[k])
-    form = Form(
+    form = Factors(
         shape=view.shape,
         offset=view.layout.offset,
         s=(*[axis for _, axis in view.loops if axis is not None], *axes(batch[leaf_side])),
@@ -187,19 +187,24 @@ class Matmul:
 
     def materialize(self) -> jax.Array:
         a, c = wide(self.activations, self.cotangents)
-        return self.shape.restore(_products(a, c))
+        return self.shape.restore(sum_of_products(a, c))
 
 
-def _products(a: jax.Array, c: jax.Array) -> jax.Array:
+def sum_of_products(a: jax.Array, c: jax.Array) -> jax.Array:
+    """Σ_t a_t ⊗ c_t, `[b, s, d, p]`."""
     return jnp.einsum("bstd,bstp->bsdp", a, c, precision=Precision.HIGHEST)
 
 
 def _squared_products(a: jax.Array, c: jax.Array) -> jax.Array:
-    return guarded(jnp.sum(jnp.square(_products(a, c)), axis=(-1, -2)))
+    return guarded(jnp.sum(jnp.square(sum_of_products(a, c)), axis=(-1, -2)))
 
 
 def _gram(a: jax.Array, c: jax.Array) -> jax.Array:
     if a.shape[2] == 1:
         return jnp.sum(jnp.square(a), (2, 3)) * jnp.sum(jnp.square(c), (2, 3))
-    inner = lambda x: jnp.einsum("bstd,bsud->bstu", x, x, precision=Precision.HIGHEST)
-    return jnp.sum(inner(a) * inner(c), axis=(2, 3))
+    return jnp.sum(gram_matrix(a) * gram_matrix(c), axis=(2, 3))
+
+
+def gram_matrix(vectors: jax.Array) -> jax.Array:
+    """⟨v_t, v_u⟩ for all t and u, `[b, s, t, t]`."""
+    return jnp.einsum("bstd,bsud->bstu", vectors, vectors, precision=Precision.HIGHEST)

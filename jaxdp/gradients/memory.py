@@ -13,13 +13,15 @@ import jax
 import numpy as np
 
 from .buffers import NOTHING, Bytes
-from .choice import Choice, Made, Part, joint_sizes
+from .choice import Choice, Part, choose, inner_of, joint_sizes
 from .convolution import ConvShape, rows_at_once
-from .costs import costs_of, product_operations
+from .costs import costs_of, dense_operations
+from .flow import flow_of
 from .jax_internals import needed, open_jaxpr
 from .liveness import Liveness
 from .lookup import LookupShape
 from .number import NumberShape
+from .places import places
 from .program import Program
 from .ragged import RaggedShape
 from .representations import accumulation_dtype
@@ -65,10 +67,19 @@ def vmap_memory(program: Program) -> Estimate:
     return form_memory(program, _all_dense(program))
 
 
-def two_pass_memory(program: Program, choices: Sequence[Choice]) -> Estimate:
-    """That of two backward passes, with the rows of dense leaves."""
-    rows = sum(_size(program, i) for i, choice in enumerate(choices) if choice.form == "dense")
-    return plain_memory(program).plus(Bytes(0, rows))
+def two_pass_memory(program: Program) -> Estimate:
+    """That of two backward passes, with what each of them holds for every example."""
+    found = places(program)
+    rows = sum(_size(program, i) for i, place in enumerate(found) if place.where == "leaf")
+    dense = Choice("dense", "")
+    choices = [place.choice if place.where == "tap" else dense for place in found]
+    answers = [
+        partial(_answers, program, i, place.choice)
+        for i, place in enumerate(found)
+        if place.where == "tap"
+    ]
+    estimate = _backward(program, choices, summed=True).plus(Bytes(0, rows))
+    return replace(estimate, answers=tuple(answers))
 
 
 def form_memory(program: Program, choices: Sequence[Choice]) -> Estimate:
@@ -84,9 +95,9 @@ def form_memory(program: Program, choices: Sequence[Choice]) -> Estimate:
     return replace(estimate, answers=tuple(answers), products=tuple(products))
 
 
-def accumulators(program: Program) -> Bytes:
-    """What the sum over microbatches takes: the total, and what rounding has taken from it."""
-    return Bytes(2 * sum(_size(program, i) for i in range(len(program.uses))), 0)
+def accumulators(program: Program) -> int:
+    """The bytes of a sum over microbatches: the total, and what rounding has taken from it."""
+    return 2 * sum(_size(program, i) for i in range(len(program.uses)))
 
 
 def _all_dense(program: Program) -> list[Choice]:
@@ -100,7 +111,10 @@ def _size(program: Program, leaf: int) -> int:
 
 
 def _backward(program: Program, choices: Sequence[Choice], summed: bool) -> Estimate:
-    """The memory of the backward pass, and of what is there at its end."""
+    """The memory of the backward pass, and of what is there at its end.
+
+    `summed`: whether the gradients of dense leaves are added up over the examples, and not counted.
+    """
     tapped = Tapped(program, choices, frozenset())
     count = len(program.uses)
     avals = [var.aval for var in program.jaxpr.invars]
@@ -124,14 +138,8 @@ def _backward(program: Program, choices: Sequence[Choice], summed: bool) -> Esti
         return results
 
     jaxpr = needed(open_jaxpr(jax.make_jaxpr(differentiate)(*avals))[0])
-    flags = [summed] * len(jaxpr.outvars)
-    liveness = Liveness(
-        jaxpr,
-        varies,
-        summed=flags,
-        returned=flags,
-        products=products,
-    )
+    flags = [summed and place < len(tapped.dense) for place in range(len(jaxpr.outvars))]
+    liveness = Liveness(flow_of(jaxpr, varies, summed=flags, returned=flags, products=products))
     return Estimate(tuple(liveness.peaks()), liveness.kept())
 
 
@@ -147,7 +155,7 @@ def _answers(program: Program, leaf: int, choice: Choice, examples: int) -> int:
 
 
 def _of_part(part: Part, examples: int) -> int:
-    shape = part.shape.inner if isinstance(part.shape, Made) else part.shape
+    shape = inner_of(part.shape)
     if isinstance(shape, NumberShape):
         return 0
     if isinstance(shape, LookupShape):
@@ -165,6 +173,17 @@ def _of_part(part: Part, examples: int) -> int:
     return 4 * examples * max(s * t * (d + 2 * p), products)
 
 
+def forms(program: Program, thrifty: bool) -> list[Choice]:
+    """The forms in which one pass holds the gradients of each leaf.
+
+    Args:
+      program: the loss.
+      thrifty: whether arrays may take the place of factors where they are cheaper or smaller.
+    """
+    choices = choose(program, thrifty)
+    return lightened(program, choices) if thrifty else choices
+
+
 def lightened(program: Program, choices: list[Choice]) -> list[Choice]:
     """Forms that take no more memory than vmap(grad), whatever they take leaf by leaf.
 
@@ -172,8 +191,7 @@ def lightened(program: Program, choices: list[Choice]) -> list[Choice]:
     decide, and not the batch's size.
     """
     sizes = [_size(program, i) // 4 for i in range(len(choices))]
-    dense = [product_operations(c) + 4 * n for c, n in zip(choices, sizes, strict=True)]
-    costs = [costs_of(*each) for each in zip(choices, sizes, dense, strict=True)]
+    costs = [costs_of(*each) for each in zip(choices, sizes, strict=True)]
     # JAX can't differentiate a ragged product under vmap.
     held = [any(isinstance(part.shape, RaggedShape) for part in c.parts) for c in choices]
     saved = {
@@ -184,13 +202,13 @@ def lightened(program: Program, choices: list[Choice]) -> list[Choice]:
     if sum(numbers for _, numbers in costs) <= sum(sizes):
         return choices
     limit = TOLERANCE * vmap_memory(program).of(_MANY)
-    price = lambda i: max(dense[i] - costs[i][0], 1) / saved[i]
+    price = lambda i: max(dense_operations(choices[i], sizes[i]) - costs[i][0], 1) / saved[i]
     waiting = sorted(saved, key=lambda i: (price(i), i))
-    for last in [False] * (_ROUNDS - 1) + [True]:
+    for left in reversed(range(_ROUNDS)):
         excess = form_memory(program, choices).of(_MANY) - limit
         if excess <= 0 or not waiting:
             break
-        while waiting and (excess > 0 or last):
+        while waiting and (excess > 0 or left == 0):
             i = waiting.pop(0)
             excess -= 4 * saved[i] * _MANY
             choices = [_stored(c) if j == i else c for j, c in enumerate(choices)]

@@ -45,7 +45,7 @@ def check_batch_size(size: int | None, measure: bool) -> None:
 
 def memory_of_methods(program: Program, examples: int, at_once: int) -> tuple[MethodMemory, ...]:
     """The estimates for all methods."""
-    taken = default_method(program, at_once) if at_once > 1 else "auto"
+    taken = default_method(program, at_once)
     need = lambda method: need_of(program, taken if method == "auto" else method, examples)(at_once)
     return tuple(
         MethodMemory(method, examples, at_once, need(method)) for method in ("plain", *ORDER)

@@ -25,7 +25,7 @@ from .held import Gradients, Held
 from .isolation import each_on_its_own, has_convolution, mixes_rows
 from .jax_internals import one_example, vary, varying_axes
 from .lazy import PerExampleGrads
-from .limit import ORDER, default_method, within_limit
+from .limit import default_method, is_alone, within_limit
 from .nnx_optimizer import tell_nnx
 from .program import trace
 from .representations import Dense, Representation
@@ -61,7 +61,7 @@ def per_example_grads(
         so a contribution is bounded by the clipping norm up to a fraction of 1e-3, which
         `privatize` takes off the sum. One pass is enough for `clip_layerwise` where the gradient of
         every group arises in one place of the program: with one tensor a group, and no loop over
-        slices of it. `explain(plan=...)` tells which groups don't.
+        slices of it. `explain(plan=...)` tells for which groups it is not enough.
       unit: "example", or "batch" for losses that couple the records of a batch unit (`clip_batch`).
       microbatch_size: how many examples (or batch units) are differentiated at a time. It bounds
         the memory and changes nothing else. None takes the whole batch at once. A batch unit is
@@ -87,8 +87,8 @@ def per_example_grads(
 
     Raises:
       ValueError: for an unknown method or unit, or a wrong microbatch_size or memory_limit. The
-        returned function
-        raises it for a wrong batch, mask or parameters, and for a loss that couples examples.
+        returned function raises it for a wrong batch, mask or parameters, for a loss that couples
+        examples, and where no method fits into memory_limit.
       TypeError: by the returned function, for a loss that is not one real number, a batch that is
         not a tuple, or parameters that are not real floating arrays.
 
@@ -105,7 +105,20 @@ def per_example_grads(
         raise ValueError(f"unit is {unit!r}: give 'example' or 'batch'")
     check_microbatch_size(microbatch_size)
     check_memory_limit(memory_limit)
-    methods = ORDER if method == "auto" else [method]
+
+    def taken(
+        loss: Callable[..., jax.Array], params: PyTree, batch: tuple, size: int
+    ) -> tuple[Method, int | None]:
+        """The method, and how many rows at a time, of all that was left open."""
+        at_once = min(microbatch_size or size, size)
+        if memory_limit is None and (method != "auto" or at_once == 1):
+            return method, microbatch_size
+        params = vary(params, varying_axes((params, batch)))
+        program = trace(loss, params, one_example(batch))
+        if memory_limit is None:
+            return default_method(program, at_once), microbatch_size
+        what = "example" if unit == "example" else "batch unit"
+        return within_limit(program, memory_limit, method, size, microbatch_size, what)
 
     def transform(
         params: PyTree,
@@ -128,19 +141,8 @@ def per_example_grads(
             batch, mask = unit_rows(batch, mask)
         mask = check_mask(mask, size)
         check_loss(loss, params, batch)
-        chosen, at_once = method, microbatch_size
-        several = min(microbatch_size or size, size)
-        if memory_limit is not None or (method == "auto" and several > 1):
-            program = trace(loss, vary(params, varying_axes((params, batch))), one_example(batch))
-        if memory_limit is None and method == "auto" and several > 1:
-            chosen = default_method(program, several)
-        elif memory_limit is not None:
-            what = "example" if unit == "example" else "batch unit"
-            chosen, at_once = within_limit(
-                program, memory_limit, methods, size, microbatch_size, what
-            )
-        # The gradient of one row is its weighted sum up to a factor: nothing to save.
-        alone = chosen in ("auto", "two_pass") and min(at_once or size, size) == 1
+        chosen, at_once = taken(loss, params, batch, size)
+        alone = is_alone(chosen, min(at_once or size, size))
         never_vmap = check_uncoupled(loss, params, batch, alone=alone)
         tell_nnx()
 

@@ -111,38 +111,31 @@ class Program:
 
     def made_of(self, var: Any) -> set[int]:
         """The parameter leaves that a variable of the program itself depends on."""
-        makers = {out: eqn for eqn in self.jaxpr.eqns for out in eqn.outvars}
-        leaves = {arg: i for i, arg in enumerate(self.jaxpr.invars[: len(self.uses)])}
-        found: set[int] = set()
-        seen: set[Any] = set()
-        left = [var]
-        while left:
-            atom = left.pop()
-            if not is_var(atom) or atom in seen:
-                continue
-            seen.add(atom)
-            if atom in leaves:
-                found.add(leaves[atom])
-            elif atom in makers:
-                left += makers[atom].invars
-        return found
+        behind = self._behind(var)
+        return {i for i, arg in enumerate(self.jaxpr.invars[: len(self.uses)]) if arg in behind}
 
     def value(self, var: Any, leaves: Sequence[Any]) -> Any:
         """Computes a variable of the program itself that depends on the first arguments alone."""
         values = dict(zip(self.jaxpr.constvars, self.consts, strict=True))
         values.update(zip(self.jaxpr.invars, leaves, strict=False))
+        read = lambda atom: atom.val if isinstance(atom, Literal) else values[atom]
+        behind = self._behind(var)
+        for eqn in self.jaxpr.eqns:
+            if not behind.isdisjoint(eqn.outvars):
+                values.update(zip(eqn.outvars, bind(eqn, list(map(read, eqn.invars))), strict=True))
+        return read(var)
+
+    def _behind(self, var: Any) -> set[Any]:
+        """A variable of the program itself, and all that it is computed from."""
         makers = {out: eqn for eqn in self.jaxpr.eqns for out in eqn.outvars}
-
-        def compute(atom: Any) -> Any:
-            if isinstance(atom, Literal):
-                return atom.val
-            if atom not in values:
-                eqn = makers[atom]
-                results = bind(eqn, list(map(compute, eqn.invars)))
-                values.update(zip(eqn.outvars, results, strict=True))
-            return values[atom]
-
-        return compute(var)
+        found: set[Any] = set()
+        left = [var]
+        while left:
+            atom = left.pop()
+            if is_var(atom) and atom not in found:
+                found.add(atom)
+                left += makers[atom].invars if atom in makers else []
+        return found
 
 
 def trace(loss_fn: Callable[..., Any], params: Any, example: tuple, shared: int = 0) -> Program:
@@ -163,14 +156,9 @@ def trace(loss_fn: Callable[..., Any], params: Any, example: tuple, shared: int 
     jaxpr, consts = open_jaxpr(jax.make_jaxpr(flat)(*arguments))
     jaxpr = needed(jaxpr)
     count = len(jax.tree.leaves(params))
-    read = {atom for part in (*jaxpr.eqns, jaxpr) for atom in _inputs(part) if is_var(atom)}
+    read = set(filter(is_var, [*jaxpr.outvars, *[i for eqn in jaxpr.eqns for i in eqn.invars]]))
     reads = [var in read for var in jaxpr.invars[:count]]
     return Program(jaxpr, consts, find_uses(jaxpr, count, shared), reads, shared)
-
-
-def _inputs(part: Any) -> Sequence[Any]:
-    """What an equation takes, or what a jaxpr returns."""
-    return part.invars if hasattr(part, "primitive") else part.outvars
 
 
 def run_equation(eqn: Any, operands: Sequence[Any], substitutes: Substitutes) -> Sequence[Any]:

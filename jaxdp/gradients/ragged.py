@@ -13,7 +13,7 @@ from jax.lax import Precision
 
 from .axes import grouped, ungrouped
 from .jax_internals import RAGGED_DOT
-from .matmul import Norms
+from .matmul import Norms, gram_matrix
 from .representations import guarded, wide
 from .rounding import lengths, raised_gram, raised_product
 from .uses import Use, View
@@ -137,9 +137,8 @@ class Ragged:
             squared = lambda x: guarded(jnp.sum(jnp.square(self._products(*x)), axis=(1, 2, 3)))
             each = lax.map(squared, (a, c, self.experts))
             return jnp.sum(raised_product(each, magnitude, a.shape[2]), axis=-1)
-        inner = lambda x: jnp.einsum("bstd,bsud->bstu", x, x, precision=Precision.HIGHEST)
         same = self.experts[..., :, None] == self.experts[..., None, :]
-        gram = jnp.sum(jnp.where(same, inner(a) * inner(c), 0), axis=(2, 3))
+        gram = jnp.sum(jnp.where(same, gram_matrix(a) * gram_matrix(c), 0), axis=(2, 3))
         return guarded(jnp.sum(raised_gram(gram, magnitude, max(a.shape[3], c.shape[3])), axis=-1))
 
     def weighted_sum(self, coefficients: jax.Array) -> jax.Array:

@@ -27,7 +27,7 @@ from jax.lax import Precision
 
 from .convolution import Conv, ConvShape
 from .jax_internals import vary, varying_axes
-from .matmul import Matmul, MatmulShape
+from .matmul import Matmul, MatmulShape, gram_matrix, sum_of_products
 from .representations import Dense, guarded, wide
 from .rounding import lengths, raised_gram, raised_product
 
@@ -337,14 +337,13 @@ def _centred_norms(product: Matmul) -> jax.Array:
     t, d, p = a.shape[2], a.shape[3], c.shape[3]
     magnitude = jnp.sum(lengths(a) * lengths(c), axis=-1)  # [b, s], with the means
     if product.norms == "direct":
-        g = jnp.einsum("bstd,bstp->bsdp", a, c, precision=Precision.HIGHEST)
+        g = sum_of_products(a, c)
         g = g - jnp.mean(g, axis=2, keepdims=True)
         squared = guarded(jnp.sum(jnp.square(g), axis=(2, 3)))
         return jnp.sum(raised_product(squared, magnitude, 2 * max(t, d)), axis=-1)
-    inner = lambda x: jnp.einsum("bstd,bsud->bstu", x, x, precision=Precision.HIGHEST)
     mean = jnp.mean(a, axis=-1)
-    centred = inner(a) - d * mean[..., :, None] * mean[..., None, :]
-    gram = jnp.sum(centred * inner(c), axis=(2, 3))
+    centred = gram_matrix(a) - d * mean[..., :, None] * mean[..., None, :]
+    gram = jnp.sum(centred * gram_matrix(c), axis=(2, 3))
     # Twice what `Matmul` allows for: the means round as much as the inner products.
     return guarded(jnp.sum(raised_gram(gram, magnitude, 2 * max(d, p) + 256), axis=-1))
 

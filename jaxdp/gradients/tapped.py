@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from . import convolution, ragged
-from .choice import Choice, Made
+from .choice import Choice, inner_of
 from .jax_internals import Literal, vary
 from .matmul import MatmulShape
 from .program import Program, Recorded, Sites, Tap, with_taps
@@ -78,16 +78,14 @@ def add_taps(
         for use, shape in zip(part.uses, part.shapes, strict=True):
             whole = use.view.leaves <= set(held)
             _add_site(sites, taps, use, Tap(shape.recorded, whole), axes)
-            inner = shape.inner if isinstance(shape, Made) else shape
+            inner = inner_of(shape)
             for step in inner.steps if isinstance(inner, MatmulShape) else ():
                 _add_known(sites, step.known)
 
 
 def _add_site(sites: Sites, taps: dict, use: Use, tap: Tap, axes: frozenset) -> None:
     *way, last = use.path
-    sites = sites.at(tuple(way))
-    for index in way:
-        taps = taps.setdefault(index, {})
+    sites, taps = sites.at(tuple(way)), tree_at(taps, way)
     loops = use.outer if use.of_number else (*use.outer, *[n for n, _ in use.view.loops])
     # Made to vary: a tap that the devices of a shard_map shared would add up their cotangents.
     taps[last] = vary(jnp.zeros(loops + use.result.shape, use.result.dtype), axes)
@@ -101,3 +99,10 @@ def _add_known(sites: Sites, known: tuple[Derived, int] | None) -> None:
         atom, own = derived.eqn.invars[position], sites.at(derived.path[:-1]).known
         if not isinstance(atom, Literal) and atom not in own:
             own.append(atom)
+
+
+def tree_at(tree: dict[int, Any], way: Sequence[int]) -> dict[int, Any]:
+    """The tree at the end of a way through trees, made where there is none."""
+    for index in way:
+        tree = tree.setdefault(index, {})
+    return tree

@@ -13,112 +13,24 @@ References:
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from .choice import Choice, choose
 from .clip import Clip, Rows
 from .engine import Found, auto_engine, factored_engine
 from .held import Gradients, Held
 from .isolation import has_convolution, mixes_rows
 from .jax_internals import one_example, vary, varying_axes
-from .layout import Layout
-from .program import Program, Recorded, Sites, trace, with_taps
+from .places import Place, places, scattered
+from .program import Recorded, Sites, trace, with_taps
 from .representations import Representation, accumulation_dtype
 from .site_sums import Account, Site, Weight, identity, product
-from .tapped import SUBSTITUTES, add_taps
-from .uses import Use, View
+from .tapped import SUBSTITUTES, add_taps, tree_at
 
 CONTRIBUTION_TWO_PASS = 1e-3  # a contribution is at most C·(1 + this): the passes differ that far
-
-Where = Literal["nowhere", "site", "leaf", "tap"]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the gradients of one leaf are measured and summed.
-
-    At a "site", the leaf's only use, by slices of it if they are in loops. Elsewhere an example has
-    several terms, whose squared norms don't add up: those are measured of all their factors
-    together, which are held during a pass (a "tap"), or at the "leaf" as an array.
-    """
-
-    where: Where
-    choice: Choice  # of a site as if the operand were the leaf, without loops around it
-
-    @property
-    def use(self) -> Use:
-        return self.choice.uses[0]
-
-    def reason(self, one_pass: bool) -> str:
-        """Why the norm is taken as it is, and when."""
-        when = "clipped in one pass" if one_pass else "in both passes"
-        return {
-            "nowhere": self.choice.reason,
-            "site": f"{when}, {self.choice.reason}",
-            "leaf": f"{when}, one leaf at a time, {self.choice.reason}",
-            "tap": f"{when}, factors until its end, {self.choice.reason}",
-        }[self.where]
-
-
-def places(program: Program) -> list[Place]:
-    """Where the gradients of each parameter leaf are measured and summed."""
-    whole = choose(program, thrifty=False)
-    apart = [[_at_operand(uses[0])] if _sliced_once(uses) else [] for uses in program.uses]
-    inside = choose(replace(program, uses=apart), thrifty=False)
-    sizes = [math.prod(var.aval.shape) for var in program.jaxpr.invars[: len(whole)]]
-    return [_place(*leaf) for leaf in zip(whole, inside, sizes, strict=True)]
-
-
-def _place(whole: Choice, inside: Choice, size: int) -> Place:
-    if whole.form == "zero":
-        return Place("nowhere", whole)
-    if inside.parts:
-        return Place("site", replace(inside, uses=whole.uses))
-    if whole.parts and sum(part.numbers for part in whole.parts) < size:
-        return Place("tap", whole)
-    reason = "smaller than its factors" if whole.parts else whole.reason
-    return Place("leaf", Choice("dense", reason, whole.uses))
-
-
-def _sliced_once(uses: Sequence[Use]) -> bool:
-    """Whether a leaf has one use, and each iteration of the loops around has its own slice."""
-    if len(uses) != 1:
-        return False
-    view = uses[0].view
-    own = isinstance(view.source, int) and view.sliced == len(view.loops)
-    return own and view.with_loops.blocks(view.shape) is not None
-
-
-def _at_operand(use: Use) -> Use:
-    """The use as if its operand, in one iteration, were the leaf."""
-    if not use.operands:
-        return use
-    shape = use.operands[use.operand].shape
-    return replace(use, view=View(use.view.source, shape, Layout.whole(shape)))
-
-
-def scattered(places: Sequence[Place], group_of: Sequence[int | None]) -> list[int]:
-    """The groups that no place in the backward pass sees whole, by number.
-
-    Those that are held until its end are whole then. A leaf without gradient adds nothing.
-    """
-    members: dict[int, list[Place]] = {}
-    for place, group in zip(places, group_of, strict=True):
-        if group is not None and place.where != "nowhere":
-            members.setdefault(group, []).append(place)
-    return [group for group, own in members.items() if not _seen_whole(own)]
-
-
-def _seen_whole(members: Sequence[Place]) -> bool:
-    if all(place.where == "tap" for place in members):
-        return True
-    first, *more = members
-    return not more and (first.where == "leaf" or not first.use.view.loops)
 
 
 def two_pass_engine(
@@ -178,10 +90,6 @@ class TwoPass:
     @property
     def values(self) -> jax.Array:
         return self._first.values
-
-    @property
-    def count(self) -> int:
-        return len(self._places)
 
     @property
     def one_term(self) -> bool:
@@ -349,7 +257,7 @@ class TwoPass:
                 terms = math.prod(length for length, _ in view.loops)
                 norms = slots[i] * (1 + terms * float(jnp.finfo(slots[i].dtype).eps))
                 *way, last = place.use.path
-                sink = _inside(taps, way)[last]
+                sink = tree_at(taps, way)[last]
                 total = view.restore(sink, 0) if summed[i] else total
             squared.append(norms)
             totals.append(total.astype(dtype))
@@ -385,13 +293,6 @@ class _Ledger:
                 shape = loops + use.operands[use.operand].shape
                 *way, last = use.path
                 self.sites.at(tuple(way)).taps[last] = Site(i, use.operand, place.choice)
-                _inside(taps, way)[last] = jnp.zeros(shape, dtype) if summed[i] else None
-                _inside(self.tap_axes, way)[last] = None
+                tree_at(taps, way)[last] = jnp.zeros(shape, dtype) if summed[i] else None
+                tree_at(self.tap_axes, way)[last] = None
         self.zeros = vary((slots, sinks, taps), axes)
-
-
-def _inside(tree: dict[int, Any], way: Sequence[int]) -> dict[int, Any]:
-    """The tree inside a tree, made where there is none."""
-    for index in way:
-        tree = tree.setdefault(index, {})
-    return tree

@@ -7,6 +7,7 @@ own. The first equation that takes a view together with something of the example
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -44,7 +45,8 @@ class Derived:
     def shape(self) -> tuple[int, ...]:
         return self.eqn.outvars[self.result].aval.shape
 
-    @property
+    # Known once: a value may be reached from another on very many ways.
+    @cached_property
     def leaves(self) -> frozenset[int]:
         """The leaves that it is made of."""
         return frozenset(leaf for view in self.operands for leaf in view.leaves)
@@ -141,9 +143,7 @@ def _at_their_makers(uses: list[Use]) -> Iterator[Use]:
     So it is with a number (an L2 penalty), and with a product or a look-up of a parameter and a
     constant that is used in a way without a rule: `x + table[arange(length)]`.
     """
-    made_of: set[Derived] = set()
-    for use in uses:
-        _gather_parts(use.view, made_of)
+    made_of = _parts_of(uses)
     of: dict[Derived, list[Use]] = {}
     for use in uses:
         if isinstance(use.view.source, Derived):
@@ -162,13 +162,17 @@ def _at_their_makers(uses: list[Use]) -> Iterator[Use]:
             yield moved[source]
 
 
-def _gather_parts(view: View, found: set[Derived]) -> None:
-    """Adds the derived values that the source of a view is made of."""
-    if isinstance(view.source, Derived):
-        for operand in view.source.operands:
+def _parts_of(uses: list[Use]) -> set[Derived]:
+    """The derived values that others, which are used, are made of."""
+    found: set[Derived] = set()
+    left = [use.view for use in uses]
+    while left:
+        source = left.pop().source
+        for operand in source.operands if isinstance(source, Derived) else ():
             if isinstance(operand.source, Derived) and operand.source not in found:
                 found.add(operand.source)
-                _gather_parts(operand, found)
+                left.append(operand)
+    return found
 
 
 def _at_maker(source: Derived, uses: list[Use]) -> Use | None:
@@ -184,16 +188,20 @@ def _at_maker(source: Derived, uses: list[Use]) -> Use | None:
         operand, view = 0, _whole(source, ())
     else:
         return None
+    return replace(_use_of(eqn, view, source.path, operand), of_number=view.source is source)
+
+
+def _use_of(eqn: Any, view: View, path: Path, operand: int) -> Use:
+    """The use of a view as an operand of an equation with one result."""
     return Use(
         view=view,
-        path=source.path,
+        path=path,
         primitive=eqn.primitive,
         params=eqn.params,
         operand=operand,
         operands=tuple(atom.aval for atom in eqn.invars),
         result=eqn.outvars[0].aval,
         where=source_line(eqn),
-        of_number=view.source is source,
     )
 
 
@@ -258,23 +266,10 @@ class _Search:
             return self.scan(eqn, operands, path, outer)
         for position, view in used:
             if len(eqn.outvars) == 1:
-                self.add(view, eqn, path, position)
+                self.uses.append(_use_of(eqn, view, path, position))
             else:
                 self.add_unknown(view, eqn, path, position)
         return [None] * len(eqn.outvars)
-
-    def add(self, view: View, eqn: Any, path: Path, operand: int) -> None:
-        use = Use(
-            view=view,
-            path=path,
-            primitive=eqn.primitive,
-            params=eqn.params,
-            operand=operand,
-            operands=tuple(atom.aval for atom in eqn.invars),
-            result=eqn.outvars[0].aval,
-            where=source_line(eqn),
-        )
-        self.uses.append(use)
 
     def scan(
         self, eqn: Any, operands: Sequence[View | None], path: Path, outer: tuple[int, ...]

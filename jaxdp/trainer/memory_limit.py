@@ -29,7 +29,7 @@ def bytes_of(option: str, limit: int | str) -> int:
 
 
 def as_size(count: int) -> str:
-    """A number of bytes as text that `bytes_of` reads, rounded up to three or four digits."""
+    """A number of bytes as text that `bytes_of` reads, rounded up to a tenth of its unit."""
     name, unit = max(
         ((name, unit) for name, unit in UNITS.items() if unit <= max(count, 1)),
         key=lambda pair: pair[1],

@@ -1,12 +1,11 @@
 """By which method, and how many records at a time, the gradients of a run are computed."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..dpsgd.clippings import clip_batch, clip_individual
 from ..dpsgd.plan import Plan
-from ..gradients.limit import ORDER, DoesNotFit, need_of, program_of, within_limit
+from ..gradients.limit import DoesNotFit, default_method, need_of, program_of, within_limit
 from ..gradients.program import Program
 from ..types import Method, Tell
 from .clipping_options import units_at_a_time
@@ -93,7 +92,10 @@ def describe(job: Job, learner: Learner, plan: Plan, chosen: Microbatches) -> st
     """The method, the number of records and an estimate of the memory, for a dry run."""
     rows = plan.capacity if plan.num_units is None else plan.num_units
     at_once = min(units_at_a_time(chosen.size, plan), rows)
-    need = need_of(_program(job, learner, plan), chosen.method, rows)(at_once)
+    program, method = _program(job, learner, plan), chosen.method
+    if method == "auto":
+        method = default_method(program, at_once)
+    need = need_of(program, method, rows)(at_once)
     return f"Gradients: {_in_words(chosen)}, in about {as_size(need)} by an estimate."
 
 
@@ -149,13 +151,12 @@ def _program(job: Job, learner: Learner, plan: Plan) -> Program:
 def _fitting(job: Job, params: Parameters, plan: Plan, limit: int) -> tuple[Method, int]:
     """The method and the number of records that fit. Raises DoesNotFit."""
     asked = job.options.method
-    methods: Sequence[Method] = ORDER if asked == "auto" else [asked]
     program = lambda size: _program(job, make_learner(job, params, size), plan)
     if plan.num_units is None:
-        return within_limit(program(1), limit, methods, plan.capacity, None, "example")
+        return within_limit(program(1), limit, asked, plan.capacity, None, "example")
     try:
         units = within_limit(
-            program(plan.capacity), limit, methods, plan.num_units, None, "batch unit"
+            program(plan.capacity), limit, asked, plan.num_units, None, "batch unit"
         )
         return units[0], units[1] * plan.capacity
     except DoesNotFit:
@@ -166,7 +167,7 @@ def _fitting(job: Job, params: Parameters, plan: Plan, limit: int) -> tuple[Meth
     while True:
         size = max(1, size // 2)
         try:
-            method, _ = within_limit(program(size), limit, methods, plan.num_units, 1, "batch unit")
+            method, _ = within_limit(program(size), limit, asked, plan.num_units, 1, "batch unit")
             return method, size
         except DoesNotFit:
             if size == 1:
@@ -181,6 +182,5 @@ def _too_small(job: Job, plan: Plan, limit: int, limit_from: str, least: int) ->
         cure = f"or {_option(job, 'method')} auto"
     return (
         f"the memory for gradients is {limit:,} bytes ({limit_from}), and that of {what} may take "
-        f"{least:,}: "
-        f"give {_option(job)} of at least {as_size(least)}, {cure}"
+        f"{least:,}: give {_option(job)} of at least {as_size(least)}, {cure}"
     )

@@ -171,6 +171,17 @@ def test_any_function_is_taken_a_few_rows_at_a_time_where_arrays_are_large(loss,
     assert "made by a function: a few rows at a time" in reasons
 
 
+def test_a_function_may_be_of_more_equations_than_python_calls(monkeypatch):
+    def loss(w, x):
+        for _ in range(1200):
+            w = jnp.sin(w)
+        return wave(x @ w)
+
+    monkeypatch.setattr(made_weights, "LARGE", 4)
+    rows = lambda w, x: factored_engine(loss, w, (x,))[1][0].materialize()
+    assert jax.eval_shape(rows, normal(0, 4, 5), ROWS).shape == (B, 4, 5)
+
+
 def test_small_ones_are_arrays():
     assert forms(lambda w, x: wave(x @ jnp.exp(w)), normal(0, 4, 5), (ROWS,)) == ["dense"]
 

@@ -12,8 +12,9 @@ from helpers.two_pass_cases import CASES, TWO, B, X, dense_loss, stack_loss
 import jaxdp
 from jaxdp.gradients.isolation import has_convolution
 from jaxdp.gradients.jax_internals import one_example
+from jaxdp.gradients.places import places, scattered
 from jaxdp.gradients.program import trace
-from jaxdp.gradients.two_pass import TwoPass, places, scattered
+from jaxdp.gradients.two_pass import TwoPass
 
 LAYERWISE = jaxdp.clip_layerwise(0.3)
 

@@ -21,8 +21,9 @@ from helpers.two_pass_cases import (
 import jaxdp
 from jaxdp.gradients.engine import factored_engine
 from jaxdp.gradients.jax_internals import one_example
+from jaxdp.gradients.places import places
 from jaxdp.gradients.program import trace
-from jaxdp.gradients.two_pass import CONTRIBUTION_TWO_PASS, places, two_pass_engine
+from jaxdp.gradients.two_pass import CONTRIBUTION_TWO_PASS, two_pass_engine
 
 
 def where(loss_fn, params, batch):
@@ -38,7 +39,7 @@ def both_passes(loss_fn, params, batch, coefficients, valid=None, constant_time=
     def run(params, batch, coefficients, valid):
         grads = two_pass_engine(loss_fn, params, batch)
         every = jnp.ones_like(valid)
-        weights = [coefficients * (1 + i) for i in range(grads.count)]
+        weights = [coefficients * (1 + i) for i, _ in enumerate(jax.tree.leaves(params))]
         totals = grads.weighted_sum(weights, valid, lambda _: every, constant_time)
         return grads.values, grads.squared_norms(), totals
 

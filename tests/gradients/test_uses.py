@@ -22,3 +22,15 @@ def test_the_line_of_a_use_is_known():
     (use,) = trace(lambda w, x: jnp.sum(x @ w), W, (X[0],)).uses[0]
     assert "test_uses.py" in use.where
     assert use.what == "dot_general"
+
+
+def test_values_made_by_many_equations_are_followed():
+    """One that is reached on 2^500 ways, and through more equations than Python may call."""
+
+    def loss(w, x):
+        for _ in range(500):
+            w = jnp.sin(w) * w
+        return jnp.sum(jnp.tanh(x @ w))
+
+    (use,) = trace(loss, W, (X[0],)).uses[0]
+    assert use.view.leaves == {0}
