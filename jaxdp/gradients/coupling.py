@@ -2,12 +2,13 @@
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from ._cures import KEYS_BY_RECORD
 from ._shared_draws import shared_draw
+from .isolation import has_convolution
 from .jax_internals import (
     CALLBACKS,
     COLLECTIVES,
@@ -45,7 +46,49 @@ _ALONE = "equinox"
 _NEVER = "noinline"
 
 
-def check_uncoupled(loss_fn: Callable[..., Any], params: Any, batch: tuple, *, alone: bool) -> bool:
+class Seen(NamedTuple):
+    """What a loss does that must not be under any `vmap`, or under some.
+
+    Attributes:
+      never_vmap: whether it has code that may mix examples under `vmap`.
+      convolves: whether its gradient has a convolution.
+    """
+
+    never_vmap: bool
+    convolves: bool
+
+    def guarded(self, tree: Any) -> Any:
+        """Returns the tree; refuses a `vmap` outside of the whole step: of an ensemble, say."""
+        if self.never_vmap:
+            return _never_vmapped(
+                tree, "uses code that is not JAX's own, and that may mix examples"
+            )
+        if self.convolves and jax.default_backend() == "cpu":
+            return _never_vmapped(
+                tree,
+                "has convolutions: on CPUs, XLA may compute those of all members as one, with "
+                "zeros between them, so that a record that is not finite in one member makes "
+                "others so",
+            )
+        return tree
+
+
+def _never_vmapped(tree: Any, reason: str) -> Any:
+    @jax.custom_batching.custom_vmap
+    def same(tree: Any) -> Any:
+        return tree
+
+    @same.def_vmap
+    def _(axis_size: int, in_batched: Any, tree: Any) -> Any:
+        raise ValueError(
+            f"a step is vmapped {axis_size} times whose loss {reason}. Use jax.lax.map in place of "
+            "jax.vmap"
+        )
+
+    return same(tree)
+
+
+def check_uncoupled(loss_fn: Callable[..., Any], params: Any, batch: tuple, *, alone: bool) -> Seen:
     """Refuses a loss that can see more than its own example, as `refuse_coupling` does.
 
     `batch` is the loss's other arguments, with an axis of examples.
@@ -56,7 +99,7 @@ def check_uncoupled(loss_fn: Callable[..., Any], params: Any, batch: tuple, *, a
 
 def refuse_coupling(
     loss_fn: Callable[..., Any], params: Any, example: tuple, *, alone: bool
-) -> bool:
+) -> Seen:
     """Refuses a loss that can see more than its own example, in its value or in its gradient.
 
     Args:
@@ -64,9 +107,6 @@ def refuse_coupling(
       params: pytree of parameters, or their shapes.
       example: the loss's other arguments, or their shapes.
       alone: whether the loss is differentiated without `vmap`, one example at a time.
-
-    Returns:
-      Whether it must never be under `vmap`: then examples would see each other.
 
     Raises:
       ValueError: names the operation that couples the examples, and its line.
@@ -77,7 +117,7 @@ def refuse_coupling(
     for eqn in live_equations(closed)[0]:
         needs_alone |= _refuse(eqn, alone)
     _warn_of_shared_draws(closed, len(jax.tree.leaves(params)))
-    return needs_alone
+    return Seen(needs_alone, has_convolution(closed))
 
 
 def _warn_of_shared_draws(closed: Any, num_params: int) -> None:
@@ -90,20 +130,6 @@ def _warn_of_shared_draws(closed: Any, num_params: int) -> None:
             f"copy=True) does that). {KEYS_BY_RECORD}. If it is meant, draw outside the loss",
             stacklevel=5,
         )
-
-
-@jax.custom_batching.custom_vmap
-def refuse_vmap(tree: Any) -> Any:
-    """Returns its argument, and refuses a `vmap` outside of the whole step: of an ensemble, say."""
-    return tree
-
-
-@refuse_vmap.def_vmap
-def _refuse_vmap_rule(axis_size: int, in_batched: Any, tree: Any) -> Any:
-    raise ValueError(
-        f"a step is vmapped {axis_size} times whose loss uses code that is not JAX's own, and that "
-        "may mix examples under vmap. Use jax.lax.map in place of jax.vmap"
-    )
 
 
 def _refuse(eqn: Any, alone: bool) -> bool:

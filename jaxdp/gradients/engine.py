@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from .choice import Choice, Made, Part
-from .isolation import each_on_its_own, has_convolution, mixes_rows
+from .isolation import each_on_its_own, mixes_rows
 from .jax_internals import Literal, one_example, vary, varying_axes
 from .lookup import Lookup, LookupShape
 from .made_weights import Source
@@ -32,17 +32,28 @@ from .uses import Derived, Use
 
 
 def factored_engine(
-    loss_fn: Callable[..., jax.Array], params: Any, batch: tuple, constant_time: bool = False
+    loss_fn: Callable[..., jax.Array],
+    params: Any,
+    batch: tuple,
+    constant_time: bool = False,
+    convolves: bool = True,
 ) -> tuple[jax.Array, list[Representation]]:
-    """Losses `[b]`, and every leaf's gradients, held as factors wherever there is a rule."""
-    return _engine(loss_fn, params, batch, constant_time, thrifty=False)
+    """Losses `[b]`, and every leaf's gradients, held as factors wherever there is a rule.
+
+    `convolves` is False if the gradient has no convolution, in which rows might mix.
+    """
+    return _engine(loss_fn, params, batch, constant_time, convolves, thrifty=False)
 
 
 def auto_engine(
-    loss_fn: Callable[..., jax.Array], params: Any, batch: tuple, constant_time: bool = False
+    loss_fn: Callable[..., jax.Array],
+    params: Any,
+    batch: tuple,
+    constant_time: bool = False,
+    convolves: bool = True,
 ) -> tuple[jax.Array, list[Representation]]:
     """Losses `[b]`, and every leaf's gradients, held in the form that its shapes make cheapest."""
-    return _engine(loss_fn, params, batch, constant_time, thrifty=True)
+    return _engine(loss_fn, params, batch, constant_time, convolves, thrifty=True)
 
 
 def _engine(
@@ -50,6 +61,7 @@ def _engine(
     params: Any,
     batch: tuple,
     constant_time: bool,
+    convolves: bool,
     thrifty: bool,
 ) -> tuple[jax.Array, list[Representation]]:
     axes = varying_axes((params, batch))
@@ -65,7 +77,7 @@ def _engine(
     # What is known does not depend on the example: it is held once.
     outputs = ((0, 0), (0, Recorded(0, None)))  # type: ignore[arg-type]
     together = jax.vmap(differentiate, out_axes=outputs)
-    if has_convolution(program.jaxpr) and mixes_rows(together, examples):
+    if convolves and mixes_rows(together, examples):
         own = lambda example: _without_known(differentiate(example))
         found_apart = each_on_its_own(own, examples, constant_time)
         (cotangents, gradients), (values, operands) = found_apart

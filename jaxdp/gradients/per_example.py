@@ -19,10 +19,10 @@ from ._checks import (
     check_params,
     unit_rows,
 )
-from .coupling import check_uncoupled, refuse_vmap
+from .coupling import check_uncoupled
 from .engine import auto_engine, factored_engine
 from .held import Gradients, Held
-from .isolation import each_on_its_own, has_convolution, mixes_rows
+from .isolation import each_on_its_own, mixes_rows
 from .jax_internals import one_example, vary, varying_axes
 from .lazy import PerExampleGrads
 from .limit import default_method, is_alone, within_limit
@@ -32,7 +32,7 @@ from .representations import Dense, Representation
 from .shared import with_shared
 from .two_pass import two_pass_engine
 
-Engine = Callable[[Callable[..., jax.Array], PyTree, tuple, bool], Gradients]
+Engine = Callable[[Callable[..., jax.Array], PyTree, tuple, bool, bool], Gradients]
 
 
 def per_example_grads(
@@ -143,13 +143,13 @@ def per_example_grads(
         check_loss(loss, params, batch)
         chosen, at_once = taken(loss, params, batch, size)
         alone = is_alone(chosen, min(at_once or size, size))
-        never_vmap = check_uncoupled(loss, params, batch, alone=alone)
+        seen = check_uncoupled(loss, params, batch, alone=alone)
         tell_nnx()
 
         def compute(rows: tuple) -> Gradients:
-            own, rows = refuse_vmap((params, rows)) if never_vmap else (params, rows)
+            own, rows = seen.guarded((params, rows))
             engine = _single_engine if alone else ENGINES[chosen]
-            return engine(loss, own, rows, constant_time)
+            return engine(loss, own, rows, constant_time, seen.convolves)
 
         return PerExampleGrads(
             compute,
@@ -211,14 +211,17 @@ def from_dense(
 
 
 def _vmap_engine(
-    loss_fn: Callable[..., jax.Array], params: PyTree, rows: tuple, constant_time: bool
+    loss_fn: Callable[..., jax.Array],
+    params: PyTree,
+    rows: tuple,
+    constant_time: bool,
+    convolves: bool,
 ) -> Gradients:
     """The reference: differentiate every example on its own."""
     # Inside shard_map, the gradients of shared parameters would be summed over the devices at once.
     params = vary(params, varying_axes((params, rows)))
     of_row = lambda row: jax.value_and_grad(loss_fn)(params, *row)
-    jaxpr = jax.make_jaxpr(loss_fn)(params, *one_example(rows))
-    if has_convolution(jaxpr) and mixes_rows(jax.vmap(of_row), rows):
+    if convolves and mixes_rows(jax.vmap(of_row), rows):
         values, grads = each_on_its_own(of_row, rows, constant_time)
     else:
         values, grads = jax.vmap(of_row)(rows)
@@ -226,10 +229,14 @@ def _vmap_engine(
 
 
 def _single_engine(
-    loss_fn: Callable[..., jax.Array], params: PyTree, rows: tuple, constant_time: bool
+    loss_fn: Callable[..., jax.Array],
+    params: PyTree,
+    rows: tuple,
+    constant_time: bool,
+    convolves: bool,
 ) -> Gradients:
     """Differentiates one row (a whole batch unit, say) without a batch axis that XLA might move."""
-    del constant_time
+    del constant_time, convolves
     params = vary(params, varying_axes((params, rows)))
     row = jax.tree.map(lambda leaf: leaf[0], rows)
     value, grads = jax.value_and_grad(loss_fn)(params, *row)
@@ -240,9 +247,13 @@ def _held(
     engine: Callable[..., tuple[jax.Array, list[Representation]]],
 ) -> Engine:
     def with_gradients(
-        loss_fn: Callable[..., jax.Array], params: PyTree, rows: tuple, constant_time: bool
+        loss_fn: Callable[..., jax.Array],
+        params: PyTree,
+        rows: tuple,
+        constant_time: bool,
+        convolves: bool,
     ) -> Gradients:
-        return Held(*engine(loss_fn, params, rows, constant_time))
+        return Held(*engine(loss_fn, params, rows, constant_time, convolves))
 
     return with_gradients
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from .clip import Clip, Rows
 from .engine import Found, auto_engine, factored_engine
 from .held import Gradients, Held
-from .isolation import has_convolution, mixes_rows
+from .isolation import mixes_rows
 from .jax_internals import one_example, vary, varying_axes
 from .places import Place, places, scattered
 from .program import Recorded, Sites, trace, with_taps
@@ -34,14 +34,19 @@ CONTRIBUTION_TWO_PASS = 1e-3  # a contribution is at most C·(1 + this): the pas
 
 
 def two_pass_engine(
-    loss_fn: Callable[..., jax.Array], params: Any, batch: tuple, constant_time: bool = False
+    loss_fn: Callable[..., jax.Array],
+    params: Any,
+    batch: tuple,
+    constant_time: bool = False,
+    convolves: bool = True,
 ) -> Gradients:
     """The gradients, computed again whenever they are asked for.
 
     Where a row that is not finite might make others so, gradients are held instead.
     """
     gradients = TwoPass(loss_fn, params, batch)
-    if gradients.mixes_rows():
+    norms = lambda batch: TwoPass(loss_fn, params, batch).squared_norms()
+    if convolves and mixes_rows(norms, batch):
         return Held(*auto_engine(loss_fn, params, batch, constant_time))
     return gradients
 
@@ -81,11 +86,6 @@ class TwoPass:
         self._leaves = jax.tree.leaves(params)
         self._places = places(self._program)
         self._size = jax.tree.leaves(batch)[0].shape[0]
-
-    def mixes_rows(self) -> bool:
-        """Whether a row that is not finite might make others so."""
-        norms = lambda batch: TwoPass(self._loss_fn, self._params, batch).squared_norms()
-        return has_convolution(self._program.jaxpr) and mixes_rows(norms, self._batch)
 
     @property
     def values(self) -> jax.Array:
@@ -181,9 +181,7 @@ class TwoPass:
         def once_more(state: tuple) -> tuple:
             kept, _, _ = state
             good, found = take(kept)
-            values = found.values.astype(nothing.values.dtype)
-            squared = [norms.astype(d) for norms, d in zip(found.squared, wide, strict=True)]
-            found = found._replace(values=values, squared=squared)
+            found = found._replace(values=found.values.astype(nothing.values.dtype))
             return vary((kept & good, found, jnp.all(good | ~kept)), self._axes)
 
         wide = [accumulation_dtype(leaf.dtype) for leaf in self._leaves]
@@ -259,7 +257,7 @@ class TwoPass:
                 *way, last = place.use.path
                 sink = tree_at(taps, way)[last]
                 total = view.restore(sink, 0) if summed[i] else total
-            squared.append(norms)
+            squared.append(norms.astype(dtype))
             totals.append(total.astype(dtype))
         return _Pass(values, squared, totals, held)
 

@@ -57,3 +57,58 @@ def test_where_rows_are_groups_is_seen():
     own = jax.vmap(lambda row: conv(*row))
     assert not mixes_rows(shared, x)
     assert mixes_rows(own, (x, kernels))
+
+
+def line(x, kernel):
+    dimensions = ("NWC", "WIO", "NWC")
+    return jax.lax.conv_general_dilated(x[None], kernel, (1,), "SAME", None, None, dimensions)[0]
+
+
+def shifted(x, kernel):
+    """The same without a convolution."""
+    padded = jnp.pad(x, ((1, 1), (0, 0)))
+    return sum(padded[i : i + len(x)] @ kernel[i] for i in range(3))
+
+
+@jax.custom_vjp
+def shifted_forward(x, kernel):
+    return shifted(x, kernel)
+
+
+shifted_forward.defvjp(
+    lambda x, kernel: (shifted(x, kernel), (x, kernel)),
+    lambda kept, c: jax.vjp(line, *kept)[1](c),
+)
+IN_LINES = {
+    "twice": lambda q, x: jnp.sum(jnp.sin(line(jnp.sin(line(x, q)), q))),
+    "backward only": lambda q, x: jnp.sum(jnp.sin(shifted_forward(jnp.sin(x), q))),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("loss", IN_LINES)
+def test_a_row_that_is_not_finite_stays_alone_in_float64(loss, method):
+    """There XLA for CPUs computes groups with zeros between them, of other shapes, too."""
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        params, x = jnp.asarray(rng.normal(size=(3, 4, 4))), rng.normal(size=(4, 6, 4))
+        x[3] = np.nan
+        clipping = jaxdp.clip_individual(1.0)
+        grads = jaxdp.per_example_grads(IN_LINES[loss], method=method)
+        step = lambda params, x: clipping.update(grads(params, (x,)), clipping.init(params))[0]
+        with_it, without = jax.jit(step)(params, x), jax.jit(step)(params, x[:3])
+        assert np.linalg.norm(without) > 0.5
+        np.testing.assert_allclose(with_it, without, rtol=2e-3)
+
+
+def test_members_of_an_ensemble_would_be_groups_too(monkeypatch):
+    clipping = jaxdp.clip_individual(1.0)
+    grads = jaxdp.per_example_grads(IN_LINES["twice"])
+    step = lambda params, x: clipping.update(grads(params, (x,)), clipping.init(params))[0]
+    params, x = jnp.ones((2, 3, 4, 4)), jnp.ones((2, 5, 6, 4))
+    told = "vmapped 2 times whose loss has convolutions: on CPUs, .* Use jax.lax.map in place"
+    with pytest.raises(ValueError, match=told):
+        jax.vmap(step)(params, x)
+    assert jax.lax.map(lambda member: step(*member), (params, x)).shape == params.shape
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert jax.vmap(step)(params, x).shape == params.shape
