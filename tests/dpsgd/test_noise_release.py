@@ -254,13 +254,15 @@ def test_small_leaves_of_one_size_are_drawn_at_once():
 
 
 def test_each_of_the_leaves_that_are_drawn_at_once_has_its_own_noise():
-    shapes = [(4, 50), (200,), (3,), (2, 4, 25)]
-    stds = [jnp.float32(x) for x in (1.0, 2.0, 1.0, 3.0)]
+    shapes = [(4, 50), (200,), (3,), (2, 4, 25), (200,)]
+    dtypes = [jnp.dtype(kind) for kind in ("float32", "bfloat16", *["float32"] * 3)]
+    stds = [jnp.float32(x) for x in (1.0, 2.0, 1.0, 3.0, 4.0)]
     sums = [jnp.zeros(shape) for shape in shapes]
-    means = jax.jit(noise_adder(22))(KEY, jnp.int32(5), stds, sums)
+    means = jax.jit(noise_adder(22, 1.0, tuple(dtypes)))(KEY, jnp.int32(5), stds, sums)
     for leaf, (mean, shape, std) in enumerate(zip(means, shapes, stds, strict=True)):
         expected = np.asarray(rounded_gaussian(KEY, 5, leaf, shape)) * (float(std) / 2**22)
-        np.testing.assert_array_equal(mean, expected.astype(np.float32))
+        assert mean.dtype == dtypes[leaf]
+        np.testing.assert_array_equal(mean, jnp.asarray(expected, jnp.float32).astype(mean.dtype))
 
 
 def test_a_leaf_without_a_finite_std_is_nan_and_its_neighbours_are_not():

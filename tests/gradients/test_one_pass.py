@@ -103,18 +103,39 @@ def test_which_clippings_take_one_pass(kind, passes):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
 
 
+WIDE = {"a": normal(0, 24, 24) / 5, "b": normal(1, 24, 24) / 5}
+ROWS = normal(9, B, 6, 24)
+NOT_FINITE = {  # losses with parameters; the gradient of `a` is finite, or that of no leaf
+    "small dense leaves": (lambda q, x, y: jnp.sum(jnp.sin(x @ q["a"])) + jnp.sum(y @ q["b"]), TWO),
+    "one position": (
+        lambda q, x, y: jnp.sum(jnp.sin(x[0] @ q["a"])) + jnp.sum(y[0] @ q["b"]),
+        WIDE,
+    ),
+    "held until the end": (
+        lambda q, x, y: jnp.sum(jnp.sin(jnp.sin(y[:2] @ q["a"]) @ q["a"])) + jnp.sum(q["b"] @ x[0]),
+        WIDE,
+    ),
+    "rows of a table": (
+        lambda q, x, y: jnp.sum(q["a"][(x[:2, 0] > 0).astype(int)] * y[:2]) + jnp.sum(q["b"]),
+        WIDE,
+    ),
+}
+FROZEN = jaxdp.clip_layerwise({"a": 0.3, "b": 0.0})
+
+
 @pytest.mark.parametrize("constant_time", [False, True])
-def test_a_row_that_is_not_finite_in_one_leaf_is_out_in_all(constant_time):
-    """The gradient of `a` is finite: that of `b` is not."""
-
-    def loss(q, x, y):
-        return jnp.sum(jnp.sin(x @ q["a"])) + jnp.sum(y @ q["b"])
-
-    y = X.at[2].set(1e30)
+@pytest.mark.parametrize("clipping", [LAYERWISE, slow(FROZEN)])
+@pytest.mark.parametrize("case", NOT_FINITE)
+@pytest.mark.parametrize("bad", [1e30, slow(np.nan)])
+def test_a_row_that_is_not_finite_in_one_leaf_is_out_in_all(case, bad, clipping, constant_time):
+    loss, params = NOT_FINITE[case]
+    x = X if params is TWO else ROWS
+    y = x.at[2].set(bad)
+    assert not is_scattered(loss, params, (x, y), clipping)
     mask = np.arange(B) != B - 1
-    got = clipped(loss, TWO, (X, y), LAYERWISE, "two_pass", mask, constant_time)
+    got = clipped(loss, params, (x, y), clipping, "two_pass", mask, constant_time)
     without = mask & (np.arange(B) != 2)
-    expected = clipped(loss, TWO, (X, y), LAYERWISE, "vmap", without)
+    expected = clipped(loss, params, (x, y), clipping, "vmap", without)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
