@@ -1,5 +1,6 @@
 """Checks made before any gradient is computed: of the loss, the parameters, the batch, its mask."""
 
+import numbers
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +24,8 @@ def check_microbatch_size(size: int | None) -> None:
 
 def check_memory_limit(limit: int | None) -> None:
     """Raises a ValueError unless the limit is None or a whole number of at least 1."""
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+    whole = isinstance(limit, numbers.Integral) and not isinstance(limit, bool)
+    if limit is not None and not (whole and limit >= 1):
         raise ValueError(
             f"memory_limit is {limit!r}: it counts bytes, so give a whole number of at least 1, "
             "such as 4 * 10**9, or None for no limit"

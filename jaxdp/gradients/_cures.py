@@ -51,7 +51,7 @@ def tell_the_cure(example: tuple) -> Iterator[None]:
 def shapes(example: tuple) -> str:
     """The shapes of one example's arrays, in words."""
     each = ", ".join(str(jnp.shape(leaf)) for leaf in jax.tree.leaves(example))
-    return f"arguments of shapes {each}, without a batch axis,"
+    return f"arguments of shapes {each}, without a batch axis"
 
 
 def _cure(error: Exception) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import jax
 
 from ..types import PyTree, Unit
-from ._checks import check_params
+from ._checks import check_order, check_params
 from ._cures import tell_the_cure
 from .choice import Choice, Form
 from .costs import costs_of, dense_operations
@@ -247,6 +247,9 @@ def explain(
             "as dense"
         )
     check_params(params)
+    check_order(params, example)
+    if plan is not None and not hasattr(plan, "with_rounding_bound"):
+        raise TypeError(f"plan is a {type(plan).__name__}: give a jaxdp.Plan")
     loss, arrays = shared_last(loss_fn, shared)
     with tell_the_cure(example):
         out = jax.eval_shape(loss, params, *example, arrays)

@@ -119,9 +119,8 @@ def within_limit(
     Raises:
       DoesNotFit: if nothing does.
     """
-    sizes = [size // 2**k for k in range(size.bit_length())]
-    if microbatch_size is not None:
-        sizes = [min(microbatch_size, size)]
+    all_sizes = [size // 2**k for k in range(size.bit_length())]
+    sizes = all_sizes if microbatch_size is None else [min(microbatch_size, size)]
     methods = ORDER if method == "auto" else (method,)
     needs = {one: need_of(program, one, size) for one in methods}
     fitting = {
@@ -129,12 +128,16 @@ def within_limit(
     }
     largest = max(fitting.values())
     if largest == 0:
-        least = math.ceil(MARGIN * min(need(sizes[-1]) for need in needs.values()))
-        at_a_time = f"{sizes[-1]} {what}{'s' if sizes[-1] > 1 else ''} at a time"
-        cure = "or a smaller microbatch_size" if sizes[-1] > 1 else "or make the examples smaller"
+        # One row at a time need not be the least: it may be held as an array.
+        cheapest = lambda sizes: min((need(m), -m) for need in needs.values() for m in sizes)
+        bytes_needed, rows = cheapest(sizes)
+        least = math.ceil(MARGIN * bytes_needed)
+        at_a_time = f"{-rows} {what}{'s' if rows < -1 else ''} at a time"
+        other_sizes_help = cheapest(all_sizes)[0] < bytes_needed
+        cure = "leave microbatch_size out" if other_sizes_help else "make the examples smaller"
         raise DoesNotFit(
             f"memory_limit is {limit} bytes, and the gradient of {at_a_time} may take {least}: "
-            f"give at least that, {cure}",
+            f"give at least that, or {cure}",
             least,
         )
     fastest = next(one for one in methods if WORTH * fitting[one] >= largest)

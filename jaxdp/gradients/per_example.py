@@ -64,7 +64,8 @@ def per_example_grads(
         slices of it. `explain(plan=...)` tells for which groups it is not enough.
       unit: "example", or "batch" for losses that couple the records of a batch unit (`clip_batch`).
       microbatch_size: how many examples (or batch units) are differentiated at a time. It bounds
-        the memory and changes nothing else. None takes the whole batch at once. A batch unit is
+        what activations and factors take, and changes nothing else; the running sums take up to
+        three times the parameters' memory. None takes the whole batch at once. A batch unit is
         never split: it takes the memory of plain training on its records (`mean_loss` needs less).
       memory_limit: how many bytes of temporary memory the gradient may take, by an estimate from
         the shapes (`explain` tells it). Chooses the microbatch size if none is given, and with

@@ -1,5 +1,8 @@
 """The estimates of memory against XLA's own analysis, and what they are used for."""
 
+import re
+from functools import reduce
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -218,3 +221,16 @@ def test_auto_takes_two_passes_where_factors_are_many(monkeypatch):
     assert kinds == [TwoPass]
     monkeypatch.setattr(limit, "TWICE", 100)
     assert limit.default_method(program, 8) == "auto"
+
+
+def test_the_limit_that_an_error_names_is_the_least_that_is_taken():
+    """One row at a time takes more here: it is held as an array."""
+    params, batch = [jnp.zeros((256, 256))] * 3, (jnp.zeros((16, 256)),)
+    loss = lambda q, x: jnp.sum(reduce(lambda h, w: jnp.tanh(h @ w), q, x))
+    taken = lambda limit: jaxdp.per_example_grads(loss, memory_limit=limit)(params, batch)
+    with pytest.raises(ValueError, match="may take") as error:
+        taken(1)
+    least = int(re.search(r"may take (\d+): give at least that", str(error.value))[1])
+    assert taken(least).rows_at_once > 1
+    with pytest.raises(ValueError, match=f"may take {least}"):
+        taken(least - 1)
