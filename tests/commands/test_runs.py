@@ -227,6 +227,7 @@ def test_a_folder_that_nobody_may_read_is_refused(tmp_path, show):
     assert "what was spent in it would not be counted" in said
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_program_and_by_the_command_jaxdp(tmp_path):
     make_run(tmp_path / "mine")
     for command in (["jaxdp.runs"], ["jaxdp", "runs"]):

@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 from flax.linen.fp8_ops import OVERWRITE_WITH_GRADIENT
 from flax.training.train_state import TrainState
+from helpers.cases import slow
 
 import jaxdp
 
@@ -107,7 +108,7 @@ def test_lazy_gradients_know_the_keys_of_the_parameters_and_give_nothing():
     assert "w" not in dense
 
 
-@pytest.mark.parametrize("transform", [lambda f: f, nnx.jit])
+@pytest.mark.parametrize("transform", [slow(lambda f: f), nnx.jit])
 def test_an_optimizer_of_nnx_takes_the_same_steps_as_the_plain_chain(transform):
     plan, model = make_plan(), Net()
     loss, params = nnx_loss(model), nnx.state(model, nnx.Param)

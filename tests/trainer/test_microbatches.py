@@ -142,6 +142,7 @@ def test_a_resume_takes_the_same_numbers(tmp_path, monkeypatch, capsys):
     assert len(ledger_of(folder).segments) == 1
 
 
+@pytest.mark.slow
 def test_what_was_asked_for_outlives_a_new_segment(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(microbatches, "free_memory", lambda: 2 * LIMIT)
     folder = stopped_run(tmp_path / "run", *AUTO)
