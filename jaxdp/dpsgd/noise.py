@@ -282,18 +282,19 @@ def _noised_means(
       scale, divisor, dtype: as in `noise_adder`.
     """
 
-    def release(totals: jax.Array) -> list[jax.Array]:
-        noised = _noised(key, step, leaves, stds, totals, scale)
-        return list(jax.lax.optimization_barrier((noised / divisor).astype(dtype)))
+    def release(totals: jax.Array) -> jax.Array:
+        return (_noised(key, step, leaves, stds, totals, scale) / divisor).astype(dtype)
 
-    def nothing(totals: jax.Array) -> list[jax.Array]:
+    def nothing(totals: jax.Array) -> jax.Array:
         # On the devices of a mesh it differs wherever the released number does.
         axes = varying_axes((key, step, stds, totals))
-        return list(vary(jnp.full_like(totals, jnp.nan, dtype), axes))
+        return vary(jnp.full_like(totals, jnp.nan, dtype), axes)
 
     # A branch of its own: else XLA would draw the noise again for everything that reads it, such
     # as either moment of Adam.
-    return jax.lax.cond(jnp.any(jnp.isfinite(stds)), release, nothing, totals)
+    means = jax.lax.cond(jnp.any(jnp.isfinite(stds)), release, nothing, totals)
+    # Taken apart at once: so what reads them is the same program for all leaves of a shape.
+    return jax.lax.optimization_barrier(list(means))
 
 
 def _noised(
