@@ -78,8 +78,14 @@ def two_pass_memory(program: Program) -> Estimate:
         for i, place in enumerate(found)
         if place.where == "tap"
     ]
+    # Patches of a convolution are gathered where its kernel's gradient arises.
+    patches = [
+        partial(_answers, program, i, place.choice)
+        for i, place in enumerate(found)
+        if place.where == "site" and isinstance(place.choice.parts[0].shape, ConvShape)
+    ]
     estimate = _backward(program, choices, summed=True).plus(Bytes(0, rows))
-    return replace(estimate, answers=tuple(answers))
+    return replace(estimate, answers=tuple(answers), products=tuple(patches))
 
 
 def form_memory(program: Program, choices: Sequence[Choice]) -> Estimate:
