@@ -53,6 +53,7 @@ _LAZY = {
     "export": "jaxdp.trainer.release.parameters",
     "fit": "jaxdp.trainer.fit",
     "load_release": "jaxdp.trainer.release.parameters",
+    "audit": "jaxdp",
     "tasks": "jaxdp",
 }
 
