@@ -196,7 +196,7 @@ def audit_step(
     # Two numbers for every canary.
     significance = (1 - confidence) / (2 * len(chosen))
     harness = Harness(plan, privatizer, grads, params, batch, steps, np.random.default_rng(seed))
-    found = tuple(_audit(harness, name, releases // 2, delta, significance) for name in chosen)
+    found = tuple(audit_with(harness, name, releases // 2, delta, significance) for name in chosen)
     return StepAudit(
         claimed_mu=1 / z,
         claimed_epsilon=gdp.epsilon_from_mu(1 / z, delta),
@@ -208,7 +208,7 @@ def audit_step(
     )
 
 
-def _audit(
+def audit_with(
     harness: Harness, name: str, each: int, delta: float, significance: float
 ) -> CanaryAudit:
     """Audits with one canary; each of its two bounds is wrong with that chance at most."""
