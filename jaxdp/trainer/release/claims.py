@@ -86,7 +86,7 @@ class SegmentFacts:
       data: the records.
       task: what is learnt.
       preprocessing: as in `Statement`.
-      test_is_public: whether the test records were declared public.
+      test_is_public: as in `Statement`.
       seed: the seed of the secrets; None: they come from the operating system.
       ema: the share of itself that the released average keeps at a step; 0: there is none.
       constant_time: whether padding is computed, too.

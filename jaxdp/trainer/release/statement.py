@@ -293,7 +293,8 @@ class Statement:
       noise: where the noise comes from.
       data: the records that the last segment used.
       earlier_data: other records that earlier segments used.
-      test_is_public: whether the test records were declared public.
+      test_is_public: whether the test records were declared public, or are the test split of a
+        published set; the owner's own files are not unless it was declared.
       task: what was learnt.
       preprocessing: what the model sees of an input; null: that is a part of the task.
       batch_norm: null: the model has no BatchNorm.
