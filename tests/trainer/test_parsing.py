@@ -150,8 +150,8 @@ def test_the_reader_gives_every_type_of_field_as_tyro_does():
     line = (
         "--plan.epsilon None --plan.noise-multiplier=1e-1 --model.widths 8 16 --data.dir=a=b "
         "--training.frozen Conv_0 */bias --training.optimizer-options b1 0.5 --data.name mnist "
-        "--data.test-is-public False --data.skip-bad --model.name cnn --seed 3 --clipping.kind batch "
-        "--plan.delta=1e-6"
+        "--data.test-is-public False --data.skip-bad --model.name cnn --seed 3 "
+        "--clipping.kind batch --plan.delta=1e-6"
     )
     assert parse(line) == tyro.cli(Config, args=shlex.split(line))
 
