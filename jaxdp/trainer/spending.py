@@ -16,12 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from ..accounting import composition
 from ..accounting.mechanism import Mechanism
 from ..types import Adjacency
-from .release.names import named_leaves
 from .release.parameters import load_release, releases
 from .release.statement import DataUse, MechanismFacts, read_statement
 from .run.ledger import Ledger
@@ -230,17 +227,11 @@ def _of_run(folder: Path) -> Spending:
 
 
 def _of_release(path: Path, folder: Path) -> Spending:
-    release = load_release(folder)
-    statement = release.statement
-    # Not all parameters get noise, and `clip_quantile` counts at most once for each of them.
-    leaves = named_leaves(release.params).values()
-    draws = sum(np.size(leaf) + 1 for leaf in leaves)
+    statement = load_release(folder).statement
     text = " (of a file that is not known)" if statement.data.window is not None else ""
     return Spending(
         folder=path,
-        mechanisms=tuple(
-            _mechanism(facts, statement.adjacency, draws) for facts in statement.mechanisms
-        ),
+        mechanisms=tuple(_mechanism(facts, statement.adjacency) for facts in statement.mechanisms),
         target=statement.target_epsilon or statement.claimed_epsilon,
         delta=statement.delta,
         adjacency=statement.adjacency,
@@ -250,7 +241,7 @@ def _of_release(path: Path, folder: Path) -> Spending:
     )
 
 
-def _mechanism(facts: MechanismFacts, adjacency: Adjacency, draws: int) -> Mechanism:
+def _mechanism(facts: MechanismFacts, adjacency: Adjacency) -> Mechanism:
     noise = facts.noise_multiplier
     return Mechanism(
         noise_multiplier=(
@@ -264,7 +255,7 @@ def _mechanism(facts: MechanismFacts, adjacency: Adjacency, draws: int) -> Mecha
         adjacency=adjacency,
         unit=facts.clipping.unit,
         num_examples=facts.sampling.num_examples,
-        noise_draws_per_step=draws,
+        noise_draws_per_step=facts.noise_draws_per_step,
     )
 
 

@@ -22,7 +22,7 @@ Epsilons = dict[Accountant, UpperBound]
 
 @dataclass(frozen=True)
 class Library:
-    """What trained the model.
+    """A library of Python.
 
     Attributes:
       name: of the distribution.
@@ -94,12 +94,17 @@ class SamplingFacts:
       probability: expected batch size over number of examples.
       expected_batch_size: records in a step on average.
       num_examples: N, the number of private records.
+      generator: of the random bits. philox4x64-10 is Philox4x64 with 10 rounds.
+      law_distance: how far the law of a step's sample may be from the accounted one, in total
+        variation; it is part of the noise's extra_delta.
     """
 
     kind: Sampling
     probability: float
     expected_batch_size: float
     num_examples: int
+    generator: Literal["philox4x64-10"]
+    law_distance: float
 
 
 @dataclass(frozen=True)
@@ -155,6 +160,8 @@ class MechanismFacts:
       steps: how many were spent.
       noise_multiplier: the noise's standard deviation over the sensitivity under the statement's
         adjacency; where it changes with the step, a list.
+      noise_draws_per_step: for how many numbers that get noise in a step the noise's extra ε and δ
+        are charged.
       sampling: how records were chosen.
       clipping: how gradients were clipped.
       rounding: of their sum.
@@ -163,6 +170,7 @@ class MechanismFacts:
     kind: Literal["dp_sgd"]
     steps: int
     noise_multiplier: float | tuple[NoiseStretch, ...]
+    noise_draws_per_step: float
     sampling: SamplingFacts
     clipping: ClippingFacts
     rounding: RoundingFacts
@@ -272,7 +280,7 @@ class Statement:
 
     Attributes:
       format: of this file.
-      library: what trained the model.
+      library: what trained the model and wrote this.
       private: false: there is no guarantee, because the secrets are known.
       reproducible: whether a seed was given, so that noise and sampling can be repeated.
       privacy_unit: what the guarantee protects.
@@ -281,6 +289,7 @@ class Statement:
       num_examples: N, the number of private records of the last segment; it is public.
       delta: δ of the guarantee.
       accountant: whose ε is the claim, the tightest.
+      accounting: the library that composes the steps.
       epsilon: ε of all mechanisms together at δ, by accountant; null: infinite.
       epsilon_at_smaller_deltas: the same at other δ.
       gaussian_dp: the Gaussian-DP equivalent.
@@ -311,6 +320,7 @@ class Statement:
     num_examples: int
     delta: float
     accountant: Accountant
+    accounting: Library
     epsilon: Epsilons
     epsilon_at_smaller_deltas: tuple[EpsilonAtDelta, ...]
     gaussian_dp: GaussianDP
