@@ -160,8 +160,7 @@ class MechanismFacts:
       steps: how many were spent.
       noise_multiplier: the noise's standard deviation over the sensitivity under the statement's
         adjacency; where it changes with the step, a list.
-      noise_draws_per_step: for how many numbers that get noise in a step the noise's extra ε and δ
-        are charged.
+      noise_draws_per_step: how many numbers get noise in a step, as the noise's extra ε counts.
       sampling: how records were chosen.
       clipping: how gradients were clipped.
       rounding: of their sum.
