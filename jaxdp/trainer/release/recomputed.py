@@ -38,9 +38,11 @@ SOUND: dict[tuple[Sampling, Adjacency], tuple[Accountant, ...]] = {
     ("fixed_size", "replace_one"): ("rdp",),
 }
 
-INTERVALS = tuple(10.0**-k for k in range(4, 9))  # of the grid of losses: coarse ones are quick
+INTERVALS = tuple(10.0**-k for k in range(4, 10))  # of the grid of losses: coarse ones are quick
+DENSE_GRID, FEW_STEPS = 2**11, 10**5
 LARGEST_GRID = 2**23  # points of a step or of all steps: half a minute
-MOST_SCHEDULED = 10**7  # steps
+MOST_STEPS, MOST_SCHEDULED = 10**9, 10**7
+ORDERS = tuple(map(float, DEFAULT_RDP_ORDERS))
 HIGHER_ORDERS = tuple(2.0**k for k in range(11, 17))
 
 # (r, e, V) of the two tables of noise, W, and δ₁, of the theorem in docs/design.md.
@@ -130,6 +132,9 @@ class Recomputed:
         samplings = {m.sampling.kind for m in mechanisms} or {"full_batch"}
         if len(samplings) > 1:
             raise NotKnown(f"the mechanisms are sampled in several ways ({', '.join(samplings)})")
+        steps = sum(m.steps for m in mechanisms)
+        if steps > MOST_STEPS:
+            raise NotKnown(f"the mechanisms have {steps:,} steps, more than {MOST_STEPS:,}")
         self.sampling: Sampling = samplings.pop()
         self.adjacency = statement.adjacency
         self.charge = charge_of(statement)
@@ -167,14 +172,14 @@ class Recomputed:
         for interval in intervals[:1]:
             yield with_charge(self._by_pld(interval))
         if "rdp" in SOUND[self.sampling, self.adjacency] and self.mu < math.inf:
-            for orders in (DEFAULT_RDP_ORDERS, HIGHER_ORDERS):
-                yield with_charge(self._by_rdp(tuple(orders)))
+            yield with_charge(self._by_rdp)
         if accountant == "pld":
             yield with_charge(self._participation)
         for coarser, interval in itertools.pairwise(intervals):
             above = with_charge(self._by_pld(coarser)) - stated
-            # Rounding to a grid adds about the square root of the number of steps of intervals.
-            if not 0 < above <= 30 * coarser * math.sqrt(self.count):
+            # A step's loss is rounded by an interval at most, to either side with equal means: that
+            # spreads their sum by half the root of the number of steps of intervals, or less.
+            if not 0 < above <= 4 * coarser * math.sqrt(self.count):
                 return
             yield with_charge(self._by_pld(interval))
 
@@ -194,7 +199,14 @@ class Recomputed:
         )
         return 0.0 if delta >= -math.expm1(nowhere) else math.inf
 
-    def _by_rdp(self, orders: tuple[float, ...]) -> Callable[[float], float]:
+    def _by_rdp(self, delta: float) -> float:
+        found, order = compute_epsilon(*self._divergences(ORDERS), delta)
+        if order == ORDERS[-1]:  # the best one may be above all of them
+            found = min(found, compute_epsilon(*self._divergences(HIGHER_ORDERS), delta)[0])
+        return float(found)
+
+    def _divergences(self, orders: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Orders, and the Rényi divergences of all steps."""
         if orders not in self._rdps:
             relations = dp_accounting.NeighboringRelation
             relation = relations.ADD_OR_REMOVE_ONE
@@ -211,7 +223,7 @@ class Recomputed:
             # is rounded to 0 or below would count for nothing.
             off = 2.0**-50 * np.maximum(1.0, special.gammaln(kept + 1)) * self.count / (kept - 1)
             self._rdps[orders] = kept, np.maximum(accountant.rdp, 0.0) + off
-        return lambda delta: float(compute_epsilon(*self._rdps[orders], delta)[0])
+        return self._rdps[orders]
 
     def _by_pld(self, interval: float) -> Callable[[float], float]:
         if interval not in self._plds:
@@ -262,7 +274,9 @@ class Recomputed:
             widest, most = max(widest, width), most + count * width
             variance += count * min(q**2 * math.expm1(min(1 / s**2, 700.0)), q * width**2)
         spread = min(variance + 20 * math.sqrt(variance), most)
-        return max(widest, spread) / interval <= LARGEST_GRID
+        # It composes grids with few points point by point, and so often as there are steps.
+        enough = widest / interval >= DENSE_GRID or self.count <= FEW_STEPS
+        return enough and max(widest, spread) / interval <= LARGEST_GRID
 
 
 def gaussian_epsilon(mu: float, delta: float) -> float:

@@ -46,7 +46,8 @@ def checks(statement: Statement) -> Iterator[Check]:
       NotKnown: for mechanisms that can't be composed here.
     """
     s = statement
-    facts = [_secrets(s), _steps(s), _delta(s), _accountants(s)]
+    steps, accountants = _steps(s), _accountants(s)
+    facts = [_secrets(s), steps, _delta(s), accountants, _claim(s)]
     for number, mechanism in enumerate(s.mechanisms, 1):
         where = f"segment {number}: " if len(s.mechanisms) > 1 else ""
         facts += [
@@ -64,8 +65,8 @@ def checks(statement: Statement) -> Iterator[Check]:
         ]
     yield from facts
     # ε does not depend on the others, but through z, which is relative to the sensitivity.
-    needed = [facts[1], *(check for check in facts[3:] if not check.name.endswith("clipping"))]
-    if not all(check.holds for check in needed) or not 0 < s.delta < 1:
+    possible = not any(_wrong_sampling(m) or _wrong_noise(m) for m in s.mechanisms)
+    if not (steps.holds and accountants.holds and possible and 0 < s.delta < 1):
         yield Check("ε", False, "not computed: no run has such mechanisms")
         return
     again = Recomputed(s)
@@ -122,10 +123,13 @@ def _accountants(s: Statement) -> Check:
             if unsound:
                 told = f"ε by {unsound[0].upper()}, which has no sound bound for {s.adjacency}"
                 return Check("adjacency", False, f"{told} with {kind} sampling")
-    for epsilon in _all_epsilons(s):
-        if epsilon[s.accountant] > min(epsilon.values()):
-            return Check("adjacency", False, f"the claim is by {s.accountant.upper()}, the larger")
     return Check("adjacency", True, f"{s.adjacency}, with {' and '.join(kinds) or 'no'} sampling")
+
+
+def _claim(s: Statement) -> Check:
+    least = all(epsilon[s.accountant] <= min(epsilon.values()) for epsilon in _all_epsilons(s))
+    told = f"by {s.accountant.upper()}, "
+    return Check("claim", least, told + ("the smallest" if least else "and another ε is smaller"))
 
 
 def _all_epsilons(s: Statement) -> Iterable[Epsilons]:
@@ -192,7 +196,7 @@ def _epsilon(again: Recomputed, accountant: Accountant, stated: float, delta: fl
     name, least = f"ε by {accountant.upper()}", math.inf
     for bound in again.bounds(accountant, delta, stated):
         least = min(least, bound)
-        if _is_same(stated, bound):
+        if bound < math.inf and _is_same(stated, bound):
             return Check(name, True, f"{_both(stated, bound)}, at δ = {delta:.3g}")
     told = f"{_both(stated, least)}, at δ = {delta:.3g}"
     if _is_same(stated, least):  # both infinite
@@ -211,10 +215,9 @@ def _is_same(stated: float, bound: float) -> bool:
 def _gaussian(s: Statement, again: Recomputed) -> Check:
     """The Gaussian-DP equivalent: of all steps, or that of the claim at δ."""
     name, mu = "μ", s.gaussian_dp.mu
-    if s.gaussian_dp.at_every_delta == again.amplified:
-        told = "at every δ" if again.amplified else "at one δ"
-        return Check(name, False, f"{told}, and sampling amplifies: {again.amplified}")
-    if not again.amplified:
+    if s.gaussian_dp.at_every_delta and again.amplified:
+        return Check(name, False, "at every δ, and with sampling it can be at one δ only")
+    if s.gaussian_dp.at_every_delta:
         return Check(name, _is_same(mu, again.mu), f"{_both(mu, again.mu)}, at every δ")
     if math.isinf(mu) or mu <= 0:
         found = math.inf if mu > 0 else 0.0
