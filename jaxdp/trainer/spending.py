@@ -20,7 +20,8 @@ from ..accounting import composition
 from ..accounting.mechanism import Mechanism
 from ..types import Adjacency
 from .release.parameters import load_release, releases
-from .release.statement import DataUse, MechanismFacts, read_statement
+from .release.statement import DataUse, MechanismFacts
+from .run.evidence import check_paid
 from .run.ledger import Ledger
 from .run.segment import SavedSegment, load_segment, segment_file
 
@@ -203,15 +204,7 @@ def _of_run(folder: Path) -> Spending:
     segments = tuple(
         load_segment(segment_file(folder, number)) for number in range(1, len(ledger.segments) + 1)
     )
-    reached = max((ledger.stop(i + 1) for i in range(len(segments))), default=0)
-    saved = [int(p.name) for p in folder.glob("private/checkpoints/*") if p.name.isdigit()]
-    released = [read_statement(one / "privacy.json").steps for one in releases(folder)]
-    if max(saved, default=0) > reached or max(released, default=0) > ledger.steps:
-        raise ValueError(
-            f"the checkpoints or releases in {folder} are ahead of its ledger, which has "
-            f"{ledger.steps} steps: it is not known what was spent. Put back the ledger that "
-            "belongs to them"
-        )
+    check_paid(folder, ledger)
     return Spending(
         folder=folder,
         mechanisms=tuple(ledger.mechanisms()),

@@ -386,14 +386,14 @@ def read_statement(path: str | Path) -> Statement:
       ValueError: if it is damaged, of another format, or has a field or value that this version
         does not know: half a statement would be misread.
     """
-    text = Path(path).read_text(encoding="utf-8")
+    text = Path(path).read_bytes()
     try:
         fact = json.loads(text)
         found = fact.get("format") if isinstance(fact, dict) else None
         if found is not None and found != FORMAT:
             raise ValueError(f"format is {found!r}: expected {FORMAT}, the one of this version")
         return typed_json.from_json(Statement, fact)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} can't be read ({error}): take an undamaged copy, or the version of jaxdp that "
             "wrote it"

@@ -8,6 +8,7 @@ from typing import Any
 from ...accounting.mechanism import Mechanism
 from .. import config as configs
 from ..release.claims import SegmentFacts
+from .evidence import check_paid, facts_in
 from .ledger import Budget, Ledger
 from .segment import load_segment, segment_file
 
@@ -43,8 +44,8 @@ def load_record(folder: Path) -> Record:
     ledger = Ledger.read(private / "ledger.txt")
     if not ledger.segments:
         raise ValueError(f"{folder} stopped before its first step: there is nothing to report")
+    check_paid(folder, ledger)
     newest = load_segment(segment_file(folder, len(ledger.segments)))
-    results = private / "results.json"
     return Record(
         name=folder.resolve().name,
         folder=folder,
@@ -55,11 +56,31 @@ def load_record(folder: Path) -> Record:
         starts=[segment.start for segment in ledger.segments],
         metrics=_lines(private / "metrics.jsonl"),
         scores=_lines(private / "scores.jsonl"),
-        results=json.loads(results.read_text()) if results.is_file() else {},
+        results=_results(private / "results.json"),
     )
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     """The lines of JSON in a file; a crash may have left the last one half written."""
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    facts = facts_in(path)
+    for number, fact in facts:
+        if fact is None or type(fact.get("step")) is not int:
+            raise ValueError(
+                f"{path}, line {number} is damaged: put back an undamaged copy, or delete the line"
+            )
+    return [fact for _, fact in facts if fact is not None]
+
+
+def _results(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        results = json.loads(path.read_bytes())
+        scores = results.get("scores", {})
+        if not all(isinstance(n, int | float) for n in [*scores.values(), results["steps"]]):
+            raise ValueError("a score is no number")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): put back an undamaged copy, or delete it"
+        ) from None
+    return dict(results)

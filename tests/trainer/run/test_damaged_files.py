@@ -1,0 +1,196 @@
+"""Files of a run that are damaged anywhere: one line, or a sound run; never fewer charges."""
+
+import json
+import shutil
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+for module in ("tyro", "rich", "safetensors"):
+    pytest.importorskip(module)
+from helpers.damage import damages, one_line  # noqa: E402
+from helpers.small_runs import make_run  # noqa: E402
+
+from jaxdp.trainer import parsing, spending  # noqa: E402
+from jaxdp.trainer.config import Config  # noqa: E402
+from jaxdp.trainer.release import verification_report  # noqa: E402
+from jaxdp.trainer.release.parameters import load_release  # noqa: E402
+from jaxdp.trainer.release.score_ledger import ScoreLedger  # noqa: E402
+from jaxdp.trainer.release.statement import read_statement  # noqa: E402
+from jaxdp.trainer.run.evidence import check_paid  # noqa: E402
+from jaxdp.trainer.run.ledger import Ledger  # noqa: E402
+from jaxdp.trainer.run.record import load_record  # noqa: E402
+from jaxdp.trainer.run.segment import load_segment  # noqa: E402
+
+STEPS = 20
+FEW = settings(
+    max_examples=60,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+MANY = settings(FEW, max_examples=3000, derandomize=False)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run that took 20 steps, with scores and metrics, and its release."""
+    folder = tmp_path_factory.mktemp("damaged") / "run"
+    make_run(folder, noise_multiplier=4.0, scores={"accuracy": 0.5})
+    private = folder / "private"
+    facts = [json.dumps({"step": step + 1, "loss": 0.5}) for step in range(STEPS)]
+    (private / "metrics.jsonl").write_text("\n".join(facts) + "\n")
+    (private / "scores.jsonl").write_text('{"step": 10, "time": 1.5, "accuracy": 0.5}\n')
+    config = json.dumps({"name": "visits", "seed": None, "plan": {"steps": STEPS}}, indent=2)
+    (private / "config.json").write_text(config + "\n")
+    return folder
+
+
+def in_run(run, file, examples, check):
+    """Runs a check of the folder for damaged contents of a file, which is put back at the end."""
+    path = run / file
+    whole = path.read_bytes()
+
+    @examples
+    @given(damages(whole))
+    def every_damage(data):
+        path.write_bytes(data)
+        check(data)
+
+    try:
+        every_damage()
+    finally:
+        path.write_bytes(whole)
+
+
+examples = pytest.mark.parametrize(
+    "examples", [FEW, pytest.param(MANY, marks=pytest.mark.slow)], ids=["few", "many"]
+)
+
+
+@examples
+def test_a_damaged_ledger_never_has_fewer_charges(run, examples):
+    path = run / "private" / "ledger.txt"
+    whole = path.read_bytes()
+
+    def check(data):
+        book = one_line(Ledger.read, path)
+        if book is None:
+            return
+        # What can be read is a beginning of what was written: its checksums say so.
+        lines = whole.splitlines()
+        assert [line for line in data.splitlines()][: book.position.lines] == (
+            lines[: book.position.lines]
+        )
+        if one_line(spending.read_spending, run) is not None:
+            assert book.steps == STEPS
+        if one_line(load_record, run) is not None:
+            assert book.steps == STEPS
+        opened = one_line(Ledger.open, path)
+        if opened is not None:
+            opened.close()
+            assert Ledger.read(path).steps == book.steps  # and nothing of it is torn now
+
+    in_run(run, "private/ledger.txt", examples, check)
+
+
+@pytest.mark.parametrize("witness", ["metrics", "release"])
+def test_one_file_is_enough_to_know_of_lost_charges(run, tmp_path, witness):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    path = copy / "private" / "ledger.txt"
+    check_paid(copy, Ledger.read(path))
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]))  # the charge of all steps
+    shutil.rmtree(copy / "release") if witness == "metrics" else None
+    if witness == "release":
+        (copy / "private" / "metrics.jsonl").unlink()
+    for read in (load_record, spending.read_spending):
+        with pytest.raises(
+            ValueError, match=f"the {witness}.* ahead of the ledger .* 20 were taken"
+        ):
+            read(copy)
+
+
+@examples
+@pytest.mark.parametrize("name", ["metrics.jsonl", "scores.jsonl", "results.json"])
+def test_damaged_numbers_of_a_run(run, examples, name):
+    def check(data):
+        record = one_line(load_record, run)
+        if record is not None:
+            assert all(type(fact["step"]) is int for fact in record.metrics + record.scores)
+        one_line(spending.read_spending, run)
+
+    in_run(run, f"private/{name}", examples, check)
+
+
+@examples
+def test_a_damaged_segment(run, examples):
+    path = run / "private" / "segment-1.json"
+
+    def check(data):
+        if one_line(load_segment, path) is not None:
+            one_line(spending.read_spending, run)
+
+    in_run(run, "private/segment-1.json", examples, check)
+
+
+@examples
+def test_a_damaged_configuration(run, examples):
+    path = run / "private" / "config.json"
+
+    def check(data):
+        config = one_line(parsing.read_config, path)
+        assert config is None or isinstance(config, Config)
+
+    in_run(run, "private/config.json", examples, check)
+
+
+@examples
+def test_a_damaged_statement(run, examples):
+    path = run / "release" / "privacy.json"
+    good = read_statement(path)
+
+    def check(data):
+        statement = one_line(read_statement, path)
+        one_line(spending.read_spending, run)
+        if statement is None or statement == good:
+            return
+        found = one_line(verification_report.verify, str(path), 80)
+        if found is not None and found[1]:  # nothing that a number follows from has changed
+            assert statement.epsilon == good.epsilon
+            assert statement.mechanisms[0].steps == STEPS
+
+    in_run(run, "release/privacy.json", examples, check)
+
+
+@examples
+def test_damaged_parameters(run, examples):
+    in_run(
+        run, "release/params.safetensors", examples, lambda data: one_line(load_release, str(run))
+    )
+
+
+@examples
+def test_a_damaged_ledger_of_scores(tmp_path_factory, examples):
+    from fractions import Fraction
+
+    path = tmp_path_factory.mktemp("scores") / "visits.txt"
+    book = ScoreLedger.create(path, "visits", Fraction(2))
+    for _ in range(3):
+        book.charge(Fraction(1, 2))
+    book.close()
+    whole = path.read_bytes()
+
+    @examples
+    @given(damages(whole))
+    def every_damage(data):
+        path.write_bytes(data)
+        read = one_line(ScoreLedger.read, path)
+        if read is not None:
+            lines = read.position.lines
+            assert data.splitlines()[:lines] == whole.splitlines()[:lines]
+            assert read.spent == Fraction(lines - 1, 2)
+
+    every_damage()
