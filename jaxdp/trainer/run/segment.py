@@ -131,7 +131,7 @@ def _key(words: Any) -> jax.Array:
     """A key of four words. Its error names none of them: a message is no place for a secret."""
     if len(words) != 4 or not all(type(word) is int and 0 <= word < 2**32 for word in words):
         raise ValueError("a key is not four words of 32 bits")
-    return jax.random.wrap_key_data(np.asarray(words, np.uint32), impl="rbg")
+    return jax.random.wrap_key_data(jax.numpy.asarray(words, jax.numpy.uint32), impl="rbg")
 
 
 def _words(secrets: Secrets) -> dict[str, list[int]]:

@@ -15,7 +15,8 @@ from helpers.small_runs import make_run  # noqa: E402
 
 from jaxdp.trainer import parsing, spending  # noqa: E402
 from jaxdp.trainer.config import Config  # noqa: E402
-from jaxdp.trainer.release import verification_report  # noqa: E402
+from jaxdp.trainer.metrics import Metrics  # noqa: E402
+from jaxdp.trainer.release import report, verification_report  # noqa: E402
 from jaxdp.trainer.release.parameters import load_release  # noqa: E402
 from jaxdp.trainer.release.score_ledger import ScoreLedger  # noqa: E402
 from jaxdp.trainer.release.statement import read_statement  # noqa: E402
@@ -43,7 +44,8 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("damaged") / "run"
     make_run(folder, noise_multiplier=4.0, scores={"accuracy": 0.5})
     private = folder / "private"
-    facts = [json.dumps({"step": step + 1, "loss": 0.5}) for step in range(STEPS)]
+    numbers = dict.fromkeys(Metrics._fields, 0.5) | {"loss": None, "norm_counts": [3, [1, 2]]}
+    facts = [json.dumps(numbers | {"step": step + 1}) for step in range(STEPS)]
     (private / "metrics.jsonl").write_text("\n".join(facts) + "\n")
     (private / "scores.jsonl").write_text('{"step": 10, "time": 1.5, "accuracy": 0.5}\n')
     config = json.dumps({"name": "visits", "seed": None, "plan": {"steps": STEPS}}, indent=2)
@@ -121,7 +123,8 @@ def test_damaged_numbers_of_a_run(run, examples, name):
     def check(data):
         record = one_line(load_record, run)
         if record is not None:
-            assert all(type(fact["step"]) is int for fact in record.metrics + record.scores)
+            assert all(fact.keys() == set(Metrics._fields) for fact in record.metrics)
+            assert report.compare([record], 80)
         one_line(spending.read_spending, run)
 
     in_run(run, f"private/{name}", examples, check)
