@@ -33,6 +33,7 @@ config = Config(
         name="adult",
         file="adult.data",
         test_from="adult.test",
+        test_is_public=True,  # it is published
         label="income",
         columns=(
             *("age", "workclass", "fnlwgt", "education", "education-num", "marital-status"),

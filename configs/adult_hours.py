@@ -32,6 +32,7 @@ config = Config(
         name="adult",
         file="adult.data",
         test_from="adult.test",
+        test_is_public=True,  # it is published
         label="hours-per-week",
         columns=(
             *("age", "workclass", "fnlwgt", "education", "education-num", "marital-status"),

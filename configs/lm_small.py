@@ -1,7 +1,8 @@
 """Characters of a text by a small transformer at ε = 8; a record is a window of 65 characters.
 
 Command: python -m jaxdp.train configs/lm_small.py --data.file tiny_shakespeare.txt
-         (Tiny Shakespeare, 1.1 MB, 15,443 private windows; any text file will do)
+         (Tiny Shakespeare, 1.1 MB, 15,443 private windows; any text file will do. If its end is as
+         public as that of Shakespeare, say --data.test-is-public)
 Time:    11 minutes on 4 busy cores
 Result:  test perplexity 9.69 a character, accuracy 0.342 (seed 0,
          without the moving average: --training.ema 0), measured before noise and sampling

@@ -13,6 +13,7 @@ COMMANDS = {
     "evaluate": "scores the release of a run",
     "predict": "predicts for the records in a file",
     "report": "shows one run in a table and figures, or compares several",
+    "verify": "checks the privacy statement of a release",
     "runs": "lists runs and what they have spent together",
     "seal": "destroys the secrets of a run that is over",
     "data": "prepares data sets, writes schemas of tables, and empties the cache",

@@ -10,7 +10,7 @@ import pytest
 import jaxdp
 
 PACKAGE = Path(jaxdp.__file__).parent
-COMMANDS = {"train", "evaluate", "predict", "report", "runs", "seal", "plan", "data"}
+COMMANDS = {"train", "evaluate", "predict", "report", "runs", "seal", "plan", "data", "verify"}
 
 # What each part may import, besides itself.
 MAY_IMPORT = {

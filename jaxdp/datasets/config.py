@@ -85,8 +85,10 @@ class DataConfig:
     placement: Placement = "auto"
     """Where the records are kept. auto: on the device if they take at most a quarter of it."""
 
-    test_is_public: bool = True
-    """Whether the test records are public. If not, test accuracy is a private number too."""
+    test_is_public: bool | None = None
+    """Whether the test records are public. If not, test accuracy is a private number too.
+    None: those of your own files are not; those of a published set are, such as digits and
+    TFDS's sets, unless private records are of the same split."""
 
     def __post_init__(self) -> None:
         require(

@@ -65,13 +65,26 @@ def load(
         rules,
         title,
         name=config.name,
-        test_is_public=config.test_is_public,
+        test_is_public=_is_test_public(config, opened, parts),
         source=config.kind,
         fields=opened.format.fields,
         window=config.window if config.kind == "text" else None,
         skips_bad=config.skip_bad,
     )
     return dataset, opened.format
+
+
+def _is_test_public(
+    config: DataConfig, opened: SplitSet, parts: Mapping[str, Sequence[splits.Part]]
+) -> bool:
+    """Whether the test records are public: as declared; else, if they are a published set's own.
+
+    They are not, where they are a part of the split whose other records are protected.
+    """
+    if config.test_is_public is not None:
+        return config.test_is_public
+    private, test = ({part.name for part in parts.get(use, ())} for use in ("private", "test"))
+    return opened.published and private.isdisjoint(test)
 
 
 def _rules(config: DataConfig) -> dict[str, str | None]:

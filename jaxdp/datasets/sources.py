@@ -58,11 +58,13 @@ class SplitSet:
       sizes: number of records of each split.
       read: reads a split.
       format: what the records are.
+      published: whether everybody can get the set by its name.
     """
 
     sizes: Mapping[str, int]
     read: Callable[[str], Split]
     format: Format
+    published: bool = False
 
 
 def digits() -> SplitSet:
@@ -101,6 +103,7 @@ def digits() -> SplitSet:
             scale=8.0,
             scaling="pixels of 0 to 16 are mapped to [-1, 1], by the range of the file format",
         ),
+        published=True,
     )
 
 

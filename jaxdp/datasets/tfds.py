@@ -185,7 +185,8 @@ def open_tfds(config: DataConfig, tell: Tell) -> SplitSet:
     inputs, data_format = make(tfds, builder.info, value, classes, config)
     found = _Set(builder, inputs, value, label, config, tell)
     sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
-    return SplitSet(sizes, found.read, data_format)
+    known = tfds.list_builders(with_community_datasets=False)
+    return SplitSet(sizes, found.read, data_format, published=builder.name in known)
 
 
 def _images(

@@ -1,7 +1,8 @@
 """The trainer: options and data go in, a run's folder with its release comes out.
 
 The public names are the options. A config file sets them: `config = Config(...)`. The commands
-`python -m jaxdp.train`, `evaluate`, `predict`, `report`, `runs`, `seal` and `plan` do the rest.
+`python -m jaxdp.train`, `evaluate`, `predict`, `report`, `runs`, `seal`, `verify` and `plan` do the
+rest.
 """
 
 from ..datasets.config import DataConfig as DataConfig

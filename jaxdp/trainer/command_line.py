@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 Section = TypeVar("Section")
 TRUTHS = {"true": True, "false": False}
+SWITCHES = (bool, bool | None)  # they may be given without a value
 UNIONS = (types.UnionType, Union)  # with a Literal in it, `X | Y` is of the second kind
 
 
@@ -43,7 +44,7 @@ def read(
         name = option.removeprefix("--").replace("-", "_")
         start, dot, end = name.rpartition(".")
         positive = f"{start}{dot}{end.removeprefix('no_')}"
-        if name not in hints and hints.get(positive) is bool and not equals:
+        if name not in hints and hints.get(positive) in SWITCHES and not equals:
             values[positive] = False
             continue
         if name not in hints or not option.startswith("--"):
@@ -51,8 +52,9 @@ def read(
         hint = hints[name]
         if equals:
             given = [value]
-        elif hint is bool:
-            given = [rest.popleft()] if rest and rest[0].lower() in TRUTHS else ["true"]
+        elif hint in SWITCHES:
+            words = {*TRUTHS, *({"none"} if hint is not bool else ())}
+            given = [rest.popleft()] if rest and rest[0].lower() in words else ["true"]
         else:
             given = _take(rest, several=get_origin(hint) in (tuple, dict))
         values[name] = _convert(shown(name), given, hint)

@@ -161,10 +161,10 @@ def read_config(path: Path) -> Config:
       OSError: if there is no such file, or it can't be read.
       ValueError: if the file is damaged, or of another version.
     """
-    text = path.read_text()
+    text = path.read_bytes()
     try:
         return from_json(Config, json.loads(text))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): put back an undamaged copy") from None
 
 

@@ -16,14 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from ..accounting import composition
 from ..accounting.mechanism import Mechanism
 from ..types import Adjacency
-from .release.names import named_leaves
 from .release.parameters import load_release, releases
-from .release.statement import DataUse, MechanismFacts, read_statement
+from .release.statement import DataUse, MechanismFacts
+from .run.evidence import check_paid
 from .run.ledger import Ledger
 from .run.segment import SavedSegment, load_segment, segment_file
 
@@ -206,15 +204,7 @@ def _of_run(folder: Path) -> Spending:
     segments = tuple(
         load_segment(segment_file(folder, number)) for number in range(1, len(ledger.segments) + 1)
     )
-    reached = max((ledger.stop(i + 1) for i in range(len(segments))), default=0)
-    saved = [int(p.name) for p in folder.glob("private/checkpoints/*") if p.name.isdigit()]
-    released = [read_statement(one / "privacy.json").steps for one in releases(folder)]
-    if max(saved, default=0) > reached or max(released, default=0) > ledger.steps:
-        raise ValueError(
-            f"the checkpoints or releases in {folder} are ahead of its ledger, which has "
-            f"{ledger.steps} steps: it is not known what was spent. Put back the ledger that "
-            "belongs to them"
-        )
+    check_paid(folder, ledger)
     return Spending(
         folder=folder,
         mechanisms=tuple(ledger.mechanisms()),
@@ -230,17 +220,11 @@ def _of_run(folder: Path) -> Spending:
 
 
 def _of_release(path: Path, folder: Path) -> Spending:
-    release = load_release(folder)
-    statement = release.statement
-    # Not all parameters get noise, and `clip_quantile` counts at most once for each of them.
-    leaves = named_leaves(release.params).values()
-    draws = sum(np.size(leaf) + 1 for leaf in leaves)
+    statement = load_release(folder).statement
     text = " (of a file that is not known)" if statement.data.window is not None else ""
     return Spending(
         folder=path,
-        mechanisms=tuple(
-            _mechanism(facts, statement.adjacency, draws) for facts in statement.mechanisms
-        ),
+        mechanisms=tuple(_mechanism(facts, statement.adjacency) for facts in statement.mechanisms),
         target=statement.target_epsilon or statement.claimed_epsilon,
         delta=statement.delta,
         adjacency=statement.adjacency,
@@ -250,7 +234,7 @@ def _of_release(path: Path, folder: Path) -> Spending:
     )
 
 
-def _mechanism(facts: MechanismFacts, adjacency: Adjacency, draws: int) -> Mechanism:
+def _mechanism(facts: MechanismFacts, adjacency: Adjacency) -> Mechanism:
     noise = facts.noise_multiplier
     return Mechanism(
         noise_multiplier=(
@@ -264,7 +248,7 @@ def _mechanism(facts: MechanismFacts, adjacency: Adjacency, draws: int) -> Mecha
         adjacency=adjacency,
         unit=facts.clipping.unit,
         num_examples=facts.sampling.num_examples,
-        noise_draws_per_step=draws,
+        noise_draws_per_step=facts.noise_draws_per_step,
     )
 
 

@@ -67,6 +67,47 @@ def test_a_missing_file_name_is_asked_for():
         loading.load(DataConfig(name="text"))
 
 
+SAME_SPLIT = {"private": "train[:80%]", "test": "train[80%:]"}
+
+
+@pytest.mark.parametrize("said", [None, True, False])
+def test_only_the_test_split_of_a_published_set_is_public_by_itself(said, tmp_path):
+    table, text = tmp_path / "visits.csv", tmp_path / "a.txt"
+    table.write_text("x,y\n" + "1,0\n2,1\n" * 10)
+    text.write_text("to be or not to be, that is the question. " * 40)
+    schema = tmp_path / "schema.toml"
+    schema.write_text(SCHEMA)
+    own = {"file": str(table), "schema": str(schema), "label": "y"}
+    cases = [
+        ({}, True),
+        ({"test": "test[:50%]"}, True),
+        (SAME_SPLIT, False),
+        ({"private": "train+test[:9]", "test": "test[9:]"}, False),
+        ({**own, **SAME_SPLIT}, False),
+        ({**own, "test_from": str(table)}, False),
+        ({"file": str(text), "window": 7}, False),
+    ]
+    for options, by_itself in cases:
+        if "test_from" in options:  # other rows
+            other = tmp_path / "other.csv"
+            other.write_text("x,y\n" + "2,0\n1,1\n" * 3)
+            options["test_from"] = str(other)
+        data, _ = loading.load(DataConfig(**options, test_is_public=said))
+        assert data.test_is_public is (by_itself if said is None else said), options
+
+
+SCHEMA = """
+origin = "common sense"
+[columns.x]
+kind = "number"
+low = 0
+high = 3
+[columns.y]
+kind = "category"
+values = ["0", "1"]
+"""
+
+
 def test_the_data_set_says_what_it_is_made_of(tmp_path):
     data, made = loading.load(SPLIT)
     assert (data.name, data.window, data.test_is_public) == ("digits", None, True)
@@ -76,8 +117,6 @@ def test_the_data_set_says_what_it_is_made_of(tmp_path):
     assert "public" not in loading.load(DataConfig())[0].rules
     file = tmp_path / "a.txt"
     file.write_text("to be or not to be, that is the question. " * 40)
-    data, made = loading.load(
-        DataConfig(name="text", file=str(file), window=15, test_is_public=False)
-    )
+    data, made = loading.load(DataConfig(name="text", file=str(file), window=15))
     assert (data.name, data.window, data.test_is_public) == ("text", 15, False)
     assert (made.inputs, made.target) == ("tokens", "tokens")

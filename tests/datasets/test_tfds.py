@@ -26,6 +26,12 @@ def test_images_are_decoded_once(small_mnist):
     assert told == ["Decoding the 60 images of mnist/3.0.1, split train (once)"]
 
 
+def test_sets_of_ones_own_are_not_published(small_mnist, tmp_path):
+    assert opened("mnist", small_mnist).published
+    records = [{"image": drawn(0), "label": 0}]
+    assert not opened("own", prepare(tmp_path, {"image": IMAGE, "label": LABEL}, records)).published
+
+
 def test_the_environment_names_the_folder(small_mnist, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(small_mnist))
     assert opened("mnist").sizes == {"train": TRAIN, "test": TEST}

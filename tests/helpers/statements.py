@@ -44,7 +44,11 @@ def facts_of(plan: Plan | None = None, config: Config | None = None) -> SegmentF
     data = Dataset(
         **{use: np.zeros(sizes[use], np.uint8) for use, rule in rules.items() if rule},
         name=config.data.name,
-        test_is_public=config.data.test_is_public,
+        test_is_public=(
+            config.data.kind == "digits"
+            if config.data.test_is_public is None
+            else config.data.test_is_public
+        ),
     )
     data.rules = {use: rule for use, rule in rules.items() if rule}
     data.source = config.data.kind

@@ -111,7 +111,9 @@ def test_a_table_becomes_a_release(tmp_path, capsys):
     assert release.predict(inputs)["class"].shape == (60,)
     capsys.readouterr()
     assert evaluate.main([str(run)]) == 0
-    assert "table, train[80%:]: 60 records, declared public" in capsys.readouterr().out
+    assert (
+        "table, train[80%:]: 60 records, PRIVATE: so are these numbers" in capsys.readouterr().out
+    )
     shutil.copytree(run / "release", tmp_path / "alone")
     assert evaluate.main([str(tmp_path / "alone")]) == 2
     assert "the data are a table, and a release does not have it" in capsys.readouterr().err
@@ -448,7 +450,7 @@ def test_a_dry_run_says_where_every_constant_comes_from(tmp_path, capsys):
     for part in (
         "private train[:80%]: 240 records, protected; their number N = 240 is published",
         "public none",
-        "test train[80%:]: 60 records, declared public",
+        "test train[80%:]: 60 records, private: so are their scores",
         "ranges and values are declared by a schema, from: common sense",
         "height: number of 100 to 220",
         "clipping norms given beforehand",

@@ -131,11 +131,27 @@ def test_a_switch_may_be_given_with_its_value(line, value):
     assert parse(line).training.constant_time is value
 
 
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("", None),
+        ("--data.test-is-public", True),
+        ("--data.test-is-public --dry-run", True),
+        ("--data.no-test-is-public", False),
+        ("--data.test-is-public False", False),
+        ("--data.test-is-public=true --data.test-is-public None", None),
+    ],
+)
+def test_a_switch_may_be_left_to_decide_itself(line, value):
+    assert parse(line).data.test_is_public is value
+
+
 def test_the_reader_gives_every_type_of_field_as_tyro_does():
     line = (
         "--plan.epsilon None --plan.noise-multiplier=1e-1 --model.widths 8 16 --data.dir=a=b "
         "--training.frozen Conv_0 */bias --training.optimizer-options b1 0.5 --data.name mnist "
-        "--data.no-test-is-public --model.name cnn --seed 3 --clipping.kind batch --plan.delta=1e-6"
+        "--data.test-is-public False --data.skip-bad --model.name cnn --seed 3 "
+        "--clipping.kind batch --plan.delta=1e-6"
     )
     assert parse(line) == tyro.cli(Config, args=shlex.split(line))
 

@@ -4,11 +4,13 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib import metadata
 from typing import NamedTuple
 
 from ... import _distribution
 from ...accounting import composition, gdp, guarantee
 from ...accounting.mechanism import Mechanism, accountants
+from ...accounting.noise_charge import SAMPLING
 from ...accounting.rounding import round_up
 from ...datasets.dataset import Dataset
 from ...datasets.sources import Format
@@ -36,6 +38,8 @@ from .statement import (
     Statement,
     TaskFacts,
 )
+
+ACCOUNTING = "dp-accounting"
 
 ASSUMPTIONS = (
     "The noise and sampling keys stay secret, with every file in private/ and the live output of "
@@ -86,7 +90,7 @@ class SegmentFacts:
       data: the records.
       task: what is learnt.
       preprocessing: as in `Statement`.
-      test_is_public: whether the test records were declared public.
+      test_is_public: as in `Statement`.
       seed: the seed of the secrets; None: they come from the operating system.
       ema: the share of itself that the released average keeps at a step; 0: there is none.
       constant_time: whether padding is computed, too.
@@ -184,7 +188,12 @@ def make_statement(
     """
     *earlier, last = segments
     before, steps = [segment.spent for segment in earlier], last.spent.steps
-    mechanisms = tuple(_spent_facts(segment) for segment in segments if segment.spent.steps)
+    counted = [*before, plan.mechanism(steps)]
+    mechanisms = tuple(
+        _spent_facts(segment, mechanism.noise_draws_per_step)
+        for segment, mechanism in zip(segments, counted, strict=True)
+        if segment.spent.steps
+    )
     facts = last.facts
     return Statement(
         format=FORMAT,
@@ -196,6 +205,7 @@ def make_statement(
         num_examples=plan.num_examples,
         delta=plan.delta,
         accountant=plan.accountant,
+        accounting=Library(ACCOUNTING, metadata.version(ACCOUNTING)),
         epsilon=epsilons(plan, steps, None, before),
         epsilon_at_smaller_deltas=smaller_deltas(plan, steps, before),
         gaussian_dp=gaussian_dp(plan, steps, before),
@@ -248,11 +258,14 @@ def _mechanism_facts(job: Job, plan: Plan, params: PyTree) -> MechanismFacts:
         kind="dp_sgd",
         steps=mechanism.steps,
         noise_multiplier=_noise_multiplier(mechanism),
+        noise_draws_per_step=float(mechanism.noise_draws_per_step),
         sampling=SamplingFacts(
             kind=plan.sampling,
             probability=float(plan.sampling_probability),
             expected_batch_size=float(plan.expected_batch_size),
             num_examples=plan.num_examples,
+            generator="philox4x64-10",
+            law_distance=SAMPLING if plan.sampling == "poisson" else 0.0,
         ),
         clipping=ClippingFacts(
             kind=clipping.kind,
@@ -272,11 +285,14 @@ def _mechanism_facts(job: Job, plan: Plan, params: PyTree) -> MechanismFacts:
     )
 
 
-def _spent_facts(segment: SpentSegment) -> MechanismFacts:
+def _spent_facts(segment: SpentSegment, draws: float) -> MechanismFacts:
     """The facts of a segment with what it spent in place of what was planned."""
     spent = segment.spent
     return replace(
-        segment.facts.mechanism, steps=spent.steps, noise_multiplier=_noise_multiplier(spent)
+        segment.facts.mechanism,
+        steps=spent.steps,
+        noise_multiplier=_noise_multiplier(spent),
+        noise_draws_per_step=float(draws),
     )
 
 

@@ -22,7 +22,7 @@ Epsilons = dict[Accountant, UpperBound]
 
 @dataclass(frozen=True)
 class Library:
-    """What trained the model.
+    """A library of Python.
 
     Attributes:
       name: of the distribution.
@@ -94,12 +94,17 @@ class SamplingFacts:
       probability: expected batch size over number of examples.
       expected_batch_size: records in a step on average.
       num_examples: N, the number of private records.
+      generator: of the random bits. philox4x64-10 is Philox4x64 with 10 rounds.
+      law_distance: how far the law of a step's sample may be from the accounted one, in total
+        variation; it is part of the noise's extra_delta.
     """
 
     kind: Sampling
     probability: float
     expected_batch_size: float
     num_examples: int
+    generator: Literal["philox4x64-10"]
+    law_distance: float
 
 
 @dataclass(frozen=True)
@@ -155,6 +160,7 @@ class MechanismFacts:
       steps: how many were spent.
       noise_multiplier: the noise's standard deviation over the sensitivity under the statement's
         adjacency; where it changes with the step, a list.
+      noise_draws_per_step: how many numbers get noise in a step, as the noise's extra ε counts.
       sampling: how records were chosen.
       clipping: how gradients were clipped.
       rounding: of their sum.
@@ -163,6 +169,7 @@ class MechanismFacts:
     kind: Literal["dp_sgd"]
     steps: int
     noise_multiplier: float | tuple[NoiseStretch, ...]
+    noise_draws_per_step: float
     sampling: SamplingFacts
     clipping: ClippingFacts
     rounding: RoundingFacts
@@ -272,7 +279,7 @@ class Statement:
 
     Attributes:
       format: of this file.
-      library: what trained the model.
+      library: what trained the model and wrote this.
       private: false: there is no guarantee, because the secrets are known.
       reproducible: whether a seed was given, so that noise and sampling can be repeated.
       privacy_unit: what the guarantee protects.
@@ -281,6 +288,7 @@ class Statement:
       num_examples: N, the number of private records of the last segment; it is public.
       delta: δ of the guarantee.
       accountant: whose ε is the claim, the tightest.
+      accounting: the library that composes the steps.
       epsilon: ε of all mechanisms together at δ, by accountant; null: infinite.
       epsilon_at_smaller_deltas: the same at other δ.
       gaussian_dp: the Gaussian-DP equivalent.
@@ -293,7 +301,8 @@ class Statement:
       noise: where the noise comes from.
       data: the records that the last segment used.
       earlier_data: other records that earlier segments used.
-      test_is_public: whether the test records were declared public.
+      test_is_public: whether the test records were declared public, or are the test split of a
+        published set; the owner's own files are not unless it was declared.
       task: what was learnt.
       preprocessing: what the model sees of an input; null: that is a part of the task.
       batch_norm: null: the model has no BatchNorm.
@@ -310,6 +319,7 @@ class Statement:
     num_examples: int
     delta: float
     accountant: Accountant
+    accounting: Library
     epsilon: Epsilons
     epsilon_at_smaller_deltas: tuple[EpsilonAtDelta, ...]
     gaussian_dp: GaussianDP
@@ -376,14 +386,14 @@ def read_statement(path: str | Path) -> Statement:
       ValueError: if it is damaged, of another format, or has a field or value that this version
         does not know: half a statement would be misread.
     """
-    text = Path(path).read_text(encoding="utf-8")
+    text = Path(path).read_bytes()
     try:
         fact = json.loads(text)
         found = fact.get("format") if isinstance(fact, dict) else None
         if found is not None and found != FORMAT:
             raise ValueError(f"format is {found!r}: expected {FORMAT}, the one of this version")
         return typed_json.from_json(Statement, fact)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} can't be read ({error}): take an undamaged copy, or the version of jaxdp that "
             "wrote it"

@@ -28,6 +28,9 @@ JSON_TYPES = {
 }
 
 
+LARGEST_INTEGER = 2**63 - 1
+
+
 def to_json(value: Any) -> Any:
     """Turns a dataclass into objects, lists, numbers and strings for `json.dumps`."""
     if dataclasses.is_dataclass(value):
@@ -86,6 +89,8 @@ def _read(hint: Any, fact: Any, place: str) -> Any:
             _read(key, name, f"a name in {place}"): _read(item, value, f"{place}.{name}")
             for name, value in fact.items()
         }
+    if hint is int and abs(fact) > LARGEST_INTEGER:
+        raise _wrong(place, fact, "an integer of 64 bits")
     return _number(fact, place) if hint is float else fact
 
 

@@ -6,6 +6,7 @@ of its segment.
 
 import contextlib
 import hashlib
+import json
 import logging
 import os
 import sys
@@ -51,7 +52,7 @@ class Checkpoints:
         about = {
             "segment": checkpoint.segment,
             "position": list(checkpoint.position),
-            "digest": digest(checkpoint.arrays),
+            "digest": _digest_of(checkpoint),
         }
         try:
             self._manager.save(
@@ -112,9 +113,10 @@ class Checkpoints:
             args=ocp.args.Composite(state=ocp.args.StandardRestore(), about=ocp.args.JsonRestore()),
         )
         about, arrays = restored.about, restored.state
-        if digest(arrays) != about["digest"]:
+        found = Checkpoint(step, about["segment"], Position(*about["position"]), arrays)
+        if _digest_of(found) != about["digest"]:
             raise ValueError("its checksum is wrong")
-        return Checkpoint(step, about["segment"], Position(*about["position"]), arrays)
+        return found
 
     def _failure(self, error: Exception) -> OSError:
         reason = str(error).strip().partition("\n")[0]
@@ -209,6 +211,12 @@ def from_arrays(arrays: Arrays, like: Any) -> Any:
 def state_digest(state: TrainState) -> str:
     """A checksum of a state without its secret key."""
     return digest(to_arrays(state))
+
+
+def _digest_of(checkpoint: Checkpoint) -> str:
+    """A checksum of all of it: what paid for a state must not change under the state."""
+    about = [checkpoint.step, checkpoint.segment, *checkpoint.position, digest(checkpoint.arrays)]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 
 def digest(arrays: Arrays) -> str:

@@ -17,6 +17,7 @@ from .. import parsing
 from ..release.claims import SpentSegment
 from ..step import TrainState
 from .checkpoint import FROZEN, Checkpoint, Checkpoints, from_arrays, split_frozen, state_digest
+from .evidence import check_paid, facts_in
 from .files import write_private
 from .fingerprint import (
     DETERMINISTIC,
@@ -107,6 +108,7 @@ def open_history(folder: Path, keep: int, tell: Tell) -> History:
                 "written, or has other lines: it is not known what was spent. Put back the ledger "
                 "that belongs to the checkpoint"
             )
+    check_paid(folder, ledger)
     return History(folder, ledger, checkpoints, newest, last)
 
 
@@ -353,15 +355,9 @@ def drop_metrics_after(path: Path, step: int) -> None:
     """Removes the metrics of steps that will be taken again."""
     if not path.exists():
         return
-    lines = path.read_text().splitlines(keepends=True)
-    kept = []
-    for line in lines:
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (ValueError, KeyError):
-            continue  # half written by a crash
-    write_private(path, "".join(kept))
+    facts = [fact for _, fact in facts_in(path) if fact is not None]  # others were half written
+    kept = [fact for fact in facts if type(fact.get("step")) is int and fact["step"] <= step]
+    write_private(path, "".join(f"{json.dumps(fact)}\n" for fact in kept))
 
 
 def next_secrets(history: History) -> Secrets:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -102,11 +103,8 @@ def load_segment(path: Path) -> SavedSegment:
       ValueError: if it is missing or damaged.
     """
     try:
-        fact = json.loads(path.read_text())
-        keys = {
-            name: jax.random.wrap_key_data(jax.numpy.asarray(words, jax.numpy.uint32), impl="rbg")
-            for name, words in fact.get("secrets", {}).items()
-        }
+        fact = json.loads(path.read_bytes())
+        keys = {name: _key(words) for name, words in fact.get("secrets", {}).items()}
         secrets = Secrets(**keys) if "secrets" in fact else None
         config = fact["config"]
         return SavedSegment(
@@ -116,7 +114,7 @@ def load_segment(path: Path) -> SavedSegment:
             typed_json.from_json(Microbatches, fact["microbatches"]),
             secrets,
         )
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path} can't be read ({error}): without the secrets and settings in it the run "
             "can't go on. Put back an undamaged copy of the file"
@@ -127,6 +125,13 @@ def secrets_digest(secrets: Secrets) -> str:
     """A checksum of a segment's keys. Nobody can guess keys of 128 bits from it."""
     text = json.dumps(_words(secrets), sort_keys=True)
     return hashlib.sha256(f"the secrets of a segment of jaxdp\n{text}".encode()).hexdigest()
+
+
+def _key(words: Any) -> jax.Array:
+    """A key of four words. Its error names none of them: a message is no place for a secret."""
+    if len(words) != 4 or not all(type(word) is int and 0 <= word < 2**32 for word in words):
+        raise ValueError("a key is not four words of 32 bits")
+    return jax.random.wrap_key_data(jax.numpy.asarray(words, jax.numpy.uint32), impl="rbg")
 
 
 def _words(secrets: Secrets) -> dict[str, list[int]]:

@@ -117,7 +117,7 @@ def test_a_text_release_asks_for_the_text(text, capsys):
 def test_the_statement_says_what_a_release_alone_needs(text):
     statement = load_release(text[0]).statement
     found = evaluation.data_options(text[0], statement)
-    assert found == DataConfig("text", window=8, test="test[:50%]")
+    assert found == DataConfig("text", window=8, test="test[:50%]", test_is_public=False)
 
 
 def test_the_run_s_own_settings_say_where_its_data_are(text, tmp_path):
