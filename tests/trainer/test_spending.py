@@ -200,13 +200,13 @@ def test_a_run_that_lost_a_file_is_refused(one, lost):
 def test_a_ledger_behind_its_release_is_refused(one):
     lines = (one / "private" / "ledger.txt").read_text().splitlines(keepends=True)
     (one / "private" / "ledger.txt").write_text("".join(lines[:2]))
-    with pytest.raises(ValueError, match="are ahead of its ledger, which has 0 steps"):
+    with pytest.raises(ValueError, match=r"are ahead of the ledger .*, which has 0 steps"):
         jaxdp.compose(one)
 
 
 def test_a_ledger_behind_its_checkpoints_is_refused(one):
     (one / "private" / "checkpoints" / "21").mkdir(parents=True)
-    with pytest.raises(ValueError, match="are ahead of its ledger, which has 20 steps"):
+    with pytest.raises(ValueError, match=r"are ahead of the ledger .*, which has 20 steps"):
         jaxdp.compose(one)
 
 

@@ -38,7 +38,7 @@ SOUND: dict[tuple[Sampling, Adjacency], tuple[Accountant, ...]] = {
     ("fixed_size", "replace_one"): ("rdp",),
 }
 
-INTERVALS = tuple(10.0**-k for k in range(4, 10))  # of the grid of losses: coarse ones are quick
+INTERVALS = tuple(10.0 ** (-k / 2) for k in range(8, 19))  # of the grid of losses: coarse is quick
 DENSE_GRID, FEW_STEPS = 2**11, 10**5
 LARGEST_GRID = 2**23  # points of a step or of all steps: half a minute
 MOST_STEPS, MOST_SCHEDULED = 10**9, 10**7

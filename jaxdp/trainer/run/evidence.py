@@ -34,7 +34,7 @@ def check_paid(folder: Path, ledger: Ledger) -> None:
     ):
         if steps > paid:
             raise ValueError(
-                f"{what} in {folder} are ahead of the ledger {ledger.path}, which has {paid} steps "
+                f"{what} are ahead of the ledger {ledger.path}, which has {paid} steps "
                 f"where {steps} were taken: it is not known what was spent. Put back the ledger "
                 "that belongs to them"
             )

@@ -79,7 +79,8 @@ def test_a_statement_of_jaxdp_holds(numbers):
 @pytest.mark.parametrize("batch", [1, 100, 1400])
 @pytest.mark.parametrize("adjacency", ["add_remove", "replace_one"])
 def test_statements_of_many_plans_hold(adjacency, batch, z, steps):
-    numbers = dict(adjacency=adjacency, expected_batch_size=batch, noise_multiplier=z, steps=steps)
+    numbers = dict(adjacency=adjacency, expected_batch_size=batch, num_parameters=650)
+    numbers |= dict(noise_multiplier=z, steps=steps)
     assert wrong(statement_of(make_plan(**numbers), steps)) == []
 
 
