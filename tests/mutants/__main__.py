@@ -10,7 +10,7 @@ from itertools import groupby
 
 from . import ALL, SUBJECTS
 from .mutant import Mutant
-from .planting import Found, Result, missing_place, plant, run_unchanged, missing_test
+from .planting import Found, Result, missing_place, missing_test, plant, run_unchanged
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -70,7 +70,7 @@ MUTANTS = (
         PLD,
         "return first, probs, float(p_above[-1])",
         "return first, probs, 0.0",
-        ("tests/accounting/test_pld.py::test_a_step_keeps_all_its_mass",),
+        ("tests/accounting/test_pld.py::test_one_step_equals_direct_integration",),
     ),
     Mutant(
         "a-pld-is-rounded-the-other-way",
@@ -174,7 +174,9 @@ MUTANTS = (
         COMPOSITION,
         "return max(low, 0)",
         "return high",
-        ("tests/accounting/test_composition.py::test_what_is_planned_is_affordable_and_no_step_more",),
+        (
+            "tests/accounting/test_composition.py::test_what_is_planned_is_affordable_and_no_step_more",
+        ),
         13,
     ),
     Mutant(

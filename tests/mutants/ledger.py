@@ -51,7 +51,7 @@ MUTANTS = (
         LINES,
         'return hashlib.sha256(f"{before}\\n{text}".encode()).hexdigest()[:CHECK_DIGITS]',
         "return hashlib.sha256(text.encode()).hexdigest()[:CHECK_DIGITS]",
-        (f"{TESTS}::test_a_line_is_in_its_place_only",),
+        (f"{TESTS}::test_a_position_is_held_by_its_own_ledger_only",),
         15,
     ),
     Mutant(
@@ -147,10 +147,11 @@ MUTANTS = (
     Mutant(
         "noisy-scores-are-paid-for-after-they-are-drawn",
         "jaxdp/trainer/release/evaluation.py",
-        "                book.charge(pay.epsilon)  # before the noise is drawn\n"
-        "                found = exact.with_noise(pay.epsilon)\n",
-        "                found = exact.with_noise(pay.epsilon)\n"
-        "                book.charge(pay.epsilon)\n",
+        "            book.charge(pay.epsilon)  # before the noise is drawn\n"
+        "            return exact.with_noise(pay.epsilon), _paid(book, pay, classes)\n",
+        "            found = exact.with_noise(pay.epsilon)\n"
+        "            book.charge(pay.epsilon)\n"
+        "            return found, _paid(book, pay, classes)\n",
         (
             "tests/commands/test_evaluate_confusion.py::test_the_ledger_has_paid_before_the_noise_is_drawn",
         ),

@@ -185,7 +185,9 @@ MUTANTS = (
         TWO_PASS,
         "Held(*auto_engine(loss_fn, params, batch, constant_time))",
         "Held(*auto_engine(loss_fn, params, batch, False))",
-        (f"{BATCHES}::test_constant_time_reaches_gradients_that_two_passes_hold",),
+        (
+            "tests/gradients/test_isolation.py::test_constant_time_has_no_branch_where_rows_are_taken_apart",
+        ),
         28,
     ),
     Mutant(

@@ -153,14 +153,6 @@ MUTANTS = (
         22,
     ),
     Mutant(
-        "fit-remembers-the-records-of-the-last-segment-only",
-        SAME_DATA,
-        '    for one in saved_segments(history):\n        known = one.fingerprint["splits"]\n',
-        '    for one in saved_segments(history)[-1:]:\n        known = one.fingerprint["splits"]\n',
-        ("tests/trainer/test_fit_resume.py::test_the_records_of_every_segment_stay",),
-        22,
-    ),
-    Mutant(
         "the-command-remembers-the-records-of-the-last-segment-only",
         "jaxdp/datasets/loading.py",
         "    for before, known in earlier:\n",

@@ -21,7 +21,7 @@ MUTANTS = (
         CLAIMS,
         "return {name: round_up(composition.epsilon(spent, delta, name)) for name in names}",
         'return {n: float(f"{composition.epsilon(spent, delta, n):.3g}") for n in names}',
-        (f"{TESTS}::test_epsilon_is_never_below_what_was_accounted",),
+        (f"{TESTS}::test_epsilon_at_smaller_deltas_is_the_accountants",),
         13,
     ),
     Mutant(
