@@ -41,7 +41,7 @@ MUTANTS = (
         "jaxdp/gradients/matmul.py",
         "            activations=jnp.where(rows, self.activations, 0),\n",
         "            activations=self.activations,\n",
-        (ROWS_DROPPED,),
+        (f"{ROWS_DROPPED}[matmul-gram-activation-nan]",),
         6,
     ),
     Mutant(
@@ -49,7 +49,7 @@ MUTANTS = (
         "jaxdp/gradients/convolution.py",
         "return replace(self, inputs=rows(self.inputs), cotangents=rows(self.cotangents))",
         "return replace(self, cotangents=rows(self.cotangents))",
-        (ROWS_DROPPED,),
+        (f"{ROWS_DROPPED}[conv-gram-activation-nan]",),
         6,
     ),
     Mutant(
