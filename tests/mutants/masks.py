@@ -109,7 +109,7 @@ MUTANTS = (
         "jaxdp/dpsgd/rows.py",
         "        taken[padding] = np.zeros((), taken.dtype)\n",
         "",
-        (f"{BATCHES}::test_batches_hold_the_records_and_their_mask",),
+        (f"{BATCHES}::test_rows_are_taken_from_the_plans_own_records_only",),
         24,
     ),
     Mutant(
