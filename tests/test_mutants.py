@@ -101,9 +101,9 @@ def test_tests_that_are_missing_or_slow_are_told():
 REPORT = """<testsuites><testsuite>
 <testcase classname="tests.a.test_b" name="test_green"/>
 <testcase classname="tests.a.test_b" name="test_case[1]"/>
-<testcase classname="tests.a.test_b" name="test_case[2]"><failure message="assert 2 == 3"/></testcase>
+<testcase classname="tests.a.test_b" name="test_case[2]"><failure message="assert 0"/></testcase>
 <testcase classname="tests.a.test_b" name="test_name"><failure message="NameError: x"/></testcase>
-<testcase classname="tests.a.test_b" name="test_fixture"><error message="failed on setup"/></testcase>
+<testcase classname="tests.a.test_b" name="test_fixture"><error message="on setup"/></testcase>
 <testcase classname="tests.a.test_b" name="test_left_out"><skipped message="no extra"/></testcase>
 </testsuite></testsuites>"""
 

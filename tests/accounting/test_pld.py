@@ -138,9 +138,3 @@ def test_the_loss_of_a_group_is_inverted():
     back = np.log(sum(w * np.exp((k * x - k * k / 2) / s**2) for k, w in enumerate(weights)))
     np.testing.assert_allclose(back, losses, atol=1e-10)
     assert pld._where_loss(s, weights, np.array([math.log(0.7) - 1e-9]))[0] == -math.inf
-
-
-def test_compositions_are_rounded_to_the_safe_side():
-    """Losses that the composed grid leaves out count as certain."""
-    composed = pld.composed_pld([(1.0, 100)], (0.9, 0.1))
-    assert composed.get_delta_for_epsilon(1e6) > 0

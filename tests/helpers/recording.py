@@ -3,7 +3,6 @@
 After a change of bits that is meant, `python tests/helpers/recording.py` writes it again.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,45 +37,43 @@ SAMPLINGS = {
 # Sums of several floats: XLA may add them in another order. Of all else every bit is compared.
 ROUNDED = ("sums", "released", "norms")
 
-Arrays = dict[str, np.ndarray]
 
-
-def secret_key() -> jax.Array:
+def secret_key():
     """A key of 128 bits, which is none since it is known."""
     return jax.random.wrap_key_data(jnp.array([3, 1, 4, 15], jnp.uint32), impl="rbg")
 
 
-def make_plan(**changes: object) -> jaxdp.Plan:
+def make_plan(**changes):
     numbers = dict(num_examples=N, expected_batch_size=12, steps=STEPS, noise_multiplier=1.5)
     numbers |= dict(clipping=CLIPPINGS["clip_individual"])
     return jaxdp.Plan(**{**numbers, **changes})
 
 
-def records() -> tuple[np.ndarray, np.ndarray]:
+def records():
     """All records: exact numbers, made without a generator."""
     x = ((np.arange(N * 5).reshape(N, 5) * 37) % 101 - 50) / 32
     return x.astype(np.float32), ((np.arange(N) * 29) % 17 - 8).astype(np.float32)
 
 
-def loss(params: dict, x: jax.Array, y: jax.Array) -> jax.Array:
+def loss(params, x, y):
     """Of a network of two layers."""
     hidden = jnp.tanh(x @ params["dense"]["kernel"] + params["dense"]["bias"] + 0.5)
     return (params["scale"] @ hidden - y) ** 2
 
 
-def of_sampling(name: str) -> Arrays:
+def of_sampling(name):
     """The batches of a sampling, by the step."""
     batches = enumerate(make_plan(**SAMPLINGS[name]).batches(key=secret_key()))
     pairs = {step: zip(("indices", "mask"), batch, strict=True) for step, batch in batches}
     return {f"{name}/{step}/{what}": a for step, pair in pairs.items() for what, a in pair}
 
 
-def of_clipping(name: str) -> Arrays:
+def of_clipping(name):
     """Sums, noise and releases of a clipping, by the step."""
     return {f"{name}/{what}": array for what, array in _steps(CLIPPINGS[name])}
 
 
-def _steps(clipping: jaxdp.dpsgd.Clipping) -> Iterator[tuple[str, np.ndarray]]:
+def _steps(clipping):
     in_units = clipping.unit == "batch"
     plan = make_plan(clipping=clipping, num_units=3 if in_units else None)
     tx = jaxdp.privatize(plan, key=secret_key())
@@ -97,7 +94,7 @@ def _steps(clipping: jaxdp.dpsgd.Clipping) -> Iterator[tuple[str, np.ndarray]]:
         yield f"{step}/norms", np.asarray(state.clipping.clipping_norms)
 
 
-def of_key() -> Arrays:
+def of_key():
     """The noise and the keys for what a loss draws, by their use and step."""
     found = {f"noise/{step}/numbers": _noise(step) for step in range(STEPS)}
     for use, step in (("dropout", 0), ("dropout", 7), ("init", 0)):
@@ -106,18 +103,18 @@ def of_key() -> Arrays:
     return found
 
 
-def _noise(step: int) -> np.ndarray:
+def _noise(step):
     """The whole numbers that leaves of some shapes get at a step."""
     words, shapes = jax.random.key_data(secret_key()), [(4,), (5, 4), (3, 2, 2)]
     draw = lambda: [rounded_gaussian(words, step, i, shape) for i, shape in enumerate(shapes)]
     return _flat(jax.jit(draw)())
 
 
-def _flat(tree: object) -> np.ndarray:
+def _flat(tree):
     return np.concatenate([np.asarray(leaf).reshape(-1) for leaf in jax.tree.leaves(tree)])
 
 
-def main() -> None:
+def main():
     found = of_key()
     for name in SAMPLINGS:
         found |= of_sampling(name)

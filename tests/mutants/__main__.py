@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from itertools import groupby
 
 from . import ALL, SUBJECTS
 from .mutant import Mutant
@@ -53,10 +52,11 @@ def all_caught(mutants: Sequence[Mutant], jobs: int, tell: Callable[[str], None]
     survived: list[str] = []
     with ThreadPoolExecutor(jobs) as pool:
         tests = sorted({test for mutant in mutants for test in mutant.tests})
-        files = [list(own) for _, own in groupby(tests, lambda test: test.partition("::")[0])]
         tell(f"Running {len(tests)} tests without any mutant ...")
         unchanged: dict[str, Found] = {}
-        for found in pool.map(run_unchanged, files):
+        # In few parts: those of a folder share what takes long to prepare.
+        size = -(-len(tests) // jobs)
+        for found in pool.map(run_unchanged, batched(tests, size)):
             unchanged |= found
         planted = {pool.submit(plant, mutant): mutant for mutant in mutants}
         for number, done in enumerate(as_completed(planted), 1):
@@ -70,6 +70,11 @@ def all_caught(mutants: Sequence[Mutant], jobs: int, tell: Callable[[str], None]
     for line in survived:
         tell(line)
     return not survived
+
+
+def batched(tests: Sequence[str], size: int) -> list[Sequence[str]]:
+    """The tests in parts of this size."""
+    return [tests[start : start + size] for start in range(0, len(tests), size)]
 
 
 def judged(mutant: Mutant, result: Result, unchanged: dict[str, Found]) -> Result:

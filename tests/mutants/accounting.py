@@ -73,13 +73,6 @@ MUTANTS = (
         ("tests/accounting/test_pld.py::test_one_step_equals_direct_integration",),
     ),
     Mutant(
-        "a-pld-is-rounded-the-other-way",
-        PLD,
-        "pld_pmf.DensePLDPmf(interval, first, probs, infinity_mass, True)",
-        "pld_pmf.DensePLDPmf(interval, first, probs, infinity_mass, False)",
-        ("tests/accounting/test_pld.py::test_compositions_are_rounded_to_the_safe_side",),
-    ),
-    Mutant(
         "the-rounding-of-the-transform-is-taken-for-none",
         PLD,
         "return 1e-13 + 4e-16 * steps",

@@ -51,7 +51,7 @@ MUTANTS = (
         LINES,
         'return hashlib.sha256(f"{before}\\n{text}".encode()).hexdigest()[:CHECK_DIGITS]',
         "return hashlib.sha256(text.encode()).hexdigest()[:CHECK_DIGITS]",
-        (f"{TESTS}::test_a_position_is_held_by_its_own_ledger_only",),
+        (f"{TESTS}::test_a_position_is_of_all_lines_before_it",),
         15,
     ),
     Mutant(

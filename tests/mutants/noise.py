@@ -30,7 +30,7 @@ MUTANTS = (
         NOISE,
         "deltas = plan.clipping.record_factor(plan.adjacency) * safe_clipping_norms(",
         "deltas = 1 * safe_clipping_norms(",
-        ("tests/dpsgd/test_clipping_sensitivity.py::test_sensitivity_is_what_the_clipping_says",),
+        (f"{TESTS}::test_noise_has_the_stated_size_and_shape",),
         3,
     ),
     Mutant(

@@ -16,7 +16,7 @@ from .mutant import Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("jaxdp", "tests", "configs", "pyproject.toml")
-SECONDS = 600  # the longest that the tests of a mutant, or of a file, may take
+SECONDS = 600  # the longest that the tests of a mutant may take
 
 # By plugins the start takes twice as long, and none is needed. Slow tests don't count: the bug must
 # be found by those that everybody runs.
@@ -87,7 +87,7 @@ def run_unchanged(tests: Iterable[str]) -> dict[str, Found]:
     """Runs tests on a copy of the project as it is."""
     with tempfile.TemporaryDirectory(prefix="jaxdp-unchanged-") as name:
         copy_project(Path(name))
-        return run_tests(Path(name), list(tests), stop=False)
+        return run_tests(Path(name), list(tests), stop=False, seconds=None)
 
 
 def copy_project(folder: Path) -> None:
@@ -100,20 +100,23 @@ def copy_project(folder: Path) -> None:
             shutil.copy2(source, folder / name)
 
 
-def run_tests(folder: Path, tests: Sequence[str], *, stop: bool) -> dict[str, Found]:
+def run_tests(
+    folder: Path, tests: Sequence[str], *, stop: bool, seconds: float | None = SECONDS
+) -> dict[str, Found]:
     """Runs tests in a copy of the project.
 
     Args:
       folder: the copy.
       tests: their names.
       stop: whether the first red case is enough.
+      seconds: the longest that they may take, after which none has ended; None: for ever.
     """
     report = folder / "report.xml"
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     env |= {"PYTHONPATH": str(folder), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     call = [sys.executable, *PYTEST, f"--junitxml={report}", *(["-x"] if stop else []), *tests]
     try:
-        subprocess.run(call, cwd=folder, env=env, capture_output=True, timeout=SECONDS, check=False)
+        subprocess.run(call, cwd=folder, env=env, capture_output=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
         return dict.fromkeys(tests, Found.NOTHING)
     return read_report(report.read_text() if report.is_file() else "<testsuites/>", tests)
