@@ -1,6 +1,7 @@
 """Plants a bug into a copy of the project, and runs the tests that must find it."""
 
 import ast
+import functools
 import os
 import shutil
 import subprocess
@@ -44,26 +45,35 @@ class Result(NamedTuple):
     why: str
 
 
-def missing_place(mutant: Mutant, root: Path = ROOT) -> str | None:
+def missing_place(mutant: Mutant) -> str | None:
     """Says that the place of a mutant has moved; None if it is where it belongs."""
-    path = root / mutant.file
+    path = ROOT / mutant.file
     count = path.read_text(encoding="utf-8").count(mutant.old) if path.is_file() else 0
     if count == 1:
         return None
     return f"{mutant.name}: its old text is {count} times in {mutant.file}, and not once"
 
 
-def missing_test(test: str, root: Path = ROOT) -> str | None:
+def missing_test(test: str) -> str | None:
     """Says that there is no such test in the default run; None if there is."""
     file, _, name = test.partition("::")
-    path, name = root / file, name.partition("[")[0]
-    body = ast.parse(path.read_text(encoding="utf-8")).body if path.is_file() else []
-    functions = [n for n in body if isinstance(n, ast.FunctionDef) and n.name == name]
-    if not functions or not name.startswith("test_"):
+    decorators = _tests_of(ROOT / file).get(name.partition("[")[0])
+    if decorators is None:
         return f"there is no test {test}"
-    if "pytest.mark.slow" in map(ast.unparse, functions[0].decorator_list):
+    if "pytest.mark.slow" in decorators:
         return f"{test} is slow: the default run must find the bug"
     return None
+
+
+@functools.cache
+def _tests_of(path: Path) -> dict[str, list[str]]:
+    """The tests in a file, with their decorators."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body if path.is_file() else []
+    return {
+        node.name: list(map(ast.unparse, node.decorator_list))
+        for node in body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    }
 
 
 def plant(mutant: Mutant) -> Result:
