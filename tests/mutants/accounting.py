@@ -84,7 +84,7 @@ MUTANTS = (
         PLD,
         'else ["remove", "add"]',
         'else ["add"]',
-        ("tests/accounting/test_pld.py::test_one_step_equals_direct_integration",),
+        ("tests/accounting/test_pld.py::test_agrees_with_dp_accounting_and_is_never_coarser",),
         12,
     ),
     Mutant(

@@ -79,7 +79,7 @@ MUTANTS = (
         MATMUL,
         "return jnp.sum(gram_matrix(a) * gram_matrix(c), axis=(2, 3))",
         "return jnp.sum(jnp.sum(jnp.square(a), 3) * jnp.sum(jnp.square(c), 3), 2)",
-        ("tests/gradients/test_several.py::test_uses_of_one_form_are_one_longer_product",),
+        (f"{HARDLY}[64-matmul-gram]",),
         1,
     ),
     Mutant(
