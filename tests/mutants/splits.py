@@ -59,15 +59,6 @@ MUTANTS = (
         34,
     ),
     Mutant(
-        "a-bad-row-is-an-error-of-the-cache-only",
-        DECODING,
-        "    if bad and not skip_bad:\n        raise _bad_row(reading, *min(bad.items()))\n"
-        "    fields",
-        "    fields",
-        ("tests/datasets/test_decoding.py::test_bad_rows_are_listed_and_keep_their_place",),
-        35,
-    ),
-    Mutant(
         "bad-rows-are-forgotten",
         DATASET,
         "            marked if marked.any() else None,\n",
