@@ -9,7 +9,7 @@ from helpers.mechanisms import SOUND
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxdp.accounting import Mechanism, epsilon, solve_noise_multiplier
+from jaxdp.accounting import Mechanism, calibration, epsilon, solve_noise_multiplier
 
 
 def test_published_noise_multipliers():
@@ -106,3 +106,17 @@ def test_a_target_that_no_noise_meets_names_the_knobs():
         )
     with pytest.raises(ValueError, match="Take a smaller delta"):
         solve_noise_multiplier(target_epsilon=1.0, delta=0.1, steps=5, sampling_probability=0.01)
+
+
+@given(st.floats(1e-3, 1e5))
+def test_six_digits_are_rounded_up(z):
+    assert z <= calibration._six_digits_up(z) <= z * (1 + 1.1e-5)
+
+
+def test_the_solved_noise_is_checked_by_its_epsilon(monkeypatch):
+    """A search that ends too early is found by the ε that is asked for."""
+    problem = dict(target_epsilon=2.71, delta=1e-5, steps=9, sampling_probability=1.0)
+    run = lambda z: Mechanism(z, 9, 1.0, "full_batch")
+    monkeypatch.setattr(calibration, "_least_noise", lambda excess, start: 0.9999 * start)
+    z = solve_noise_multiplier(**problem, sampling="full_batch")
+    assert epsilon(run(z), 1e-5) <= 2.71 < epsilon(run(z * 0.9999), 1e-5)

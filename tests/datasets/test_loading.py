@@ -33,6 +33,14 @@ def test_a_run_protects_the_same_records_from_first_to_last(now, says):
         loading.load(now, earlier=[(SPLIT, {})])
 
 
+def test_the_records_of_every_segment_are_kept():
+    last = DataConfig(private="train[:1000]", test="test[:100]")
+    now = replace(last, public="train[1000:1200]")
+    assert len(loading.load(now, earlier=[(last, {})])[0].public) == 200
+    with pytest.raises(ValueError, match="200 records of 'train'"):
+        loading.load(now, earlier=[(SPLIT, {}), (last, {})])
+
+
 def test_a_run_may_leave_records_out_or_take_new_ones():
     now = DataConfig(private="train[10:1190]+test[100:]", public="train[1201:]", test="test[:50]")
     data, _ = loading.load(now, earlier=[(SPLIT, {}), (now, {})])

@@ -127,6 +127,20 @@ def test_norms_of_large_leaves_are_not_rounded_down():
     squared = from_dense(grads).squared_norms()
     exact = np.sum(np.square(grads, dtype=np.float64))
     assert exact <= squared[0] <= exact * (1 + 1e-5)
+    # The first lanes of a reduction don't grow by squares as small as these.
+    grads = np.full((1, 2**10), 2.0**-12.5, np.float32)
+    grads[0, 0] = 1
+    assert np.sum(np.square(grads, dtype=np.float64)) <= from_dense(grads).squared_norms()[0]
+
+
+def test_the_norm_of_many_leaves_is_not_rounded_down():
+    """Every square but the first is too small to change a float32 sum that has it."""
+    squares = [np.float32(1)] + [np.float32(2.0**-25)] * 3000
+    params = [jnp.zeros(())] * len(squares)
+    clip = jaxdp.clip_individual(0.5)
+    told = clip.clip(clip.groups(params), clip.init(params), strict=True)
+    coefficient = np.float64(told.coefficients([jnp.full(1, s) for s in squares])[0][0])
+    assert coefficient * np.sqrt(np.sum(squares, dtype=np.float64)) <= 0.5 * (1 + 1e-5)
 
 
 def test_small_gradients_are_left_whole_and_large_ones_reach_the_clipping_norm():

@@ -158,3 +158,12 @@ def test_the_sign_of_a_frozen_groups_zeros_tells_nothing(unit):
             from_dense(grads, unit=unit), tx.init(jax.tree.map(lambda g: g[0], grads))
         )
         assert not np.signbit(mean["a"]).any()
+
+
+def test_a_frozen_groups_sum_is_zero():
+    """Its norm is in no clipping norm, so nothing would bound it."""
+    clip = jaxdp.clip_layerwise({"a": 0.0, "b": 1.0})
+    grads = {"a": np.full((3, 4), 1e6, np.float32), "b": np.ones((3, 2), np.float32)}
+    total, _ = clip.update(from_dense(grads), clip.init(jax.tree.map(lambda g: g[0], grads)))
+    assert not total["a"].any()
+    assert total["b"].all()

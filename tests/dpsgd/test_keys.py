@@ -25,6 +25,8 @@ def test_secret_keys_use_their_full_width():
     # Each bit of 64 keys is both 0 and 1 somewhere: false alarm 128 * 2 * 2^-64.
     assert bits.any(axis=0).all()
     assert (1 - bits).any(axis=0).all()
+    # And no half follows from another: false alarm below 2^-50.
+    assert len(np.unique(drawn.view(np.uint64))) == 128
 
 
 @pytest.mark.parametrize("key", [jax.random.key(0), jaxdp.secret_key()], ids=["seed", "secret"])

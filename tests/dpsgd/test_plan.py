@@ -119,6 +119,11 @@ def test_bad_numbers_are_named_with_the_cure(changes, message):
         make_plan(**changes)
 
 
+def test_a_group_without_a_bound_has_no_plan():
+    with pytest.raises(ValueError, match="bounds nothing"):
+        make_plan(clipping=jaxdp.clip_layerwise({"a": 1.0, "b": math.inf}))
+
+
 def test_clipping_must_be_a_jaxdp_clipping():
     with pytest.raises(TypeError, match="clip_individual"):
         make_plan(clipping=1.0)

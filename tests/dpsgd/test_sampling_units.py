@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from helpers.releases import FALSE_ALARM
+from helpers.releases import FALSE_ALARM, make_plan
 from scipy.stats import chi2
 
 import jaxdp
@@ -102,3 +102,14 @@ def test_a_unit_above_the_capacity_gets_a_larger_shape():
     )
     assert units.shape == mask.shape == (3, 10)
     assert mask.sum(axis=1).tolist() == [7, 0, 2]
+
+
+def test_units_and_samples_have_keys_of_their_own(monkeypatch):
+    names, made = [], keys.philox_key
+    monkeypatch.setattr(
+        keys, "philox_key", lambda key, name: (names.append(name), made(key, name))[1]
+    )
+    plan = make_plan(jaxdp.clip_batch(1.0), num_units=2)
+    next(plan.batches(key=jax.random.key(0)))
+    assert {"sampling", "units"} <= set(names)
+    assert len(names) == len(set(names))

@@ -59,6 +59,18 @@ def test_where_rows_are_groups_is_seen():
     assert mixes_rows(own, (x, kernels))
 
 
+@pytest.mark.parametrize("method", ["auto", "two_pass"])
+def test_constant_time_has_no_branch_where_rows_are_taken_apart(method):
+    params, x = {"k": jnp.ones((3, 3, 8, 8))}, jnp.ones((4, 8, 8, 8))
+
+    def text(constant_time):
+        step = lambda x, mask: clipped(LOSSES["made"], method, params, x, mask, constant_time)
+        return str(jax.make_jaxpr(step)(x, np.ones(4, bool)))
+
+    assert "cond[" in text(False)
+    assert "cond[" not in text(True)
+
+
 def line(x, kernel):
     dimensions = ("NWC", "WIO", "NWC")
     return jax.lax.conv_general_dilated(x[None], kernel, (1,), "SAME", None, None, dimensions)[0]

@@ -115,6 +115,12 @@ def test_wide_indices_outside_of_the_table_stay_outside(mode, start):
         agree_exactly(loss, normal(0, 6, 5), (indices,))
 
 
+def test_a_negative_index_of_a_gather_reads_nothing():
+    """jax.numpy counts from the end; lax.gather does not."""
+    loss = lambda table, i: jnp.sum(jnp.sin(gathered(table, i[:, None], "fill")))
+    agree_exactly(loss, normal(0, 6, 5), (jnp.array([[-1, 2, -6], [0, -7, 5]]),))
+
+
 @pytest.mark.parametrize("mode", ["fill", "clip"])
 def test_an_index_of_an_axis_that_is_taken_whole_may_be_outside(mode):
     loss = lambda table, i: jnp.sum(jnp.sin(gathered(table, i, mode, (0, 1))))

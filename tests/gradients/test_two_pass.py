@@ -308,3 +308,26 @@ def test_the_memory_is_that_of_plain_training():
     plain = memory(lambda p, b: jax.grad(mean)(p, *b))
     clipped = memory(lambda p, b: clipping.update(grads(p, b), clipping.init(p))[0])
     assert clipped <= 1.05 * plain + sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+
+
+def test_norms_of_loops_include_their_rounding():
+    """The squares of all layers but the last are too small to change a float32 sum with that."""
+    scales = np.full(3000, 2.0**-12.5, np.float32)
+    scales[-1] = 1
+
+    def loss(w, x):
+        add = lambda total, layer: (total + layer[1] * jnp.sum(x @ layer[0]), None)
+        return jax.lax.scan(add, 0.0, (w, scales))[0]
+
+    w, batch = jnp.ones((len(scales), 1, 1)), (jnp.ones((1, 1)),)
+    assert where(loss, w, batch) == ["site"]
+    (squared,) = two_pass_engine(loss, w, batch).squared_norms()
+    assert float(squared[0]) >= np.sum(np.square(scales, dtype=np.float64))
+
+
+def test_several_terms_are_told():
+    """A bound on the rounding of the sum is for one term of each example alone (rule 9)."""
+    loss = lambda w, x: jnp.sum(jnp.sin(x @ w))
+    told = lambda *shape: two_pass_engine(loss, jnp.ones((3, 3)), (jnp.ones(shape),)).one_term
+    assert told(B, 3)
+    assert not told(B, 4, 3)

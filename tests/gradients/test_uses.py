@@ -34,3 +34,25 @@ def test_values_made_by_many_equations_are_followed():
 
     (use,) = trace(loss, W, (X[0],)).uses[0]
     assert use.view.leaves == {0}
+
+
+def test_a_use_with_several_results_counts():
+    """No rule reads such an equation: the leaf is differentiated for every example."""
+
+    def loss(w, x):
+        branches = (lambda w, x: (x @ w, x), lambda w, x: (x, 2 * (x @ w)))
+        first, second = jax.lax.cond(x[0] > 0, *branches, w, x)
+        return jnp.sum(jnp.sin(first) * second)
+
+    (use,) = trace(loss, W, (X[0],)).uses[0]
+    assert use.primitive is not None
+    agree(loss, normal(0, 3, 3), (normal(1, B, 3),))
+
+
+def test_a_leaf_that_a_loop_carries_counts():
+    def loss(w, x):
+        both = lambda carry, _: ((0.5 * carry[0], jnp.sin(carry[1] @ carry[0])), None)
+        return jnp.sum(jax.lax.scan(both, (w, x), None, length=3)[0][1])
+
+    agree(loss, normal(0, 3, 3), (normal(1, B, 3),))
+    assert factored(loss, normal(0, 3, 3), (normal(1, B, 3),)) == [False]

@@ -1,6 +1,7 @@
 """The loop: every step is taken, counted before it runs, and a stop is heard."""
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from helpers.regression import Problem
 
@@ -43,3 +44,14 @@ def test_a_stop_request_stops_after_the_step():
     problem.run(stop=stop, watch=watch)
     assert problem.payment.count == 4  # metrics come one step late
     assert problem.plan.epsilon_spent(problem.state) == problem.plan.epsilon(4)
+
+
+def test_an_empty_batch_is_paid_for_and_taken():
+    """A step without its noise would tell that nobody was sampled (rule 7)."""
+    problem = Problem()
+    ((indices, mask),) = list(problem.samples())[:1]
+    problem.batches = lambda: [(problem.take(indices), np.zeros_like(mask))] * 2
+    params = problem.run()
+    assert problem.payment.count == 2
+    assert problem.plan.epsilon_spent(problem.state) == problem.plan.epsilon(2)
+    assert not np.array_equal(params["w"], np.ones(3))  # noise was added

@@ -232,3 +232,8 @@ def test_without_amplification_the_run_is_gaussian_dp_at_every_delta(changes, mu
     found = statement_of(make_plan(**changes)).gaussian_dp
     assert found.at_every_delta
     assert mu <= found.mu <= mu * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("adjacency", ["add_remove", "zero_out", "replace_one"])
+def test_the_adjacency_is_the_plan_s(adjacency):
+    assert statement_of(make_plan(adjacency=adjacency)).adjacency == adjacency

@@ -214,6 +214,19 @@ def test_a_position_is_held_by_its_own_ledger_only(charged, tmp_path):
     assert not other.holds(Position(0, ""))
 
 
+def test_a_position_is_of_all_lines_before_it(tmp_path, monkeypatch):
+    """Equal last lines at one place of two ledgers are not the same spending."""
+    monkeypatch.setattr(ledger, "now", lambda: "a time")
+    books = []
+    for state in ("ab", "other"):
+        books.append(Ledger.create(tmp_path / f"{state}.txt", BUDGET))
+        books[-1].open_segment(segment(state=state))
+        books[-1].charge(0, 19)
+    one, other = books
+    assert one.path.read_text().count("\n") == other.path.read_text().count("\n")
+    assert not other.holds(one.position)
+
+
 def test_nothing_is_written_to_a_deleted_or_replaced_ledger(charged):
     book = Ledger.open(charged)
     with charged.open("ab") as other:

@@ -248,3 +248,15 @@ def test_a_new_segment_begins_new_shuffled_epochs(tmp_path):
     (got, mask), *_ = again.batches(4, 5)
     taken = again.plan.batches(key=again.saved.secrets.sampling, start=4 - again.first_step)
     np.testing.assert_array_equal(got.records[0][mask], images[next(taken)[0][mask]])
+
+
+def test_a_state_that_a_segment_did_not_begin_with_is_not_free(secret):
+    """Its steps would be other ones, with the noise of those that were charged."""
+    with crash_at(5):
+        go_on(secret, *OPTION)
+    run, history, _ = prepare_resume(secret)
+    free = lambda state: resume.why_not_free(history, run.saved.fingerprint, state) is None
+    assert (history.newest.segment, len(history.ledger.segments)) == (1, 2)
+    assert free(run.state)
+    params = jax.tree.map(lambda leaf: leaf.at[(0,) * leaf.ndim].add(1), run.state.params)
+    assert not free(run.state._replace(params=params))

@@ -1,0 +1,37 @@
+"""Privacy bugs that the tests must find: `python -m tests.mutants` plants each and looks.
+
+A new subject is a module with `MUTANTS` and a line in `SUBJECTS`.
+"""
+
+from . import (
+    accounting,
+    clipping,
+    ledger,
+    masks,
+    noise,
+    norms,
+    release,
+    resume,
+    sampling,
+    seal,
+    splits,
+    statement,
+)
+from .mutant import Mutant
+
+SUBJECTS: dict[str, tuple[Mutant, ...]] = {
+    "clipping": clipping.MUTANTS,
+    "norms": norms.MUTANTS,
+    "masks": masks.MUTANTS,
+    "noise": noise.MUTANTS,
+    "sampling": sampling.MUTANTS,
+    "accounting": accounting.MUTANTS,
+    "ledger": ledger.MUTANTS,
+    "resume": resume.MUTANTS,
+    "splits": splits.MUTANTS,
+    "release": release.MUTANTS,
+    "statement": statement.MUTANTS,
+    "seal": seal.MUTANTS,
+}
+
+ALL = tuple(mutant for mutants in SUBJECTS.values() for mutant in mutants)

@@ -1,0 +1,321 @@
+"""Bugs in the noise: its size, its keys, its grid, and what it must cover."""
+
+from .mutant import Mutant
+
+NOISE = "jaxdp/dpsgd/noise.py"
+PRIVATIZER = "jaxdp/dpsgd/privatizer.py"
+KEYS = "jaxdp/dpsgd/keys.py"
+TESTS = "tests/dpsgd/test_noise.py"
+RELEASE = "tests/dpsgd/test_noise_release.py"
+
+MUTANTS = (
+    Mutant(
+        "half-the-noise",
+        NOISE,
+        "return z[jnp.minimum(step, z.size - 1)] * spread * raised",
+        "return z[jnp.minimum(step, z.size - 1)] * spread * raised / 2",
+        (f"{TESTS}::test_noise_has_the_stated_size_and_shape",),
+        2,
+    ),
+    Mutant(
+        "every-layer-has-the-noise-of-one",
+        NOISE,
+        "spread = weights * jnp.linalg.norm(deltas / weights)",
+        "spread = deltas",
+        (f"{TESTS}::test_effective_noise_multiplier_of_what_is_released",),
+        2,
+    ),
+    Mutant(
+        "the-noise-is-for-one-clipping-norm-under-every-adjacency",
+        NOISE,
+        "deltas = plan.clipping.record_factor(plan.adjacency) * safe_clipping_norms(",
+        "deltas = 1 * safe_clipping_norms(",
+        (f"{TESTS}::test_noise_has_the_stated_size_and_shape",),
+        3,
+    ),
+    Mutant(
+        "the-counts-of-a-quantile-are-free",
+        NOISE,
+        "return z / np.sqrt(1 - cost * z**2)",
+        "return z",
+        (f"{TESTS}::test_effective_noise_multiplier_of_what_is_released",),
+        2,
+    ),
+    Mutant(
+        "the-noise-of-a-schedule-is-that-of-its-first-step",
+        NOISE,
+        "return z[jnp.minimum(step, z.size - 1)] * spread * raised",
+        "return z[0] * spread * raised",
+        ("tests/dpsgd/test_clippings.py::test_schedules_of_clipping_norms_and_of_noise",),
+        2,
+    ),
+    Mutant(
+        "the-rounding-of-the-sum-is-not-covered",
+        NOISE,
+        "raised = (1 + plan.rounding_slack) * noise_grid(plan, groups).inflation",
+        "raised = noise_grid(plan, groups).inflation",
+        (f"{TESTS}::test_the_rounding_slack_is_added_to_the_noise",),
+        9,
+    ),
+    Mutant(
+        "the-rounding-to-the-grid-is-not-covered",
+        NOISE,
+        "return NoiseGrid(scale, 1 / (1 - moved(scale)))",
+        "return NoiseGrid(scale, 1.0)",
+        (
+            "tests/dpsgd/test_noise_grid.py::test_rounding_is_paid_for_with_z_as_the_accountant_is_given_it",
+        ),
+        23,
+    ),
+    Mutant(
+        "the-grid-takes-z-as-the-plan-tells-it",
+        NOISE,
+        "default=0.0) * event_factor(mechanism)",
+        "default=0.0)",
+        (
+            "tests/dpsgd/test_noise_grid.py::test_rounding_is_paid_for_with_z_as_the_accountant_is_given_it",
+        ),
+        23,
+    ),
+    Mutant(
+        "the-sum-is-not-rounded-to-the-grid",
+        NOISE,
+        "points = jnp.rint(jnp.clip(totals * (2.0**scale / std), -LARGEST_SUM, LARGEST_SUM))",
+        "points = jnp.clip(totals * (2.0**scale / std), -LARGEST_SUM, LARGEST_SUM)",
+        (
+            "tests/dpsgd/test_noise_grid.py::test_what_is_released_is_the_rounded_sum_plus_the_noise_on_the_grid",
+        ),
+        23,
+    ),
+    Mutant(
+        "a-sum-that-is-not-finite-is-released-as-a-number",
+        NOISE,
+        "return jnp.where(jnp.isfinite(totals) & jnp.isfinite(std), value, jnp.nan)",
+        "return jnp.where(jnp.isfinite(std), jnp.nan_to_num(value), jnp.nan)",
+        (f"{RELEASE}::test_sums_that_are_not_finite_release_nan_and_leave_the_others_alone",),
+        23,
+    ),
+    Mutant(
+        "more-numbers-get-noise-than-the-plan-pays-for",
+        NOISE,
+        "    elif draws > plan.num_parameters:\n",
+        "    elif draws > 1000 * plan.num_parameters:\n",
+        (
+            f"{RELEASE}::test_more_numbers_than_the_plan_has_paid_for_are_refused_in_init_and_in_update",
+        ),
+        23,
+    ),
+    Mutant(
+        "every-step-has-the-noise-of-the-first",
+        PRIVATIZER,
+        "add_noise(jax.random.key_data(state.privatize_key), step, std_of, sum_of)",
+        "add_noise(jax.random.key_data(state.privatize_key), 0 * step, std_of, sum_of)",
+        (f"{TESTS}::test_noise_is_independent_across_leaves_steps_and_runs",),
+        10,
+    ),
+    Mutant(
+        "the-step-is-not-counted",
+        PRIVATIZER,
+        "return means, PrivatizeState(state.privatize_key, step + 1, adapted)",
+        "return means, PrivatizeState(state.privatize_key, step, adapted)",
+        ("tests/dpsgd/test_privatizer.py::test_an_empty_batch_is_a_step_with_noise",),
+        10,
+    ),
+    Mutant(
+        "leaves-of-one-size-share-their-noise",
+        NOISE,
+        "jnp.asarray(leaves, jnp.uint32)",
+        "jnp.full(len(leaves), leaves[0], jnp.uint32)",
+        (f"{RELEASE}::test_each_of_the_leaves_that_are_drawn_at_once_has_its_own_noise",),
+        10,
+    ),
+    Mutant(
+        "the-counts-have-the-noise-of-the-first-leaf",
+        NOISE,
+        "jnp.asarray(leaves, jnp.uint32)",
+        "jnp.asarray([i % max(len(sums) - 1, 1) for i in leaves], jnp.uint32)",
+        (f"{TESTS}::test_counts_share_no_noise_with_a_leaf",),
+        10,
+    ),
+    Mutant(
+        "the-counts-have-no-noise",
+        PRIVATIZER,
+        "counts = sums.counts / plan.divisor if quantile is None else means.pop()",
+        "means, counts = means[: len(noisy)], sums.counts / plan.divisor",
+        ("tests/dpsgd/test_clippings.py::test_quantile_counts_leave_out_padding_and_are_noised",),
+        2,
+    ),
+    Mutant(
+        "members-of-a-vmap-share-a-key",
+        NOISE,
+        "        if not key_batched:\n            raise ValueError(SHARED_NOISE)\n",
+        "        if not key_batched:\n            key = jnp.repeat(key[None], axis_size, axis=0)\n"
+        "            return jax.lax.map(lambda args: add_noise(key[0], *args), jax.tree.map(\n"
+        "                lambda x, b: x if b else jnp.repeat(x[None], axis_size, axis=0),\n"
+        "                [step, stds, sums], others_batched)), [True] * len(sums)\n",
+        ("tests/dpsgd/test_keys.py::test_vmapped_members_never_share_noise",),
+        10,
+    ),
+    Mutant(
+        "members-with-copies-of-a-key-are-released",
+        NOISE,
+        "apart = alike == 1",
+        "apart = alike >= 1",
+        (
+            "tests/sharp_edges/test_gradients.py::test_members_of_an_ensemble_with_copies_of_one_key_are_nan",
+        ),
+        25,
+    ),
+    Mutant(
+        "all-uses-of-a-key-have-one-stream",
+        KEYS,
+        'hashlib.sha256(f"jaxdp {name}".encode()).digest()[:8]',
+        'hashlib.sha256(b"jaxdp").digest()[:8]',
+        (
+            "tests/dpsgd/test_keys.py::test_derived_keys_are_hashes_by_plain_integers_also_when_traced",
+        ),
+        10,
+    ),
+    Mutant(
+        "a-derived-key-is-the-same-at-every-step",
+        KEYS,
+        "counter = [*tag, number.astype(jax.numpy.uint32), jax.numpy.uint32(len(words))]",
+        "counter = [*tag, jax.numpy.uint32(0), jax.numpy.uint32(len(words))]",
+        ("tests/dpsgd/test_keys.py::test_a_step_has_a_jax_key_of_its_own_also_when_traced",),
+        10,
+    ),
+    Mutant(
+        "a-secret-key-has-32-bits",
+        KEYS,
+        "words = np.frombuffer(secrets.token_bytes(16), dtype=np.uint32)",
+        "words = np.frombuffer(secrets.token_bytes(4) * 4, dtype=np.uint32)",
+        ("tests/dpsgd/test_keys.py::test_secret_keys_use_their_full_width",),
+        10,
+    ),
+    Mutant(
+        "a-key-is-a-constant-of-jit",
+        PRIVATIZER,
+        "            if is_traced():\n",
+        "            if False:\n",
+        (
+            "tests/dpsgd/test_keys.py::test_init_refuses_to_make_its_secret_a_constant_of_jit_or_vmap",
+        ),
+        10,
+    ),
+    Mutant(
+        "fewer-rounds-of-threefry",
+        "jaxdp/dpsgd/threefry.py",
+        "ROUNDS = 20",
+        "ROUNDS = 12",
+        ("tests/dpsgd/test_threefry.py::test_published_vectors",),
+        10,
+    ),
+    Mutant(
+        "random-bits-are-used-twice",
+        "jaxdp/dpsgd/rounded_gaussian.py",
+        "words[i], left[i] = words[i] >> jnp.uint32(uniform.bits), left[i] - uniform.bits",
+        "left[i] = left[i] - uniform.bits",
+        ("tests/dpsgd/test_rounded_gaussian.py::test_every_bit_is_used_once",),
+        23,
+    ),
+    Mutant(
+        "elements-of-a-huge-leaf-share-their-noise",
+        "jaxdp/dpsgd/rounded_gaussian.py",
+        "    words = [jnp.asarray(word) for word in (low, high, step, leaf)]\n",
+        "    high = 0\n    words = [jnp.asarray(word) for word in (low, high, step, leaf)]\n",
+        (
+            "tests/dpsgd/test_rounded_gaussian.py::test_step_leaf_and_both_words_of_the_element_are_four_words_of_the_counter",
+        ),
+        10,
+    ),
+    Mutant(
+        "the-estimate-of-the-rounding-forgets-the-rows",
+        "jaxdp/dpsgd/sum_rounding.py",
+        "return CONTRIBUTION + 6 * rows * ROUNDOFF",
+        "return CONTRIBUTION",
+        (
+            "tests/dpsgd/test_sum_rounding.py::test_the_noise_is_raised_by_the_bound_or_else_by_the_estimate",
+        ),
+        9,
+    ),
+    Mutant(
+        "the-bound-of-the-rounding-is-for-exact-products",
+        "jaxdp/dpsgd/sum_rounding.py",
+        "factor = 1 + _gamma(min(rows_at_once, rows) + 1)",
+        "factor = 1.0",
+        (
+            "tests/dpsgd/test_sum_rounding.py::test_no_order_of_additions_is_off_by_more_than_the_bound",
+        ),
+        9,
+    ),
+    Mutant(
+        "a-proved-bound-does-not-raise-the-noise",
+        "jaxdp/dpsgd/sum_rounding.py",
+        "return max(estimated, bounded)",
+        "return min(estimated, bounded)",
+        (
+            "tests/dpsgd/test_sum_rounding.py::test_the_noise_is_raised_by_the_bound_or_else_by_the_estimate",
+        ),
+        9,
+    ),
+    Mutant(
+        "rounding-errors-of-microbatches-add-up",
+        "jaxdp/gradients/lazy.py",
+        "return jax.tree.map(jnp.add, *self.fold(add, (zeros, zeros)))",
+        "return self.fold(add, (zeros, zeros))[0]",
+        ("tests/dpsgd/test_clipping.py::test_later_roundings_do_not_add_up",),
+        9,
+    ),
+    Mutant(
+        "steps-beyond-the-plan-are-released",
+        PRIVATIZER,
+        "(step >= 0) & (step < plan.steps) &",
+        "(step >= 0) &",
+        ("tests/sharp_edges/test_batches.py::test_steps_beyond_the_plan_release_nan",),
+        26,
+    ),
+    Mutant(
+        "a-part-of-a-batch-may-count-twice",
+        "jaxdp/dpsgd/sums.py",
+        "return jnp.all(sums.parts == _row(step, clipping_norms))",
+        "return jnp.all(sums.parts[:, 0] >= 0.4)",
+        (
+            "tests/sharp_edges/test_gradients.py::test_a_part_that_is_counted_twice_or_missing_or_scaled_is_nan",
+        ),
+        25,
+    ),
+    Mutant(
+        "sums-of-an-earlier-step-are-released-again",
+        "jaxdp/dpsgd/sums.py",
+        "step & (2**24 - 1)",
+        "0 * step",
+        ("tests/sharp_edges/test_gradients.py::test_sums_of_another_step_are_nan",),
+        25,
+    ),
+    Mutant(
+        "clipping-norms-may-change-after-the-sum",
+        "jaxdp/dpsgd/sums.py",
+        "return jnp.concatenate([exact.astype(jnp.float32), clipping_norms.astype(jnp.float32)])",
+        "return jnp.concatenate([exact.astype(jnp.float32), 0 * clipping_norms])",
+        (
+            "tests/dpsgd/test_privatizer.py::test_clipping_norms_that_changed_between_sums_and_release_release_nothing",
+        ),
+        3,
+    ),
+    Mutant(
+        "a-cell-of-a-confusion-matrix-shares-its-noise",
+        "jaxdp/trainer/release/confusion.py",
+        "drawn = [[noise(epsilon) for _ in row] for row in self.counts]",
+        "drawn = noise(epsilon)",
+        ("tests/trainer/release/test_confusion.py::test_every_cell_has_noise_of_its_own",),
+        31,
+    ),
+    Mutant(
+        "zero-is-drawn-twice-as-often",
+        "jaxdp/dpsgd/discrete_laplace.py",
+        "if not (negative and size == 0):",
+        "if True:",
+        ("tests/dpsgd/test_discrete_laplace.py::test_the_law_is_that_of_the_discrete_laplace",),
+        31,
+    ),
+)
