@@ -1,7 +1,7 @@
 """Audits: lower bounds on the privacy loss of what really runs, beside what is claimed.
 
-`epsilon_bound` and `mu_bound` take scores of canaries of one run. `audit_run` makes these scores for a
-run of the trainer.
+`epsilon_bound` and `mu_bound` take scores of canaries of one run. `audit_run` makes these scores
+for a run of the trainer.
 """
 
 import importlib

@@ -5,11 +5,11 @@ the run released, without looking at the coins. Then r guesses are made: "took p
 highest scores (and "did not" for the lowest). The more of them are right, the less private the run
 can be (Steinke, Nasr and Jagielski 2023, arXiv 2305.08846).
 
-**Theorem.** Let S be the coins, Y the release, and let flipping one coin be (ε, δ)-indistinguishable
-for all values of the others. Let r guesses be a function of Y, W the number of right ones, B
-binomial of r and p = e^ε/(1 + e^ε), f(k) = P(B ≥ k), and h = f(v). Then, for each v ≥ 1,
+**Theorem.** Let S be the coins, Y the release, and let flipping one coin be indistinguishable up to
+(ε, δ) for all values of the others. Let r guesses be a function of Y, W the number of right ones, B
+binomial of r and p = e^ε/(1 + e^ε), b_k = P(B = k), f(k) = P(B ≥ k), and h = f(v). Then, for v ≥ 1,
 
-    P(W ≥ v) ≤ h + m'·δ·h(1 - h)/(v·P(B = v)),                                     ("sharp")
+    P(W ≥ v) ≤ h + m'·δ·h(1 - h)/(v·b_v),                                          ("sharp")
 
 with m' = m; or m' = m/2 if all guesses are "took part". If h ≤ p, this is at most
 
@@ -17,52 +17,62 @@ with m' = m; or m' = m/2 if all guesses are "took part". If h ≤ p, this is at 
 
 the bound of theorem 5.2 of the paper.
 
-*Proof.* P(y, s) is the joint law. For y and guesses that are made at y, let e_i(y, s) be the excess
-(P(y, s) - e^ε·P(y, s with coin i flipped))₊ if guess i is right at s, else 0. For one s, privacy bounds
-its sum over y by δ·P(s). So the sum X of all e_i is at most m·δ, and m·δ/2 if only coins that are
-"in" can be guessed right.
+*Proof.* P(y, s) is the joint law. For a coin i that is guessed at y, let e_i(y, s) be the excess
+(P(y, s) - e^ε·P(y, s with coin i flipped))₊ if the guess is right at s, else 0. For one s, privacy
+bounds its sum over y by δ·P(s). So the sum X of all e_i is at most m·δ; and m·δ/2 if only coins
+that are "in" can be guessed right.
 
-Fix y, with weights N_k of the s that have k right guesses. Each such s has k neighbours with one
-right guess less, and there are (r - k + 1) right flips from each of those. By convexity of (·)₊,
+Fix y, and let N_k be the weight of all s with k right guesses. Each such s has k neighbours with
+one right guess less; and each of those is a neighbour of r - k + 1 such s. (·)₊ is convex, so that
+sums inside of it are at most sums of it. So
 
     X(y) ≥ Σ_k (k·N_k - e^ε·(r - k + 1)·N_(k-1))₊.
 
-Coins that are not guessed are summed over first, for the same reason. Let u_k = P(B < k)·h/(k·P(B = k))
-for k ≤ v and u_k = f(k)(1 - h)/(k·P(B = k)) for k ≥ v. It solves k·u_k - e^ε·(r - k)·u_(k+1) = 1{k ≥ v} - h
-(Stein's equation of the binomial), is at least 0, and largest at v, because P(B = k) is log-concave.
-Multiply by N_k and sum: Σ_(k ≥ v) N_k - h·ΣN_k = Σ_k u_k·(k·N_k - e^ε·(r - k + 1)·N_(k-1)) ≤ u_v·X(y).
-Sum over y.
+(Coins that are not guessed are summed over first, for the same reason.) Let
 
-For the second bound let A be the maximum, and T = (1 - p)·v·P(B = v) = E[(B - rp)·1{B ≥ v}], which is at
-least (v - rp)·h. If f(v - i) - h ≤ A·i for all i, then M = E[(v - B)₊] = Σ_(i ≥ 0) (1 - h - (f(v - i) - h))
-is at least (1 - h)²/(2A). But M = (v - rp)(1 - h) + T ≤ T/h. So 2A ≥ h(1 - h)²/T, which is
-h(1 - h)/(v·P(B = v)) times (1 - h)/(1 - p) ≥ 1. ∎
+    u_k = h·(1 - f(k))/(k·b_k) for k ≤ v,    u_k = (1 - h)·f(k)/(k·b_k) for k ≥ v.
 
-A run that is (ε, δ)-private is so for every larger ε, too. So among all ε of which the theorem says
-that so many right guesses have at most the probability α, the largest is a lower bound with
-confidence 1 - α: the smallest v that rejects any of them decides, and that v has probability at
-most α. For several numbers of guesses, fixed before the coins are looked at, each gets its part of α.
+It solves k·u_k - e^ε·(r - k)·u_(k+1) = 1{k ≥ v} - h, Stein's equation of the binomial. It is at
+least 0, and largest at v, because b is log-concave. Multiply the equation by N_k, and sum:
+
+    Σ_(k ≥ v) N_k - h·Σ_k N_k = Σ_k u_k·(k·N_k - e^ε·(r - k + 1)·N_(k-1)) ≤ u_v·X(y).
+
+The first bound is the sum over y.
+
+For the second, let A be the maximum, and T = (1 - p)·v·b_v, which is E[(B - rp)·1{B ≥ v}] and so at
+least (v - rp)·h. From f(v - i) - h ≤ A·i for all i it follows that M = E[(v - B)₊], which is the
+sum of 1 - f(v - i) over i ≥ 0, is at least that of (1 - h - A·i)₊, and so at least (1 - h)²/(2A).
+But M = (v - rp)(1 - h) + T ≤ T/h. So 2A ≥ h(1 - h)²/T, which is u_v·(1 - h)/(1 - p) ≥ u_v. ∎
+
+A run that is (ε, δ)-private is so for every larger ε, too. So let the bound be the largest ε of
+which the theorem says that so many right guesses have at most the probability α. It is above the
+true ε only if W is at least the smallest v that rejects some larger ε; and that has at most the
+probability α. If several numbers of guesses are fixed before the coins are looked at, each gets
+its part of α.
 
 **For Gaussian DP** (after Mahloujifar, Melis and Chaudhuri 2024, arXiv 2410.22235) the question is
-whether flipping a coin is μ-GDP. Let g(a) = Φ(Φ⁻¹(a) - μ), which is convex: an event that has
-probability a for one value of a coin has at least g(a) for the other.
+whether flipping a coin is μ-GDP. Let g(a) = Φ(Φ⁻¹(a) - μ), which is convex and rises: an event that
+has probability a for one value of a coin has at least g(a) for the other.
 
 **Theorem.** Let t_k = P(W ≥ k), and m' as above. For k = 1 to r,
 
     (r - k + 1)·t_(k-1) ≥ Σ_(j ≥ k) t_j + m'·g((k·t_k + Σ_(j > k) t_j)/m').
 
-*Proof.* For coin i, with the others fixed, look at the event that i is guessed as "in" and that at least
-k - 1 of the other guesses are right. If the coin is "in", the event is that guess i is right and
-W ≥ k; if not, that guess i is wrong and W ≥ k - 1. So the probability of the second is at least g of
-that of the first, given the coin. The same holds for "out". Both values of the coin have
-probability 1/2. So, by Jensen's inequality, over i, the other coins and the m' (of 2·m) halves that
-can be guessed right, E[(r - W)·1{W ≥ k - 1}] ≥ m'·g(E[W·1{W ≥ k}]/m'). And E[W·1{W ≥ k}] is
-k·t_k + Σ_(j > k) t_j, E[(r - W)·1{W ≥ k - 1}] is (r - k + 1)·t_(k-1) - Σ_(j ≥ k) t_j. ∎
+*Proof.* For coin i, with the others fixed, take the event that i is guessed as "in", and that at
+least k - 1 of the other guesses are right. If the coin is "in", this is the event that guess i is
+right and W ≥ k; if not, that guess i is wrong and W ≥ k - 1. So the second has at least g of the
+probability of the first. The same holds for "out". Each value of a coin has probability 1/2. So, by
+Jensen's inequality over the other coins, i, and "in" and "out" where both are guessed,
 
-The right side rises in every t_j. So from t_v = α down, with zeros above v, the recursion gives lower
-bounds on all t_k. If one of them is above 1, P(W ≥ v) < α: the μ is rejected. Every step is rounded
-down by more than its floating-point error, and the bounds rise in those before them. So the result is
-never too large by rounding.
+    E[(r - W)·1{W ≥ k - 1}] ≥ m'·g(E[W·1{W ≥ k}]/m').
+
+In it, E[W·1{W ≥ k}] = k·t_k + Σ_(j > k) t_j, and the left side is
+(r - k + 1)·t_(k-1) - Σ_(j ≥ k) t_j. ∎
+
+The right side rises in every t_j. So from t_v = α down, with zeros above v, the recursion gives
+lower bounds on all t_k. If one of them is above 1, then P(W ≥ v) < α, and μ is rejected. Every step
+is rounded down by more than its error in floating point. So what is found is at most the exact
+recursion, and no μ is rejected by rounding.
 """
 
 import math
@@ -72,7 +82,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, special
+from scipy import special
 
 from ..accounting.gdp import check_delta_range, epsilon_from_mu
 
@@ -203,8 +213,8 @@ def mu_bound(
 ) -> GaussianBound:
     """Returns a lower bound on μ, for a run that is taken to be Gaussian DP.
 
-    It rejects that the run is μ-GDP. DP-SGD with sampling is not exactly so: for it, this compares with
-    a Gaussian mechanism, and is no proof against the claimed ε at δ.
+    It rejects that the run is μ-GDP. DP-SGD with sampling is not exactly so: for it, this compares
+    with a Gaussian mechanism, and is no proof against the claimed ε at δ.
 
     Args:
       scores, included, significance, guesses, sides: as in `epsilon_bound`.

@@ -6,6 +6,7 @@ The public names are the options. A config file sets them: `config = Config(...)
 
 from ..datasets.config import DataConfig as DataConfig
 from ..models.config import ModelConfig as ModelConfig
+from .config import AuditConfig as AuditConfig
 from .config import CheckpointConfig as CheckpointConfig
 from .config import ClippingConfig as ClippingConfig
 from .config import Config as Config
