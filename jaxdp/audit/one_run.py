@@ -263,11 +263,14 @@ def p_value(
         return 1.0
     wrong = special.expit(-epsilon)  # 1 - p: p itself would be rounded to 1
     at_least = lambda k: special.betaincc(r - k + 1, k, wrong)  # f(k), for k from 1 to r
-    h = float(at_least(v))
+    h = float(at_least(v))  # not 1 minus it: that would round small ones to 0
     if theorem == "published":
-        i = np.arange(1, v + 1)
-        tails = np.append(at_least(np.arange(v - 1, 0, -1)), 1.0)
-        extra = 2 * canaries * delta * float(np.max((tails - h) / i))
+        steepest, start = 0.0, 1
+        while start <= v and steepest * start < 1:  # from `start` on it is at most 1/start
+            i = np.arange(start, min(v, 4 * start) + 1)
+            tails = np.where(i < v, at_least(np.maximum(v - i, 1)), 1.0)
+            steepest, start = max(steepest, float(np.max((tails - h) / i))), int(i[-1]) + 1
+        extra = 2 * canaries * delta * steepest
     else:
         size = canaries / 2 if sides == "in" else canaries
         log_right = -math.log1p(math.exp(-epsilon))
