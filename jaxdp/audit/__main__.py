@@ -88,6 +88,10 @@ def describe(audit: RunAudit) -> str:
         ("claimed", f"ε = {audit.claimed:g} at δ = {shown_delta(audit.delta):g}"),
         ("lower bound", f"ε ≥ {_down(bound.epsilon):g} at the same δ, confidence {confidence}"),
         (
+            "at most",
+            f"ε ≥ {_down(audit.most):g} could have been shown, by guesses that are all right",
+        ),
+        (
             "as Gaussian DP",
             f"μ ≥ {_down(gaussian.mu):g} (ε ≥ {_down(gaussian.epsilon):g}), where "
             f"μ = {audit.claimed_mu:g} is claimed",

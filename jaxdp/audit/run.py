@@ -34,6 +34,7 @@ class RunAudit:
       claimed_mu: μ that the statement names.
       canaries: how many there are.
       included: how many took part.
+      most: the bound if all guesses were right: so many canaries can't show more.
       scores: `[m]`, minus the loss of each canary at the released parameters.
       reproducible: whether the run had a seed, so that there is no claim against who knows it.
     """
@@ -46,6 +47,7 @@ class RunAudit:
     claimed_mu: float
     canaries: int
     included: int
+    most: float
     scores: np.ndarray
     reproducible: bool
 
@@ -94,22 +96,27 @@ def audit_run(
     scores = -losses(learnt, variables, canaries.fields, canaries.ids)
     statement = release.statement
     delta, coins = statement.delta, canaries.included
-    return RunAudit(
-        folder=place,
-        claimed=statement.claimed_epsilon,
-        delta=delta,
-        bound=epsilon_bound(
+
+    def bound(scores: np.ndarray) -> EpsilonBound:
+        return epsilon_bound(
             scores,
             coins,
             delta=delta,
             significance=significance,
             guesses=guesses,
             theorem="sharp",
-        ),
+        )
+
+    return RunAudit(
+        folder=place,
+        claimed=statement.claimed_epsilon,
+        delta=delta,
+        bound=bound(scores),
         gaussian=mu_bound(scores, coins, delta=delta, significance=significance, guesses=guesses),
         claimed_mu=statement.gaussian_dp.mu,
         canaries=len(coins),
         included=int(coins.sum()),
+        most=bound(coins.astype(float)).epsilon,
         scores=scores,
         reproducible=statement.reproducible,
     )
