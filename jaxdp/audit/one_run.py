@@ -185,7 +185,7 @@ def epsilon_bound(
       >>> included = rng.random(1000) < 0.5
       >>> scores = rng.normal(size=1000) + 4.0 * included
       >>> round(epsilon_bound(scores, included, delta=1e-5).epsilon, 1)
-      3.2
+      4.0
     """
     checked = _check(scores, included, delta, significance, guesses, sides)
     if theorem not in ("sharp", "published"):

@@ -283,8 +283,8 @@ class AuditConfig:
     """What an audit of the run needs."""
 
     canaries: int = 0
-    """How many made-up records are added to the private ones, so that `python -m jaxdp.audit` can
-    measure what the release gives away. Each takes part by a secret coin. All count in N."""
+    """How many made-up records are added to the private ones, for `python -m jaxdp.audit`.
+    Each takes part by a secret coin, and all count in N."""
 
     def __post_init__(self) -> None:
         check_canaries("audit.canaries", self.canaries)
