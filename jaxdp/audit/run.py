@@ -1,7 +1,7 @@
 """The audit of a run of the trainer by the canaries in it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -18,7 +18,7 @@ from ..trainer.run.resume import saved_config
 from ..types import PyTree
 from .one_run import EpsilonBound, GaussianBound, epsilon_bound, mu_bound
 
-KEY = 0  # of what a loss draws: the same for all canaries, so that no score depends on chance
+KEY = 0  # of what a loss draws
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def audit_run(
     canaries = whole.canaries
     assert canaries is not None
     like = jax.eval_shape(learnt.init, jax.random.key(0), whole.private.zero())
-    variables = release.params_like(like), release.batch_stats
+    variables = variables_of(release.params_like(like), release.batch_stats)
     scores = -losses(learnt, variables, canaries.fields, canaries.ids)
     statement = release.statement
     delta, coins = statement.delta, canaries.included
@@ -122,54 +122,40 @@ def audit_run(
     )
 
 
-def losses(
-    task: Task, variables: tuple[PyTree, PyTree | None], records: PyTree, ids: np.ndarray
-) -> np.ndarray:
-    """The loss of each of some records, `[n]`, with a fixed key for what it draws.
+def losses(task: Task, variables: PyTree, records: PyTree, ids: np.ndarray) -> np.ndarray:
+    """The loss of each of some records, `[n]`: nothing in it is random.
+
+    It is the task's score "loss", or else its loss with the same key for all time.
 
     Args:
-      task: what was learnt. If a record has no loss of its own, as with BatchNorm, its score
-        "loss" is taken.
-      variables: the parameters and the statistics, or None.
+      task: what was learnt.
+      variables: what the task scores with.
       records: `[n, ...]`.
       ids: their numbers.
 
     Raises:
       ValueError: if the task has neither.
     """
-    params, statistics = variables
+    of_records = jax.jit(jax.vmap(_loss_of_record(task, variables, records), (None, 0, 0)))
     every = record_keys(jax.random.key(KEY), jax.numpy.asarray(ids))
-    of_record = _loss_of_record(task, statistics)
-    of_records = jax.jit(jax.vmap(of_record, (None, 0, 0)))
     found = [
-        np.asarray(of_records(params, _rows(records, rows), every[rows.start : rows.stop]))
+        np.asarray(of_records(variables, _rows(records, rows), every[rows.start : rows.stop]))
         for rows in in_chunks(len(ids), ROWS_AT_A_TIME)
     ]
     return np.concatenate(found).astype(np.float64)
 
 
-def _loss_of_record(
-    task: Task, statistics: PyTree | None
-) -> Callable[[PyTree, PyTree, jax.Array], jax.Array]:
-    if task.loss is not None:
-        return task.loss
-    scores = task.scores
-    if scores is None:
+def _loss_of_record(task: Task, variables: PyTree, records: PyTree) -> Callable[..., jax.Array]:
+    """A function of variables, a record and a key."""
+    scores, one = task.scores, jax.tree.map(lambda array: array[0], records)
+    if scores is not None and "loss" in jax.eval_shape(scores, variables, one):
+        return lambda variables, record, key: scores(variables, record)["loss"]
+    if task.loss is None:
         raise ValueError(
-            "the task has no loss of one record, and no scores: give it scores with one called "
-            "'loss', as jaxdp.tasks.classifier does"
+            "a record has no loss of its own, as with BatchNorm: give the task scores with one "
+            "called 'loss', as jaxdp.tasks.classifier does"
         )
-
-    def of_scores(params: PyTree, record: PyTree, key: jax.Array) -> jax.Array:
-        found = scores(variables_of(params, statistics), record)
-        if "loss" not in found:
-            raise ValueError(
-                f"the task's scores are {', '.join(found)}: give one called 'loss', since a record "
-                "has no other loss"
-            )
-        return found["loss"]
-
-    return of_scores
+    return task.loss
 
 
 def _rows(records: PyTree, rows: range) -> PyTree:
@@ -189,7 +175,5 @@ def _load(folder: Path, task: Task | None, data: Dataset | None) -> tuple[Datase
         return load_canaries(folder, data, None), task
     if task is not None:
         raise ValueError(f"{folder} is a run of the command, which has its own: leave task out")
-    config = saved_config(str(folder))
-    plain = replace(config, data=replace(config.data, augment="none"))
-    parts = load_parts(plain)
+    parts = load_parts(saved_config(str(folder)))
     return load_canaries(folder, parts.data, parts.data_format), parts.task

@@ -124,6 +124,18 @@ def test_the_other_commands_tell_of_them(run, capsys, tmp_path):
 
 
 @pytest.mark.slow
+def test_batch_units_with_batch_norm(tmp_path, capsys):
+    """Such a record has no loss of its own: its score is taken, with the public statistics."""
+    folder = str(tmp_path / "run")
+    options = ["--plan.steps", "4", "--audit.canaries", "60", "--output", folder]
+    options += ["--clipping.kind", "batch", "--clipping.units", "4", "--model.norm", "batch"]
+    split = ["--data.private", "train[:80%]", "--data.public", "train[80%:]"]
+    assert train.main([*options, *split, "--model.widths", "4"]) == 0
+    assert command.main([folder]) == 0
+    assert "of 60 canaries took part" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_the_planner_counts_them(tmp_path, capsys):
     config = tmp_path / "config.py"
     config.write_text(

@@ -189,7 +189,7 @@ def test_a_plan_counts_them(tmp_path):
 def test_an_audit_of_fit_survives_the_seal(run, tmp_path):
     folder = shutil.copytree(run.folder, tmp_path / "run")
     give = dict(task=TASK, data=WITH_PUBLIC)
-    audit = audit_run(folder, **give)
+    audit = audit_run(folder, **give)  # the task has no score "loss"
     assert audit.canaries == M
     assert audit.included == canaries_of(folder)["included"].count("1")
     assert audit.claimed == run.statement.claimed_epsilon
