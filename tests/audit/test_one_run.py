@@ -140,6 +140,16 @@ def test_smaller_mu_is_rejected():
     assert p_value(31, 41, 41, 0.3, 1e-6, sides="both") < tail / 10
 
 
+@pytest.mark.parametrize(("sides", "share"), [("in", 0.5), ("both", 1.0)])
+def test_what_can_be_guessed_right_is_counted(sides, share):
+    """Of guesses that are all "in", only half of the canaries can be right ones."""
+    scores, included = normal_scores(3, half=200)
+    found = mu_bound(scores, included, delta=1e-3, guesses=[100], sides=sides)
+    right = found.guesses[0].right
+    assert _rejects(found.mu, right, 100, share * 400, 0.05)
+    assert not _rejects(found.mu * 1.001, right, 100, share * 400, 0.05)
+
+
 def randomized_response(rng, epsilon, m):
     included = rng.random(m) < 0.5
     told = included ^ (rng.random(m) > special.expit(epsilon))

@@ -14,6 +14,7 @@ import pytest
 for module in ("tyro", "sklearn", "safetensors"):
     pytest.importorskip(module)
 from helpers.fits import PLAN, TASK, fitted, rows  # noqa: E402
+from helpers.small_dataset import SMALL_FORMAT, small_dataset  # noqa: E402
 from helpers.trainer import crash_at, ledger_of  # noqa: E402
 
 import jaxdp  # noqa: E402
@@ -71,6 +72,13 @@ def test_every_run_draws_its_own_and_a_seed_repeats_them():
     assert draw(1).digest == draw(1).digest != draw(2).digest
     seeded = draw_secrets(1)
     assert all(draw(1).key != tuple(jax.random.key_data(key)) for key in vars(seeded).values())
+
+
+def test_coins_say_nothing_of_the_canaries():
+    """Each has random numbers of its own; more is seen in one of 1e6 draws."""
+    made = with_canaries(small_dataset(), 10_000, "m", None, None, SMALL_FORMAT).canaries
+    pixels = made.fields[0].reshape(-1)[:10_000]
+    assert abs(np.corrcoef(made.included, pixels)[0, 1]) < 0.05
 
 
 def test_a_run_without_has_no_file(finished):
