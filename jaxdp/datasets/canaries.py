@@ -37,9 +37,9 @@ def add_canaries(
       data: the records.
       count: m, how many.
       rows_key, coins_key: keys of Philox, `[2] uint64`, which decide them and their coins.
-      data_format: what the records are. Canaries are then random values of this form. None: each
-        field is that of a public record, or of a test record that is declared public, each
-        drawn on its own.
+      data_format: what the records are. Canaries are then random values of this form. None: their
+        fields are those of public records, or of test records that are declared public, each field
+        in a random order of its own.
 
     Raises:
       ValueError: if nothing public is known that canaries could be made of, or there are too many.
@@ -79,7 +79,9 @@ def _of_public(data: Dataset, count: int, rng: np.random.Generator) -> PyTree:
     good = np.flatnonzero(public.good())
     leaves = []
     for i in range(len(jax.tree.leaves(public.form))):
-        rows = good[_below(len(good), (count,), rng)]
+        # Each row once before any is taken again: equal canaries can't be told apart.
+        orders = [np.argsort(rng.random(len(good))) for _ in range(-(-count // len(good)))]
+        rows = good[np.concatenate(orders)[:count]]
         leaves.append(np.array(jax.tree.leaves(public.take(rows))[i]))
     private = jax.tree.leaves(data.private.form)
     return jax.tree.unflatten(

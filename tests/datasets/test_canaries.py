@@ -75,6 +75,7 @@ def test_own_records_give_canaries_of_mixed_public_fields():
     x, y = fields["x"][:, 0], fields["y"]
     assert min(x.min(), y.min()) >= 0  # nothing of a private record
     assert len(np.unique(x)) == len(np.unique(y)) == 40
+    assert len(np.unique(x[:40])) == len(np.unique(y[:40])) == 40  # each once before any again
     assert 0 < np.mean(x == y) < 0.1  # an input with the label of another one
 
 

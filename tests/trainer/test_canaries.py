@@ -224,14 +224,14 @@ def audited_on_long_records(folder, features, **numbers):
     vectors = lambda n: (np.random.default_rng(n).normal(size=(n, features)).astype(np.float32),)
     data = Dataset(private=vectors(50), public=vectors(1000))
     plan = jaxdp.PlanSettings(
-        expected_batch_size=150,
+        expected_batch_size=250,
         steps=1,
         sampling="full_batch",
         delta=1e-5,
         clipping=jaxdp.clip_individual(1.0),
         **numbers,
     )
-    fitted(folder, task=POINT, data=data, plan=plan, optimizer=optax.sgd(1.0), audit_canaries=100)
+    fitted(folder, task=POINT, data=data, plan=plan, optimizer=optax.sgd(1.0), audit_canaries=200)
     return audit_run(folder, task=POINT, data=data)
 
 
