@@ -326,6 +326,8 @@ def _check(
         raise ValueError(f"significance is {significance}: give a number above 0, at most 0.5")
     if sides not in ("in", "both"):
         raise ValueError(f"sides is {sides!r}: give 'in' or 'both'")
+    if not (guesses is None or isinstance(guesses, (Sequence, np.ndarray))):
+        raise ValueError(f"guesses is {guesses!r}: give a list of numbers, as [{guesses!r}]")
     numbers = default_guesses(len(values)) if guesses is None else tuple(guesses)
     for number in numbers:
         if not (isinstance(number, (int, np.integer)) and 1 <= number <= len(values)):

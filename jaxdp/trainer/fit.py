@@ -121,8 +121,8 @@ def fit(
         under private/, for the owner of the data.
       audit_canaries: how many made-up records are added to the private ones, so that
         `jaxdp.audit.audit_run` can measure what the release gives away. Each takes part by a secret
-        coin, and all count in N. They are made of the public records, or of test records that are
-        declared public, whose fields are mixed.
+        coin, and all count in N. They are made of the public records, whose fields are mixed;
+        without any, of test records that are declared public, whose scores then suffer.
       seed: makes the run reproducible, and so NOT private. None: secret keys from the operating
         system.
       dry_run: shows the plan, a memory estimate and ε, then stops.

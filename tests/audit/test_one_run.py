@@ -226,6 +226,7 @@ def test_a_perfect_attack_gives_what_its_guesses_can_prove():
         (dict(significance=0.6), "significance is 0.6"),
         (dict(guesses=[5]), "guesses has 5"),
         (dict(guesses=[1.5]), "guesses has 1.5"),
+        (dict(guesses=3), "guesses is 3: give a list of numbers, as [3]"),
         (dict(guesses=[]), "guesses is empty"),
         (dict(sides="out"), "sides is 'out'"),
     ],

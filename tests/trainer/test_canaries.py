@@ -151,7 +151,11 @@ def test_other_canaries_are_refused(copied):
     shutil.copy(other / "private" / "canaries.json", file)
     with pytest.raises(ValueError, match="holds other canaries than the run began with"):
         again()
-    for cut in ("", text[:-30], text.replace('"key"', '"keys"'), text.replace("40", "0")):
+    of_key = lambda key: json.dumps({**saved, "key": key})
+    damaged = ["", text[:-30], "[]", text.replace('"key"', '"keys"'), of_key([2**32, 0, 0, 0])]
+    damaged += [text.replace('"canaries": 40', f'"canaries": {n}') for n in ("0", "1e300", "10**9")]
+    damaged += [text.replace('"canaries": 40', f'"canaries": {n}') for n in ("Infinity", "41")]
+    for cut in damaged:
         file.write_text(cut)
         with pytest.raises(ValueError, match=r"canaries.json can't be read \(.*put back"):
             again()

@@ -129,9 +129,9 @@ def read_canaries(folder: Path) -> SavedCanaries:
         if len(key) != 4 or not all(0 <= word < 2**32 for word in key):
             raise ValueError("the key is not four words of 32 bits")
         saved = SavedCanaries(int(fact["canaries"]), key, str(fact["digest"]))
-        if saved.count < 1:
-            raise ValueError(f"it has {saved.count} canaries")
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        if saved.count < 1 or saved.count != len(fact["included"]):
+            raise ValueError(f"it has {len(fact['included'])} coins for {saved.count} canaries")
+    except (OSError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"{path} can't be read ({error}): put back an undamaged copy of the file"
         ) from None
