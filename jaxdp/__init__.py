@@ -35,6 +35,7 @@ from .gradients.per_example import per_example_grads as per_example_grads
 from .gradients.unit_loss import mean_loss as mean_loss
 
 if TYPE_CHECKING:
+    from . import audit as audit
     from . import tasks as tasks
     from .datasets.dataset import Dataset as Dataset
     from .tasks.task import Task as Task
@@ -62,6 +63,6 @@ def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     with needed_by(f"jaxdp.{name}", "train"):
-        if name == "tasks":
-            return importlib.import_module("jaxdp.tasks")
+        if name in ("audit", "tasks"):
+            return importlib.import_module(f"jaxdp.{name}")
         return getattr(importlib.import_module(_LAZY[name]), name)

@@ -15,6 +15,7 @@ COMMANDS = {
     "report": "shows one run in a table and figures, or compares several",
     "verify": "checks the privacy statement of a release",
     "runs": "lists runs and what they have spent together",
+    "audit": "measures what the release of a run gives away",
     "seal": "destroys the secrets of a run that is over",
     "data": "prepares data sets, writes schemas of tables, and empties the cache",
 }
@@ -50,7 +51,8 @@ def main(args: Sequence[str]) -> int:
         wrong = f"there is no command {name!r}" if name else "no command is given"
         print(f"error: {wrong}: {cure}", file=sys.stderr)
         return 2
-    status: int = importlib.import_module(f"jaxdp.{name}").main(args[1:])
+    module = "audit.__main__" if name == "audit" else name
+    status: int = importlib.import_module(f"jaxdp.{module}").main(args[1:])
     return status
 
 

@@ -27,11 +27,15 @@ MAY_IMPORT = {
         *("types", "_distribution", "gradients", "accounting", "dpsgd", "datasets", "models"),
         "tasks",
     },
+    "audit": {
+        *("types", "_command", "_distribution", "gradients", "accounting", "dpsgd", "datasets"),
+        *("tasks", "trainer"),
+    },
     "__main__": {"_command"},
     **{command: {"_command", "_distribution", "datasets", "trainer"} for command in COMMANDS},
     "__init__": {
         *("_command", "_distribution", "gradients", "accounting", "dpsgd", "datasets", "tasks"),
-        "trainer",
+        *("trainer", "audit"),
     },
 }
 GRADIENTS_MAY_IMPORT = {"jax", "numpy", *sys.stdlib_module_names}
@@ -220,4 +224,12 @@ def test_import_jaxdp_loads_nothing_of_the_application():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(run.stdout.split())
     assert "jaxdp.dpsgd.plan" in loaded
+    assert loaded & APPLICATION == set()
+
+
+def test_import_jaxdp_audit_loads_nothing_of_the_application():
+    code = "import jaxdp.audit, sys; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(run.stdout.split())
+    assert "jaxdp.audit.one_run" in loaded
     assert loaded & APPLICATION == set()

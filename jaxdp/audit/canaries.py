@@ -71,7 +71,8 @@ GRADIENTS: dict[str, str] = {
 }
 """Canaries that are gradients as long as the clipping allows, with what they are."""
 
-NAMES = (*GRADIENTS, *ROWS)
+#: The names of all canaries of `audit_step`.
+CANARIES = (*GRADIENTS, *ROWS)
 
 CANDIDATES = 4  # rows of the batch that are made a canary
 
@@ -79,7 +80,7 @@ CANDIDATES = 4  # rows of the batch that are made a canary
 def names_for(plan: Plan, batch: PyTree) -> tuple[str, ...]:
     """The canaries that make sense for a batch: some are of floating numbers only."""
     floating = any(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(batch))
-    return NAMES if floating else (*GRADIENTS, "first", "last", "duplicate")
+    return CANARIES if floating else (*GRADIENTS, "first", "last", "duplicate")
 
 
 def row_canary(name: str, plan: Plan, batch: PyTree, of_row: int) -> Canary:

@@ -1,7 +1,7 @@
 """The records of a run: private ones to train on, test ones to score, and public ones."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -24,6 +24,26 @@ from .rows import (
 USES = ("private", "test", "public")
 
 Kind = Literal["given", "digits", "tfds", "text", "table", "folder"]
+
+
+class Canaries(NamedTuple):
+    """Made-up records among the private ones, for an audit. See `add_canaries`.
+
+    Attributes:
+      fields: the canaries, as a pytree of arrays `[m, ...]`.
+      ids: their numbers, `[m] int32`.
+      included: which of them take part, `[m] bool`; private.
+      digest: a checksum of all that.
+      real: the private records without them.
+      key: that decides them, in words of 32 bits.
+    """
+
+    fields: PyTree
+    ids: np.ndarray
+    included: np.ndarray
+    digest: str
+    real: Records
+    key: tuple[int, ...] = ()
 
 
 class Dataset:
@@ -75,6 +95,8 @@ class Dataset:
     """Whether rows that can't be used are left out of every batch; else there are none."""
     bad_rows: Mapping[str, Mapping[int, str]]
     """These rows by their split and number, with the reason. They are private."""
+    canaries: Canaries | None
+    """Made-up records at the end of `private`; None: there are none."""
 
     def __init__(
         self,
@@ -189,6 +211,11 @@ class Dataset:
         made.bad_rows = {name: split.bad for name, split in splits_of.items() if split.bad}
         return made
 
+    @property
+    def real(self) -> Records:
+        """The private records without canaries."""
+        return self.private if self.canaries is None else self.canaries.real
+
     def _set(
         self,
         records: Mapping[str, Records],
@@ -204,6 +231,7 @@ class Dataset:
             raise ValueError(f"name is {name!r}: give a name for the records, as 'visits'")
         self.source, self.fields = "given", records["private"].fields_told()
         self.cached, self.skips_bad, self.bad_rows = False, False, {}
+        self.canaries = None
         self.private = records["private"]
         self.test, self.public = records.get("test"), records.get("public")
         self.name, self.test_is_public = name, test_is_public

@@ -54,6 +54,12 @@ class Records:
         self._ids = ids
         self.bad = bad
 
+    def followed_by(self, part: "Part", ids: np.ndarray, bad: np.ndarray) -> "Records":
+        """These and more records of the same form, with their ids and which can't be used."""
+        whole = np.concatenate([~self.good(), bad])
+        numbers = np.concatenate([self.numbers(), ids]).astype(np.int32)
+        return Records.of_parts([*self._parts, part], numbers, whole if whole.any() else None)
+
     def __len__(self) -> int:
         return int(self._ends[-1])
 

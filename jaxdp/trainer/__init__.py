@@ -7,6 +7,7 @@ rest.
 
 from ..datasets.config import DataConfig as DataConfig
 from ..models.config import ModelConfig as ModelConfig
+from .config import AuditConfig as AuditConfig
 from .config import CheckpointConfig as CheckpointConfig
 from .config import ClippingConfig as ClippingConfig
 from .config import Config as Config

@@ -3,23 +3,27 @@
 import sys
 import time
 from contextlib import ExitStack
+from typing import NamedTuple
 
 from rich.console import Console
 
 from ..datasets import loading
 from ..datasets.augmentation import AUGMENTATIONS
+from ..datasets.dataset import Dataset
 from ..datasets.rows import ReadFailed
+from ..datasets.sources import Format
 from ..tasks.builtin import make_task
+from ..tasks.task import Task
 from ..types import Tell
 from . import loop, session
 from .config import Config
-from .config_file import load_own
+from .config_file import Own, load_own
 from .config_text import as_python
 from .job import OWN_OPTIMIZER, Job, RunOptions
 from .optimizer import make_optimizer
 from .plan_settings import PlanSettings
 from .release.claims import preprocessing_of
-from .run import resume, same_data
+from .run import canaries, resume, same_data
 
 
 def train(config: Config) -> int:
@@ -97,9 +101,42 @@ def make_options(config: Config) -> RunOptions:
         evaluations=config.evaluations,
         placement=config.data.placement,
         checkpoint=config.checkpoint,
+        audit_canaries=config.audit.canaries,
         seed=config.seed,
         dry_run=config.dry_run,
     )
+
+
+class Parts(NamedTuple):
+    """What a configuration names.
+
+    Attributes:
+      task: what is learnt.
+      data: the records, without canaries.
+      data_format: what the records are; None: they are their owner's.
+      own: what the config file defines itself.
+    """
+
+    task: Task
+    data: Dataset
+    data_format: Format | None
+    own: Own
+
+
+def load_parts(
+    config: Config, tell: Tell = lambda line: None, history: resume.History | None = None
+) -> Parts:
+    """Loads the data and builds the task that a configuration names. As `make_job`."""
+    own = load_own(config.own)
+    data, data_format = own.data, None
+    if data is None:
+        earlier = () if history is None else same_data.earlier_data(history)
+        data, data_format = loading.load(config.data, tell, earlier)
+    task = own.task
+    if task is None:
+        assert data_format is not None  # who gives data gives a task, too (`load_own`)
+        task = make_task(config.model, data_format, AUGMENTATIONS[config.data.augment])
+    return Parts(task, data, data_format, own)
 
 
 def make_job(
@@ -115,19 +152,16 @@ def make_job(
     Raises:
       ValueError: for any name or number that makes no sense.
     """
-    own = load_own(config.own)
-    data, data_format = own.data, None
-    if data is None:
-        earlier = () if history is None else same_data.earlier_data(history)
-        data, data_format = loading.load(config.data, tell, earlier)
-    elif history is not None:
+    parts = load_parts(config, tell, history)
+    own, data_format = parts.own, parts.data_format
+    data = canaries.with_canaries(
+        parts.data, config.audit.canaries, "audit.canaries", config.seed, history, data_format
+    )
+    if history is not None and own.data is not None:
         same_data.check_same_data(history, data)
-    settings, training, task = config.plan, config.training, own.task
-    if task is None:
-        assert data_format is not None  # who gives data gives a task, too (`load_own`)
-        task = make_task(config.model, data_format, AUGMENTATIONS[config.data.augment])
+    settings, training = config.plan, config.training
     return Job(
-        task=task,
+        task=parts.task,
         data=data,
         plan=PlanSettings(
             expected_batch_size=settings.expected_batch_size,

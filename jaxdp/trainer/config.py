@@ -279,6 +279,18 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class AuditConfig:
+    """What an audit of the run needs."""
+
+    canaries: int = 0
+    """How many made-up records are added to the private ones, for `python -m jaxdp.audit`.
+    Each takes part by a secret coin, and all count in N."""
+
+    def __post_init__(self) -> None:
+        check_canaries("audit.canaries", self.canaries)
+
+
+@dataclass(frozen=True)
 class Config:
     """All options of a run."""
 
@@ -294,6 +306,9 @@ class Config:
     """How the private gradients are used."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """When checkpoints are written, so that a stopped run can go on."""
+
+    audit: AuditConfig = field(default_factory=AuditConfig)
+    """What an audit of the run needs."""
 
     name: str = "digits_cnn"
     """Name of the run, used for its folder. With other data, the default is that of the data."""
@@ -338,6 +353,15 @@ def check_run(name: str, evaluations: int, seed: int | None) -> None:
     )
     require(evaluations >= 0, "evaluations", evaluations, "0 or more")
     require(seed is None or 0 <= seed < 2**32, "seed", seed, "0 to 4294967295")
+
+
+def check_canaries(option: str, canaries: int) -> None:
+    require(
+        isinstance(canaries, int) and canaries != 1 and canaries >= 0,
+        option,
+        canaries,
+        "2 or more, or 0 for none",
+    )
 
 
 def check_ema(option: str, ema: float) -> None:

@@ -128,6 +128,9 @@ def describe_data(run: Run, width: int) -> str:
         if records is not None:
             which = f"{data.rules[use]}: {len(records):,} records, {what}"
         rows.append((use, which))
+    if data.canaries is not None:
+        made_up = f"{len(data.canaries.included):,} of the private records are made up, from public"
+        rows.append(("canaries", f"{made_up} facts alone; each takes part by a secret coin"))
     constants = "a part of the task: they must not come from private records"
     if prepared is not None:
         constants = prepared.description

@@ -23,8 +23,8 @@ from .plan_settings import PlanSettings
 from .progress import Progress, check_metrics, make_watchers
 from .release.parameters import Release, load_release
 from .release.statement import Statement
+from .run import canaries, same_data
 from .run import resume as resuming
-from .run import same_data
 from .scoring import Scores
 
 
@@ -77,6 +77,7 @@ def fit(
     keep_checkpoints: int = 2,
     callbacks: Sequence[Callable[[Progress], object]] = (),
     metrics: Literal["tensorboard"] | None = None,
+    audit_canaries: int = 0,
     seed: int | None = None,
     dry_run: bool = False,
 ) -> Fitted:
@@ -118,6 +119,10 @@ def fit(
       callbacks: called after every step with a `Progress`: public facts only.
       metrics: "tensorboard" writes the loss, norms and clipped fraction of every step as events
         under private/, for the owner of the data.
+      audit_canaries: how many made-up records are added to the private ones, so that
+        `jaxdp.audit.audit_run` can measure what the release gives away. Each takes part by a secret
+        coin, and all count in N. They are made of the public records, whose fields are mixed;
+        without any, of test records that are declared public, whose scores then suffer.
       seed: makes the run reproducible, and so NOT private. None: secret keys from the operating
         system.
       dry_run: shows the plan, a memory estimate and ε, then stops.
@@ -156,16 +161,18 @@ def fit(
         evaluations=evaluations,
         placement=placement,
         checkpoint=CheckpointConfig(checkpoint_seconds, keep_checkpoints),
+        audit_canaries=audit_canaries,
         seed=seed,
         dry_run=dry_run,
     )
-    job = Job(task, data, plan, optimizer, options)
 
     def prepare(history: resuming.History | None, tell: Tell) -> Job:
         if history is not None:
             same_data.check_made_by_fit(history)
-            same_data.check_same_data(history, data)
-        return job
+        whole = canaries.with_canaries(data, audit_canaries, "audit_canaries", seed, history, None)
+        if history is not None:
+            same_data.check_same_data(history, whole)
+        return Job(task, whole, plan, optimizer, options)
 
     # Notebooks say that they take colours, but they show bars that move as many lines.
     console = Console(

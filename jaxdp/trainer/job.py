@@ -17,6 +17,7 @@ from .config import (
     CheckpointConfig,
     ClippingConfig,
     Config,
+    check_canaries,
     check_ema,
     check_microbatch_size,
     check_run,
@@ -54,12 +55,14 @@ class RunOptions:
     evaluations: int = 10
     placement: Placement = "auto"
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    audit_canaries: int = 0
     seed: int | None = None
     dry_run: bool = False
 
     def __post_init__(self) -> None:
         check_run(self.name, self.evaluations, self.seed)
         check_ema("ema", self.ema)
+        check_canaries("audit_canaries", self.audit_canaries)
         check_microbatch_size("microbatch_size", self.microbatch_size)
         methods = get_args(Method)
         require(self.method in methods, "method", repr(self.method), "one of " + ", ".join(methods))

@@ -23,6 +23,7 @@ from .release.claims import make_statement
 from .release.model import NotExported, export_task
 from .release.statement import Statement
 from .run import checkpoint, files, resume
+from .run.canaries import save_canaries
 from .run.ledger import Payment
 from .setup import Run, resume_run, start_run
 from .signals import StopRequest, stop_on_signals
@@ -138,6 +139,7 @@ def _open(prepare: Prepare, options: RunOptions, console: Console, stack: ExitSt
         options.name, options.output, datetime.datetime.now(), numbered=options.numbered
     )
     stack.enter_context(files.locked(folder))
+    save_canaries(folder, job.data)
     history = resume.begin(folder, budget, run.plan, run.saved, run.state, options.checkpoint.keep)
     stack.callback(history.close)
     _list_bad_rows(run, history, console)

@@ -197,7 +197,7 @@ class _Prepared:
         state = init_state(self.learner.params, privatizer, job.averaging_optimizer)
         batch, mask = shape_of_batch(job.data.private, plan)
         program = self.train_step.trace(state, batch, mask, self.learner.frozen)
-        if any(map(job.data.private.hold, constants(program.jaxpr))):
+        if any(map(job.data.real.hold, constants(program.jaxpr))):
             raise ValueError(
                 "the loss or the optimizer holds an array of the private rows: it would see all "
                 "records at every step, past the clipping. Let them use the record that they are "

@@ -5,6 +5,7 @@ A new subject is a module with `MUTANTS` and a line in `SUBJECTS`.
 
 from . import (
     accounting,
+    audit,
     clipping,
     ledger,
     masks,
@@ -32,6 +33,7 @@ SUBJECTS: dict[str, tuple[Mutant, ...]] = {
     "release": release.MUTANTS,
     "statement": statement.MUTANTS,
     "seal": seal.MUTANTS,
+    "audit": audit.MUTANTS,
 }
 
 ALL = tuple(mutant for mutants in SUBJECTS.values() for mutant in mutants)

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 from .mutant import Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
-COPIED = ("jaxdp", "tests", "configs", "pyproject.toml")
+COPIED = ("jaxdp", "tests", "configs", "benchmarks", "pyproject.toml")
 SECONDS = 600  # the longest that the tests of a mutant may take
 
 # By plugins the start takes twice as long, and none is needed. Slow tests don't count: the bug must

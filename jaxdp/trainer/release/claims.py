@@ -314,6 +314,7 @@ def _data_use(data: Dataset) -> DataUse:
         fields=tuple(f"{name}: {kind}" for name, kind in data.fields.items()),
         bad_rows="left_out" if data.skips_bad else "refused",
         cached=data.cached,
+        canaries=0 if data.canaries is None else len(data.canaries.included),
     )
 
 

@@ -106,6 +106,12 @@ def _rows(s: Statement) -> Iterator[tuple[str, str]]:
         yield "declared fields", "; ".join(s.data.fields).replace("|", "\\|")
     if s.data.bad_rows == "left_out":
         yield "rows that can't be used", "count in N, and are in no batch"
+    if s.data.canaries:
+        yield (
+            "canaries",
+            f"{s.data.canaries:,} of the {s.num_examples:,} records are made up, from public facts "
+            "alone, to audit the run; each took part by a secret fair coin",
+        )
     if s.data.cached:
         yield (
             "copies",

@@ -96,6 +96,7 @@ def _rows(records: Sequence[Record]) -> dict[str, Callable[[Record], str]]:
         "noise multiplier": lambda r: f"{r.spent[-1].noise_multiplier:g}",
         "sampling probability": lambda r: f"{r.spent[-1].sampling_probability:.4g}",
         "clipping": _clipping,
+        "canaries": lambda r: f"{r.facts.data.canaries} in N" if r.facts.data.canaries else "none",
         "task": lambda r: r.facts.task.name,
         "model": lambda r: r.facts.task.model.name if r.facts.task.model else "its owner's",
         "optimizer": lambda r: r.facts.optimizer,

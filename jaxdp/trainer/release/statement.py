@@ -218,6 +218,8 @@ class DataUse:
       bad_rows: refused: every row could be used, or there was no run; left_out: rows that can't be
         used count in N and are in no batch.
       cached: whether decoded copies of the records were kept in a cache on the machine of the run.
+      canaries: how many of the records that count in N are made up, from public facts alone, to
+        audit the run; each took part by a secret fair coin.
     """
 
     name: str
@@ -229,6 +231,7 @@ class DataUse:
     fields: tuple[str, ...]
     bad_rows: Literal["refused", "left_out"]
     cached: bool
+    canaries: int
 
 
 @dataclass(frozen=True)

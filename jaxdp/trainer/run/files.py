@@ -3,6 +3,7 @@
 release/                 may be shared (`release.parameters`)
 private/ledger.txt       what was spent (`ledger`)
 private/segment-1.json   secrets, facts, configuration and fingerprint of a segment (`segment`)
+private/canaries.json    the key and coins of made-up records, if the run has some (`canaries`)
 private/config.json      the configuration of the newest segment, if the command made the run
 private/checkpoints/     the state after some steps (`checkpoint`)
 private/metrics.jsonl    numbers about every step, without noise

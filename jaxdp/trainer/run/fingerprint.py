@@ -113,6 +113,7 @@ def make_fingerprint(
                 "delta": plan.delta,
                 "clipping": repr(plan.clipping),
                 "data": job.data.private.digest(),
+                "canaries": None if job.data.canaries is None else job.data.canaries.digest,
                 "public data": None if job.data.public is None else job.data.public.digest(),
                 "splits": dict(job.data.digests),
                 "source": None if _repeats(job.data) else secrets.token_hex(16),

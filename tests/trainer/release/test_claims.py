@@ -28,7 +28,7 @@ def test_records_that_earlier_segments_used_unprotected_are_named():
     s = statement_of(earlier=[earlier(before), earlier(before), earlier()])
     assert s.earlier_data == (
         DataUse(
-            "digits", "train[:80%]", "train[80%:]", "test", None, "digits", (), "refused", False
+            "digits", "train[:80%]", "train[80%:]", "test", None, "digits", (), "refused", False, 0
         ),
     )
     assert statement_of().earlier_data == ()

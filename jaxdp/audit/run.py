@@ -1,0 +1,179 @@
+"""The audit of a run of the trainer by the canaries in it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from ..datasets.dataset import Dataset
+from ..datasets.feeding import record_keys
+from ..datasets.rows import ROWS_AT_A_TIME, in_chunks
+from ..tasks.task import Task, variables_of
+from ..trainer.command import load_parts
+from ..trainer.release.parameters import load_release
+from ..trainer.run.canaries import load_canaries, read_canaries
+from ..trainer.run.resume import saved_config
+from ..types import PyTree
+from .one_run import EpsilonBound, GaussianBound, epsilon_bound, mu_bound
+
+KEY = 0  # of what a loss draws
+
+
+@dataclass(frozen=True)
+class RunAudit:
+    """What the canaries of a run show. It is private.
+
+    Attributes:
+      folder: of the run.
+      claimed: ε that the release's statement claims.
+      delta: δ of that claim.
+      bound: the lower bound on ε at this δ.
+      gaussian: the lower bound on μ, and its ε, if the run is taken to be Gaussian DP.
+      claimed_mu: μ that the statement names.
+      canaries: how many there are.
+      included: how many took part.
+      most: the bound if all guesses were right: so many canaries can't show more.
+      scores: `[m]`, minus the loss of each canary at the released parameters.
+      reproducible: whether the run had a seed, so that there is no claim against who knows it.
+    """
+
+    folder: Path
+    claimed: float
+    delta: float
+    bound: EpsilonBound
+    gaussian: GaussianBound
+    claimed_mu: float
+    canaries: int
+    included: int
+    most: float
+    scores: np.ndarray
+    reproducible: bool
+
+    @property
+    def exceeds(self) -> bool:
+        """Whether the bound is above the claim: the run is less private than it says."""
+        return self.bound.epsilon > self.claimed
+
+
+def audit_run(
+    folder: str | Path,
+    *,
+    task: Task | None = None,
+    data: Dataset | None = None,
+    significance: float = 0.05,
+    guesses: Sequence[int] | None = None,
+) -> RunAudit:
+    """Measures what the release of a run gives away about its canaries.
+
+    A canary's score is minus its loss at the released parameters. Nothing else of the run is used,
+    but the coins at the end.
+
+    Args:
+      folder: of a run that was trained with canaries and has a release.
+      task, data: for a run of `jaxdp.fit`, what it was given. Otherwise leave them out.
+      significance, guesses: as in `epsilon_bound`.
+
+    Raises:
+      ValueError: for a run without canaries or release, or whose data have changed; and for
+        arguments out of range.
+
+    Example:
+      >>> result = jaxdp.fit(task, data, plan, optimizer=sgd, audit_canaries=1000)  # doctest: +SKIP
+      >>> audit = jaxdp.audit.audit_run(result.folder, task=task, data=data)  # doctest: +SKIP
+      >>> audit.bound.epsilon, audit.claimed  # doctest: +SKIP
+      (0.82, 8.0)
+    """
+    place = Path(folder)
+    read_canaries(place)  # first: loading data may take long
+    release = load_release(place)
+    whole, learnt = _load(place, task, data)
+    canaries = whole.canaries
+    assert canaries is not None
+    like = jax.eval_shape(learnt.init, jax.random.key(0), whole.private.zero())
+    variables = variables_of(release.params_like(like), release.batch_stats)
+    scores = -losses(learnt, variables, canaries.fields, canaries.ids)
+    statement = release.statement
+    delta, coins = statement.delta, canaries.included
+
+    def bound(scores: np.ndarray) -> EpsilonBound:
+        return epsilon_bound(
+            scores,
+            coins,
+            delta=delta,
+            significance=significance,
+            guesses=guesses,
+            theorem="sharp",
+        )
+
+    return RunAudit(
+        folder=place,
+        claimed=statement.claimed_epsilon,
+        delta=delta,
+        bound=bound(scores),
+        gaussian=mu_bound(scores, coins, delta=delta, significance=significance, guesses=guesses),
+        claimed_mu=statement.gaussian_dp.mu,
+        canaries=len(coins),
+        included=int(coins.sum()),
+        most=bound(coins.astype(float)).epsilon,
+        scores=scores,
+        reproducible=statement.reproducible,
+    )
+
+
+def losses(task: Task, variables: PyTree, records: PyTree, ids: np.ndarray) -> np.ndarray:
+    """The loss of each of some records, `[n]`: nothing in it is random.
+
+    It is the task's score "loss", or else its loss with the same key for all time.
+
+    Args:
+      task: what was learnt.
+      variables: what the task scores with.
+      records: `[n, ...]`.
+      ids: their numbers.
+
+    Raises:
+      ValueError: if the task has neither.
+    """
+    of_records = jax.jit(jax.vmap(_loss_of_record(task, variables, records), (None, 0, 0)))
+    every = record_keys(jax.random.key(KEY), jax.numpy.asarray(ids))
+    found = [
+        np.asarray(of_records(variables, _rows(records, rows), every[rows.start : rows.stop]))
+        for rows in in_chunks(len(ids), ROWS_AT_A_TIME)
+    ]
+    return np.concatenate(found).astype(np.float64)
+
+
+def _loss_of_record(task: Task, variables: PyTree, records: PyTree) -> Callable[..., jax.Array]:
+    """A function of variables, a record and a key."""
+    scores, one = task.scores, jax.tree.map(lambda array: array[0], records)
+    if scores is not None and "loss" in jax.eval_shape(scores, variables, one):
+        return lambda variables, record, key: scores(variables, record)["loss"]
+    if task.loss is None:
+        raise ValueError(
+            "a record has no loss of its own, as with BatchNorm: give the task scores with one "
+            "called 'loss', as jaxdp.tasks.classifier does"
+        )
+    return task.loss
+
+
+def _rows(records: PyTree, rows: range) -> PyTree:
+    return jax.tree.map(lambda array: array[rows.start : rows.stop], records)
+
+
+def _load(folder: Path, task: Task | None, data: Dataset | None) -> tuple[Dataset, Task]:
+    """The data with the canaries of a run, and its task."""
+    if (task is None) != (data is None):
+        raise ValueError("give both task and data, those of jaxdp.fit, or neither")
+    if not (folder / "private" / "config.json").is_file():
+        if task is None or data is None:
+            raise ValueError(
+                f"{folder} is a run of jaxdp.fit, whose task and data are not known: call "
+                f"jaxdp.audit.audit_run({str(folder)!r}, task=..., data=...) with them"
+            )
+        return load_canaries(folder, data, None), task
+    if task is not None:
+        raise ValueError(f"{folder} is a run of the command, which has its own: leave task out")
+    parts = load_parts(saved_config(str(folder)))
+    return load_canaries(folder, parts.data, parts.data_format), parts.task
