@@ -100,4 +100,14 @@ MUTANTS = (
         ("tests/datasets/test_cache.py::test_what_was_not_used_for_long_is_deleted",),
         37,
     ),
+    Mutant(
+        "test-records-of-all-kinds-are-public-by-themselves",
+        "jaxdp/datasets/loading.py",
+        "return opened.published and private.isdisjoint(test)",
+        "return True",
+        (
+            "tests/datasets/test_loading.py::test_only_the_test_split_of_a_published_set_is_public_by_itself",
+        ),
+        38,
+    ),
 )

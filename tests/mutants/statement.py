@@ -112,4 +112,12 @@ MUTANTS = (
         ("tests/trainer/release/test_statement.py::test_what_is_not_known_is_refused_in_one_line",),
         20,
     ),
+    Mutant(
+        "a-statement-may-promise-too-much",
+        "jaxdp/trainer/release/verification.py",
+        "return bound * (1 - BELOW) - SMALLEST <= stated <= bound * (1 + ABOVE) + SMALLEST",
+        "return stated <= bound * (1 + ABOVE) + SMALLEST",
+        ("tests/trainer/release/test_verification.py::test_a_changed_number_is_found",),
+        39,
+    ),
 )
