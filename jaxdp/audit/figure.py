@@ -1,36 +1,35 @@
 """The picture of an audit: the claimed trade-off curve, and what attackers reached."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from ..accounting.gdp import gaussian_tradeoff
 from ..accounting.tradeoffs import LEVELS
-from .bounds import clopper_pearson
-
-if TYPE_CHECKING:
-    from .step import StepAudit
+from .bounds import Errors, clopper_pearson
 
 POINTS = 15
 LIMIT = 0.025  # the chance that one end of one interval is wrong
 
 
-def draw(audit: "StepAudit", path: str | Path) -> None:
+def draw(claimed_mu: float, measured: str, errors: Errors, path: str | Path) -> None:
     """Writes the picture, in the format that the ending of the file's name gives.
 
-    It has the canary with the largest bound on μ. A point is an attacker, with 95 % intervals of
-    its two errors, each on its own.
+    A point is an attacker, with 95 % intervals of its two errors, each on its own.
+
+    Args:
+      claimed_mu: μ of the claimed curve.
+      measured: the label of the points.
+      errors: of the attackers.
+      path: of the file.
     """
     figure = Figure(figsize=(4.6, 4.4), layout="constrained")
     axes = figure.subplots()
-    claim = gaussian_tradeoff(audit.claimed_mu, LEVELS)
+    claim = gaussian_tradeoff(claimed_mu, LEVELS)
     axes.fill_between(LEVELS, 0, claim, color="0.92", label="not as private as claimed")
-    axes.plot(LEVELS, claim, color="0.0", label=f"claimed: μ = {audit.claimed_mu:.3g}")
+    axes.plot(LEVELS, claim, color="0.0", label=f"claimed: μ = {claimed_mu:.3g}")
     axes.plot(LEVELS, 1 - LEVELS, "--", color="0.5", label="perfect privacy")
-    best = max(audit.canaries, key=lambda one: one.mu)
-    errors = best.errors
     order = np.argsort(errors.false_alarms)
     chosen = order[np.unique(np.linspace(0, len(order) - 1, POINTS).astype(int))]
     x, y = (np.asarray(counts)[chosen] for counts in errors[:2])
@@ -48,7 +47,7 @@ def draw(audit: "StepAudit", path: str | Path) -> None:
         markersize=3,
         color="0.0",
         elinewidth=1,
-        label=f"measured: {best.canary}, μ ≥ {best.mu:.3g}",
+        label=f"measured: {measured}",
     )
     axes.set(
         xlim=(0, 1),

@@ -116,14 +116,16 @@ class StepAudit:
         return "\n".join([*lines, verdict])
 
     def plot(self, path: str | Path) -> None:
-        """Draws the claimed trade-off curve, and what attackers reached.
+        """Draws the claimed trade-off curve, and what attackers of the strongest canary reached.
 
         Args:
           path: of the picture. Its ending is the format: .png, .svg, .pdf.
         """
         with needed_by("the plot of an audit", "train"):
             from . import figure
-        figure.draw(self, path)
+        best = max(self.canaries, key=lambda one: one.mu)
+        told = f"{best.canary}, μ ≥ {best.mu:.3g}"
+        figure.draw(self.claimed_mu, told, best.errors, path)
 
 
 def audit_step(

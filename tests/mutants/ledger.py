@@ -130,9 +130,9 @@ MUTANTS = (
     ),
     Mutant(
         "a-release-may-be-ahead-of-its-ledger",
-        SPENDING,
-        " or max(released, default=0) > ledger.steps",
-        "",
+        "jaxdp/trainer/run/evidence.py",
+        '("the releases", max(map(_released, releases(folder)), default=0), ledger.steps),',
+        '("the releases", 0, ledger.steps),',
         (f"{SPENT}::test_a_ledger_behind_its_release_is_refused",),
         30,
     ),

@@ -159,7 +159,7 @@ MUTANTS = (
     Mutant(
         "the-loss-may-hold-all-private-rows",
         "jaxdp/trainer/setup.py",
-        "if any(map(job.data.private.hold, constants(program.jaxpr))):",
+        "if any(map(job.data.real.hold, constants(program.jaxpr))):",
         "if False:",
         ("tests/trainer/test_fit.py::test_private_rows_that_a_step_holds_are_refused",),
         19,
