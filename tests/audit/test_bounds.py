@@ -55,6 +55,14 @@ def test_epsilon_is_too_high_as_rarely_as_is_said(trials):
         assert chance <= significance, (epsilon, alpha)
 
 
+def test_epsilon_pays_for_both_limits():
+    # Where both directions of the attack are as good: one limit that is too low is enough.
+    epsilon, delta, trials = 3.0, 0.01, 400
+    alpha = (1 - delta) / (1 + math.exp(epsilon))
+    bound = lambda errors: epsilon_bounds(errors, delta, 0.05)
+    assert 0.025 < too_high(bound, trials, alpha, alpha, epsilon + 1e-12) <= 0.05
+
+
 def test_many_releases_come_close():
     mu, trials = 0.5, 10**7
     errors = np.full(1, round(trials * special.ndtr(-mu / 2)))

@@ -19,7 +19,7 @@ MUTANTS = (
         "jaxdp/audit/bounds.py",
         "limit = lambda counts: clopper_pearson(counts, errors.trials, significance / 2)[1]",
         "limit = lambda counts: clopper_pearson(counts, errors.trials, significance)[1]",
-        ("tests/audit/test_bounds.py::test_epsilon_is_too_high_as_rarely_as_is_said",),
+        ("tests/audit/test_bounds.py::test_epsilon_pays_for_both_limits",),
         40,
     ),
     Mutant(
