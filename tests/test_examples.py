@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.cases import slow
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -32,16 +31,8 @@ EXTRA = {"equinox_model": "equinox", "haiku_model": "haiku"}
 EXTRA |= {"fit_equinox": "equinox", "fit_haiku": "haiku"}
 
 
-# Each takes 5 to 10 s: the quick one is `by_hand`.
-SLOW = ("equinox_model", "graph_network", "haiku_model", "linen_train_state", "nnx_dropout")
-SLOW += ("several_devices", "watch_clipping")
-
-
-@pytest.mark.parametrize(
-    "path",
-    [slow(p) if p.stem in SLOW else p for p in LOOPS],
-    ids=lambda path: path.stem,
-)
+@pytest.mark.slow  # 5 to 10 s each; the programs of the README run by default
+@pytest.mark.parametrize("path", LOOPS, ids=lambda path: path.stem)
 def test_it_prints_what_its_header_says(path):
     if path.stem in EXTRA:
         pytest.importorskip(EXTRA[path.stem])

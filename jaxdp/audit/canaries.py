@@ -19,7 +19,6 @@ from ..types import PyTree
 
 Grads = Callable[[PyTree, PyTree, Any], Any]  # (params, batch, mask) -> gradients of examples
 
-
 Kind = Literal["records", "arrays", "lazy"]
 
 
@@ -151,7 +150,6 @@ def gradient_canary(
     """
     units = plan.num_units is not None
     shape = _shape(plan, batch)
-
     kind: Kind = "arrays"
 
     def dense(params: PyTree, batch: PyTree) -> PyTree:
@@ -168,7 +166,7 @@ def gradient_canary(
     canary = _gradient(name, leaves, groups, norms)
     opposite = units or plan.adjacency == "replace_one"
     size = len(leaves[0])  # fewer than rows, if the step's own gradients are not of examples
-    real = size if units else size - size // 4
+    real = size if units else _real(size)
 
     def put(first: list[np.ndarray] | None) -> PyTree:
         rows = []

@@ -17,7 +17,7 @@ from .canaries import Canary, Grads, Input
 
 MOST_FEATURES = 32  # for a step; leaves beyond share them
 
-AT_A_TIME = 1000  # releases in one call
+AT_A_TIME = 500  # releases in one call: always so many, so that one program is compiled
 
 PAIRS = 4  # of releases under equal keys
 
@@ -122,7 +122,7 @@ class Harness:
         def made(given: Input) -> np.ndarray:
             parts = []
             for _ in range(-(-each // AT_A_TIME)):
-                keys = self._keys.draw(self._random, min(AT_A_TIME, each))
+                keys = self._keys.draw(self._random, AT_A_TIME)
                 parts.append(run(keys, given, canary.without, shift.directions))
             return np.concatenate(parts).astype(np.float64)[:each]
 

@@ -28,8 +28,8 @@ from .columns import folded
 from .learner import shape_of_batch
 from .metrics import Metrics
 from .release.claims import epsilons
-from .release.markdown import NO_PRIVACY, SAMPLINGS
-from .release.statement import Statement, labelled_epsilons
+from .release.markdown import NO_PRIVACY, SAMPLINGS, labelled_epsilons
+from .release.statement import Statement
 from .run.ledger import Ledger
 from .scoring import counted
 from .setup import Run

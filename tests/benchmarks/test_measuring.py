@@ -31,6 +31,7 @@ def only(monkeypatch, **changed):
     monkeypatch.setattr(measuring, "available", lambda: known)
 
 
+@pytest.mark.slow
 def test_all_methods_agree_and_their_gradients_and_steps_are_timed(small, without_jax_privacy):
     names = list(methods.available())
     results = measuring.measure(small, names, rounds=1)
@@ -126,6 +127,7 @@ def test_a_step_moves_the_parameters_as_adam_does(small, name):
     assert not np.array_equal(again["w"], params["w"])
 
 
+@pytest.mark.slow
 def test_results_are_written_problem_by_problem_and_become_a_table(
     small, monkeypatch, tmp_path, capsys, without_jax_privacy
 ):

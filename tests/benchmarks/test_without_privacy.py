@@ -7,6 +7,7 @@ import pytest
 from benchmarks.runs import without_privacy
 
 
+@pytest.mark.slow
 def test_it_trains_the_config(capsys):
     without_privacy.main(["--model.name=linear", "--plan.steps=20", "--seed=0"])
     printed = capsys.readouterr().out

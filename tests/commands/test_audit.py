@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-for module in ("tyro", "sklearn", "safetensors"):
+for module in ("tyro", "sklearn", "safetensors", "matplotlib"):
     pytest.importorskip(module)
+from helpers.reports import few_points  # noqa: E402
+
 import jaxdp  # noqa: E402
 from jaxdp import plan, report, train  # noqa: E402
 from jaxdp.audit import __main__ as command  # noqa: E402
@@ -114,11 +116,16 @@ def test_a_resume_of_the_command_keeps_the_number(run, tmp_path, capsys):
     assert "audit.canaries is 61, and the run began with 60" in capsys.readouterr().err
 
 
-def test_the_other_commands_tell_of_them(run, capsys, tmp_path):
+@pytest.mark.slow
+def test_a_dry_run_tells_of_them(capsys):
     assert train.main([*SHORT, "--audit.canaries", "60", "--dry-run"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "N = 1,497" in said
     assert "60 of the private records are made up, from public facts alone" in said
+
+
+def test_a_report_tells_of_them(run, capsys, tmp_path, monkeypatch):
+    few_points(monkeypatch)
     assert report.main([str(run), "--output", str(tmp_path)]) == 0
     assert "60 in N" in capsys.readouterr().out
 

@@ -8,8 +8,10 @@ import sys
 
 import pytest
 
-for module in ("tyro", "sklearn", "safetensors"):
+for module in ("tyro", "sklearn", "safetensors", "matplotlib"):
     pytest.importorskip(module)
+from helpers.reports import few_points  # noqa: E402
+
 import jaxdp  # noqa: E402
 from jaxdp import report, seal, train  # noqa: E402
 from jaxdp.trainer.run.files import locked  # noqa: E402
@@ -29,7 +31,7 @@ def run(original, tmp_path):
     return shutil.copytree(original, tmp_path / "run")
 
 
-def test_it_says_what_it_did_and_what_it_cannot_do(run, capsys):
+def test_it_says_what_it_did_and_what_it_cannot_do(run, capsys, monkeypatch):
     assert seal.main([str(run)]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert f"{run} is sealed: its keys are destroyed. Changed: {run}/private/ledger.txt " in said
@@ -40,6 +42,7 @@ def test_it_says_what_it_did_and_what_it_cannot_do(run, capsys):
 
     assert seal.main([str(run)]) == 0
     assert capsys.readouterr().out == f"{run} is sealed already: there is nothing to do.\n"
+    few_points(monkeypatch)
     assert report.main([str(run)]) == 0  # it needs no secret
 
 

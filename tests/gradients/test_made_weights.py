@@ -142,7 +142,8 @@ def test_weight_norm_of_libraries(make):
     assert "direct" in found or "gram" in found, found
 
 
-@pytest.mark.parametrize("kernel", [slow((3, 3, 16, 32)), (1, 1, 64, 32)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", [(3, 3, 16, 32), (1, 1, 64, 32)])
 def test_the_bound_costs_little_signal_at_ordinary_sizes(kernel):
     x = jax.nn.relu(normal(3, 4, 8, 8, kernel[2]))
     c = normal(4, 4, 8, 8, kernel[3])

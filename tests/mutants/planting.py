@@ -78,15 +78,29 @@ def _tests_of(path: Path) -> dict[str, list[str]]:
 
 def plant(mutant: Mutant) -> Result:
     """Runs a mutant's tests on a copy of the project with the bug in it."""
-    if (missing := missing_place(mutant)) is not None:
-        return Result(False, missing)
+    return plant_together([mutant])[0]
+
+
+def plant_together(mutants: Sequence[Mutant]) -> list[Result]:
+    """Runs the tests of mutants on one copy of the project with all of the bugs in it.
+
+    A test may then be red because of a bug that is not its own.
+    """
+    if missing := [line for line in map(missing_place, mutants) if line is not None]:
+        return [Result(False, missing[0])] * len(mutants)
+    tests = [test for mutant in mutants for test in mutant.tests]
     with tempfile.TemporaryDirectory(prefix="jaxdp-mutant-") as name:
         folder = Path(name)
         copy_project(folder)
-        path = folder / mutant.file
-        text = path.read_text(encoding="utf-8")
-        path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
-        found = run_tests(folder, mutant.tests, stop=len(mutant.tests) == 1)
+        for mutant in mutants:
+            path = folder / mutant.file
+            text = path.read_text(encoding="utf-8")
+            path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+        found = run_tests(folder, tests, stop=len(tests) == 1)
+    return [_result(mutant, found) for mutant in mutants]
+
+
+def _result(mutant: Mutant, found: dict[str, Found]) -> Result:
     green = [test for test in mutant.tests if found[test] is not Found.FAILED]
     if not green:
         return Result(True, "caught")

@@ -132,6 +132,7 @@ def test_an_optimizer_of_nnx_takes_the_same_steps_as_the_plain_chain(transform):
         assert plan.epsilon_spent(state) == plan.epsilon(3)
 
 
+@pytest.mark.slow
 def test_an_optimizer_of_nnx_for_a_part_of_the_model():
     model = Net()
     head = nnx.All(nnx.Param, nnx.PathContains("out"))

@@ -44,6 +44,7 @@ def test_its_parts_are_trained_and_a_resume_finds_them_again(tmp_path, capsys):
     assert "All steps were taken" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_task_without_scores_may_learn_from_a_text(tmp_path, capsys):
     text, run = tmp_path / "a.txt", tmp_path / "run"
     text.write_text("to be or not to be, " * 50)

@@ -80,6 +80,7 @@ def test_a_clipping_with_norms_from_public_rows(tmp_path):
         fitted(tmp_path / "run", plan=replace(PLAN, clipping=clipping))
 
 
+@pytest.mark.slow
 def test_batch_units_of_a_plain_loss(tmp_path):
     plan = replace(PLAN, clipping=jaxdp.clip_batch(1.0), num_units=4, steps=3)
     result = fitted(tmp_path / "run", plan=plan)

@@ -49,6 +49,7 @@ def mapped(folder):
     return {"x": np.load(folder / "x.npy", mmap_mode="r"), "y": Y}
 
 
+@pytest.mark.slow
 def test_records_in_files_give_the_same_bits(tmp_path):
     made = {
         "memory": jaxdp.Dataset({"x": X, "y": Y}),

@@ -81,6 +81,7 @@ def test_the_job_and_its_configuration_have_the_numbers():
     assert run.plan.rounding_rows == size
 
 
+@pytest.mark.slow
 def test_the_method_is_the_fastest_that_fits():
     args = ["--model.name", "mlp", "--model.widths", "256", "256"]
     for limit, method in (("16MB", "auto"), ("1MB", "two_pass")):

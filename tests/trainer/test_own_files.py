@@ -193,6 +193,7 @@ def test_a_number_is_learnt_within_its_range(tmp_path, capsys):
     assert scores["absolute_error"] == pytest.approx(off, rel=1e-5)  # in days
 
 
+@pytest.mark.slow
 def test_a_folder_of_images_becomes_a_release(tmp_path, capsys):
     image = pytest.importorskip("PIL.Image")
     rng = np.random.default_rng(0)

@@ -24,8 +24,9 @@ from ..scoring import counted, make_scorer
 from ..unused import check_used
 from . import confusion, score_ledger
 from .claims import preprocessing_of
+from .markdown import labelled_epsilons
 from .parameters import Release, load_release
-from .statement import Statement, labelled_epsilons
+from .statement import Statement
 
 COMMAND = "python -m jaxdp.evaluate"
 FILES = ("file", "folder", "test_from", "split_by", "labels", "schema", "columns")

@@ -17,7 +17,6 @@ from .statement import (
     RoundingFacts,
     SamplingFacts,
     Statement,
-    labelled_epsilons,
 )
 
 ADJACENCIES = {
@@ -47,6 +46,18 @@ NO_PRIVACY = (
     f"An ε above {guarantee.NO_PRIVACY:g} is no meaningful privacy: whether a record was there "
     "can be told with near certainty."
 )
+
+
+def labelled_epsilons(statement: Statement) -> list[tuple[str, float]]:
+    """Every accountant's ε with its name and what it is: the first is the claim."""
+    claim = statement.accountant
+    others = [(name, value) for name, value in statement.epsilon.items() if name != claim]
+    # PLD's ε is RDP's where that is smaller.
+    what = lambda value: "a looser bound" if value > statement.claimed_epsilon else "the same here"
+    return [
+        (f"{claim.upper()}, the claim", statement.claimed_epsilon),
+        *((f"{name.upper()}, {what(value)}", value) for name, value in others),
+    ]
 
 
 def as_markdown(statement: Statement) -> str:

@@ -355,18 +355,6 @@ class Statement:
         return self.epsilon[self.accountant]
 
 
-def labelled_epsilons(statement: Statement) -> list[tuple[str, float]]:
-    """Every accountant's ε with its name and what it is: the first is the claim."""
-    claim = statement.accountant
-    others = [(name, value) for name, value in statement.epsilon.items() if name != claim]
-    # PLD's ε is RDP's where that is smaller.
-    what = lambda value: "a looser bound" if value > statement.claimed_epsilon else "the same here"
-    return [
-        (f"{claim.upper()}, the claim", statement.claimed_epsilon),
-        *((f"{name.upper()}, {what(value)}", value) for name, value in others),
-    ]
-
-
 def to_text(statement: Statement) -> str:
     """The contents of `privacy.json`."""
     fact = typed_json.to_json(statement)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from ...datasets.canaries import add_canaries
 from ...datasets.dataset import Dataset
@@ -19,6 +18,7 @@ from ...datasets.sources import Format
 from ...dpsgd import keys
 from .files import write_private
 from .resume import History, saved_segments
+from .segment import key_of, words_of
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class SavedCanaries:
 
     Attributes:
       count: how many there are.
-      key: four words of 32 bits, which decide them.
+      key: which decides them.
       digest: a checksum of them and of their coins.
     """
 
     count: int
-    key: tuple[int, ...]
+    key: jax.Array
     digest: str
 
 
@@ -87,8 +87,7 @@ def load_canaries(folder: Path, data: Dataset, data_format: Format | None) -> Da
       ValueError: if there is no such file, it is damaged, or the canaries come out differently.
     """
     saved = read_canaries(folder)
-    key = jax.random.wrap_key_data(jax.numpy.asarray(saved.key, jax.numpy.uint32), impl="rbg")
-    made = _made(data, saved.count, key, data_format)
+    made = _made(data, saved.count, saved.key, data_format)
     if digest_of(made) != saved.digest:
         raise ValueError(
             f"the canaries come out differently than {_file(folder)} says: the data they are made "
@@ -104,7 +103,7 @@ def save_canaries(folder: Path, data: Dataset) -> None:
         return
     fact = {
         "canaries": len(made.included),
-        "key": [int(word) for word in made.key],
+        "key": list(made.key),
         "included": "".join("01"[coin] for coin in made.included.astype(int)),
         "digest": made.digest,
     }
@@ -125,10 +124,7 @@ def read_canaries(folder: Path) -> SavedCanaries:
         )
     try:
         fact = json.loads(path.read_text())
-        key = tuple(int(word) for word in fact["key"])
-        if len(key) != 4 or not all(0 <= word < 2**32 for word in key):
-            raise ValueError("the key is not four words of 32 bits")
-        saved = SavedCanaries(int(fact["canaries"]), key, str(fact["digest"]))
+        saved = SavedCanaries(int(fact["canaries"]), key_of(fact["key"]), str(fact["digest"]))
         if saved.count < 1 or saved.count != len(fact["included"]):
             raise ValueError(f"it has {len(fact['included'])} coins for {saved.count} canaries")
     except (OSError, KeyError, TypeError, ValueError, OverflowError) as error:
@@ -152,8 +148,7 @@ def _made(data: Dataset, count: int, key: jax.Array, data_format: Format | None)
         data_format,
     )
     assert made.canaries is not None
-    words = tuple(int(word) for word in np.asarray(jax.random.key_data(key)))
-    made.canaries = made.canaries._replace(key=words)
+    made.canaries = made.canaries._replace(key=tuple(words_of(key)))
     return made
 
 

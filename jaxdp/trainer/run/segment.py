@@ -104,7 +104,7 @@ def load_segment(path: Path) -> SavedSegment:
     """
     try:
         fact = json.loads(path.read_bytes())
-        keys = {name: _key(words) for name, words in fact.get("secrets", {}).items()}
+        keys = {name: key_of(words) for name, words in fact.get("secrets", {}).items()}
         secrets = Secrets(**keys) if "secrets" in fact else None
         config = fact["config"]
         return SavedSegment(
@@ -127,14 +127,18 @@ def secrets_digest(secrets: Secrets) -> str:
     return hashlib.sha256(f"the secrets of a segment of jaxdp\n{text}".encode()).hexdigest()
 
 
-def _key(words: Any) -> jax.Array:
-    """A key of four words. Its error names none of them: a message is no place for a secret."""
+def key_of(words: Any) -> jax.Array:
+    """A key of four words of JSON. Its error names none: a message is no place for a secret."""
     if len(words) != 4 or not all(type(word) is int and 0 <= word < 2**32 for word in words):
         raise ValueError("a key is not four words of 32 bits")
     return jax.random.wrap_key_data(jax.numpy.asarray(words, jax.numpy.uint32), impl="rbg")
 
 
+def words_of(key: jax.Array) -> list[int]:
+    """The four words of a key, as `key_of` reads them."""
+    words: list[int] = np.asarray(jax.random.key_data(key)).tolist()
+    return words
+
+
 def _words(secrets: Secrets) -> dict[str, list[int]]:
-    return {
-        name: np.asarray(jax.random.key_data(key)).tolist() for name, key in vars(secrets).items()
-    }
+    return {name: words_of(key) for name, key in vars(secrets).items()}

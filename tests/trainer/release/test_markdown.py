@@ -136,3 +136,10 @@ def test_samplings_with_one_accountant_and_noise_schedules_have_a_page():
 def test_the_printed_delta_is_not_below_the_one_accounted():
     assert shown_delta(1e-5) == 1e-5
     assert "1.24e-05)-differential" in as_markdown(statement_of(make_plan(delta=1.2341e-5)))
+
+
+def test_the_claim_comes_first_and_says_so():
+    assert [label for label, _ in markdown.labelled_epsilons(statement_of())] == [
+        "PLD, the claim",
+        "RDP, a looser bound",
+    ]

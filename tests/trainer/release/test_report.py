@@ -4,12 +4,12 @@ import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 for module in ("tyro", "sklearn", "matplotlib", "rich"):
     pytest.importorskip(module)
 from helpers.cases import slow  # noqa: E402
+from helpers.reports import few_points  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from jaxdp import report  # noqa: E402
@@ -19,12 +19,8 @@ from jaxdp.trainer.release import report as run_report  # noqa: E402
 from jaxdp.trainer.run.record import load_record  # noqa: E402
 
 
-def few_points(monkeypatch):
-    monkeypatch.setattr(figures, "DELTAS", np.array([1e-6, 1e-4]))
-    monkeypatch.setattr(figures, "EPSILON_POINTS", 2)
-
-
-def test_report_draws_a_run(finished, capsys):
+def test_report_draws_a_run(finished, capsys, monkeypatch):
+    few_points(monkeypatch)
     assert report.main([str(finished)]) == 0
     said = capsys.readouterr().out
     for name in ("training", "norms", "epsilon", "tradeoff"):

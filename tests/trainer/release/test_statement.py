@@ -115,10 +115,3 @@ def test_no_field_tells_of_the_machine_or_hashes_records():
     assert {"epsilon", "probability", "widths"} <= names
     for word in ("path", "dir", "file", "host", "user", "time", "device", "hash", "digest", "seed"):
         assert not [name for name in names if word in name.lower().split("_")]
-
-
-def test_the_claim_comes_first_and_says_so():
-    assert [label for label, _ in statements.labelled_epsilons(statement_of())] == [
-        "PLD, the claim",
-        "RDP, a looser bound",
-    ]
