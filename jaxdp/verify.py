@@ -11,17 +11,18 @@ with _distribution.exit_without("python -m jaxdp.verify", "train"):
 
 USAGE = """usage: python -m jaxdp.verify RELEASE [RELEASE...]
 
-Checks the privacy statement of a release: its ε is computed again from the mechanisms that it
-names, by dp-accounting alone, and every number is compared. RELEASE is a run's folder, the
-release/ in it, or a privacy.json. Nothing else is needed: no data, no private files.
+Checks the privacy statement of a release: its ε is computed again from the
+mechanisms that it names, by dp-accounting alone, and every number is compared.
+RELEASE is a run's folder, the release/ in it, or a privacy.json. Nothing else is
+needed: no data, no private files.
 
 exit status:
   0   all statements hold
   1   one does not: a line says which number, with both values
   2   one can't be read, or names something that this version does not know
 
-It can't be told from outside whether the mechanisms ran as they are named, nor whether the
-assumptions in PRIVACY.md hold.
+It can't be told from outside whether the mechanisms ran as they are named, nor
+whether the assumptions in PRIVACY.md hold.
 
 examples:
   python -m jaxdp.verify runs/digits_cnn-20261125-020558

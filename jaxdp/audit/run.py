@@ -1,12 +1,14 @@
 """The audit of a run of the trainer by the canaries in it."""
 
+import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from ..accounting.rounding import round_up, shown_delta
 from ..datasets.dataset import Dataset
 from ..datasets.feeding import record_keys
 from ..datasets.rows import ROWS_AT_A_TIME, in_chunks
@@ -19,6 +21,24 @@ from ..types import PyTree
 from .one_run import EpsilonBound, GaussianBound, epsilon_bound, mu_bound
 
 KEY = 0  # of what a loss draws
+
+WIDTH = 80
+
+SHOWS = (
+    "The bound is proved, but for that chance: who trains like this can't promise less than it. "
+    "A bound below the claim proves nothing: another attack, or other canaries, may find more. It "
+    "sees the released parameters alone, by one loss for each canary, and only how canaries are "
+    "treated: what harms some other record goes unseen."
+)
+EXCEEDS = (
+    "THE BOUND IS ABOVE THE CLAIM: the run is less private than it says (or the bound is wrong, by "
+    "chance). Release nothing of it, and look for what sees a record past clipping and noise."
+)
+GAUSSIAN = (
+    "The bound on μ is for a mechanism that is Gaussian DP. DP-SGD with sampling is only nearly "
+    "so: take it as a comparison."
+)
+SEEDED = "The run had a seed: the claim is what it would promise with secret keys."
 
 
 @dataclass(frozen=True)
@@ -48,13 +68,44 @@ class RunAudit:
     canaries: int
     included: int
     most: float
-    scores: np.ndarray
+    scores: np.ndarray = field(repr=False)
     reproducible: bool
 
     @property
     def exceeds(self) -> bool:
         """Whether the bound is above the claim: the run is less private than it says."""
         return self.bound.epsilon > self.claimed
+
+    def __str__(self) -> str:
+        """The result in lines of 80 columns."""
+        bound, gaussian = self.bound, self.gaussian
+        confidence = f"{100 * (1 - bound.significance):g} %"
+        rows = [
+            ("claimed", f"ε = {self.claimed:g} at δ = {shown_delta(self.delta):g}"),
+            ("lower bound", f"ε ≥ {_down(bound.epsilon):g} at the same δ, confidence {confidence}"),
+            (
+                "at most",
+                f"ε ≥ {_down(self.most):g} could have been shown, by guesses that are all right",
+            ),
+            (
+                "as Gaussian DP",
+                f"μ ≥ {_down(gaussian.mu):g} (ε ≥ {_down(gaussian.epsilon):g}), where "
+                f"μ = {self.claimed_mu:g} is claimed",
+            ),
+        ]
+        told = [EXCEEDS] if self.exceeds else []
+        told += [SHOWS, GAUSSIAN, *([SEEDED] if self.reproducible else [])]
+        lines = [
+            "PRIVATE: keep this to yourself, as everything in private/ of the run.",
+            f"{self.folder}: {self.included:,} of {self.canaries:,} canaries took part.",
+            "",
+            *(f"{name:16}{text}" for name, text in rows),
+            "",
+            "guesses   right   ε ≥",
+            *(f"{g.number:7}{g.right:8}   {_down(g.bound):g}" for g in bound.guesses),
+            "(The largest of them is the bound; all of them are paid for.)",
+        ]
+        return "\n".join([*lines, *(f"\n{textwrap.fill(text, WIDTH)}" for text in told)])
 
 
 def audit_run(
@@ -177,3 +228,8 @@ def _load(folder: Path, task: Task | None, data: Dataset | None) -> tuple[Datase
         raise ValueError(f"{folder} is a run of the command, which has its own: leave task out")
     parts = load_parts(saved_config(str(folder)))
     return load_canaries(folder, parts.data, parts.data_format), parts.task
+
+
+def _down(value: float) -> float:
+    """Rounded down for print: a lower bound must not be told too high."""
+    return -round_up(-value, 4)

@@ -19,10 +19,13 @@ Then fresh releases are counted: false alarms and misses of that fixed rule. `bo
 bounds of them. They hold for any mechanism: no step needs the noise to be Gaussian.
 """
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -35,6 +38,8 @@ from .attackers import Attackers
 from .bounds import Errors
 from .canaries import Grads
 from .harness import Harness
+
+WIDTH = 80  # of what is printed
 
 PILOTS = 500  # releases of either kind, at least
 
@@ -113,7 +118,7 @@ class StepAudit:
         verdict = "No bound is above the claim."
         if self.found:
             verdict = f"NOT AS PRIVATE AS CLAIMED: found by {', '.join(self.found)}."
-        return "\n".join([*lines, verdict])
+        return "\n".join([*lines, *textwrap.wrap(verdict, WIDTH)])
 
     def plot(self, path: str | Path) -> None:
         """Draws the claimed trade-off curve, and what attackers of the strongest canary reached.
@@ -153,8 +158,9 @@ def audit_step(
 
     Args:
       plan: what is claimed.
-      privatizer: any Optax transformation with typed keys (`jax.random.key`) in its state, such as
-        `jaxdp.privatize(plan)`. What its `update` returns is the release.
+      privatizer: `jaxdp.privatize(plan)`, or what you have in its place: an Optax transformation
+        with typed keys (`jax.random.key`) in its state. What its `update` returns is the release.
+        Leave out what comes after the noise, such as Adam: it would hide much from the attacker.
       grads: the function `(params, batch, mask) -> gradients` of the step: what `per_example_grads`
         returns, or your own.
       params: the parameters of the step.
@@ -183,9 +189,24 @@ def audit_step(
     """
     if not isinstance(plan, Plan):
         raise TypeError(f"plan is a {type(plan).__name__}: pass the jaxdp.Plan of the step")
+    if not (hasattr(privatizer, "init") and hasattr(privatizer, "update")):
+        given = type(privatizer).__name__
+        raise TypeError(
+            f"privatizer is a {given}: give jaxdp.privatize(plan), or your own in Optax"
+        )
+    if not callable(grads):
+        raise TypeError(
+            f"grads is a {type(grads).__name__}: give (params, batch, mask) -> gradients"
+        )
+    _check_arrays(params, batch)
     z = float(plan.noise_multipliers()[0])
     if z == 0:
-        raise ValueError("the plan's noise multiplier is 0: it claims nothing that can be audited")
+        raise ValueError(
+            "the plan's noise multiplier is 0: it claims nothing that can be audited. Give it an "
+            "epsilon, or a noise_multiplier above 0"
+        )
+    if not (seed is None or (isinstance(seed, int) and seed >= 0)):
+        raise ValueError(f"seed is {seed!r}: give a whole number of at least 0, or None")
     if steps not in (1, 2):
         raise ValueError(f"steps is {steps!r}: give 1 or 2, the releases that the attacker sees")
     steps = min(steps, plan.steps)
@@ -224,6 +245,20 @@ def audit_with(
     return CanaryAudit(name, float(mu(errors)[by_mu]), float(epsilon(errors)[by_epsilon]), errors)
 
 
+def _check_arrays(params: PyTree, batch: PyTree) -> None:
+    """Raises a ValueError if one of the two holds no arrays, or a number that is not finite."""
+    for name, tree in (("params", params), ("batch", batch)):
+        leaves = jax.tree.leaves(tree)
+        if not leaves or not all(hasattr(leaf, "dtype") for leaf in leaves):
+            given = type(tree).__name__
+            raise ValueError(f"{name} is a {given} without arrays in it: give a pytree of arrays")
+        numbers = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+        if not all(bool(jnp.isfinite(leaf).all()) for leaf in numbers):
+            raise ValueError(
+                f"{name} has NaN or infinite numbers, under which no canary shows: give finite ones"
+            )
+
+
 def _chosen(which: Sequence[str] | None, plan: Plan, batch: PyTree) -> tuple[str, ...]:
     fitting = canaries.names_for(plan, batch)
     if which is None:
@@ -231,8 +266,9 @@ def _chosen(which: Sequence[str] | None, plan: Plan, batch: PyTree) -> tuple[str
     names = (which,) if isinstance(which, str) else tuple(which)
     for name in names:
         if name not in fitting:
+            why = " (the others need floating numbers)" if name in canaries.CANARIES else ""
             raise ValueError(
-                f"the canary is {name!r}: for this batch there are {', '.join(fitting)}"
+                f"the canary is {name!r}: for this batch there are {', '.join(fitting)}{why}"
             )
     if not names:
         raise ValueError("which is empty: name a canary, or give None for all")

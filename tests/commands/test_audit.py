@@ -15,6 +15,7 @@ import jaxdp  # noqa: E402
 from jaxdp import plan, report, train  # noqa: E402
 from jaxdp.audit import __main__ as command  # noqa: E402
 from jaxdp.audit import audit_run  # noqa: E402
+from jaxdp.audit.run import _down  # noqa: E402
 
 SHORT = ["--plan.steps", "4", "--plan.expected-batch-size", "64", "--model.name", "linear"]
 
@@ -65,7 +66,7 @@ def test_the_status_tells_that_the_bound_is_above_the_claim(run, capsys, monkeyp
 
 
 def test_bounds_are_rounded_down():
-    assert [command._down(value) for value in (0.0, 1.99999, 0.123456)] == [0, 1.999, 0.1234]
+    assert [_down(value) for value in (0.0, 1.99999, 0.123456)] == [0, 1.999, 0.1234]
 
 
 def test_the_attack_sees_losses_of_the_release(run):
@@ -86,7 +87,7 @@ def test_the_attack_sees_losses_of_the_release(run):
     [
         ([], "no run is given: give one folder"),
         (["a", "b"], "2 runs are given"),
-        (["nowhere"], "nowhere has no canaries (canaries.json)"),
+        (["nowhere"], "nowhere is no folder of a run"),
         (["RUN", "--guesses", "0"], "guesses has 0: give whole numbers from 1 to 60"),
         (["RUN", "--guesses", "61"], "guesses has 61"),
         (["RUN", "--significance", "0"], "significance is 0.0"),
@@ -155,4 +156,7 @@ def test_the_planner_counts_them(tmp_path, capsys):
 
 def test_a_number_that_makes_no_sense(capsys):
     assert train.main(["--audit.canaries", "1"]) == 2
-    assert "audit.canaries is 1: give 2 or more, or 0 for none" in capsys.readouterr().err
+    assert (
+        "audit.canaries is 1: give 20 or more (1,000 say something), or 0"
+        in capsys.readouterr().err
+    )

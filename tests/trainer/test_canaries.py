@@ -172,9 +172,9 @@ def test_changed_public_records_are_noticed(copied):
         fitted(resume=copied, data=changed, audit_canaries=M)
 
 
-@pytest.mark.parametrize("count", [-1, 1, 2.5])
+@pytest.mark.parametrize("count", [-1, 1, 19, 2.5, "100"])
 def test_numbers_that_make_no_sense(count):
-    with pytest.raises(ValueError, match=f"audit_canaries is {count}: give 2 or more"):
+    with pytest.raises(ValueError, match=f"audit_canaries is {count!r}: give 20 or more"):
         fitted(data=WITH_PUBLIC, audit_canaries=count)
 
 

@@ -117,6 +117,8 @@ def read_canaries(folder: Path) -> SavedCanaries:
       ValueError: if there is none, or it is damaged.
     """
     path = _file(folder)
+    if not path.parent.is_dir():
+        raise ValueError(f"{folder} is no folder of a run: give one that has private/ in it")
     if not path.is_file():
         raise ValueError(
             f"{folder} has no canaries ({path.name}): name a run that was trained with "
