@@ -192,9 +192,11 @@ def audit_step(
     if not (isinstance(releases, int) and releases >= 100):
         raise ValueError(f"releases is {releases!r}: give a whole number of at least 100")
     bounds.check_share("confidence", confidence, "as 0.95")
+    if confidence < 0.5:  # `mu_bounds` is proved for a significance of 1/4 at most
+        raise ValueError(f"confidence is {confidence}: give at least 0.5")
     delta = plan.delta if delta is None else delta
     bounds.check_share("delta", delta, "as 1e-5")
-    chosen = _chosen(which, plan, batch)
+    chosen = _chosen(which, canaries.names_for(plan, grads, params, batch))
     # Two numbers for every canary.
     significance = (1 - confidence) / (2 * len(chosen))
     harness = Harness(plan, privatizer, grads, params, batch, steps, np.random.default_rng(seed))
@@ -224,15 +226,14 @@ def audit_with(
     return CanaryAudit(name, float(mu(errors)[by_mu]), float(epsilon(errors)[by_epsilon]), errors)
 
 
-def _chosen(which: Sequence[str] | None, plan: Plan, batch: PyTree) -> tuple[str, ...]:
-    fitting = canaries.names_for(plan, batch)
+def _chosen(which: Sequence[str] | None, fitting: tuple[str, ...]) -> tuple[str, ...]:
     if which is None:
         return fitting
     names = (which,) if isinstance(which, str) else tuple(which)
     for name in names:
         if name not in fitting:
             raise ValueError(
-                f"the canary is {name!r}: for this batch there are {', '.join(fitting)}"
+                f"the canary is {name!r}: for this step there are {', '.join(fitting)}"
             )
     if not names:
         raise ValueError("which is empty: name a canary, or give None for all")
