@@ -66,13 +66,15 @@ ROWS: dict[str, str] = {
 
 GRADIENTS: dict[str, str] = {
     "coordinate": "a gradient in one coordinate",
-    "spread": "a gradient spread over all parameters",
+    "spread": "a gradient spread over all parameters; if the step clips afterwards, a longer one",
     "emptiest": "a gradient in the leaf where all others have the least",
 }
 """Canaries that are gradients as long as the clipping allows, with what they are."""
 
 #: The names of all canaries of `audit_step`.
 CANARIES = (*GRADIENTS, *ROWS)
+
+TOO_LONG = 10.0  # times the clipping norm
 
 CANDIDATES = 4  # rows of the batch that are made a canary
 
@@ -162,6 +164,8 @@ def gradient_canary(
     leaves, structure = jax.tree.flatten(found)
     norms = np.asarray(plan.clipping.init(params).clipping_norms, np.float64)
     canary = _gradient(name, leaves, groups, norms)
+    if name == "spread" and kinds[0] == "lazy":
+        canary = [TOO_LONG * leaf for leaf in canary]  # so that the step's own clipping shows
     opposite = units or plan.adjacency == "replace_one"
     size = len(leaves[0])  # fewer than rows, if the step's own gradients are not of examples
     real = size if units else size - size // 4

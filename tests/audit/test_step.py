@@ -157,6 +157,30 @@ def test_a_plan_with_a_bound_on_rounding_is_audited():
     assert found.mu > 0.8
 
 
+def test_noise_that_leaves_share_is_found_beside_the_leaf_that_moves():
+    p = small(jaxdp.clip_individual(1.0))
+
+    def update(updates, state, params=None):
+        key, later = jax.random.split(state)
+        rows = updates.materialize()  # as short as the clipping allows, with this canary
+        noise = lambda g: 0.8 * jax.random.normal(key, (18,))[: g[0].size].reshape(g[0].shape)
+        return {name: jnp.sum(g, axis=0) + noise(g) for name, g in rows.items()}, later
+
+    step = optax.GradientTransformation(lambda params: jax.random.key(0), update)
+    assert audited(p, step, which=["coordinate"]).found
+
+
+def test_clipping_too_late_is_found_by_words():
+    p = small(jaxdp.clip_individual(1.0))
+    words = p._replace(
+        grads=lambda params, batch, mask: p.grads(params, (batch[0] * 0.05, batch[1]), mask),
+        batch=(np.ones((16, 6), np.int32), p.batch[1]),
+    )
+    step = planted.BUGS["wrong norm"].step(words)
+    names = ["spread", "first", "duplicate"]
+    assert audited(words, *step, which=names).found == ("spread",)
+
+
 def test_the_same_step_without_a_bug_is_not_found():
     p = small(jaxdp.clip_individual(1.0))
     assert not audited(p, planted.by_hand(p.plan), which=["coordinate", "against"]).found
@@ -194,7 +218,7 @@ def test_a_row_that_makes_the_release_nan_is_found():
 
 
 def test_all_canaries_are_told_with_the_claim():
-    found = audited(small(jaxdp.clip_individual(1.0)), releases=400)
+    found = audited(small(jaxdp.clip_individual(1.0)), releases=400, seed=1)
     lines = str(found).splitlines()
     names = [line.split()[0] for line in lines]
     assert names[1:-3] == [*jaxdp.audit.CANARIES, "claimed"]
