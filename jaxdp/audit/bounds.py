@@ -60,8 +60,9 @@ def mu_bounds(errors: Errors, significance: float) -> NDArray[np.float64]:
     A rule's false alarm and miss have probabilities α and β with α + β ≥ 2Φ(−μ/2). The number of
     all errors in 2n releases is at most e with a chance that is largest where both have the same
     probability (α + β)/2, for every e ≤ n(α + β) − 1 (Hoeffding 1956, theorem 4). So the limit of
-    Clopper and Pearson for 2n equal trials holds for it. (A larger e has a chance of 1/4 or more of
-    not being reached, and `significance` is below that: Greenberg and Mohri 2014.)
+    Clopper and Pearson for 2n equal trials holds for it. (For a larger e the limit is at least
+    that probability, or at least 1/2, which bounds nothing: equal trials have at most e errors with
+    a chance of 1/4 or more, by Greenberg and Mohri 2014. So `significance` is at most 1/4.)
     """
     wrong = errors.false_alarms + errors.misses
     most = clopper_pearson(wrong, 2 * errors.trials, significance)[1]

@@ -65,7 +65,7 @@ ROWS: dict[str, str] = {
 
 GRADIENTS: dict[str, str] = {
     "coordinate": "a gradient in one coordinate",
-    "spread": "a gradient spread over all parameters",
+    "spread": "a gradient spread over all parameters; if the step clips afterwards, a longer one",
     "emptiest": "a gradient in the leaf where all others have the least",
 }
 """Canaries that are gradients as long as the clipping allows, with what they are."""
@@ -73,13 +73,22 @@ GRADIENTS: dict[str, str] = {
 #: The names of all canaries of `audit_step`.
 CANARIES = (*GRADIENTS, *ROWS)
 
+TOO_LONG = 10.0  # times the clipping norm
+
 CANDIDATES = 4  # rows of the batch that are made a canary
 
 
-def names_for(plan: Plan, batch: PyTree) -> tuple[str, ...]:
-    """The canaries that make sense for a batch: some are of floating numbers only."""
+def names_for(plan: Plan, grads: Grads, params: PyTree, batch: PyTree) -> tuple[str, ...]:
+    """The canaries that make sense for a step: some rows are of floating numbers only.
+
+    What `grads` has clipped and added up already has no place for the gradient of one record.
+    """
     floating = any(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(batch))
-    return CANARIES if floating else (*GRADIENTS, "first", "last", "duplicate")
+    rows = tuple(ROWS) if floating else ("first", "last", "duplicate")
+    found = jax.eval_shape(_dense(plan, grads, batch), params, batch)
+    pairs = zip(*map(jax.tree.leaves, (found, params)), strict=True)
+    sizes = {leaf.shape[:1] if leaf.shape[1:] == like.shape else () for leaf, like in pairs}
+    return (*GRADIENTS, *rows) if len(sizes) == 1 and () not in sizes else rows
 
 
 def row_canary(name: str, plan: Plan, batch: PyTree, of_row: int) -> Canary:
@@ -149,21 +158,13 @@ def gradient_canary(
       groups: `plan.clipping.groups(params)`.
     """
     units = plan.num_units is not None
-    shape = _shape(plan, batch)
-    kind: Kind = "arrays"
-
-    def dense(params: PyTree, batch: PyTree) -> PyTree:
-        nonlocal kind
-        given = grads(params, batch, np.ones(shape, bool))
-        if isinstance(given, PerExampleGrads):
-            kind = "lazy"
-            return given.materialize()
-        return given
-
-    found = jax.tree.map(np.array, jax.jit(dense)(params, batch))
+    kinds: list[Kind] = []
+    found = jax.tree.map(np.array, jax.jit(_dense(plan, grads, batch, kinds))(params, batch))
     leaves, structure = jax.tree.flatten(found)
     norms = np.asarray(plan.clipping.init(params).clipping_norms, np.float64)
     canary = _gradient(name, leaves, groups, norms)
+    if name == "spread" and kinds[0] == "lazy":
+        canary = [TOO_LONG * leaf for leaf in canary]  # so that the step's own clipping shows
     opposite = units or plan.adjacency == "replace_one"
     size = len(leaves[0])  # fewer than rows, if the step's own gradients are not of examples
     real = size if units else _real(size)
@@ -180,7 +181,23 @@ def gradient_canary(
     without = Input(put([-leaf for leaf in canary]), mask)
     if not opposite:
         without = Input(put(None), np.arange(size) < real - 1)
-    return Canary(name, Input(put(canary), mask), without, kind)
+    return Canary(name, Input(put(canary), mask), without, kinds[0])
+
+
+def _dense(
+    plan: Plan, grads: Grads, batch: PyTree, kinds: list[Kind] | None = None
+) -> Callable[[PyTree, PyTree], PyTree]:
+    """The step's gradients as arrays; their kind is noted when it is traced."""
+    shape = _shape(plan, batch)
+
+    def dense(params: PyTree, batch: PyTree) -> PyTree:
+        given = grads(params, batch, np.ones(shape, bool))
+        lazy = isinstance(given, PerExampleGrads)
+        if kinds is not None:
+            kinds.append("lazy" if lazy else "arrays")
+        return given.materialize() if lazy else given
+
+    return dense
 
 
 def gradients(given: Input, kind: Kind, plan: Plan, grads: Grads, params: PyTree) -> Any:
@@ -189,7 +206,14 @@ def gradients(given: Input, kind: Kind, plan: Plan, grads: Grads, params: PyTree
         return grads(params, *given)
     if kind == "arrays":
         return given.rows
-    return from_dense(given.rows, jnp.asarray(given.mask), like=params, unit=plan.clipping.unit)
+    return from_dense(
+        given.rows,
+        jnp.asarray(given.mask),
+        like=params,
+        unit=plan.clipping.unit,
+        # A plan's bound on rounding is for so many.
+        microbatch_size=plan.rounding_rows if plan.rounding_is_bounded else None,
+    )
 
 
 def _gradient(

@@ -18,6 +18,7 @@ from .canaries import Canary, Grads, Input
 MOST_FEATURES = 32  # for a step; leaves beyond share them
 
 AT_A_TIME = 500  # releases in one call: always so many, so that one program is compiled
+MOST_NUMBERS = 2**26  # in these releases
 
 PAIRS = 4  # of releases under equal keys
 
@@ -109,7 +110,7 @@ class Harness:
         keys = self._keys.draw(self._random, PAIRS)
         pair = [run(keys, given, canary.without) for given in (canary.with_it, canary.without)]
         moved = jax.tree.map(_mean_difference, *pair)
-        units = [leaf / (np.linalg.norm(leaf) or 1.0) for leaf in moved[0]]
+        units = _with_controls([leaf / (np.linalg.norm(leaf) or 1.0) for leaf in moved[0]])
         directions = [jnp.asarray(leaf, jnp.float32) for leaf in units]
         of_features = np.concatenate([_products(step, units) for step in moved])
         length = math.sqrt(sum(np.sum(np.square(leaf)) for leaf in moved[0]))
@@ -118,11 +119,13 @@ class Harness:
     def features(self, canary: Canary, shift: Shift, each: int) -> Features:
         """Features of fresh releases, `[each, features] float64`, with the canary and without."""
         run = self._run[canary.kind].features
+        numbers = self._steps * sum(leaf.size for leaf in jax.tree.leaves(self._params))
+        at_a_time = min(AT_A_TIME, max(1, MOST_NUMBERS // numbers))
 
         def made(given: Input) -> np.ndarray:
             parts = []
-            for _ in range(-(-each // AT_A_TIME)):
-                keys = self._keys.draw(self._random, AT_A_TIME)
+            for _ in range(-(-each // at_a_time)):
+                keys = self._keys.draw(self._random, at_a_time)
                 parts.append(run(keys, given, canary.without, shift.directions))
             return np.concatenate(parts).astype(np.float64)[:each]
 
@@ -172,6 +175,21 @@ def _mean_difference(one: Any, other: Any) -> np.ndarray:
     return np.where(np.isfinite(difference), difference, 0.0)
 
 
+def _with_controls(units: list[np.ndarray]) -> list[np.ndarray]:
+    """The directions, with one for leaves that the canary does not move: that of the first it does.
+
+    If both have the same noise, their difference shows the canary. Such a leaf must not share its
+    feature with one that moves.
+    """
+    moving = [i for i, unit in enumerate(units) if unit.any()]
+    if not moving:
+        return units
+    groups, first = _groups(len(units)), units[moving[0]].ravel()
+    fitted = lambda like: np.resize(np.pad(first, (0, max(0, like.size - first.size))), like.shape)
+    still = ~np.isin(groups, groups[moving])
+    return [fitted(unit) if still[i] else unit for i, unit in enumerate(units)]
+
+
 def _clipping_norms(plan: Plan, state: PyTree) -> list[jax.Array]:
     """Clipping norms that follow the records are released, too."""
     if plan.clipping.quantile is None:
@@ -188,5 +206,10 @@ def _products(leaves: Sequence[Any], directions: Sequence[Any]) -> Any:
     """Products with the directions, for every leaf, or for several together: `[features]`."""
     numpy = np if isinstance(directions[0], np.ndarray) else jnp
     each = numpy.stack([numpy.sum(a * b) for a, b in zip(leaves, directions, strict=True)])
-    groups = np.arange(len(leaves)) * min(MOST_FEATURES, len(leaves)) // len(leaves)
+    groups = _groups(len(leaves))
     return numpy.stack([numpy.sum(each[groups == g]) for g in range(groups[-1] + 1)])
+
+
+def _groups(leaves: int) -> np.ndarray:
+    """The number of the feature that each of some leaves belongs to."""
+    return np.arange(leaves) * min(MOST_FEATURES, leaves) // leaves

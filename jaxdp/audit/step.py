@@ -213,9 +213,11 @@ def audit_step(
     if not (isinstance(releases, int) and releases >= 100):
         raise ValueError(f"releases is {releases!r}: give a whole number of at least 100")
     bounds.check_share("confidence", confidence, "as 0.95")
+    if confidence < 0.5:  # `mu_bounds` is proved for a significance of 1/4 at most
+        raise ValueError(f"confidence is {confidence}: give at least 0.5")
     delta = plan.delta if delta is None else delta
     bounds.check_share("delta", delta, "as 1e-5")
-    chosen = _chosen(which, plan, batch)
+    chosen = _chosen(which, canaries.names_for(plan, grads, params, batch))
     # Two numbers for every canary.
     significance = (1 - confidence) / (2 * len(chosen))
     harness = Harness(plan, privatizer, grads, params, batch, steps, np.random.default_rng(seed))
@@ -259,16 +261,19 @@ def _check_arrays(params: PyTree, batch: PyTree) -> None:
             )
 
 
-def _chosen(which: Sequence[str] | None, plan: Plan, batch: PyTree) -> tuple[str, ...]:
-    fitting = canaries.names_for(plan, batch)
+def _chosen(which: Sequence[str] | None, fitting: tuple[str, ...]) -> tuple[str, ...]:
     if which is None:
         return fitting
     names = (which,) if isinstance(which, str) else tuple(which)
     for name in names:
         if name not in fitting:
-            why = " (the others need floating numbers)" if name in canaries.CANARIES else ""
+            why = (
+                " (the others need floating numbers, or gradients of examples)"
+                if name in canaries.CANARIES
+                else ""
+            )
             raise ValueError(
-                f"the canary is {name!r}: for this batch there are {', '.join(fitting)}{why}"
+                f"the canary is {name!r}: for this step there are {', '.join(fitting)}{why}"
             )
     if not names:
         raise ValueError("which is empty: name a canary, or give None for all")

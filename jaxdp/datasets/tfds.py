@@ -185,8 +185,14 @@ def open_tfds(config: DataConfig, tell: Tell) -> SplitSet:
     inputs, data_format = make(tfds, builder.info, value, classes, config)
     found = _Set(builder, inputs, value, label, config, tell)
     sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
-    known = tfds.list_builders(with_community_datasets=False)
-    return SplitSet(sizes, found.read, data_format, published=builder.name in known)
+    return SplitSet(sizes, found.read, data_format, published=is_published(tfds, builder.name))
+
+
+def is_published(tfds: Any, name: str) -> bool:
+    """Whether TFDS itself has a set of that name: a class of the user's own is listed, too."""
+    if name not in tfds.list_builders(with_community_datasets=False):
+        return False
+    return str(tfds.builder_cls(name).__module__).startswith("tensorflow_datasets.")
 
 
 def _images(

@@ -12,6 +12,7 @@ from benchmarks.audit import planted
 from benchmarks.audit.digits import Problem, problem
 from jaxdp.accounting.gdp import epsilon_from_mu
 from jaxdp.audit import audit_step
+from jaxdp.audit.canaries import ROWS
 from jaxdp.audit.harness import Harness
 from jaxdp.audit.step import audit_with
 
@@ -115,6 +116,67 @@ def test_a_planted_bug_is_found(bug, canary, steps):
     assert "NOT AS PRIVATE AS CLAIMED" in str(found)
 
 
+def test_a_step_that_adds_up_in_grads_has_canaries_of_rows_alone():
+    # Rows of a sum are not those of examples: moving them would be no change of one record.
+    p = small(jaxdp.clip_individual(1.0))
+    std = 0.8
+
+    def added(params, batch, mask):
+        rows = p.grads(params, batch, mask).materialize()
+        norms = jnp.sqrt(sum(jnp.sum(g**2, axis=range(1, g.ndim)) for g in rows.values()))
+        factors = jnp.where(mask, jnp.minimum(1, 1 / jnp.maximum(norms, 1e-30)), 0)
+        return {name: jnp.tensordot(factors, g, axes=1) for name, g in rows.items()}
+
+    def update(updates, state, params=None):
+        key, later = jax.random.split(state)
+        keys = dict(zip(updates, jax.random.split(key, len(updates)), strict=True))
+        noise = lambda name: std * jax.random.normal(keys[name], updates[name].shape)
+        return {name: updates[name] + noise(name) for name in updates}, later
+
+    step = optax.GradientTransformation(lambda params: jax.random.key(0), update)
+    found = audited(p, step, added, releases=1000)
+    assert [one.canary for one in found.canaries] == list(ROWS)
+    assert not found.found
+    with pytest.raises(ValueError, match="the canary is 'spread': for this step there are first"):
+        audited(p, step, added, which=["spread"])
+
+
+def test_a_plan_with_a_bound_on_rounding_is_audited():
+    p = small(jaxdp.clip_individual(1.0))
+    few = jaxdp.per_example_grads(loss, microbatch_size=4)
+    p = p._replace(
+        plan=p.plan.with_rounding_bound(4), grads=lambda params, *given: few(params, *given)
+    )
+    assert p.plan.rounding_is_bounded
+    found = audited(p, which=["spread", "huge"], releases=1000)
+    assert not found.found
+    assert found.mu > 0.8
+
+
+def test_noise_that_leaves_share_is_found_beside_the_leaf_that_moves():
+    p = small(jaxdp.clip_individual(1.0))
+
+    def update(updates, state, params=None):
+        key, later = jax.random.split(state)
+        rows = updates.materialize()  # as short as the clipping allows, with this canary
+        noise = lambda g: 0.8 * jax.random.normal(key, (18,))[: g[0].size].reshape(g[0].shape)
+        return {name: jnp.sum(g, axis=0) + noise(g) for name, g in rows.items()}, later
+
+    step = optax.GradientTransformation(lambda params: jax.random.key(0), update)
+    assert audited(p, step, which=["coordinate"]).found
+
+
+def test_clipping_too_late_is_found_by_words():
+    p = small(jaxdp.clip_individual(1.0))
+    words = p._replace(
+        grads=lambda params, batch, mask: p.grads(params, (batch[0] * 0.05, batch[1]), mask),
+        batch=(np.ones((16, 6), np.int32), p.batch[1]),
+    )
+    step = planted.BUGS["wrong norm"](words)
+    names = ["spread", "first", "duplicate"]
+    assert audited(words, *step, which=names).found == ("spread",)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 2])
 def test_the_same_step_without_a_bug_is_not_found(steps):
@@ -159,7 +221,7 @@ def test_a_nan_row_that_is_left_out_shows_nothing():
 
 
 def test_all_canaries_are_told_with_the_claim():
-    found = audited(small(jaxdp.clip_individual(1.0)), releases=400)
+    found = audited(small(jaxdp.clip_individual(1.0)), releases=400, seed=1)
     lines = str(found).splitlines()
     names = [line.split()[0] for line in lines]
     assert names[1:-3] == [*jaxdp.audit.CANARIES, "claimed"]
@@ -180,7 +242,7 @@ def words():
 
 def test_words_have_no_huge_canary(words):
     fitting = r"coordinate, spread, emptiest, first, last, duplicate \(the others need floating"
-    with pytest.raises(ValueError, match=f"is 'huge': for this batch there are {fitting}"):
+    with pytest.raises(ValueError, match=f"is 'huge': for this step there are {fitting}"):
         audited(words, which=["huge"])
 
 
@@ -203,9 +265,10 @@ def test_what_makes_no_sense_is_refused_in_a_line():
     wrong = [
         (dict(steps=3), "steps is 3: give 1 or 2"),
         (dict(releases=10), "releases is 10: give a whole number"),
+        (dict(confidence=0.4), "confidence is 0.4: give at least 0.5"),
         (dict(confidence=95), "confidence is 95: give a number between 0 and 1"),
         (dict(delta=0.0), "delta is 0.0: give a number between 0 and 1"),
-        (dict(which=["tall"]), "the canary is 'tall': for this batch there are coordinate"),
+        (dict(which=["tall"]), "the canary is 'tall': for this step there are coordinate"),
         (dict(which=[]), "which is empty"),
         (dict(privatizer=optax.identity()), "holds no typed key"),
     ]

@@ -66,7 +66,27 @@ def test_a_changed_page_is_found(run, capsys):
     # Other versions have other words.
     change(run, library={"name": "jaxdp-privacy", "version": "0.0.1"})
     assert verify.main([str(run)]) == 0
-    assert "PRIVACY.md   " not in capsys.readouterr().out
+    told = " ".join(capsys.readouterr().out.split())
+    assert "ok PRIVACY.md NOT compared: jaxdp-privacy 0.0.1 wrote it" in told
+
+
+def test_a_field_that_is_there_twice_is_refused(run, capsys):
+    file = run / "release" / "privacy.json"
+    file.write_text('{"steps": 1,' + file.read_text().lstrip()[1:])
+    assert verify.main([str(run)]) == 2
+    assert "the field 'steps' is there twice" in capsys.readouterr().err
+
+
+def test_words_of_a_statement_can_not_look_like_those_of_the_command(run, capsys):
+    file = run / "release" / "privacy.json"
+    fact = json.loads(file.read_text())
+    fact["mechanisms"][0]["clipping"]["call"] += " #\n  ok     all\x1b[2J\ud800"
+    file.write_text(json.dumps(fact))
+    verify.main([str(run)])
+    said = capsys.readouterr().out
+    assert "#?" in said
+    assert not {"\x1b", "\ud800"} & set(said)
+    assert "  ok     all" not in said.splitlines()
 
 
 REFUSED = {

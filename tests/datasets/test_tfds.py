@@ -9,6 +9,7 @@ from helpers.image_archives import TEST, TRAIN
 from helpers.tfds_sets import IMAGE, LABEL, TEXT, Image, drawn, opened, pixels, png, prepare, tfds
 
 from jaxdp.datasets.config import DataConfig
+from jaxdp.datasets.tfds import is_published
 from jaxdp.datasets.tokens import make_tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
@@ -30,6 +31,16 @@ def test_sets_of_ones_own_are_not_published(small_mnist, tmp_path):
     assert opened("mnist", small_mnist).published
     records = [{"image": drawn(0), "label": 0}]
     assert not opened("own", prepare(tmp_path, {"image": IMAGE, "label": LABEL}, records)).published
+
+
+def test_a_builder_of_ones_own_is_not_published():
+    class OurVisits(tfds.core.GeneratorBasedBuilder):  # TFDS lists it with its own
+        VERSION = tfds.core.Version("1.0.0")
+        _info = _split_generators = _generate_examples = None
+
+    assert "our_visits" in tfds.list_builders(with_community_datasets=False)
+    assert not is_published(tfds, "our_visits")
+    assert is_published(tfds, "mnist")
 
 
 def test_the_environment_names_the_folder(small_mnist, monkeypatch):

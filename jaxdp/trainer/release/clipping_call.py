@@ -10,6 +10,8 @@ from typing import Any
 from ...types import Adjacency
 from .statement import ClippingFacts
 
+MOST_LAYERS = 1e9
+
 
 def wrong_in(clipping: ClippingFacts, adjacency: Adjacency) -> str:
     """What the facts of a clipping contradict each other in; empty: nothing.
@@ -30,14 +32,18 @@ def wrong_in(clipping: ClippingFacts, adjacency: Adjacency) -> str:
     if clipping.clipped_together != joint:
         return f"clipped_together is {clipping.clipped_together}, and the call is {clipping.call}"
     stated = clipping.sensitivity_at_first_step
+    if not stated >= 0:
+        return f"the sensitivity is {stated:g}"
     expected = _sensitivity(norms, settings, joint)
     if expected is None:
         return ""
     # One record removes a clipped gradient and adds another one, or turns a unit's mean around.
     expected *= 2 if unit == "batch" or adjacency == "replace_one" else 1
     if settings.get("layer") is not None and not joint:
-        layers = (stated / expected) ** 2  # √(Σ C²) over layers of which only their number is open
-        if layers > 0.5 and abs(layers - round(layers)) <= 1e-4 * layers:
+        # √(Σ C²) over layers of which only their number is open.
+        ratio = stated / expected if expected else 0.0
+        layers = min(ratio, MOST_LAYERS) ** 2
+        if 0.5 < layers < MOST_LAYERS and abs(layers - round(layers)) <= 1e-4 * layers:
             return ""
         return f"the sensitivity is {stated:g}, and {expected:g} for each layer"
     if math.isclose(stated, expected, rel_tol=1e-5):  # it is stated in float32
@@ -81,4 +87,4 @@ def _leaves(norms: Any) -> Any:
             yield from _leaves(norm)
     else:
         number = isinstance(norms, int | float) and not isinstance(norms, bool)
-        yield float(norms) if number else math.nan
+        yield float(norms) if number and abs(norms) < 1e308 else math.nan

@@ -280,9 +280,15 @@ class Recomputed:
 
 
 def gaussian_epsilon(mu: float, delta: float) -> float:
-    """ε of the Gaussian mechanism with sensitivity over standard deviation `mu`, finite and > 0."""
+    """ε of the Gaussian mechanism with sensitivity over standard deviation `mu`, finite and > 0.
+
+    Infinite, which is sound, where dp-accounting finds none.
+    """
     with np.errstate(all="ignore"):  # it takes logarithms of 0 on its way
-        return float(dp_accounting.get_epsilon_gaussian(1 / mu, delta))
+        try:
+            return float(dp_accounting.get_epsilon_gaussian(1 / mu, delta))
+        except (RuntimeError, OverflowError):
+            return math.inf
 
 
 def _exposures(mechanism: MechanismFacts) -> Iterator[tuple[float, int]]:

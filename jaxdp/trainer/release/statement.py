@@ -8,7 +8,7 @@ how to write it again after a change.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ...models.config import ModelConfig
 from ...types import Accountant, Adjacency, Allocation, ClippingKind, Sampling, Unit
@@ -379,7 +379,7 @@ def read_statement(path: str | Path) -> Statement:
     """
     text = Path(path).read_bytes()
     try:
-        fact = json.loads(text)
+        fact = json.loads(text, object_pairs_hook=_once)
         found = fact.get("format") if isinstance(fact, dict) else None
         if found is not None and found != FORMAT:
             raise ValueError(f"format is {found!r}: expected {FORMAT}, the one of this version")
@@ -389,3 +389,13 @@ def read_statement(path: str | Path) -> Statement:
             f"{path} can't be read ({error}): take an undamaged copy, or the version of jaxdp that "
             "wrote it"
         ) from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Of a name that is there twice, others may read the other value."""
+    fact = dict(pairs)
+    if len(fact) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the field {twice!r} is there twice")
+    return fact

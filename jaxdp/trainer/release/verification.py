@@ -20,6 +20,7 @@ BELOW = 1e-4
 # What is above by more comes from other mechanisms: equal grids give equal numbers.
 ABOVE = 2e-3
 SMALLEST = 1e-6  # differences that no one can use
+MOST_DRAWS = 1e15  # no model has so many numbers
 SAMPLER = 2.0**-99  # how far the drawn number of records is from its law: docs/design.md, rule 11
 
 
@@ -103,6 +104,8 @@ def _delta(s: Statement) -> Check:
     if s.mechanisms and s.num_examples != sizes[-1]:
         told = f"{s.num_examples} stated, and the last segment has {sizes[-1]}"
         return Check("N", False, told)
+    if not 0 <= s.data.canaries < max(s.num_examples, 1):
+        return Check("N", False, f"{s.data.canaries} of {s.num_examples} records are canaries")
     if min(sizes) < 1 or not 0 < s.delta < 1 / max(sizes):
         return Check("δ", False, f"{s.delta:g}, and it must be above 0 and below 1/{max(sizes)}")
     if not all(0 < at.delta < 1 for at in s.epsilon_at_smaller_deltas):
@@ -170,7 +173,7 @@ def _wrong_noise(mechanism: MechanismFacts) -> str:
     total = sum(count for _, count in stretches)
     if mechanism.steps < 0 or total != mechanism.steps:
         return f"{mechanism.steps} steps, and noise multipliers for {total}"
-    if not mechanism.noise_draws_per_step > 0:
+    if not 0 < mechanism.noise_draws_per_step <= MOST_DRAWS:
         return f"noise is charged for {mechanism.noise_draws_per_step:g} numbers in a step"
     return ""
 

@@ -43,7 +43,9 @@ def verify(path: str, width: int) -> tuple[list[str], bool]:
     lines = [str(file)]
     for check in found:
         head = f"  {'ok' if check.holds else 'WRONG':5}  {check.name:{wide}}  "
-        first, *others = folded(check.told, max(width - len(head), 24))
+        # A statement's own words must not look like lines of this page, or steer a terminal.
+        told = "".join(char if char.isprintable() else "?" for char in check.told)
+        first, *others = folded(told, max(width - len(head), 24))
         lines += [head + first, *(" " * len(head) + line for line in others)]
     wrong = [check.name for check in found if not check.holds]
     end = f"The statement does NOT hold: {', '.join(dict.fromkeys(wrong))}."
@@ -56,8 +58,11 @@ def _page(file: Path, statement: Statement) -> list[Check]:
     """Whether PRIVACY.md, which people read, says the same; its words are those of a version."""
     page = file.with_name("PRIVACY.md")
     own = (_distribution.DISTRIBUTION, _distribution.__version__)
-    if not page.is_file() or (statement.library.name, statement.library.version) != own:
+    if not page.is_file():
         return []
+    if (statement.library.name, statement.library.version) != own:
+        told = f"NOT compared: {statement.library.name} {statement.library.version} wrote it"
+        return [Check(page.name, True, told)]
     same = page.read_text(encoding="utf-8", errors="replace") == as_markdown(statement)
     return [Check(page.name, same, "says the same" if same else f"is not the page of {NAME}")]
 

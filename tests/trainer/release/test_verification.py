@@ -192,6 +192,31 @@ TAMPERED = {
     "μ at every δ": (dict(gaussian_dp__at_every_delta=True), {"μ"}),
     "a target that was missed": (dict(target_epsilon=0.192), {"target"}),
     "a looser claim": (dict(accountant="rdp"), {"claim", "μ"}),
+    "a negative sensitivity of norms that can't be told": (
+        dict(
+            mechanisms__0__clipping__call="clip_individual(norms)",
+            mechanisms__0__clipping__sensitivity_at_first_step=-1,
+        ),
+        {"clipping"},
+    ),
+    "a sensitivity beyond all layers": (
+        dict(
+            mechanisms__0__clipping__call="clip_individual(1e-300, layer='tensor')",
+            mechanisms__0__clipping__sensitivity_at_first_step=1e300,
+        ),
+        {"clipping"},
+    ),
+    "layers that are clipped to nothing": (
+        dict(mechanisms__0__clipping__call="clip_individual(0, layer='tensor')"),
+        {"clipping"},
+    ),
+    "more canaries than records": (dict(data__canaries=1437), {"N"}),
+    "fewer canaries than none": (dict(data__canaries=-1), {"N"}),
+    "more numbers than any model has": (
+        dict(mechanisms__0__noise_draws_per_step=1.7e308),
+        {"noise", "ε"},
+    ),
+    "a μ beyond all": (dict(gaussian_dp__mu=1e300), {"μ"}),
     "a seed": (dict(reproducible=True), {"keys"}),
     "a short key": (dict(noise__key_bits=32), {"keys"}),
     "a statement that says there is none": (dict(private=False), {"keys"}),
@@ -234,6 +259,11 @@ def test_extreme_numbers_end():
             places = dict(MORE_STEPS, mechanisms__0__noise_multiplier=z)
             places |= dict.fromkeys(MORE_STEPS, steps)
             assert wrong(changed(**places))
+
+
+def test_norms_that_are_no_floats_are_not_told():
+    call = f"clip_individual(1{'0' * 400})"
+    assert not wrong(changed(mechanisms__0__clipping__call=call))
 
 
 def test_more_steps_than_can_be_composed_are_refused():
