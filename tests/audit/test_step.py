@@ -141,6 +141,7 @@ def test_a_step_that_adds_up_in_grads_has_canaries_of_rows_alone():
         audited(p, step, added, which=["spread"])
 
 
+@pytest.mark.slow
 def test_a_plan_with_a_bound_on_rounding_is_audited():
     p = small(jaxdp.clip_individual(1.0))
     few = jaxdp.per_example_grads(loss, microbatch_size=4)
@@ -166,6 +167,7 @@ def test_noise_that_leaves_share_is_found_beside_the_leaf_that_moves():
     assert audited(p, step, which=["coordinate"]).found
 
 
+@pytest.mark.slow
 def test_clipping_too_late_is_found_by_words():
     p = small(jaxdp.clip_individual(1.0))
     words = p._replace(
