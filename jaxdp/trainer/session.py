@@ -294,7 +294,7 @@ def release(opened: Opened, trained: Trained, console: Console) -> Released:
     batch_stats = run.statistics(params)
     program = None
     try:
-        program = export_task(run.job.task, params, batch_stats, run.job.data.private)
+        program = export_task(run.job.task, params, batch_stats, run.job.data.real)
     except NotExported as error:
         console.print(f"The release can't predict by itself: {error}")
     parameters.save_params(opened.folder, params, batch_stats, program)

@@ -186,6 +186,15 @@ def test_a_loss_that_holds_the_private_rows_is_still_refused(tmp_path):
         fitted(tmp_path / "run", task=replace(TASK, loss=loss), data=WITH_PUBLIC, audit_canaries=M)
 
 
+def test_a_predict_that_holds_the_private_rows_is_still_not_exported(tmp_path):
+    x = jnp.asarray(rows(200)["x"])
+    predict = lambda params, record: TASK.predict(params, record) + 0 * x.sum()
+    task = replace(TASK, predict=predict)
+    result = fitted(tmp_path / "run", task=task, data=WITH_PUBLIC, audit_canaries=M)
+    held = np.asarray(x).tobytes()
+    assert not any(held in file.read_bytes() for file in (result.folder / "release").iterdir())
+
+
 def test_a_plan_counts_them(tmp_path):
     plan = jaxdp.Plan(
         num_examples=200,

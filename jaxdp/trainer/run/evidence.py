@@ -7,6 +7,7 @@ from typing import Any
 from ..release.parameters import releases
 from ..release.statement import read_statement
 from .ledger import Ledger
+from .lines import Position
 
 
 def check_paid(folder: Path, ledger: Ledger) -> None:
@@ -21,7 +22,8 @@ def check_paid(folder: Path, ledger: Ledger) -> None:
         statement that can be read.
     """
     reached = max((ledger.stop(i + 1) for i in range(len(ledger.segments))), default=0)
-    saved = [int(p.name) for p in folder.glob("private/checkpoints/*") if p.name.isdigit()]
+    checkpoints = [p for p in folder.glob("private/checkpoints/*") if p.name.isdigit()]
+    saved = [int(p.name) for p in checkpoints]
     measured = [
         fact["step"]
         for _, fact in facts_in(folder / "private" / "metrics.jsonl")
@@ -38,6 +40,26 @@ def check_paid(folder: Path, ledger: Ledger) -> None:
                 f"where {steps} were taken: it is not known what was spent. Put back the ledger "
                 "that belongs to them"
             )
+    for checkpoint in checkpoints:  # segments take steps again: their numbers don't show all
+        position = _position(checkpoint)
+        if position is not None and not ledger.holds(position):
+            raise ValueError(
+                f"the checkpoint of step {checkpoint.name} is ahead of the ledger {ledger.path}, "
+                f"which has {ledger.position.lines} lines where {position.lines} had been written, "
+                "or has other lines: it is not known what was spent. Put back the ledger that "
+                "belongs to it"
+            )
+
+
+def _position(checkpoint: Path) -> Position | None:
+    """The end of the ledger when a checkpoint was made; None: that can't be read."""
+    try:
+        match json.loads((checkpoint / "about" / "metadata").read_bytes()):
+            case {"position": [int() as lines, str() as check]}:
+                return Position(lines, check)
+    except (OSError, ValueError, RecursionError):
+        pass
+    return None
 
 
 def facts_in(path: Path) -> list[tuple[int, dict[str, Any] | None]]:

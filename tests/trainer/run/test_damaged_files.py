@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -114,6 +115,27 @@ def test_one_file_is_enough_to_know_of_lost_charges(run, tmp_path, witness):
         with pytest.raises(
             ValueError, match=f"the {witness}.* ahead of the ledger .* 20 were taken"
         ):
+            read(copy)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_checkpoint_shows_charges_of_a_segment_that_took_steps_again(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    path = copy / "private" / "ledger.txt"
+    before = path.read_bytes()
+    ledger = Ledger.open(path)
+    ledger.open_segment(replace(ledger.segments[0], start=5))
+    ledger.charge(5, 7)  # fewer steps than the first segment took
+    checkpoints = Checkpoints(copy / "private" / "checkpoints", 3)
+    checkpoints.save(saved(8, 2)._replace(position=ledger.position))
+    checkpoints.wait()
+    checkpoints.close()
+    ledger.close()
+    assert Ledger.read(path).steps == STEPS + 3
+    check_paid(copy, Ledger.read(path))
+    path.write_bytes(before)
+    for read in (load_record, spending.read_spending):
+        with pytest.raises(ValueError, match="the checkpoint of step 8 is ahead of the ledger"):
             read(copy)
 
 
