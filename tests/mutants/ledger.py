@@ -157,4 +157,14 @@ MUTANTS = (
         ),
         31,
     ),
+    Mutant(
+        "a-checkpoint-may-be-of-a-segment-that-the-ledger-lacks",
+        "jaxdp/trainer/run/evidence.py",
+        "if position is not None and not ledger.holds(position):",
+        "if False and position is not None and not ledger.holds(position):",
+        (
+            "tests/trainer/run/test_damaged_files.py::test_a_checkpoint_shows_charges_of_a_segment_that_took_steps_again",
+        ),
+        15,
+    ),
 )

@@ -159,4 +159,14 @@ MUTANTS = (
         ("tests/trainer/release/test_confusion.py::test_every_cell_has_noise_of_its_own",),
         31,
     ),
+    Mutant(
+        "an-exported-predict-may-hold-the-private-rows-where-there-are-canaries",
+        "jaxdp/trainer/session.py",
+        "program = export_task(run.job.task, params, batch_stats, run.job.data.real)",
+        "program = export_task(run.job.task, params, batch_stats, run.job.data.private)",
+        (
+            "tests/trainer/test_canaries.py::test_a_predict_that_holds_the_private_rows_is_still_not_exported",
+        ),
+        17,
+    ),
 )

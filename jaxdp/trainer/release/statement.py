@@ -392,7 +392,7 @@ def read_statement(path: str | Path) -> Statement:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON. Of a name that is there twice, others may read the other value."""
+    """An object of JSON. Others may read the other value of a name that is there twice."""
     fact = dict(pairs)
     if len(fact) < len(pairs):
         names = [name for name, _ in pairs]
