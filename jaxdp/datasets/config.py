@@ -87,8 +87,8 @@ class DataConfig:
 
     test_is_public: bool | None = None
     """Whether the test records are public. If not, test accuracy is a private number too.
-    None: those of your own files are not; those of a published set are, such as digits and
-    TFDS's sets, unless private records are of the same split."""
+    None: those of your own files are not, those of a published set (digits, TFDS's sets) are.
+    They are not either, where private records are of the same split."""
 
     def __post_init__(self) -> None:
         require(
