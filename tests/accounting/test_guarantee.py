@@ -182,6 +182,7 @@ def test_more_noise_fewer_steps_or_a_larger_delta_never_cost_more(run, d, factor
 
 @settings(max_examples=15, deadline=None)
 @given(runs, deltas)
+@pytest.mark.slow
 def test_pld_is_never_above_rdp_or_the_plain_gaussian(run, d):
     found = epsilon(run, d)
     assert found <= gdp.epsilon_from_mu(gaussian_mu(run), d) * (1 + 1e-12)

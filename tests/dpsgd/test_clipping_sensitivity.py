@@ -138,6 +138,7 @@ def test_a_crafted_pair_attains_the_sensitivity(kind, unit, method):
         )
 
 
+@pytest.mark.slow
 def test_frozen_groups_get_neither_gradient_nor_noise():
     plan = make_plan(CLIPPINGS["frozen"]("example"))
     tx = jaxdp.privatize(plan, key=jax.random.key(0))

@@ -70,6 +70,7 @@ def test_every_bit_is_used_once(scale):
     assert sorted(draws[1:] - draws[0]) == sorted(want)
 
 
+@pytest.mark.slow
 def test_compiled_mapped_and_sharded_numbers_are_the_same():
     shape, leaf = (6, 35), 3
     want = np.asarray(rounded_gaussian(jnp.asarray(KEY), 5, leaf, shape))

@@ -295,6 +295,7 @@ def test_contributions_are_bounded_also_where_terms_cancel(cancel):
         assert min(lengths) >= most * (1 - 1e-3)
 
 
+@pytest.mark.slow
 def test_the_memory_is_that_of_plain_training():
     params, batch = block_params(6, 64), (normal(5, 8, 128, 64),)
     clipping = jaxdp.clip_individual(1.0)

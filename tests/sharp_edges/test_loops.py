@@ -70,6 +70,7 @@ def nnx_loss(model):
     return lambda p, x, y: cross_entropy(nnx.merge(graph, p, rest)(x), y)
 
 
+@pytest.mark.slow
 def test_a_train_state_of_flax_takes_the_same_steps_as_the_plain_chain():
     plan, model = make_plan(), nn.Dense(2)
     params = model.init(jax.random.key(0), X)["params"]

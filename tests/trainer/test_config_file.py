@@ -32,6 +32,7 @@ def write(folder, **changes):
     return str(file)
 
 
+@pytest.mark.slow
 def test_its_parts_are_trained_and_a_resume_finds_them_again(tmp_path, capsys):
     file, run = write(tmp_path), tmp_path / "run"
     assert train.main([file, "--output", str(run)]) == 0

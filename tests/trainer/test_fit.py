@@ -217,6 +217,7 @@ def test_other_private_rows_are_refused(crashed, data):
     assert ledger_of(crashed).position == before
 
 
+@pytest.mark.slow
 def test_the_rule_of_the_private_rows_is_kept(tmp_path):
     split = functools.partial(jaxdp.Dataset.split, rows(200))
     with crash_at(5):
@@ -398,6 +399,7 @@ def test_what_diverges_is_not_released(tmp_path):
     assert ledger_of(tmp_path / "run").steps > 0
 
 
+@pytest.mark.slow
 def test_digits_give_the_same_bits_by_fit_as_by_the_command(tmp_path):
     config = Config(
         model=ModelConfig("linear"),

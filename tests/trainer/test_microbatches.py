@@ -92,6 +92,7 @@ def test_the_method_is_the_fastest_that_fits():
         begun(*args, *limited("1MB"), "--training.method", "vmap")
 
 
+@pytest.mark.slow
 def test_a_run_gives_what_its_numbers_give_by_hand(tmp_path):
     options = dict(seed=3, evaluations=0, plan=replace(PLAN, steps=3))
     auto = fitted(tmp_path / "auto", microbatch_size="auto", memory_limit="1.5kB", **options)

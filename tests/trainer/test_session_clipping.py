@@ -24,6 +24,7 @@ from jaxdp.trainer.config import ClippingConfig, Config, PlanConfig  # noqa: E40
     ],
     ids=lambda value: value.kind if isinstance(value, ClippingConfig) else "",
 )
+@pytest.mark.slow
 def test_every_clipping_trains_and_is_stated(clipping, words, tmp_path, capsys):
     model = ModelConfig(widths=(2,), norm="none")  # two layers compile faster than three
     config = Config(clipping=clipping, model=model, plan=PlanConfig(steps=3))

@@ -222,6 +222,7 @@ def test_the_contents_of_a_file_of_flags_count(monkeypatch, tmp_path):
         ("JAX_DISABLE_JIT", "1", "jax settings.jax_disable_jit"),
     ],
 )
+@pytest.mark.slow
 def test_settings_of_jax_are_read_from_the_environment(variable, value, named):
     program = (
         "from jaxdp.gradients.jax_internals import settings; import json;"

@@ -114,6 +114,7 @@ def test_sigterm_releases_and_the_run_can_go_on(tmp_path):
     assert jaxdp.load_release(before).statement == first
 
 
+@pytest.mark.slow
 def test_a_deleted_folder_stops_the_run_with_one_line(tmp_path):
     folder = tmp_path / "run"
     process = start(*RUN, "--plan.steps", "1000", "--output", str(folder))
