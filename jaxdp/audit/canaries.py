@@ -15,6 +15,7 @@ from ..dpsgd.groups import Groups
 from ..dpsgd.plan import Plan
 from ..gradients.lazy import PerExampleGrads
 from ..gradients.per_example import from_dense
+from ..gradients.trees import difference
 from ..types import PyTree
 
 Grads = Callable[[PyTree, PyTree, Any], Any]  # (params, batch, mask) -> gradients of examples
@@ -86,7 +87,11 @@ def names_for(plan: Plan, grads: Grads, params: PyTree, batch: PyTree) -> tuple[
     floating = any(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(batch))
     rows = tuple(ROWS) if floating else ("first", "last", "duplicate")
     found = jax.eval_shape(_dense(plan, grads, batch), params, batch)
-    pairs = zip(*map(jax.tree.leaves, (found, params)), strict=True)
+    gradients, wanted = map(jax.tree.leaves, (found, params))
+    if len(gradients) != len(wanted):
+        told = difference(found, params)
+        raise ValueError(f"grads gives no gradients of params: {told}. Give both of one model")
+    pairs = zip(gradients, wanted, strict=True)
     sizes = {leaf.shape[:1] if leaf.shape[1:] == like.shape else () for leaf, like in pairs}
     return (*GRADIENTS, *rows) if len(sizes) == 1 and () not in sizes else rows
 

@@ -288,6 +288,10 @@ def test_what_makes_no_sense_is_refused_in_a_line():
         audited(p, p.plan)
     with pytest.raises(TypeError, match=r"grads is a dict: give \(params, batch, mask\) ->"):
         audited(p, grads={"w": 1})
+    with pytest.raises(ValueError, match="grads gives no gradients of params: the parameters have"):
+        audited(
+            p, grads=lambda params, *given: {"bias": p.grads(params, *given).materialize()["bias"]}
+        )
     with pytest.raises(TypeError, match=r"plan is a dict: pass the jaxdp\.Plan"):
         audited(p._replace(plan={}), jaxdp.privatize(p.plan))
     plain = small(jaxdp.clip_individual(1.0), z=0.0)

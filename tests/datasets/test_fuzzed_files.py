@@ -2,24 +2,13 @@
 
 import numpy as np
 import pytest
-from helpers.damage import damages, one_line
+from helpers.damage import damages, examples, one_line
 from helpers.tables import COLUMNS, ROWS, SCHEMA, write_table
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
 from jaxdp.datasets import loading
 from jaxdp.datasets.config import DataConfig
 
-FEW = settings(
-    max_examples=60,
-    derandomize=True,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
-MANY = settings(FEW, max_examples=1000, derandomize=False)
-examples = pytest.mark.parametrize(
-    "examples", [FEW, pytest.param(MANY, marks=pytest.mark.slow)], ids=["few", "many"]
-)
 SECRET = "xylocanary"  # in a private cell, and in no message
 # Warnings of NumPy and pyarrow about what is in a file are their affair.
 pytestmark = pytest.mark.filterwarnings("ignore")

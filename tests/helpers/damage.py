@@ -1,6 +1,20 @@
 """Files cut, flipped and swapped at offsets of every kind."""
 
+import pytest
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+
+FEW = settings(
+    max_examples=60,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+MANY = settings(FEW, max_examples=1000, derandomize=False)
+examples = pytest.mark.parametrize(
+    "examples", [FEW, pytest.param(MANY, marks=pytest.mark.slow)], ids=["few", "many"]
+)
 
 MARKS = b'\n {}[]",:=_+-.0123456789'
 

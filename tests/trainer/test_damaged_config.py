@@ -3,29 +3,18 @@
 from pathlib import Path
 
 import pytest
-from helpers.damage import damages, one_line
-from hypothesis import HealthCheck, given, settings
+from helpers.damage import damages, examples, one_line
+from hypothesis import given
 
 import jaxdp
 from jaxdp.trainer import Config
 from jaxdp.trainer.parsing import load_config
 
-FEW = settings(
-    max_examples=60,
-    derandomize=True,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
 SHIPPED = Path(jaxdp.__file__).parents[1] / "configs" / "digits_cnn.py"
 
 
 @pytest.mark.filterwarnings("ignore")  # Python's own, about what is in the file
-@pytest.mark.parametrize(
-    "examples",
-    [FEW, pytest.param(settings(FEW, max_examples=1000), marks=pytest.mark.slow)],
-    ids=["few", "many"],
-)
+@examples
 def test_a_damaged_config_file(tmp_path, examples):
     path = tmp_path / "mine.py"
     text = SHIPPED.read_bytes()

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 for module in ("tyro", "rich", "safetensors"):
     pytest.importorskip(module)
-from helpers.damage import damages, one_line  # noqa: E402
+from helpers.damage import FEW, MANY, damages, examples, one_line  # noqa: E402
 from helpers.small_runs import make_run  # noqa: E402
 
 from jaxdp.trainer import parsing, spending  # noqa: E402
@@ -29,14 +29,6 @@ from jaxdp.trainer.run.record import load_record  # noqa: E402
 from jaxdp.trainer.run.segment import load_segment  # noqa: E402
 
 STEPS = 20
-FEW = settings(
-    max_examples=60,
-    derandomize=True,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
-MANY = settings(FEW, max_examples=1000, derandomize=False)
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +61,6 @@ def in_run(run, file, examples, check):
         every_damage()
     finally:
         path.write_bytes(whole)
-
-
-examples = pytest.mark.parametrize(
-    "examples", [FEW, pytest.param(MANY, marks=pytest.mark.slow)], ids=["few", "many"]
-)
 
 
 @examples
