@@ -1,6 +1,7 @@
 """`python -m jaxdp.evaluate --confusion`: exact for public records, else noisy and paid for."""
 
 import json
+import re
 import shutil
 from fractions import Fraction
 
@@ -134,7 +135,7 @@ def test_all_that_is_printed_of_private_records_comes_from_the_noisy_matrix(
     assert sum(map(sum, matrix(said))) == matrix(said)[9][9] == exact[0] + 7
     assert [row[1:] for row in table(said)] == [["0", "none", "none"]] * 10
     assert "accuracy none" in said
-    assert "360" not in said
+    assert not re.search(r"(?<![\w/-])360\b", said)  # a path may have any number
 
 
 def _with(noise):

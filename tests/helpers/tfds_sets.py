@@ -1,6 +1,7 @@
 """Small sets of TFDS that a test makes, and how they are opened."""
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -66,5 +67,6 @@ def prepare(folder, features, records, declared=None, supervised_keys=None):
 
 def assert_tells_nothing(error):
     assert len(str(error).splitlines()) == 1
+    message = re.sub(r"/\S+", "", str(error))  # the folder's path has numbers of its own
     for value in (CANARY, "8765", "-1"):
-        assert value not in str(error)
+        assert value not in message
