@@ -79,6 +79,10 @@ class DataConfig:
     """Leaves rows that can't be used out of every batch; N still counts them.
     Else the first of them is an error."""
 
+    features: Literal["none", "scattering"] = "none"
+    """scattering: features in the place of images, 81 for each colour at a quarter of the
+    resolution. They are a fixed map of each image (jaxdp.scattering), so they cost no ε."""
+
     augment: Literal["none", "crop_flip"] = "none"
     """crop_flip: images shifted by up to 4 pixels and mirrored half the time, anew every step."""
 
@@ -111,6 +115,12 @@ class DataConfig:
             len(self.size) == 2 and min(self.size) >= 1, "data.size", self.size, "height and width"
         )
         require(self.channels in (1, 3), "data.channels", self.channels, "1 or 3")
+        require(
+            self.features == "none" or self.augment == "none",
+            "data.augment",
+            self.augment,
+            f"none, or leave out data.features = {self.features}: only images are augmented",
+        )
         require(self.length >= 1, "data.length", self.length, "a whole number of at least 1")
         require(self.vocabulary >= 2, "data.vocabulary", self.vocabulary, "at least 2")
 

@@ -9,6 +9,7 @@ from . import splits
 from .config import DataConfig
 from .dataset import USES, Dataset, parse_rules
 from .decoding import difference
+from .features import with_scattering
 from .folders import open_folder
 from .sources import Format, SplitSet, characters, digits
 from .tables import open_table
@@ -37,6 +38,8 @@ def load(
         overlap, or if they don't agree with the earlier segments.
     """
     opened = _open(config, tell)
+    if config.features == "scattering":
+        opened = with_scattering(opened, tell)
     rules = _rules(config)
     title = lambda use: _title(config, use)
     parts = parse_rules(rules, opened.sizes, title)

@@ -32,6 +32,7 @@ class Format:
       fields: what the columns of a table are, by their names, in words.
       decoding: all constants and options by which inputs and labels were made, as text. None of
         them is a secret.
+      brightest: of an image: the largest value that a pixel can have.
     """
 
     inputs: Literal["image", "features", "tokens", "mixed"]
@@ -45,6 +46,7 @@ class Format:
     target_scale: float = 1.0
     fields: Mapping[str, str] = field(default_factory=dict)
     decoding: str = ""
+    brightest: float = 255.0
 
 
 PADDING = 0  # the token that fills up documents
@@ -102,6 +104,7 @@ def digits() -> SplitSet:
             center=8.0,
             scale=8.0,
             scaling="pixels of 0 to 16 are mapped to [-1, 1], by the range of the file format",
+            brightest=16.0,
         ),
         published=True,
     )

@@ -6,10 +6,12 @@ from ..datasets.sources import Format
 from . import networks
 from .config import EMBEDDING_WIDTH, RESNET_WIDTH, TOKEN_WIDTH, ModelConfig
 
+IMAGE_MODELS = ("cnn", "linear", "mlp", "lenet", "resnet18", "backpack_cnn", "scattering_cnn")
+
 # What the models are for: the inputs and the target of a record. The first one is recommended.
 MODELS = {
-    ("image", "class"): ("cnn", "linear", "mlp", "lenet", "resnet18", "backpack_cnn"),
-    ("image", "number"): ("cnn", "linear", "mlp", "lenet", "resnet18", "backpack_cnn"),
+    ("image", "class"): IMAGE_MODELS,
+    ("image", "number"): IMAGE_MODELS,
     ("features", "class"): ("linear", "mlp"),
     ("features", "number"): ("linear", "mlp"),
     ("tokens", "class"): ("embedding",),
@@ -45,11 +47,13 @@ def _network(config: ModelConfig, data: Format) -> nn.Module:
     norm = networks.Normalisation(config.norm, config.norm_group_size)
     outputs = data.outputs
     if config.name == "linear":
-        return networks.Linear(outputs)
+        return networks.Linear(outputs, config.input_groups)
     if config.name == "mlp":
         return networks.MLP(outputs, config.widths, activation)
     if config.name == "backpack_cnn":
         return networks.BackpackCNN(outputs, activation)
+    if config.name == "scattering_cnn":
+        return networks.ScatteringCNN(outputs, config.widths, activation, config.input_groups)
     if config.name == "lenet":
         return networks.LeNet(outputs, activation)
     if config.name == "resnet18":

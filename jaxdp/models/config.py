@@ -17,18 +17,32 @@ class ModelConfig:
     """Which network, how large it is, and what normalises and activates its layers."""
 
     name: Literal[
-        "cnn", "linear", "mlp", "lenet", "resnet18", "backpack_cnn", "embedding", "transformer"
+        "cnn",
+        "linear",
+        "mlp",
+        "lenet",
+        "resnet18",
+        "backpack_cnn",
+        "scattering_cnn",
+        "embedding",
+        "transformer",
     ] = "cnn"
     """cnn: convolutions with average pooling, then a linear layer, for images.
     linear: that layer, for images and tables.
     mlp: hidden layers, then that layer, for images and tables.
     lenet, resnet18: as published, for 32x32 images.
     backpack_cnn: two convolutions and two dense layers, for 28x28 images.
+    scattering_cnn: convolutions with max-pooling between them, then a linear layer, for features.
     embedding: the mean of the tokens' embeddings, then a linear layer, for documents.
     transformer: predicts the characters of a text."""
 
     widths: tuple[int, ...] = (16,)
-    """Channels of every convolution of the cnn, or units of every hidden layer of the mlp."""
+    """Channels of every convolution of the cnn and the scattering_cnn.
+    Or units of every hidden layer of the mlp."""
+
+    input_groups: int = 0
+    """Of the linear and the scattering_cnn: how many groups GroupNorm makes of the channels of the
+    inputs. It takes one record at a time, and has neither scale nor bias. 0: no such layer."""
 
     norm: Literal["group", "batch", "none"] = "group"
     """Normalisation after every convolution of the cnn and the resnet18.
@@ -39,7 +53,7 @@ class ModelConfig:
     """Channels per group of the GroupNorm; 0 for no normalisation."""
 
     activation: Literal["tanh", "relu"] = "tanh"
-    """Of the cnn, the mlp, the lenet and the backpack_cnn."""
+    """Of the cnn, the mlp, the lenet, the backpack_cnn and the scattering_cnn."""
 
     width: int | None = None
     """Of the transformer and the embedding: numbers for every token; None: 128 and 32.
@@ -79,6 +93,9 @@ class ModelConfig:
             "model.norm",
             f"{self.norm} with groups of {size}",
             "group or batch: a resnet18 does not train without normalisation",
+        )
+        require(
+            self.input_groups >= 0, "model.input-groups", self.input_groups, "0, or a number above"
         )
         require(self.layers >= 1, "model.layers", self.layers, "at least 1")
         require(

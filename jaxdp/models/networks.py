@@ -68,14 +68,66 @@ class CNN(nn.Module):
         return nn.Dense(self.num_classes)(x.reshape(len(x), -1))
 
 
+class ScatteringCNN(nn.Module):
+    """Convolutions 3x3 with max-pooling 2x2 between them, then a linear layer, `[B, H, W, C]`.
+
+    References:
+      Tramèr & Boneh 2021, Differentially Private Learning Needs Better Features (arXiv 2011.11660),
+      appendix C.2, with widths of 64 and 64.
+    """
+
+    num_classes: int
+    widths: tuple[int, ...]
+    activation: Activation
+    input_groups: int
+
+    @nn.compact
+    def __call__(self, x_BxHxWxC: jax.Array) -> jax.Array:
+        x = normalised(x_BxHxWxC, self.input_groups)
+        for i, width in enumerate(self.widths):
+            if i > 0:
+                if min(x.shape[1:3]) < 2:
+                    raise ValueError(
+                        f"model.widths is {self.widths}, and pooling between these convolutions "
+                        f"halves the inputs: give fewer for those of shape {x_BxHxWxC.shape[1:]}"
+                    )
+                x = nn.max_pool(x, (2, 2), (2, 2))
+            x = self.activation(nn.Conv(width, (3, 3))(x))
+        return nn.Dense(self.num_classes)(x.reshape(len(x), -1))
+
+
 class Linear(nn.Module):
     """One linear layer on the pixels or features, `[B, ...]`."""
 
     num_classes: int
+    input_groups: int
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        x = normalised(x, self.input_groups)
         return nn.Dense(self.num_classes)(x.reshape(len(x), -1))
+
+
+def normalised(x: jax.Array, groups: int) -> jax.Array:
+    """Every group of channels of every record, with mean 0 and variance 1; all of it if 0 groups.
+
+    Nothing of it comes from other records, so it costs no ε.
+
+    Args:
+      x: `[B, ..., C]`.
+      groups: how many there are; a divisor of C.
+
+    Raises:
+      ValueError: for numbers of groups that are none.
+    """
+    if groups == 0:
+        return x
+    if x.shape[-1] % groups:
+        raise ValueError(
+            f"model.input-groups is {groups}, and the inputs have {x.shape[-1]} channels: give a "
+            "divisor of that, or 0"
+        )
+    return nn.GroupNorm(groups, use_bias=False, use_scale=False, epsilon=1e-5)(x)
 
 
 class MLP(nn.Module):

@@ -88,7 +88,7 @@ RULES = (
         ("tokens", "vocabulary", "length"), "documents in tables and sets of TFDS", "table", "tfds"
     ),
     _data(("dir",), "sets of TFDS", "tfds"),
-    _data(("augment",), "images", "digits", "folder", "tfds"),
+    _data(("augment", "features"), "images", "digits", "folder", "tfds"),
     Rule(
         ("data.vocabulary",),
         lambda c: c.data.tokens == "hash",
@@ -98,8 +98,14 @@ RULES = (
     Rule(("data.classes",), lambda c: c.data.labels is not None, "a file of labels", "data.labels"),
     Rule(
         ("model.widths",),
-        lambda c: c.model.name in ("cnn", "mlp"),
-        "the cnn and the mlp",
+        lambda c: c.model.name in ("cnn", "mlp", "scattering_cnn"),
+        "the cnn, the mlp and the scattering_cnn",
+        "model.name",
+    ),
+    Rule(
+        ("model.input_groups",),
+        lambda c: c.model.name in ("linear", "scattering_cnn"),
+        "the linear and the scattering_cnn",
         "model.name",
     ),
     Rule(
@@ -116,8 +122,8 @@ RULES = (
     ),
     Rule(
         ("model.activation",),
-        lambda c: c.model.name in ("cnn", "mlp", "lenet", "backpack_cnn"),
-        "the cnn, the mlp, the lenet and the backpack_cnn",
+        lambda c: c.model.name in ("cnn", "mlp", "lenet", "backpack_cnn", "scattering_cnn"),
+        "the cnn, the mlp, the lenet, the backpack_cnn and the scattering_cnn",
         "model.name",
     ),
     Rule(

@@ -1,0 +1,23 @@
+"""CIFAR-10 (50,000 private images): a small CNN on scattering features, at ε = 3.
+
+Command: python -m jaxdp.train configs/cifar10_scattering.py
+         (needs the extra [data], and the set: `python -m jaxdp.data prepare cifar10`)
+"""
+
+from jaxdp.trainer import (
+    ClippingConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    PlanConfig,
+    TrainingConfig,
+)
+
+config = Config(
+    name="cifar10_scattering",
+    data=DataConfig(name="cifar10", features="scattering"),
+    model=ModelConfig(name="scattering_cnn", widths=(64, 64), input_groups=27),
+    clipping=ClippingConfig(norm=0.1),
+    plan=PlanConfig(epsilon=3.0, delta=1e-5, expected_batch_size=8192.0, steps=360),
+    training=TrainingConfig(learning_rate=4.0, momentum=0.9, ema=0.0),
+)

@@ -1,0 +1,23 @@
+"""MNIST (60,000 private images): a linear layer on scattering features, at ε = 3.
+
+Command: python -m jaxdp.train configs/mnist_scattering.py
+         (needs the extra [data], and the set: `python -m jaxdp.data prepare mnist`)
+"""
+
+from jaxdp.trainer import (
+    ClippingConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    PlanConfig,
+    TrainingConfig,
+)
+
+config = Config(
+    name="mnist_scattering",
+    data=DataConfig(name="mnist", features="scattering"),
+    model=ModelConfig(name="linear", input_groups=27),
+    clipping=ClippingConfig(norm=0.1),
+    plan=PlanConfig(epsilon=3.0, delta=1e-5, expected_batch_size=4096.0, steps=560),
+    training=TrainingConfig(learning_rate=8.0, momentum=0.9, ema=0.0),
+)

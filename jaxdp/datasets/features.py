@@ -1,0 +1,95 @@
+"""Puts features in the place of images: computed once, and then kept in the cache."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
+import jax
+import numpy as np
+
+from ..types import Tell
+from .decoding import Chunk, Reading, Split, read
+from .digests import arrays_digest
+from .rows import in_chunks
+from .scattering import scattering, shape_of_features
+from .sources import SplitSet
+
+AT_A_TIME = 512  # images
+TELL_SECONDS = 10.0  # between two lines about how far it is
+
+SCALING = (
+    "pixels are divided by {brightest:g}, the largest that the file format has, and "
+    "jaxdp.scattering(J=2, L=8) makes features of them, which is a fixed map of each record alone"
+)
+
+
+def with_scattering(images: SplitSet, tell: Tell) -> SplitSet:
+    """Returns the set with the scattering features of its images, as float16.
+
+    A record is the same record as before: its digest is that of its image, and its features are a
+    fixed map of that. So they cost no ε.
+
+    Args:
+      images: a set of images uint8 `[height, width, colours]`.
+      tell: gets a line about everything that takes long.
+
+    Raises:
+      ValueError: in one line, for a set of something else than images, or of unsuitable sides.
+    """
+    form = images.format
+    if form.inputs != "image":
+        raise ValueError(
+            "data.features is 'scattering', which is for images, but the data are not: leave it out"
+        )
+    scaling = SCALING.format(brightest=form.brightest)
+    work = lambda split: _featured(images.read(split), split, form.brightest, tell)
+    return replace(
+        images,
+        read=work,
+        format=replace(
+            form,
+            center=0.0,
+            scale=1.0,
+            scaling=scaling,
+            decoding=f"{form.decoding} {scaling}",
+        ),
+    )
+
+
+def _featured(split: Split, name: str, brightest: float, tell: Tell) -> Split:
+    images, labels = split.fields
+    try:
+        shape = shape_of_features(images.shape[1:])
+    except ValueError as error:
+        raise ValueError(f"data.features is 'scattering': {error}") from None
+    content = split.content or arrays_digest((images, labels))
+    reading = Reading(
+        title=f"the scattering features of the split {name}",
+        files=(),
+        about=f"scattering {brightest} {content} JAX {jax.__version__}",
+        form=(
+            jax.ShapeDtypeStruct(shape, np.float16),
+            jax.ShapeDtypeStruct(labels.shape[1:], labels.dtype),
+        ),
+        chunks=partial(_chunks, images, labels, name, brightest, tell),
+        telling=f"Computing the scattering features of {len(images):,} images, split {name} (once)",
+    )
+    made = read(reading, skip_bad=True, tell=tell)
+    return replace(made, digest=split.digest, bad=split.bad)
+
+
+def _chunks(
+    images: np.ndarray, labels: np.ndarray, name: str, brightest: float, tell: Tell
+) -> Iterator[Chunk]:
+    compute = jax.jit(lambda images: scattering(images.astype(np.float32) / brightest))
+    told = time.monotonic()
+    for rows in in_chunks(len(images), AT_A_TIME):
+        part = images[rows.start : rows.stop]
+        # The last ones are filled up, so that one program is compiled.
+        filled = np.pad(part, [(0, AT_A_TIME - len(part)), *[(0, 0)] * (part.ndim - 1)])
+        features = np.asarray(compute(filled))[: len(part)].astype(np.float16)
+        yield Chunk((features, np.asarray(labels[rows.start : rows.stop])))
+        if time.monotonic() - told > TELL_SECONDS:
+            tell(f"Split {name}: {rows.stop:,} of {len(images):,} images")
+            told = time.monotonic()
