@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from . import audit as audit
     from . import tasks as tasks
     from .datasets.dataset import Dataset as Dataset
+    from .datasets.scattering import scattering as scattering
     from .tasks.task import Task as Task
     from .trainer.fit import fit as fit
     from .trainer.plan_settings import PlanSettings as PlanSettings
@@ -54,6 +55,7 @@ _LAZY = {
     "export": "jaxdp.trainer.release.parameters",
     "fit": "jaxdp.trainer.fit",
     "load_release": "jaxdp.trainer.release.parameters",
+    "scattering": "jaxdp.datasets.scattering",
     "audit": "jaxdp",
     "tasks": "jaxdp",
 }

@@ -83,6 +83,10 @@ class DataConfig:
     """scattering: features in the place of images, 81 for each colour at a quarter of the
     resolution. They are a fixed map of each image (jaxdp.scattering), so they cost no ε."""
 
+    feature_groups: int = 27
+    """How many groups GroupNorm makes of the features' channels, without scale and bias.
+    It takes one record at a time, so it costs no ε. 0: features stay as they are."""
+
     augment: Literal["none", "crop_flip"] = "none"
     """crop_flip: images shifted by up to 4 pixels and mirrored half the time, anew every step."""
 
@@ -120,6 +124,12 @@ class DataConfig:
             "data.augment",
             self.augment,
             f"none, or leave out data.features = {self.features}: only images are augmented",
+        )
+        require(
+            self.feature_groups >= 0,
+            "data.feature-groups",
+            self.feature_groups,
+            "a divisor of the number of channels, as 27, or 0",
         )
         require(self.length >= 1, "data.length", self.length, "a whole number of at least 1")
         require(self.vocabulary >= 2, "data.vocabulary", self.vocabulary, "at least 2")

@@ -1,7 +1,7 @@
 """Puts features in the place of images: computed once, and then kept in the cache."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -12,19 +12,22 @@ from ..types import Tell
 from .decoding import Chunk, Reading, Split, read
 from .digests import arrays_digest
 from .rows import in_chunks
-from .scattering import scattering, shape_of_features
+from .scattering import scattering
 from .sources import SplitSet
+
+Compute = Callable[[np.ndarray], jax.Array]  # features of some images
 
 AT_A_TIME = 512  # images
 TELL_SECONDS = 10.0  # between two lines about how far it is
 
 SCALING = (
     "pixels are divided by {brightest:g}, the largest that the file format has, and "
-    "jaxdp.scattering(J=2, L=8) makes features of them, which is a fixed map of each record alone"
+    "jaxdp.scattering(images, J=2, L=8, groups={groups}) makes features of them: a fixed map of "
+    "each record alone"
 )
 
 
-def with_scattering(images: SplitSet, tell: Tell) -> SplitSet:
+def with_scattering(images: SplitSet, groups: int, tell: Tell) -> SplitSet:
     """Returns the set with the scattering features of its images, as float16.
 
     A record is the same record as before: its digest is that of its image, and its features are a
@@ -32,6 +35,7 @@ def with_scattering(images: SplitSet, tell: Tell) -> SplitSet:
 
     Args:
       images: a set of images uint8 `[height, width, colours]`.
+      groups: as for `scattering`.
       tell: gets a line about everything that takes long.
 
     Raises:
@@ -42,11 +46,13 @@ def with_scattering(images: SplitSet, tell: Tell) -> SplitSet:
         raise ValueError(
             "data.features is 'scattering', which is for images, but the data are not: leave it out"
         )
-    scaling = SCALING.format(brightest=form.brightest)
-    work = lambda split: _featured(images.read(split), split, form.brightest, tell)
+    scaling = SCALING.format(brightest=form.brightest, groups=groups)
+    of_one = lambda image: scattering(image.astype(np.float32) / form.brightest, groups=groups)
+    # One image after the other: no rounding of its features depends on others, or on its place.
+    compute = jax.jit(lambda images: jax.lax.map(of_one, images))
     return replace(
         images,
-        read=work,
+        read=lambda split: _featured(images.read(split), split, scaling, compute, tell),
         format=replace(
             form,
             center=0.0,
@@ -57,22 +63,22 @@ def with_scattering(images: SplitSet, tell: Tell) -> SplitSet:
     )
 
 
-def _featured(split: Split, name: str, brightest: float, tell: Tell) -> Split:
+def _featured(split: Split, name: str, about: str, compute: Compute, tell: Tell) -> Split:
     images, labels = split.fields
     try:
-        shape = shape_of_features(images.shape[1:])
+        shape = jax.eval_shape(compute, images[:1]).shape[1:]
     except ValueError as error:
         raise ValueError(f"data.features is 'scattering': {error}") from None
     content = split.content or arrays_digest((images, labels))
     reading = Reading(
         title=f"the scattering features of the split {name}",
         files=(),
-        about=f"scattering {brightest} {content} JAX {jax.__version__}",
+        about=f"{about} {content} JAX {jax.__version__}",
         form=(
             jax.ShapeDtypeStruct(shape, np.float16),
             jax.ShapeDtypeStruct(labels.shape[1:], labels.dtype),
         ),
-        chunks=partial(_chunks, images, labels, name, brightest, tell),
+        chunks=partial(_chunks, images, labels, name, compute, tell),
         telling=f"Computing the scattering features of {len(images):,} images, split {name} (once)",
     )
     made = read(reading, skip_bad=True, tell=tell)
@@ -80,9 +86,8 @@ def _featured(split: Split, name: str, brightest: float, tell: Tell) -> Split:
 
 
 def _chunks(
-    images: np.ndarray, labels: np.ndarray, name: str, brightest: float, tell: Tell
+    images: np.ndarray, labels: np.ndarray, name: str, compute: Compute, tell: Tell
 ) -> Iterator[Chunk]:
-    compute = jax.jit(lambda images: scattering(images.astype(np.float32) / brightest))
     told = time.monotonic()
     for rows in in_chunks(len(images), AT_A_TIME):
         part = images[rows.start : rows.stop]

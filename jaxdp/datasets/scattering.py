@@ -17,6 +17,8 @@ import numpy as np
 
 SIGMA, FREQUENCY = 0.8, 3 * np.pi / 4  # of the finest wavelets: pixels, radians per pixel
 
+EPSILON = 1e-5  # is added to the variance of a group
+
 
 class Filters(NamedTuple):
     """What images of one size are filtered with, in float64. They are periodic.
@@ -33,7 +35,7 @@ class Filters(NamedTuple):
     averages: tuple[tuple[np.ndarray, np.ndarray], ...]
 
 
-def scattering(images: jax.Array, J: int = 2, L: int = 8) -> jax.Array:
+def scattering(images: jax.Array, J: int = 2, L: int = 8, groups: int = 0) -> jax.Array:
     """Returns the scattering coefficients of order 0, 1 and 2 of images.
 
     The map is fixed: features of private images are private, and computing them costs no ε. Train
@@ -45,20 +47,23 @@ def scattering(images: jax.Array, J: int = 2, L: int = 8) -> jax.Array:
         the features of k·x are those of x, times k, for k ≥ 0.
       J: number of scales; the resolution becomes 2^J times lower.
       L: number of directions.
+      groups: how many groups GroupNorm makes of the channels, without scale and bias: in each the
+        features of an image have mean 0 and variance 1. 0: they stay as they are.
 
     Returns:
       `[..., height/2^J, width/2^J, colours·(1 + J·L + L²·J(J-1)/2)]`, in float64 for images in
       float64, else in float32. The features of a colour lie together, by order, then by scales.
 
     Raises:
-      ValueError: for images of other shapes or dtypes, and for J or L below 1.
+      ValueError: for images of other shapes or dtypes, for J or L below 1, and for groups that
+        don't divide the channels.
 
     References:
       Bruna & Mallat 2013, Invariant Scattering Convolution Networks (arXiv 1203.1513). Oyallon &
       Mallat 2015, Deep Roto-Translation Scattering (arXiv 1412.8659), for the Morlet wavelets.
       Tramèr & Boneh 2021 (arXiv 2011.11660) train on them privately.
     """
-    shape = shape_of_features(np.shape(images), J, L)
+    _check(np.shape(images), J, L, groups)
     x = jnp.asarray(images)
     if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
         raise ValueError(f"images has dtype {x.dtype}: give real numbers")
@@ -81,15 +86,11 @@ def scattering(images: jax.Array, J: int = 2, L: int = 8) -> jax.Array:
             second = second.reshape(*second.shape[:-4], -1, *second.shape[-2:])
             twice.append(average(second, k))
     features = jnp.moveaxis(jnp.concatenate(once + twice, axis=-3), (-4, -3), (-2, -1))
-    return features.reshape(shape)
+    features = features.reshape(*features.shape[:-2], -1)
+    return _normalised(features, groups) if groups else features
 
 
-def shape_of_features(shape: Sequence[int], J: int = 2, L: int = 8) -> tuple[int, ...]:
-    """Returns the shape of the coefficients of images of that shape.
-
-    Raises:
-      ValueError: as `scattering` does.
-    """
+def _check(shape: Sequence[int], J: int, L: int, groups: int) -> None:
     if J < 1 or L < 1:
         raise ValueError(f"J is {J} and L is {L}: give whole numbers of at least 1")
     step = 2**J
@@ -98,9 +99,24 @@ def shape_of_features(shape: Sequence[int], J: int = 2, L: int = 8) -> tuple[int
             f"images has shape {tuple(shape)}: give [..., height, width, colours] with a height "
             f"and a width that are multiples of 2^J = {step} and longer than that"
         )
-    *rest, height, width, colours = shape
-    paths = 1 + J * L + L**2 * J * (J - 1) // 2
-    return (*rest, height // step, width // step, colours * paths)
+    channels = shape[-1] * _paths(J, L)
+    if groups < 0 or (groups and channels % groups):
+        raise ValueError(
+            f"groups is {groups}, and there are {channels} channels: give a divisor of that, or 0"
+        )
+
+
+def _paths(J: int, L: int) -> int:
+    return 1 + J * L + L**2 * J * (J - 1) // 2
+
+
+def _normalised(features: jax.Array, groups: int) -> jax.Array:
+    """Features `[..., height, width, channels]` with mean 0 and variance 1 in every group."""
+    *rest, height, width, channels = features.shape
+    x = features.reshape(*rest, height, width, groups, channels // groups)
+    x -= jnp.mean(x, axis=(-4, -3, -1), keepdims=True)
+    x *= jax.lax.rsqrt(jnp.mean(x**2, axis=(-4, -3, -1), keepdims=True) + EPSILON)
+    return x.reshape(features.shape)
 
 
 def _modulus(spectrum: jax.Array, wavelets: np.ndarray | None, step: int) -> jax.Array:
@@ -151,9 +167,9 @@ def _morlets(shape: tuple[int, int], scale: int, L: int) -> np.ndarray:
     for direction in range(L):
         angle = (L - L // 2 - 1 - direction) * np.pi / L
         wave, window = (
-            _gabor(shape, scale, angle, slant=4 / L, frequency=f) for f in (FREQUENCY, 0)
+            _gabor(shape, scale, angle, slant=4 / L, frequency=f) for f in (FREQUENCY, 0.0)
         )
-        made.append(np.fft.fft2(wave - wave.sum() / window.sum() * window).real)
+        made.append(np.fft.fft2(wave - np.mean(wave) / np.mean(window) * window).real)
     return np.stack(made)
 
 
@@ -172,7 +188,7 @@ def _gabor(
     sigma: float = SIGMA * 2**scale
     total = np.zeros(shape, complex)
     for shift in itertools.product(range(-2, 3), repeat=2):
-        places = (np.arange(n) + s * n for n, s in zip(shape, shift, strict=True))
+        places = (np.arange(n) + float(s * n) for n, s in zip(shape, shift, strict=True))
         y, x = np.meshgrid(*places, indexing="ij")
         along = y * np.cos(angle) + x * np.sin(angle)
         across = x * np.cos(angle) - y * np.sin(angle)

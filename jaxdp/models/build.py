@@ -47,13 +47,13 @@ def _network(config: ModelConfig, data: Format) -> nn.Module:
     norm = networks.Normalisation(config.norm, config.norm_group_size)
     outputs = data.outputs
     if config.name == "linear":
-        return networks.Linear(outputs, config.input_groups)
+        return networks.Linear(outputs)
     if config.name == "mlp":
         return networks.MLP(outputs, config.widths, activation)
     if config.name == "backpack_cnn":
         return networks.BackpackCNN(outputs, activation)
     if config.name == "scattering_cnn":
-        return networks.ScatteringCNN(outputs, config.widths, activation, config.input_groups)
+        return networks.ScatteringCNN(outputs, config.widths, activation)
     if config.name == "lenet":
         return networks.LeNet(outputs, activation)
     if config.name == "resnet18":

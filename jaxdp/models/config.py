@@ -40,10 +40,6 @@ class ModelConfig:
     """Channels of every convolution of the cnn and the scattering_cnn.
     Or units of every hidden layer of the mlp."""
 
-    input_groups: int = 0
-    """Of the linear and the scattering_cnn: how many groups GroupNorm makes of the channels of the
-    inputs. It takes one record at a time, and has neither scale nor bias. 0: no such layer."""
-
     norm: Literal["group", "batch", "none"] = "group"
     """Normalisation after every convolution of the cnn and the resnet18.
     batch: BatchNorm, for batch units (clipping.kind batch) only.
@@ -93,9 +89,6 @@ class ModelConfig:
             "model.norm",
             f"{self.norm} with groups of {size}",
             "group or batch: a resnet18 does not train without normalisation",
-        )
-        require(
-            self.input_groups >= 0, "model.input-groups", self.input_groups, "0, or a number above"
         )
         require(self.layers >= 1, "model.layers", self.layers, "at least 1")
         require(

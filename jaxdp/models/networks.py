@@ -79,11 +79,10 @@ class ScatteringCNN(nn.Module):
     num_classes: int
     widths: tuple[int, ...]
     activation: Activation
-    input_groups: int
 
     @nn.compact
     def __call__(self, x_BxHxWxC: jax.Array) -> jax.Array:
-        x = normalised(x_BxHxWxC, self.input_groups)
+        x = x_BxHxWxC
         for i, width in enumerate(self.widths):
             if i > 0:
                 if min(x.shape[1:3]) < 2:
@@ -100,34 +99,10 @@ class Linear(nn.Module):
     """One linear layer on the pixels or features, `[B, ...]`."""
 
     num_classes: int
-    input_groups: int
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = normalised(x, self.input_groups)
         return nn.Dense(self.num_classes)(x.reshape(len(x), -1))
-
-
-def normalised(x: jax.Array, groups: int) -> jax.Array:
-    """Every group of channels of every record, with mean 0 and variance 1; all of it if 0 groups.
-
-    Nothing of it comes from other records, so it costs no ε.
-
-    Args:
-      x: `[B, ..., C]`.
-      groups: how many there are; a divisor of C.
-
-    Raises:
-      ValueError: for numbers of groups that are none.
-    """
-    if groups == 0:
-        return x
-    if x.shape[-1] % groups:
-        raise ValueError(
-            f"model.input-groups is {groups}, and the inputs have {x.shape[-1]} channels: give a "
-            "divisor of that, or 0"
-        )
-    return nn.GroupNorm(groups, use_bias=False, use_scale=False, epsilon=1e-5)(x)
 
 
 class MLP(nn.Module):

@@ -103,10 +103,10 @@ RULES = (
         "model.name",
     ),
     Rule(
-        ("model.input_groups",),
-        lambda c: c.model.name in ("linear", "scattering_cnn"),
-        "the linear and the scattering_cnn",
-        "model.name",
+        ("data.feature_groups",),
+        lambda c: c.data.features == "scattering",
+        "features",
+        "data.features",
     ),
     Rule(
         ("model.norm", "model.norm_group_size"),
