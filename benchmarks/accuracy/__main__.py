@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.command == "run":
         if unknown := [name for name in args.rows if name not in ROWS]:
             parser.error(f"no row {', '.join(unknown)}: there are {', '.join(ROWS)}")
-        if args.without_privacy and args.epsilon:
+        if args.without_privacy and args.epsilon is not None:
             parser.error("--epsilon does nothing --without-privacy: leave one of them out")
         if not args.files.is_dir():
             parser.error(f"there is no folder {args.files}: name that of adult.data")
@@ -116,10 +116,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(markdown(args.results, ROWS, tell))
         return 0
     try:
-        draw(args.results, ROWS, args.figure, tell)
+        figure = draw(args.results, ROWS, tell)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    figure.savefig(args.figure, dpi=150)
     print(f"wrote {args.figure}")
     return 0
 
