@@ -11,7 +11,7 @@ import functools
 import math
 import sys
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -20,21 +20,42 @@ from jaxdp.datasets.feeding import record_keys
 from jaxdp.gradients.unit_loss import mean_loss
 from jaxdp.trainer import averages, parsing
 from jaxdp.trainer.command import make_job
-from jaxdp.trainer.setup import start_run
+from jaxdp.trainer.config import Config
+from jaxdp.trainer.scoring import Scores
+from jaxdp.trainer.setup import Run, start_run
 
 from ..hardware import hardware
 
 
-def main(args: list[str]) -> None:
-    config = parsing.parse(args)
+class Plain(NamedTuple):
+    """What plain training gave.
+
+    Attributes:
+      run: what was trained; its state is that before the first step.
+      scores: of the test records, after the last step.
+      seconds: of the steps, compiling included.
+    """
+
+    run: Run
+    scores: Scores
+    seconds: float
+
+
+def train(config: Config) -> Plain:
+    """Trains a config without clipping and noise.
+
+    Raises:
+      ValueError: for a config that freezes parameters or clips batch units.
+    """
     run = start_run(make_job(config))
     if config.training.frozen or run.plan.clipping.unit != "example":
-        sys.exit(
-            "error: this program trains all parameters by the gradients of examples: leave out "
+        raise ValueError(
+            "this program trains all parameters by the gradients of examples: leave out "
             "training.frozen and the batch units of the clipping"
         )
     loss, optimizer = run.job.task.loss, run.job.averaging_optimizer
-    gradient = jax.grad(mean_loss(loss, microbatch_size=config.training.microbatch_size))
+    assert loss is not None  # the clipping of single examples needs one
+    gradient = jax.grad(mean_loss(loss, microbatch_size=run.job.options.records_at_once))
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: Any, batch: Any, mask: jax.Array) -> Any:
@@ -53,7 +74,15 @@ def main(args: list[str]) -> None:
     params, optimizer_state = jax.block_until_ready(state)
     seconds = time.perf_counter() - start
     average = averages.averaged(optimizer_state)
-    scores = run.score(params if average is None else average)
+    return Plain(run, run.score(params if average is None else average), seconds)
+
+
+def main(args: list[str]) -> None:
+    try:
+        config = parsing.parse(args)
+        run, scores, seconds = train(config)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     print(f"{config.name} without privacy: {run.plan.steps} steps in {seconds:.0f} s, {hardware()}")
     print("test", ", ".join(f"{name} {score:.4f}" for name, score in scores.items()), end="")
     is_text = run.job.data.window is not None
