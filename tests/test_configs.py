@@ -8,13 +8,14 @@ import pytest
 
 from jaxdp.datasets import Format
 from jaxdp.datasets.augmentation import AUGMENTATIONS
+from jaxdp.datasets.scattering import scattering
 from jaxdp.models import make_model
 from jaxdp.tasks.builtin import make_task
 from jaxdp.trainer import Config
 from jaxdp.trainer.parsing import load_config
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
-SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+SHAPES = {"mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 
 
 def stand_in(config):
@@ -35,6 +36,9 @@ def stand_in(config):
         return (tokens, np.array([0, 1])), Format("tokens", "class", 2, None, None, "", 8192)
     shape = SHAPES.get(config.data.name, (8, 8, 1))
     images = rng.integers(0, 255, (2, *shape), np.uint8)
+    if config.data.features == "scattering":
+        images = np.asarray(scattering(images, groups=config.data.feature_groups), np.float16)
+        return (images, np.array([0, 9], np.int32)), Format("image", "class", 10, 0.0, 1.0, "")
     return (images, np.array([0, 9], np.int32)), Format("image", "class", 10, 127.5, 127.5, "")
 
 

@@ -5,6 +5,8 @@ from .mutant import Mutant
 TABLES = "jaxdp/datasets/tables.py"
 DATASET = "jaxdp/datasets/dataset.py"
 DECODING = "jaxdp/datasets/decoding.py"
+FEATURES = "jaxdp/datasets/features.py"
+TEST_FEATURES = "tests/datasets/test_features.py"
 TEST_TABLES = "tests/datasets/test_tables.py"
 
 MUTANTS = (
@@ -109,5 +111,22 @@ MUTANTS = (
             "tests/datasets/test_loading.py::test_only_the_test_split_of_a_published_set_is_public_by_itself",
         ),
         38,
+    ),
+    Mutant(
+        "features-are-scaled-by-those-of-other-records",
+        FEATURES,
+        "        features = np.asarray(compute(filled))[: len(part)].astype(np.float16)\n",
+        "        features = np.asarray(compute(filled))[: len(part)]\n"
+        "        features = (features / np.abs(features).max()).astype(np.float16)\n",
+        (f"{TEST_FEATURES}::test_no_bit_depends_on_other_records_or_on_the_place",),
+        42,
+    ),
+    Mutant(
+        "features-are-those-of-the-record-before",
+        FEATURES,
+        "jax.lax.map(of_one, images)",
+        "jax.lax.map(of_one, jax.numpy.roll(images, 1, 0))",
+        (f"{TEST_FEATURES}::test_no_bit_depends_on_other_records_or_on_the_place",),
+        42,
     ),
 )
