@@ -107,7 +107,7 @@ ROWS = {
             set="CIFAR-10",
             method="scattering, linear",
             config="cifar10_scattering",
-            options={"model.name": "linear"},
+            options={"model.name": "linear", "model.widths": 16},
             theirs=[Published(3, 0.670, TRAMER)],
         ),
         Row(

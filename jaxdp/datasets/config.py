@@ -90,6 +90,10 @@ class DataConfig:
     augment: Literal["none", "crop_flip"] = "none"
     """crop_flip: images shifted by up to 4 pixels and mirrored half the time, anew every step."""
 
+    views: int = 1
+    """With augment: how many changed images of each record there are in a step. Their gradients
+    are averaged before they are clipped: a record stays one unit, and the noise is the same."""
+
     placement: Placement = "auto"
     """Where the records are kept. auto: on the device if they take at most a quarter of it."""
 
@@ -130,6 +134,13 @@ class DataConfig:
             "data.feature-groups",
             self.feature_groups,
             "a divisor of the number of channels, as 27, or 0",
+        )
+        require(self.views >= 1, "data.views", self.views, "a whole number of at least 1")
+        require(
+            self.views == 1 or self.augment != "none",
+            "data.views",
+            self.views,
+            "1, or say how views differ: --data.augment crop_flip",
         )
         require(self.length >= 1, "data.length", self.length, "a whole number of at least 1")
         require(self.vocabulary >= 2, "data.vocabulary", self.vocabulary, "at least 2")

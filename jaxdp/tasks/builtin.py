@@ -16,6 +16,7 @@ def make_task(
     config: ModelConfig,
     data: Format,
     augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+    views: int = 1,
 ) -> Task:
     """Returns the task that a configuration names.
 
@@ -23,6 +24,7 @@ def make_task(
       config: the options of the model.
       data: what the records are: pairs (input, label).
       augment: `(key, input) -> input`, before it is scaled.
+      views: how many times a record is augmented in a step.
 
     Raises:
       ValueError: for a model that is for other records.
@@ -35,12 +37,17 @@ def make_task(
             model,
             preprocess=preprocess,
             augment=augment,
+            views=views,
             batch_norm=config.norm == "batch",
             target_center=data.target_center,
             target_scale=data.target_scale,
         )
     return classifier(
-        model, preprocess=preprocess, augment=augment, batch_norm=config.norm == "batch"
+        model,
+        preprocess=preprocess,
+        augment=augment,
+        views=views,
+        batch_norm=config.norm == "batch",
     )
 
 

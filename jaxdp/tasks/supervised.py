@@ -25,6 +25,7 @@ def classifier(
     *,
     preprocess: Prepare | None = None,
     augment: Augment | None = None,
+    views: int = 1,
     batch_norm: bool = False,
 ) -> Task:
     """Returns the task of finding the class of a record, `(inputs, label)`.
@@ -56,6 +57,10 @@ def classifier(
         constants must not be computed from private records.
       augment: `(key, inputs) -> inputs` of one record, before `preprocess`, in the loss only. Its
         result has the shape that `preprocess` takes.
+      views: K, how many times a record is augmented in a step (augmentation multiplicity). The
+        loss is the mean over the views, so their gradients are averaged before they are clipped: a
+        record stays one unit with one norm, and the noise is the same for every K. A view's key
+        follows from the record's and the view's number.
       batch_norm: whether the model has BatchNorm. It needs batch units (`clip_batch`), and its
         statistics for evaluation come from public records (docs/guides/batchnorm.md). Flax only,
         and without dropout; the inputs are one array.
@@ -81,7 +86,7 @@ def classifier(
       >>> grads.materialize()["layers_0"]["kernel"].shape
       (4, 5, 8)
     """
-    return _make(CLASSIFIER, model, preprocess, augment, batch_norm)
+    return _make(CLASSIFIER, model, preprocess, augment, views, batch_norm)
 
 
 def regressor(
@@ -89,6 +94,7 @@ def regressor(
     *,
     preprocess: Prepare | None = None,
     augment: Augment | None = None,
+    views: int = 1,
     batch_norm: bool = False,
     target_center: float = 0.0,
     target_scale: float = 1.0,
@@ -103,6 +109,7 @@ def regressor(
       model: as for `classifier`. It maps inputs to numbers of the shape of the target.
       preprocess: as for `classifier`.
       augment: as for `classifier`.
+      views: as for `classifier`.
       batch_norm: as for `classifier`.
       target_center, target_scale: a typical target, and how far targets are from it. They must not
         be computed from private records.
@@ -119,11 +126,15 @@ def regressor(
             "numbers, the scale above 0"
         )
     kind = _regression(target_center, target_scale)
-    return _make(kind, model, preprocess, augment, batch_norm)
+    return _make(kind, model, preprocess, augment, views, batch_norm)
 
 
 def language_model(
-    model: Any, *, preprocess: Prepare | None = None, augment: Augment | None = None
+    model: Any,
+    *,
+    preprocess: Prepare | None = None,
+    augment: Augment | None = None,
+    views: int = 1,
 ) -> Task:
     """Returns the task of finding each next token of a record.
 
@@ -139,6 +150,7 @@ def language_model(
         `[1, T, C]` (`[T, C]`). It must not look ahead.
       preprocess: as for `classifier`, of tokens.
       augment: as for `classifier`, of tokens.
+      views: as for `classifier`.
 
     Returns:
       A `Task` with the name "language model".
@@ -146,7 +158,7 @@ def language_model(
     Raises:
       TypeError, ValueError: as `classifier` does.
     """
-    return _make(LANGUAGE_MODEL, model, preprocess, augment, batch_norm=False)
+    return _make(LANGUAGE_MODEL, model, preprocess, augment, views, batch_norm=False)
 
 
 class _Kind(NamedTuple):
@@ -170,11 +182,17 @@ class _Kind(NamedTuple):
 
 
 def _make(
-    kind: _Kind, model: Any, preprocess: Prepare | None, augment: Augment | None, batch_norm: bool
+    kind: _Kind,
+    model: Any,
+    preprocess: Prepare | None,
+    augment: Augment | None,
+    views: int,
+    batch_norm: bool,
 ) -> Task:
     for name, value in (("preprocess(inputs)", preprocess), ("augment(key, inputs)", augment)):
         if not (value is None or callable(value)):
             raise TypeError(f"{name.partition('(')[0]} is {value!r}: give a function {name}")
+    _check_views(views, augment, batch_norm)
     network = network_of(model, batch_norm)
 
     def prepare(inputs: Inputs) -> Inputs:
@@ -192,8 +210,15 @@ def _make(
 
     def loss(params: PyTree, record: Record, key: jax.Array) -> jax.Array:
         inputs, target = _pair(record)
-        key, inputs = _augmented(augment, key, inputs)
-        return kind.loss(network.train(params, prepare(inputs), key), target)
+
+        def of_view(key: jax.Array) -> jax.Array:
+            key, view = _augmented(augment, key, inputs)
+            return kind.loss(network.train(params, prepare(view), key), target)
+
+        if views == 1:
+            return of_view(key)
+        keys = jax.vmap(lambda view: jax.random.fold_in(key, view))(jnp.arange(views))
+        return jnp.mean(jax.vmap(of_view)(keys))
 
     def scores(variables: PyTree, record: Record) -> dict[str, jax.Array]:
         inputs, target = _pair(record)
@@ -225,6 +250,18 @@ def _in_units(
         return statistics_of_rows(params, inputs)
 
     return replace(task, loss=None, unit_loss=unit_loss, statistics=statistics)
+
+
+def _check_views(views: int, augment: Augment | None, batch_norm: bool) -> None:
+    if type(views) is not int or views < 1:
+        raise ValueError(f"views is {views!r}: give a whole number of at least 1")
+    if views > 1 and augment is None:
+        raise ValueError(f"views is {views}, but nothing changes them: give augment=, or 1 view")
+    if views > 1 and batch_norm:
+        raise ValueError(
+            f"views is {views}, and batch_norm is True: a unit with BatchNorm has one view of each "
+            "record. Give 1, or a model with GroupNorm"
+        )
 
 
 def _augmented(augment: Augment | None, key: jax.Array, inputs: Inputs) -> tuple[jax.Array, Inputs]:

@@ -135,7 +135,8 @@ def load_parts(
     task = own.task
     if task is None:
         assert data_format is not None  # who gives data gives a task, too (`load_own`)
-        task = make_task(config.model, data_format, AUGMENTATIONS[config.data.augment])
+        augment = AUGMENTATIONS[config.data.augment]
+        task = make_task(config.model, data_format, augment, config.data.views)
     return Parts(task, data, data_format, own)
 
 

@@ -61,7 +61,7 @@ _OPTIMIZER = (
 
 RULES = (
     Rule(
-        (*_names(ModelConfig, "model"), "data.augment"),
+        (*_names(ModelConfig, "model"), "data.augment", "data.views"),
         _without("task"),
         "a model of jaxdp",
         "own",
@@ -88,7 +88,7 @@ RULES = (
         ("tokens", "vocabulary", "length"), "documents in tables and sets of TFDS", "table", "tfds"
     ),
     _data(("dir",), "sets of TFDS", "tfds"),
-    _data(("augment", "features"), "images", "digits", "folder", "tfds"),
+    _data(("augment", "views", "features"), "images", "digits", "folder", "tfds"),
     Rule(
         ("data.vocabulary",),
         lambda c: c.data.tokens == "hash",

@@ -47,6 +47,13 @@ TRAIN = {
         "data.name is mnist: leave it out",
     ),
     "--data.dir somewhere": ("data.dir is somewhere", "sets of TFDS", "leave it out"),
+    "--data.views 2": ("data.views is 2", "--data.augment crop_flip"),
+    "--data.augment crop_flip --data.views 0": ("data.views is 0", "a whole number of at least 1"),
+    "--data.features scattering --data.augment crop_flip": (
+        "data.augment is crop_flip",
+        "leave out data.features = scattering",
+    ),
+    "--data.feature-groups 9": ("data.feature-groups is 9", "leave it out"),
     "--data.name text --data.file a.txt --data.augment crop_flip": (
         "data.augment is crop_flip",
         "leave it out",

@@ -5,6 +5,8 @@ from .mutant import Mutant
 SAMPLING = "jaxdp/dpsgd/sampling.py"
 PLAN = "jaxdp/dpsgd/plan.py"
 FEEDING = "jaxdp/datasets/feeding.py"
+SUPERVISED = "jaxdp/tasks/supervised.py"
+TEST_VIEWS = "tests/tasks/test_views.py"
 LAWS = "tests/dpsgd/test_sampling_laws.py"
 UNITS = "tests/dpsgd/test_sampling_units.py"
 TESTS = "tests/dpsgd/test_sampling.py"
@@ -170,5 +172,21 @@ MUTANTS = (
             "tests/datasets/test_feeding.py::test_what_can_t_be_used_is_taken_out_of_the_sample_that_was_drawn",
         ),
         35,
+    ),
+    Mutant(
+        "views-are-the-same-for-every-record",
+        SUPERVISED,
+        "keys = jax.vmap(lambda view: jax.random.fold_in(key, view))(jnp.arange(views))",
+        "keys = jax.random.split(jax.random.key(0), views)",
+        (f"{TEST_VIEWS}::test_every_view_of_every_record_at_every_step_is_another",),
+        43,
+    ),
+    Mutant(
+        "views-of-a-record-are-all-the-same",
+        SUPERVISED,
+        "keys = jax.vmap(lambda view: jax.random.fold_in(key, view))(jnp.arange(views))",
+        "keys = jax.vmap(lambda view: jax.random.fold_in(key, 0 * view))(jnp.arange(views))",
+        (f"{TEST_VIEWS}::test_every_view_of_every_record_at_every_step_is_another",),
+        43,
     ),
 )

@@ -31,7 +31,7 @@ from .statement import Statement
 COMMAND = "python -m jaxdp.evaluate"
 FILES = ("file", "folder", "test_from", "split_by", "labels", "schema", "columns")
 """Options that decide which records there are."""
-IDLE = {"data.augment", "data.placement"}
+IDLE = {"data.augment", "data.views", "data.placement"}
 GIVES = {
     "text": "--data.file TEXT.txt",
     "table": "--data.file TABLE.csv --data.schema SCHEMA.toml --data.label COLUMN",
