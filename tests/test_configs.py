@@ -37,7 +37,9 @@ def stand_in(config):
     shape = SHAPES.get(config.data.name, (8, 8, 1))
     images = rng.integers(0, 255, (2, *shape), np.uint8)
     if config.data.features == "scattering":
-        images = np.asarray(scattering(images, groups=config.data.feature_groups), np.float16)
+        images = np.asarray(
+            scattering(images, normalised=True, mirrored=config.data.mirrored), np.float16
+        )
         return (images, np.array([0, 9], np.int32)), Format("image", "class", 10, 0.0, 1.0, "")
     return (images, np.array([0, 9], np.int32)), Format("image", "class", 10, 127.5, 127.5, "")
 

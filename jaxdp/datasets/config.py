@@ -83,9 +83,9 @@ class DataConfig:
     """scattering: features in the place of images, 81 for each colour at a quarter of the
     resolution. They are a fixed map of each image (jaxdp.scattering), so they cost no ε."""
 
-    feature_groups: int = 27
-    """How many groups GroupNorm makes of the features' channels, without scale and bias.
-    It takes one record at a time, so it costs no ε. 0: features stay as they are."""
+    mirrored: bool = False
+    """Of features: averages them with those of the mirrored image, which halves their number.
+    It is for classes that a mirror does not change, as clothes, and not for digits."""
 
     augment: Literal["none", "crop_flip"] = "none"
     """crop_flip: images shifted by up to 4 pixels and mirrored half the time, anew every step."""
@@ -128,12 +128,6 @@ class DataConfig:
             "data.augment",
             self.augment,
             f"none, or leave out data.features = {self.features}: only images are augmented",
-        )
-        require(
-            self.feature_groups >= 0,
-            "data.feature-groups",
-            self.feature_groups,
-            "a divisor of the number of channels, as 27, or 0",
         )
         require(self.views >= 1, "data.views", self.views, "a whole number of at least 1")
         require(

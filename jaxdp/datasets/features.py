@@ -22,12 +22,12 @@ TELL_SECONDS = 10.0  # between two lines about how far it is
 
 SCALING = (
     "pixels are divided by {brightest:g}, the largest that the file format has, and "
-    "jaxdp.scattering(images, J=2, L=8, groups={groups}) makes features of them: a fixed map of "
-    "each record alone"
+    "jaxdp.scattering(images, normalised=True, mirrored={mirrored}) makes features of them: a "
+    "fixed map of each record alone"
 )
 
 
-def with_scattering(images: SplitSet, groups: int, tell: Tell) -> SplitSet:
+def with_scattering(images: SplitSet, mirrored: bool, tell: Tell) -> SplitSet:
     """Returns the set with the scattering features of its images, as float16.
 
     A record is the same record as before: its digest is that of its image, and its features are a
@@ -35,7 +35,7 @@ def with_scattering(images: SplitSet, groups: int, tell: Tell) -> SplitSet:
 
     Args:
       images: a set of images uint8 `[height, width, colours]`.
-      groups: as for `scattering`.
+      mirrored: as for `scattering`.
       tell: gets a line about everything that takes long.
 
     Raises:
@@ -46,8 +46,10 @@ def with_scattering(images: SplitSet, groups: int, tell: Tell) -> SplitSet:
         raise ValueError(
             "data.features is 'scattering', which is for images, but the data are not: leave it out"
         )
-    scaling = SCALING.format(brightest=form.brightest, groups=groups)
-    of_one = lambda image: scattering(image.astype(np.float32) / form.brightest, groups=groups)
+    scaling = SCALING.format(brightest=form.brightest, mirrored=mirrored)
+    of_one = lambda image: scattering(
+        image.astype(np.float32) / form.brightest, normalised=True, mirrored=mirrored
+    )
     # One image after the other: no rounding of its features depends on others, or on its place.
     compute = jax.jit(lambda images: jax.lax.map(of_one, images))
     return replace(

@@ -39,7 +39,7 @@ def load(
     """
     opened = _open(config, tell)
     if config.features == "scattering":
-        opened = with_scattering(opened, config.feature_groups, tell)
+        opened = with_scattering(opened, config.mirrored, tell)
     rules = _rules(config)
     title = lambda use: _title(config, use)
     parts = parse_rules(rules, opened.sizes, title)

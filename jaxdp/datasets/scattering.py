@@ -17,7 +17,7 @@ import numpy as np
 
 SIGMA, FREQUENCY = 0.8, 3 * np.pi / 4  # of the finest wavelets: pixels, radians per pixel
 
-EPSILON = 1e-5  # is added to the variance of a group
+EPSILON = 1e-7  # is added to the variance of a group: second orders are short
 
 
 class Filters(NamedTuple):
@@ -35,7 +35,9 @@ class Filters(NamedTuple):
     averages: tuple[tuple[np.ndarray, np.ndarray], ...]
 
 
-def scattering(images: jax.Array, J: int = 2, L: int = 8, groups: int = 0) -> jax.Array:
+def scattering(
+    images: jax.Array, J: int = 2, L: int = 8, *, normalised: bool = False, mirrored: bool = False
+) -> jax.Array:
     """Returns the scattering coefficients of order 0, 1 and 2 of images.
 
     The map is fixed: features of private images are private, and computing them costs no ε. Train
@@ -47,28 +49,38 @@ def scattering(images: jax.Array, J: int = 2, L: int = 8, groups: int = 0) -> ja
         the features of k·x are those of x, times k, for k ≥ 0.
       J: number of scales; the resolution becomes 2^J times lower.
       L: number of directions.
-      groups: how many groups GroupNorm makes of the channels, without scale and bias: in each the
-        features of an image have mean 0 and variance 1. 0: they stay as they are.
+      normalised: whether an image's features are shifted and divided so that those of every order,
+        scale and first direction have mean 0 and variance 1, over positions and colours. That is
+        GroupNorm without scale and bias, and like it needs no other image.
+      mirrored: whether they are averaged with those of the mirrored image. The right half of the
+        columns then says the same as the left one, and is left out: of w columns, w/2 rounded up
+        stay. A linear layer on them gives an image and its mirror image the same logits, with half
+        the parameters and so half the noise. For classes that a mirror does not change.
 
     Returns:
       `[..., height/2^J, width/2^J, colours·(1 + J·L + L²·J(J-1)/2)]`, in float64 for images in
       float64, else in float32. The features of a colour lie together, by order, then by scales.
 
     Raises:
-      ValueError: for images of other shapes or dtypes, for J or L below 1, and for groups that
-        don't divide the channels.
+      ValueError: for images of other shapes or dtypes, and for J or L below 1.
 
     References:
       Bruna & Mallat 2013, Invariant Scattering Convolution Networks (arXiv 1203.1513). Oyallon &
       Mallat 2015, Deep Roto-Translation Scattering (arXiv 1412.8659), for the Morlet wavelets.
       Tramèr & Boneh 2021 (arXiv 2011.11660) train on them privately.
     """
-    _check(np.shape(images), J, L, groups)
+    _check(np.shape(images), J, L)
     x = jnp.asarray(images)
     if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
         raise ValueError(f"images has dtype {x.dtype}: give real numbers")
     dtype = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
     x = x.astype(dtype) / 255 if x.dtype == jnp.uint8 else x.astype(dtype)
+    if mirrored:
+        one, other = (
+            scattering(side, J, L, normalised=normalised) for side in (x, x[..., ::-1, :])
+        )
+        features = (one + other) / 2
+        return features[..., : -(-features.shape[-2] // 2), :]
     edge = 2**J
     x = jnp.moveaxis(x, -1, -3)
     x = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(edge, edge)] * 2, mode="reflect")
@@ -86,11 +98,12 @@ def scattering(images: jax.Array, J: int = 2, L: int = 8, groups: int = 0) -> ja
             second = second.reshape(*second.shape[:-4], -1, *second.shape[-2:])
             twice.append(average(second, k))
     features = jnp.moveaxis(jnp.concatenate(once + twice, axis=-3), (-4, -3), (-2, -1))
-    features = features.reshape(*features.shape[:-2], -1)
-    return _normalised(features, groups) if groups else features
+    if normalised:
+        features = _normalised(features, J, L)
+    return features.reshape(*features.shape[:-2], -1)
 
 
-def _check(shape: Sequence[int], J: int, L: int, groups: int) -> None:
+def _check(shape: Sequence[int], J: int, L: int) -> None:
     if J < 1 or L < 1:
         raise ValueError(f"J is {J} and L is {L}: give whole numbers of at least 1")
     step = 2**J
@@ -99,24 +112,20 @@ def _check(shape: Sequence[int], J: int, L: int, groups: int) -> None:
             f"images has shape {tuple(shape)}: give [..., height, width, colours] with a height "
             f"and a width that are multiples of 2^J = {step} and longer than that"
         )
-    channels = shape[-1] * _paths(J, L)
-    if groups < 0 or (groups and channels % groups):
-        raise ValueError(
-            f"groups is {groups}, and there are {channels} channels: give a divisor of that, or 0"
-        )
 
 
-def _paths(J: int, L: int) -> int:
-    return 1 + J * L + L**2 * J * (J - 1) // 2
+def _normalised(features: jax.Array, J: int, L: int) -> jax.Array:
+    """Features `[..., height, width, colours, paths]` with mean 0 and variance 1 in each group.
 
-
-def _normalised(features: jax.Array, groups: int) -> jax.Array:
-    """Features `[..., height, width, channels]` with mean 0 and variance 1 in every group."""
-    *rest, height, width, channels = features.shape
-    x = features.reshape(*rest, height, width, groups, channels // groups)
-    x -= jnp.mean(x, axis=(-4, -3, -1), keepdims=True)
-    x *= jax.lax.rsqrt(jnp.mean(x**2, axis=(-4, -3, -1), keepdims=True) + EPSILON)
-    return x.reshape(features.shape)
+    Of order 0 and 1 a group is a scale, of order 2 a first scale, first direction and second scale.
+    """
+    sizes = [1, *[L] * (J + L * (J * (J - 1) // 2))]
+    groups = []
+    for x in jnp.split(features, np.cumsum(sizes)[:-1], axis=-1):
+        x -= jnp.mean(x, axis=(-4, -3, -2, -1), keepdims=True)
+        x *= jax.lax.rsqrt(jnp.mean(x**2, axis=(-4, -3, -2, -1), keepdims=True) + EPSILON)
+        groups.append(x)
+    return jnp.concatenate(groups, axis=-1)
 
 
 def _modulus(spectrum: jax.Array, wavelets: np.ndarray | None, step: int) -> jax.Array:

@@ -103,7 +103,7 @@ RULES = (
         "model.name",
     ),
     Rule(
-        ("data.feature_groups",),
+        ("data.mirrored",),
         lambda c: c.data.features == "scattering",
         "features",
         "data.features",

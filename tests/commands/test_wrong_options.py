@@ -53,7 +53,7 @@ TRAIN = {
         "data.augment is crop_flip",
         "leave out data.features = scattering",
     ),
-    "--data.feature-groups 9": ("data.feature-groups is 9", "leave it out"),
+    "--data.mirrored": ("data.mirrored is True", "leave it out"),
     "--data.name text --data.file a.txt --data.augment crop_flip": (
         "data.augment is crop_flip",
         "leave it out",

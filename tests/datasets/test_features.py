@@ -20,12 +20,12 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def made_of(images, labels=None, told=None, groups=27, bad=None):
+def made_of(images, labels=None, told=None, mirrored=False, bad=None):
     """The features of some images of the digits' format."""
     labels = np.zeros(len(images), np.int32) if labels is None else labels
     split = Split((images, labels), split_digest(len(images), "made"), bad=bad or {})
     known = replace(digits(), read=lambda name: split)
-    return with_scattering(known, groups, (told if told is not None else []).append).read("train")
+    return with_scattering(known, mirrored, (told if told is not None else []).append).read("train")
 
 
 def images(count, seed=0):
@@ -36,7 +36,7 @@ def test_they_are_those_of_the_library():
     split = made_of(images(5), labels=np.arange(5, dtype=np.int32))
     features, labels = split.fields
     assert features.dtype == np.float16
-    want = jaxdp.scattering(images(5).astype(np.float32) / 16, groups=27)
+    want = jaxdp.scattering(images(5).astype(np.float32) / 16, normalised=True)
     np.testing.assert_allclose(features, want, rtol=2e-3, atol=2e-3)
     np.testing.assert_array_equal(labels, np.arange(5))
 
@@ -48,7 +48,7 @@ def test_they_are_computed_once():
     assert first.cached
     assert second.content == first.content
     assert made_of(images(5, seed=1), told=told).content != first.content
-    assert made_of(images(5), told=told, groups=9).content != first.content
+    assert made_of(images(5), told=told, mirrored=True).content != first.content
     assert len(told) == 3
     cache.clear()
     assert made_of(images(5)).content == first.content
@@ -67,7 +67,7 @@ def test_no_bit_depends_on_other_records_or_on_the_place(count):
 
 def test_the_records_stay_the_same_records():
     pixels = digits().read("train")
-    features = with_scattering(digits(), 27, print).read("train")
+    features = with_scattering(digits(), False, print).read("train")
     assert features.digest == pixels.digest
     assert features.content != pixels.content
 
@@ -83,16 +83,14 @@ def test_a_data_set_of_features():
     data, form = load(CONFIG)
     features, _ = data.private.shape_of_one()
     assert features == jax.ShapeDtypeStruct((2, 2, 81), np.float16)
-    assert "jaxdp.scattering(images, J=2, L=8, groups=27)" in form.scaling
+    assert "jaxdp.scattering(images, normalised=True, mirrored=False)" in form.scaling
     assert "divided by 16" in form.scaling
-    assert form.decoding != load(replace(CONFIG, feature_groups=9))[1].decoding
+    assert form.decoding != load(replace(CONFIG, mirrored=True))[1].decoding
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"feature_groups": 7}, "data.features is 'scattering': groups is 7, and there are 81"),
-        ({"feature_groups": -1}, "data.feature-groups is -1: give a divisor"),
         ({"augment": "crop_flip"}, "data.augment is crop_flip: give none, or leave out"),
     ],
 )

@@ -109,10 +109,30 @@ def test_filters_have_mean_zero_and_gain_no_energy(J, L):
 
 
 def test_groups_are_normalised_as_flax_does():
-    images = noise(3, 16, 16, 2)
-    layer = nn.GroupNorm(27, epsilon=1e-5, use_bias=False, use_scale=False)
-    want = layer.apply({}, jaxdp.scattering(images))
-    np.testing.assert_allclose(jaxdp.scattering(images, groups=27), want, atol=1e-4)
+    """Order 0, each scale of order 1, and of order 2 each first direction, in all colours."""
+    raw = np.asarray(jaxdp.scattering(images := noise(3, 16, 16, 2))).reshape(3, 4, 4, 2, PATHS)
+    found = np.asarray(jaxdp.scattering(images, normalised=True)).reshape(raw.shape)
+    layer = nn.GroupNorm(1, epsilon=1e-7, use_bias=False, use_scale=False)
+    for start, stop in ((0, 1), (1, 9), (9, 17), *((17 + 8 * i, 25 + 8 * i) for i in range(8))):
+        group = raw[..., start:stop].reshape(3, 4, 4, -1)
+        want = np.asarray(layer.apply({}, group)).reshape(raw[..., start:stop].shape)
+        np.testing.assert_allclose(found[..., start:stop], want, atol=1e-3)
+
+
+@pytest.mark.parametrize(("width", "columns"), [(16, 2), (28, 4)])
+@pytest.mark.parametrize("normalised", [False, True])
+def test_a_mirrored_image_has_the_same_features(width, columns, normalised):
+    image = noise(16, width, 2)
+    make = lambda image: np.asarray(jaxdp.scattering(image, normalised=normalised, mirrored=True))
+    assert make(image).shape == (4, columns, 2 * PATHS)
+    np.testing.assert_allclose(make(image[:, ::-1]), make(image), atol=1e-5)
+    one, other = (
+        np.asarray(jaxdp.scattering(side, normalised=normalised))
+        for side in (image, image[:, ::-1])
+    )
+    whole = (one + other) / 2
+    np.testing.assert_allclose(make(image), whole[:, :columns], atol=1e-6)
+    assert np.max(np.abs(make(image) - one[:, :columns])) > 0.01
 
 
 def test_waves_are_found_in_their_direction():
@@ -162,7 +182,6 @@ def test_it_is_near_the_definition():
         (np.zeros((8, 8, 1), complex), {}, "images has dtype complex64: give real numbers"),
         (np.zeros((8, 8, 1)), {"J": 0}, "J is 0 and L is 8: give whole numbers of at least 1"),
         (np.zeros((8, 8, 1)), {"L": 0}, "L is 0"),
-        (np.zeros((8, 8, 1)), {"groups": 7}, "groups is 7, and there are 81 channels"),
     ],
 )
 def test_errors(images, settings, message):

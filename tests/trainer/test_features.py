@@ -34,12 +34,12 @@ def test_a_run_on_features(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "Computing the scattering features of 1,437 images, split train (once)" in said
     statement = (folder / "release" / "privacy.json").read_text()
-    assert "jaxdp.scattering(images, J=2, L=8, groups=27)" in statement
+    assert "jaxdp.scattering(images, normalised=True, mirrored=False)" in statement
     scores = json.loads((folder / "private" / "results.json").read_text())["scores"]
     assert scores["accuracy"] > 0.85
     # Whoever has the release makes the features of new images by the library.
     images, labels = digits().read("test").fields
-    features = jaxdp.scattering(images.astype(np.float32) / 16, groups=27)
+    features = jaxdp.scattering(images.astype(np.float32) / 16, normalised=True)
     right = jaxdp.load_release(folder).predict(np.asarray(features))["class"] == labels
     assert np.mean(right) == pytest.approx(scores["accuracy"], abs=0.01)
     assert evaluate.main([str(folder)]) == 0
