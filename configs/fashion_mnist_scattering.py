@@ -15,7 +15,7 @@ from jaxdp.trainer import (
 
 config = Config(
     name="fashion_mnist_scattering",
-    data=DataConfig(name="fashion_mnist", features="scattering", mirrored=True),
+    data=DataConfig(name="fashion_mnist", features="scattering"),
     model=ModelConfig(name="linear"),
     clipping=ClippingConfig(norm=0.1),
     plan=PlanConfig(epsilon=3.0, delta=1e-5, expected_batch_size=8192.0, steps=280),

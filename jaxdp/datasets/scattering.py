@@ -17,7 +17,7 @@ import numpy as np
 
 SIGMA, FREQUENCY = 0.8, 3 * np.pi / 4  # of the finest wavelets: pixels, radians per pixel
 
-EPSILON = 1e-7  # is added to the variance of a group: second orders are short
+EPSILON = 1e-6  # is added to the variance of a group: those of order 2 are short
 
 
 class Filters(NamedTuple):
