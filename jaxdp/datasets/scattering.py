@@ -54,8 +54,8 @@ def scattering(
         GroupNorm without scale and bias, and like it needs no other image.
       mirrored: whether they are averaged with those of the mirrored image. The right half of the
         columns then says the same as the left one, and is left out: of w columns, w/2 rounded up
-        stay. A linear layer on them gives an image and its mirror image the same logits, with half
-        the parameters and so half the noise. For classes that a mirror does not change.
+        stay. A linear layer on them gives an image and its mirror image the same logits, and has
+        half as many parameters to add noise to. For classes that a mirror does not change.
 
     Returns:
       `[..., height/2^J, width/2^J, colours·(1 + J·L + L²·J(J-1)/2)]`, in float64 for images in

@@ -4,9 +4,19 @@ import flax.linen as nn
 
 from ..datasets.sources import Format
 from . import networks
-from .config import EMBEDDING_WIDTH, RESNET_WIDTH, TOKEN_WIDTH, ModelConfig
+from .config import EMBEDDING_WIDTH, RESNET_WIDTH, TOKEN_WIDTH, WIDENING, ModelConfig
+from .wide_resnet import WideResNet
 
-IMAGE_MODELS = ("cnn", "linear", "mlp", "lenet", "resnet18", "backpack_cnn", "scattering_cnn")
+IMAGE_MODELS = (
+    "cnn",
+    "linear",
+    "mlp",
+    "lenet",
+    "resnet18",
+    "backpack_cnn",
+    "scattering_cnn",
+    "wide_resnet",
+)
 
 # What the models are for: the inputs and the target of a record. The first one is recommended.
 MODELS = {
@@ -54,6 +64,8 @@ def _network(config: ModelConfig, data: Format) -> nn.Module:
         return networks.BackpackCNN(outputs, activation)
     if config.name == "scattering_cnn":
         return networks.ScatteringCNN(outputs, config.widths, activation)
+    if config.name == "wide_resnet":
+        return WideResNet(outputs, config.width or WIDENING)
     if config.name == "lenet":
         return networks.LeNet(outputs, activation)
     if config.name == "resnet18":

@@ -9,6 +9,8 @@ TOKEN_WIDTH = 128  # of the transformer, where model.width is None
 
 EMBEDDING_WIDTH = 32  # of the embedding, where model.width is None
 
+WIDENING = 4  # of the wide_resnet, where model.width is None
+
 RESNET_WIDTH = 64  # of the first convolution of the resnet18, where model.width is None
 
 
@@ -24,6 +26,7 @@ class ModelConfig:
         "resnet18",
         "backpack_cnn",
         "scattering_cnn",
+        "wide_resnet",
         "embedding",
         "transformer",
     ] = "cnn"
@@ -31,6 +34,7 @@ class ModelConfig:
     linear: that layer, for images and tables.
     mlp: hidden layers, then that layer, for images and tables.
     lenet, resnet18: as published, for 32x32 images.
+    wide_resnet: WRN-16 with GroupNorm and standardised weights, for 32x32 images.
     backpack_cnn: two convolutions and two dense layers, for 28x28 images.
     scattering_cnn: convolutions with max-pooling between them, then a linear layer, for features.
     embedding: the mean of the tokens' embeddings, then a linear layer, for documents.
@@ -53,7 +57,8 @@ class ModelConfig:
 
     width: int | None = None
     """Of the transformer and the embedding: numbers for every token; None: 128 and 32.
-    Of the resnet18: channels of its first convolution; None: 64."""
+    Of the resnet18: channels of its first convolution; None: 64.
+    Of the wide_resnet: how many times wider than WRN-16-1 it is; None: 4."""
 
     layers: int = 2
     """Blocks of the transformer."""

@@ -128,8 +128,8 @@ RULES = (
     ),
     Rule(
         ("model.width",),
-        lambda c: c.model.name in ("transformer", "embedding", "resnet18"),
-        "the transformer, the embedding and the resnet18",
+        lambda c: c.model.name in ("transformer", "embedding", "resnet18", "wide_resnet"),
+        "the transformer, the embedding, the resnet18 and the wide_resnet",
         "model.name",
     ),
     Rule(

@@ -46,6 +46,12 @@ def tensors(config, size, channels):
     return jax.tree.leaves(jax.eval_shape(lambda key: task.init(key, record), jax.random.key(0)))
 
 
+def test_wrn_16_4_is_as_large_as_the_published_one():
+    found = tensors(ModelConfig("wide_resnet"), 32, 3)
+    assert sum(leaf.size for leaf in found) == 2_751_146
+    assert sum(leaf.size for leaf in tensors(ModelConfig("wide_resnet", width=1), 32, 3)) < 180_000
+
+
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_resnet18_has_the_paper_s_62_tensors(norm):
     found = tensors(ModelConfig("resnet18", norm=norm), 32, 3)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxdp.models.wide_resnet import WideResNet
+
 from .problem import Problem, images, of_model, outputs
 
 
@@ -69,54 +71,22 @@ def depthwise_cnn(small: bool = False) -> Problem:
     return of_model(DepthwiseCNN(widths, groups), images(rows, side, side, 3), title)
 
 
-class StandardisedConv(nn.Module):
-    """A convolution whose kernel has mean 0 and variance 1 (Qiao et al. 2019), times a gain."""
+class OfOneImage(nn.Module):
+    """A network for batches, `[B, H, W, C]`, of one image."""
 
-    features: int
-    size: int = 3
-    strides: int = 1
+    network: nn.Module
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (self.size, self.size, x.shape[-1], self.features)
-        w = self.param("kernel", nn.initializers.he_normal(), shape)
-        # The gain begins where the output has the variance of the input, as in He's initialization.
-        fan_in = self.size**2 * x.shape[-1]
-        gain = self.param("gain", nn.initializers.constant(fan_in**-0.5), (self.features,))
-        mean, variance = jnp.mean(w, (0, 1, 2)), jnp.var(w, (0, 1, 2))
-        w = (w - mean) / jnp.sqrt(variance + 1e-5) * gain
-        strides, layout = (self.strides, self.strides), ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(x[None], w, strides, "SAME", dimension_numbers=layout)[
-            0
-        ]
-
-
-class WideResNet(nn.Module):
-    """WRN-16 of a widening factor, with GroupNorm and weight standardisation (De et al. 2022)."""
-
-    widening: int
-    groups: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        normed = lambda x: nn.relu(nn.GroupNorm(self.groups)(x))
-        x = StandardisedConv(16)(x)
-        for stage in range(3):
-            features = 16 * self.widening * 2**stage
-            for block in range(2):
-                strides = 2 if stage > 0 and block == 0 else 1
-                h = normed(x)
-                if x.shape[-1] != features:
-                    x = StandardisedConv(features, 1, strides)(h)
-                h = StandardisedConv(features, 3, strides)(h)
-                x = x + StandardisedConv(features)(normed(h))
-        return nn.Dense(10)(jnp.mean(normed(x), axis=(0, 1)))
+        return self.network(x[None])[0]
 
 
 def wrn_weight_standardised(small: bool = False) -> Problem:
     widening, groups, side, rows = (1, 4, 8, 4) if small else (4, 16, 32, 16)
     title = f"WRN-16-{widening} with weight standardisation, batch {rows}"
-    problem = of_model(WideResNet(widening, groups), images(rows, side, side, 3), title)
+    problem = of_model(
+        OfOneImage(WideResNet(10, widening, groups)), images(rows, side, side, 3), title
+    )
     return replace(problem, agreement=0.3 if small else 0.005)
 
 
