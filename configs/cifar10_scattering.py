@@ -18,6 +18,8 @@ config = Config(
     data=DataConfig(name="cifar10", features="scattering", mirrored=True),
     model=ModelConfig(name="scattering_cnn", widths=(64, 64)),
     clipping=ClippingConfig(norm=0.1),
-    plan=PlanConfig(epsilon=3.0, delta=1e-5, expected_batch_size=8192.0, steps=360),
-    training=TrainingConfig(learning_rate=4.0, momentum=0.9, ema=0.0),
+    plan=PlanConfig(epsilon=3.0, delta=1e-5, expected_batch_size=4096.0, steps=360),
+    training=TrainingConfig(
+        learning_rate=8.0, momentum=0.9, schedule="constant", ema=0.97, method="factored"
+    ),
 )

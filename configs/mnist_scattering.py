@@ -19,5 +19,5 @@ config = Config(
     model=ModelConfig(name="linear"),
     clipping=ClippingConfig(norm=0.1),
     plan=PlanConfig(epsilon=3.0, delta=1e-5, expected_batch_size=4096.0, steps=560),
-    training=TrainingConfig(learning_rate=8.0, momentum=0.9, ema=0.0),
+    training=TrainingConfig(learning_rate=8.0, momentum=0.9, schedule="constant", ema=0.95),
 )
