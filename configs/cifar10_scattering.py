@@ -2,6 +2,14 @@
 
 Command: python -m jaxdp.train configs/cifar10_scattering.py
          (needs the extra [data], and the set: `python -m jaxdp.data prepare cifar10`)
+Time:    13 minutes on 2 busy cores
+Result:  not measured on the test images yet; 0.676 on the last 5,000 training images when trained
+         on the others (seed 0)
+
+Tried with seed 0, scored on those: learning rates 4 (0.629, 200 steps) and 8 (0.656), mirrored
+features (0.670), 360 steps (0.676). A linear layer on mirrored features gives 0.664
+(--model.name linear --model.widths 16 --training.learning-rate 4). This tuning is not paid for by
+ε.
 """
 
 from jaxdp.trainer import (

@@ -4,7 +4,8 @@ Command: python -m jaxdp.train configs/cifar10_wrn.py
          python -m jaxdp.train configs/cifar10_wrn.py --plan.epsilon 1 --plan.steps 875
          (needs the extra [data], CIFAR-10: `python -m jaxdp.data prepare cifar10`, and a GPU)
 Time:    not measured on a GPU
-Result:  not measured on a GPU
+Result:  not measured on a GPU. 20 steps on 512 images with 2 views run on 2 cores, in 40 s after
+         compiling
 
 These are the settings of De et al. 2022 (arXiv 2204.13650): batches of 4,096, learning rate 2
 without momentum, clipping norm 1, a moving average of 0.999. They took 2,500 steps with σ = 3 for

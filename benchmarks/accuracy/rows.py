@@ -111,14 +111,6 @@ ROWS = {
             theirs=[Published(3, 0.670, TRAMER)],
         ),
         Row(
-            name="cifar10_views",
-            set="CIFAR-10",
-            method="pixels, small CNN",
-            config="cifar10_views",
-            seeds=(0,),
-            theirs=[Published(3, 0.59, TRAMER)],
-        ),
-        Row(
             name="cifar10_wrn",
             set="CIFAR-10",
             method="pixels, WRN-16-4 (GPU)",
