@@ -80,19 +80,19 @@ class DataConfig:
     Else the first of them is an error."""
 
     features: Literal["none", "scattering"] = "none"
-    """scattering: features in the place of images, 81 for each colour at a quarter of the
-    resolution. They are a fixed map of each image (jaxdp.scattering), so they cost no ε."""
+    """scattering: features in the place of images, 81 for each colour and 4x4 pixels.
+    They are a fixed map of each image (jaxdp.scattering), so they cost no ε."""
 
     mirrored: bool = False
     """Of features: averages them with those of the mirrored image, which halves their number.
-    It is for classes that a mirror does not change, as clothes, and not for digits."""
+    It is for classes that a mirror does not change: not for digits."""
 
     augment: Literal["none", "crop_flip"] = "none"
     """crop_flip: images shifted by up to 4 pixels and mirrored half the time, anew every step."""
 
     views: int = 1
-    """With augment: how many changed images of each record there are in a step. Their gradients
-    are averaged before they are clipped: a record stays one unit, and the noise is the same."""
+    """With augment: how many changed images of each record there are in a step.
+    Their gradients are averaged before they are clipped: the noise stays the same."""
 
     placement: Placement = "auto"
     """Where the records are kept. auto: on the device if they take at most a quarter of it."""
