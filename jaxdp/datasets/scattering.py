@@ -53,8 +53,8 @@ def scattering(
         scale and first direction have mean 0 and variance 1, over positions and colours. That is
         GroupNorm without scale and bias, and like it needs no other image.
       mirrored: whether they are averaged with those of the mirrored image. The right half of the
-        columns then says the same as the left one, and is left out: of w columns, w/2 rounded up
-        stay. A linear layer on them gives an image and its mirror image the same logits, and has
+        columns then says nearly the same as the left one, in mirrored directions, and is left out:
+        of w columns, w/2 rounded up stay. A linear layer on them gives an image and its mirror image the same logits, and has
         half as many parameters to add noise to. For classes that a mirror does not change.
 
     Returns:
