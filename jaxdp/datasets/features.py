@@ -84,7 +84,8 @@ def _featured(split: Split, name: str, about: str, compute: Compute, tell: Tell)
         telling=f"Computing the scattering features of {len(images):,} images, split {name} (once)",
     )
     made = read(reading, skip_bad=True, tell=tell)
-    return replace(made, digest=split.digest, bad=split.bad)
+    cached = made.cached or split.cached  # the images may be kept where the features are not
+    return replace(made, digest=split.digest, bad=split.bad, cached=cached)
 
 
 def _chunks(

@@ -46,16 +46,18 @@ def scattering(
     Args:
       images: `[..., height, width, colours]`, of any real dtype. The sides are multiples of 2^J,
         and longer than 2^J. Bytes are divided by 255. All other numbers are taken as they are:
-        the features of k·x are those of x, times k, for k ≥ 0.
+        the features of k·x are those of x, times k, for k ≥ 0, unless they are normalised.
       J: number of scales; the resolution becomes 2^J times lower.
       L: number of directions.
-      normalised: whether an image's features are shifted and divided so that those of every order,
-        scale and first direction have mean 0 and variance 1, over positions and colours. That is
+      normalised: whether an image's features are shifted and divided so that each group of them
+        has mean 0 and variance 1, over positions and colours. Groups are order 0, the scales of
+        order 1, and of order 2 the scales with their first direction. That is
         GroupNorm without scale and bias, and like it needs no other image.
       mirrored: whether they are averaged with those of the mirrored image. The right half of the
         columns then says nearly the same as the left one, in mirrored directions, and is left out:
-        of w columns, w/2 rounded up stay. A linear layer on them gives an image and its mirror image the same logits, and has
-        half as many parameters to add noise to. For classes that a mirror does not change.
+        of w columns, w/2 rounded up stay. A linear layer on them gives an image and its mirror
+        image the same logits, and has half as many parameters to add noise to. For classes that a
+        mirror does not change.
 
     Returns:
       `[..., height/2^J, width/2^J, colours·(1 + J·L + L²·J(J-1)/2)]`, in float64 for images in

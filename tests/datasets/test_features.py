@@ -20,10 +20,10 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def made_of(images, labels=None, told=None, mirrored=False, bad=None):
+def made_of(images, labels=None, told=None, mirrored=False, bad=None, cached=False):
     """The features of some images of the digits' format."""
     labels = np.zeros(len(images), np.int32) if labels is None else labels
-    split = Split((images, labels), split_digest(len(images), "made"), bad=bad or {})
+    split = Split((images, labels), split_digest(len(images), "made"), bad=bad or {}, cached=cached)
     known = replace(digits(), read=lambda name: split)
     return with_scattering(known, mirrored, (told if told is not None else []).append).read("train")
 
@@ -70,6 +70,12 @@ def test_the_records_stay_the_same_records():
     features = with_scattering(digits(), False, print).read("train")
     assert features.digest == pixels.digest
     assert features.content != pixels.content
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_images_that_are_kept_are_told_where_features_are_not(cached, monkeypatch):
+    monkeypatch.setenv("JAXDP_CACHE_GB", "1e-9")
+    assert made_of(images(4), cached=cached).cached == cached
 
 
 def test_bad_rows_stay_bad():
