@@ -40,6 +40,9 @@ class StandardisedConv(nn.Module):
 class WideResNet(nn.Module):
     """WRN-16-k: a convolution, three stages of two blocks with 16k, 32k and 64k channels, a mean.
 
+    It is near the network of De et al. 2022, and not the same: theirs has other first gains, and
+    biases, and the activation before the normalisation.
+
     Normalisation and activation come before each convolution of a block. With a widening factor of
     4 and 10 classes it has 2,751,146 parameters.
 

@@ -95,6 +95,14 @@ MUTANTS = (
         37,
     ),
     Mutant(
+        "images-that-are-kept-are-not-told-with-features",
+        FEATURES,
+        "cached = made.cached or split.cached",
+        "cached = made.cached",
+        (f"{TEST_FEATURES}::test_images_that_are_kept_are_told_where_features_are_not",),
+        37,
+    ),
+    Mutant(
         "the-cache-keeps-records-for-ever",
         "jaxdp/datasets/cache.py",
         "if time.time() - _last_used(entry) > days * 86400:",

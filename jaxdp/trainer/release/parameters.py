@@ -87,10 +87,12 @@ class Release:
             raise ValueError(f"model.stablehlo can't be used: {error}") from None
 
     def predict(self, inputs: PyTree) -> PyTree:
-        """Predicts for some records. All preprocessing is inside.
+        """Predicts for some records. What the model does before its first layer is inside.
 
         Args:
           inputs: what a record holds beside its label, `[n, ...]`, as it was given for training.
+            After a run on features (`--data.features`) these are the features of images:
+            `statement.preprocessing` says how they are made.
 
         Returns:
           NumPy arrays `[n, ...]`, as the task's `predict` gives them: of a classifier
