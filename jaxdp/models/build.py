@@ -4,7 +4,15 @@ import flax.linen as nn
 
 from ..datasets.sources import Format
 from . import networks
-from .config import EMBEDDING_WIDTH, RESNET_WIDTH, TOKEN_WIDTH, WIDENING, ModelConfig
+from .config import (
+    BLOCKS,
+    EMBEDDING_WIDTH,
+    RESNET_WIDTH,
+    TOKEN_WIDTH,
+    WIDENING,
+    WRN_LAYERS,
+    ModelConfig,
+)
 from .wide_resnet import WideResNet
 
 IMAGE_MODELS = (
@@ -65,7 +73,7 @@ def _network(config: ModelConfig, data: Format) -> nn.Module:
     if config.name == "scattering_cnn":
         return networks.ScatteringCNN(outputs, config.widths, activation)
     if config.name == "wide_resnet":
-        return WideResNet(outputs, config.width or WIDENING)
+        return WideResNet(outputs, config.layers or WRN_LAYERS, config.width or WIDENING)
     if config.name == "lenet":
         return networks.LeNet(outputs, activation)
     if config.name == "resnet18":
@@ -75,5 +83,5 @@ def _network(config: ModelConfig, data: Format) -> nn.Module:
         return networks.Embedding(outputs, data.vocabulary, config.width or EMBEDDING_WIDTH)
     if config.name == "transformer":
         width = config.width or TOKEN_WIDTH
-        return networks.Transformer(outputs, width, config.layers, config.heads)
+        return networks.Transformer(outputs, width, config.layers or BLOCKS, config.heads)
     return networks.CNN(outputs, config.widths, norm, activation)

@@ -11,6 +11,10 @@ EMBEDDING_WIDTH = 32  # of the embedding, where model.width is None
 
 WIDENING = 4  # of the wide_resnet, where model.width is None
 
+WRN_LAYERS = 16  # of the wide_resnet, where model.layers is None
+
+BLOCKS = 2  # of the transformer, where model.layers is None
+
 RESNET_WIDTH = 64  # of the first convolution of the resnet18, where model.width is None
 
 
@@ -34,7 +38,7 @@ class ModelConfig:
     linear: that layer, for images and tables.
     mlp: hidden layers, then that layer, for images and tables.
     lenet, resnet18: as published, for 32x32 images.
-    wide_resnet: WRN-16 with GroupNorm and standardised weights, for 32x32 images.
+    wide_resnet: WRN-16-4 with GroupNorm and standardised weights, for 32x32 images.
     backpack_cnn: two convolutions and two dense layers, for 28x28 images.
     scattering_cnn: convolutions with max-pooling between them, then a linear layer, for features.
     embedding: the mean of the tokens' embeddings, then a linear layer, for documents.
@@ -58,10 +62,11 @@ class ModelConfig:
     width: int | None = None
     """Of the transformer and the embedding: numbers for every token; None: 128 and 32.
     Of the resnet18: channels of its first convolution; None: 64.
-    Of the wide_resnet: how many times wider than WRN-16-1 it is; None: 4."""
+    Of the wide_resnet: k of WRN-d-k; None: 4."""
 
-    layers: int = 2
-    """Blocks of the transformer."""
+    layers: int | None = None
+    """Of the transformer: blocks; None: 2.
+    Of the wide_resnet: d of WRN-d-k; None: 16."""
 
     heads: int = 4
     """Attention heads in a block of the transformer; a divisor of the width."""
@@ -95,7 +100,12 @@ class ModelConfig:
             f"{self.norm} with groups of {size}",
             "group or batch: a resnet18 does not train without normalisation",
         )
-        require(self.layers >= 1, "model.layers", self.layers, "at least 1")
+        require(self.layers is None or self.layers >= 1, "model.layers", self.layers, "at least 1")
+        if self.name == "wide_resnet":
+            layers = self.layers or WRN_LAYERS
+            require(
+                layers >= 10 and layers % 6 == 4, "model.layers", layers, "10, 16, 22, 28, 34, ..."
+            )
         require(
             self.heads >= 1
             and (self.name != "transformer" or (width or TOKEN_WIDTH) % self.heads == 0),

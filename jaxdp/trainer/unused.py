@@ -133,7 +133,13 @@ RULES = (
         "model.name",
     ),
     Rule(
-        ("model.layers", "model.heads"),
+        ("model.layers",),
+        lambda c: c.model.name in ("transformer", "wide_resnet"),
+        "the transformer and the wide_resnet",
+        "model.name",
+    ),
+    Rule(
+        ("model.heads",),
         lambda c: c.model.name == "transformer",
         "the transformer",
         "model.name",

@@ -1,5 +1,7 @@
 """Networks: examples stay apart, and sizes are as published."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ import jaxdp
 from jaxdp import models
 from jaxdp.datasets.sources import Format
 from jaxdp.models.config import ModelConfig
+from jaxdp.models.wide_resnet import StandardisedConv
 from jaxdp.tasks.builtin import make_task
 
 IMAGES = Format("image", "class", 10, 127.5, 127.5, "")
@@ -48,8 +51,29 @@ def tensors(config, size, channels):
 
 def test_wrn_16_4_is_as_large_as_the_published_one():
     found = tensors(ModelConfig("wide_resnet"), 32, 3)
-    assert sum(leaf.size for leaf in found) == 2_751_146
-    assert sum(leaf.size for leaf in tensors(ModelConfig("wide_resnet", width=1), 32, 3)) < 180_000
+    assert sum(leaf.size for leaf in found) == 2_753_818
+
+
+def test_other_wide_resnets_have_the_sizes_that_the_literature_gives():
+    """Of WRN-16-1, WRN-40-4 and WRN-28-10: 0.2, 8.9 and 36.5 million (Zagoruyko & Komodakis)."""
+    sizes = {(16, 1): 0.2e6, (40, 4): 8.9e6, (28, 10): 36.5e6}
+    for (layers, width), published in sizes.items():
+        found = tensors(ModelConfig("wide_resnet", layers=layers, width=width), 32, 3)
+        assert sum(leaf.size for leaf in found) == pytest.approx(published, rel=0.15)
+
+
+def test_standardised_kernels_have_mean_zero_and_length_one():
+    conv = StandardisedConv(4)
+    x = jax.random.normal(jax.random.key(0), (1, 5, 5, 3))
+    params = conv.init(jax.random.key(1), x)["params"]
+    moved = params | {"kernel": 3 * params["kernel"] + 7}  # what standardising takes away
+    close = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5)
+    close(conv.apply({"params": moved}, x), conv.apply({"params": params}, x))
+    ones = jnp.ones((1, 5, 5, 3))
+    close(conv.apply({"params": params}, ones)[0, 2, 2], 0)
+    points = [jnp.zeros((1, 5, 5, 3)).at[0, 2, 2, c].set(1.0) for c in range(3)]
+    squares = sum(jnp.sum(conv.apply({"params": params}, one) ** 2, (0, 1, 2)) for one in points)
+    close(squares, 1)
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])

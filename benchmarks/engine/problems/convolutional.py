@@ -82,10 +82,10 @@ class OfOneImage(nn.Module):
 
 
 def wrn_weight_standardised(small: bool = False) -> Problem:
-    widening, groups, side, rows = (1, 4, 8, 4) if small else (4, 16, 32, 16)
-    title = f"WRN-16-{widening} with weight standardisation, batch {rows}"
+    layers, widening, side, rows = (10, 1, 8, 4) if small else (16, 4, 32, 16)
+    title = f"WRN-{layers}-{widening} with weight standardisation, batch {rows}"
     problem = of_model(
-        OfOneImage(WideResNet(10, widening, groups)), images(rows, side, side, 3), title
+        OfOneImage(WideResNet(10, layers, widening)), images(rows, side, side, 3), title
     )
     return replace(problem, agreement=0.3 if small else 0.005)
 
