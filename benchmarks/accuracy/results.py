@@ -20,6 +20,7 @@ class Result:
       row: the row's name.
       seed: of the run: it is reproducible, and so no private release.
       command: what a user types to get the same, in the root of the project.
+      config: a digest of the options in the row's config.
       accuracy: of the test records, after the last step.
       loss: of the test records, likewise.
       steps: how many were taken.
@@ -37,6 +38,7 @@ class Result:
     row: str
     seed: int
     command: str
+    config: str
     accuracy: float
     loss: float
     steps: int
@@ -83,5 +85,9 @@ def load(folder: Path, case: Case) -> Result | None:
         raise ValueError(
             f"{path} is of `{result.command}`, and the row's command is now `{case.command}`: run "
             "it --again"
+        )
+    if result.config != case.config_digest:
+        raise ValueError(
+            f"{path} is of other options in configs/{case.row.config}.py: run it --again"
         )
     return result

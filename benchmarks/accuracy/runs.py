@@ -1,5 +1,7 @@
 """The runs of a row and the command line of each."""
 
+import ast
+import hashlib
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +48,12 @@ class Case:
     def command(self) -> str:
         """What a user types to get the same."""
         return f"python -m {self.module} {shlex.join(self.args)}"
+
+    @property
+    def config_digest(self) -> str:
+        """A digest of the row's config, whatever its header and comments say."""
+        module = ast.parse((ROOT / "configs" / f"{self.row.config}.py").read_text(encoding="utf-8"))
+        return hashlib.sha256(ast.dump(ast.Module(module.body[1:], [])).encode()).hexdigest()[:16]
 
     @property
     def args_anywhere(self) -> list[str]:

@@ -44,6 +44,7 @@ def result_of(case: Case, files: Path) -> Result:
         row=case.row.name,
         seed=case.seed,
         command=case.command,
+        config=case.config_digest,
         hardware=hardware(),
         jax=jax.__version__,
         jaxdp=jaxdp.__version__,

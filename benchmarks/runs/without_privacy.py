@@ -14,11 +14,11 @@ import time
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxdp.datasets.feeding import record_keys
-from jaxdp.gradients.unit_loss import mean_loss
-from jaxdp.trainer import averages, parsing
+from jaxdp.trainer import averages, freezing, parsing
 from jaxdp.trainer.command import make_job
 from jaxdp.trainer.config import Config
 from jaxdp.trainer.scoring import Scores
@@ -45,36 +45,45 @@ def train(config: Config) -> Plain:
     """Trains a config without clipping and noise.
 
     Raises:
-      ValueError: for a config that freezes parameters or clips batch units.
+      ValueError: for a config that clips batch units.
     """
     run = start_run(make_job(config))
-    if config.training.frozen or run.plan.clipping.unit != "example":
+    if run.plan.clipping.unit != "example":
         raise ValueError(
-            "this program trains all parameters by the gradients of examples: leave out "
-            "training.frozen and the batch units of the clipping"
+            "this program trains by the gradients of examples: leave out the batch units of the "
+            "clipping"
         )
-    loss, optimizer = run.job.task.loss, run.job.averaging_optimizer
-    assert loss is not None  # the clipping of single examples needs one
-    gradient = jax.grad(mean_loss(loss, microbatch_size=run.job.options.records_at_once))
+    learner, optimizer = run.learner, run.job.averaging_optimizer
+    gradient = jax.grad(learner.unit_loss)
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def step(state: Any, batch: Any, mask: jax.Array) -> Any:
+    def step(state: Any, batch: Any, mask: jax.Array, shared: Any) -> Any:
         params, optimizer_state = state
+        keys = record_keys(batch.key, batch.ids)
         updates, optimizer_state = optimizer.update(
-            gradient(params, batch.records, record_keys(batch.key, batch.ids), mask),
-            optimizer_state,
-            params,
+            gradient(params, batch.records, keys, mask, shared=shared), optimizer_state, params
         )
         return optax.apply_updates(params, updates), optimizer_state
 
-    params = run.state.params
-    state, start = (params, optimizer.init(params)), time.perf_counter()
-    for batch, mask in run.batches():
-        state = step(state, batch, mask)
+    @jax.jit
+    def means(batch: Any, mask: jax.Array) -> Any:
+        assert learner.measure is not None
+        mean = lambda x: jnp.tensordot(mask.astype(x.dtype), x, 1) / jnp.sum(mask)
+        return jax.tree.map(mean, jax.vmap(learner.measure)(batch.records))
+
+    measured = learner.measured
+    state, start = (learner.params, optimizer.init(learner.params)), time.perf_counter()
+    for number, (batch, mask) in enumerate(run.batches()):
+        if number == 0 and learner.measure is not None:
+            measured = means(batch, mask)
+            continue
+        state = step(state, batch, mask, (learner.frozen, measured))
     params, optimizer_state = jax.block_until_ready(state)
     seconds = time.perf_counter() - start
     average = averages.averaged(optimizer_state)
-    return Plain(run, run.score(params if average is None else average), seconds)
+    params = params if average is None else average
+    params = freezing.merge(params, learner.frozen, measured)
+    return Plain(run, run.score(params), seconds)
 
 
 def main(args: list[str]) -> None:

@@ -11,19 +11,21 @@ import numpy as np
 from ..types import Tell
 from .decoding import Chunk, Reading, Split, read
 from .digests import arrays_digest
+from .images import at_a_time
 from .rows import in_chunks
-from .scattering import scattering
+from .scattering import VERSION, scattering
 from .sources import SplitSet
 
 Compute = Callable[[np.ndarray], jax.Array]  # features of some images
 
-AT_A_TIME = 512  # images
+AT_A_TIME = 512  # images, or fewer where their features are many
+
 TELL_SECONDS = 10.0  # between two lines about how far it is
 
 SCALING = (
     "pixels are divided by {brightest:g}, the largest that the file format has, and "
-    "jaxdp.scattering(images, normalised=True, mirrored={mirrored}) makes features of them: a "
-    "fixed map of each record alone"
+    "jaxdp.scattering(images, normalised=True, mirrored={mirrored}) makes features of them "
+    "(version {version}): a fixed map of each record alone"
 )
 
 
@@ -46,7 +48,7 @@ def with_scattering(images: SplitSet, mirrored: bool, tell: Tell) -> SplitSet:
         raise ValueError(
             "data.features is 'scattering', which is for images, but the data are not: leave it out"
         )
-    scaling = SCALING.format(brightest=form.brightest, mirrored=mirrored)
+    scaling = SCALING.format(brightest=form.brightest, mirrored=mirrored, version=VERSION)
     of_one = lambda image: scattering(
         image.astype(np.float32) / form.brightest, normalised=True, mirrored=mirrored
     )
@@ -92,10 +94,12 @@ def _chunks(
     images: np.ndarray, labels: np.ndarray, name: str, compute: Compute, tell: Tell
 ) -> Iterator[Chunk]:
     told = time.monotonic()
-    for rows in in_chunks(len(images), AT_A_TIME):
+    made = jax.eval_shape(compute, images[:1])
+    count = min(AT_A_TIME, at_a_time(made.size * made.dtype.itemsize))
+    for rows in in_chunks(len(images), count):
         part = images[rows.start : rows.stop]
         # The last ones are filled up, so that one program is compiled.
-        filled = np.pad(part, [(0, AT_A_TIME - len(part)), *[(0, 0)] * (part.ndim - 1)])
+        filled = np.pad(part, [(0, count - len(part)), *[(0, 0)] * (part.ndim - 1)])
         features = np.asarray(compute(filled))[: len(part)].astype(np.float16)
         yield Chunk((features, np.asarray(labels[rows.start : rows.stop])))
         if time.monotonic() - told > TELL_SECONDS:

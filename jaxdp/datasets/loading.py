@@ -37,9 +37,10 @@ def load(
       ValueError: if the data are missing, damaged or of the wrong kind, if splits are empty or
         overlap, or if they don't agree with the earlier segments.
     """
-    opened = _open(config, tell)
+    plain = _open(config, tell)
+    opened = plain
     if config.features == "scattering":
-        opened = with_scattering(opened, config.mirrored, tell)
+        opened = with_scattering(plain, config.mirrored, tell)
     rules = _rules(config)
     title = lambda use: _title(config, use)
     parts = parse_rules(rules, opened.sizes, title)
@@ -56,7 +57,7 @@ def load(
             )
     # Also of splits that are not used any more: a file could stand in the place of another.
     known_names = {name for _, known in earlier for name in known} & opened.sizes.keys()
-    digests |= {name: opened.read(name).digest for name in known_names - digests.keys()}
+    digests |= {name: plain.read(name).digest for name in known_names - digests.keys()}
     for before, known in earlier:
         _check_same_records(before, config, known, digests)
         _check_same_uses(before, config, opened.sizes)

@@ -17,7 +17,9 @@ import numpy as np
 
 SIGMA, FREQUENCY = 0.8, 3 * np.pi / 4  # of the finest wavelets: pixels, radians per pixel
 
-EPSILON = 1e-6  # is added to the variance of a group: those of order 2 are short
+VERSION = 1  # of the numbers that come out: models are for those that they were trained on
+
+VARIANCE_FLOOR = 1e-6  # is added to the variance of a group: those of order 2 are short
 
 
 class Filters(NamedTuple):
@@ -106,14 +108,18 @@ def scattering(
 
 
 def _check(shape: Sequence[int], J: int, L: int) -> None:
-    if J < 1 or L < 1:
-        raise ValueError(f"J is {J} and L is {L}: give whole numbers of at least 1")
+    if not (_is_count(J) and _is_count(L)):
+        raise ValueError(f"J is {J!r} and L is {L!r}: give whole numbers of at least 1")
     step = 2**J
     if len(shape) < 3 or any(side % step or side <= step for side in shape[-3:-1]):
         raise ValueError(
             f"images has shape {tuple(shape)}: give [..., height, width, colours] with a height "
             f"and a width that are multiples of 2^J = {step} and longer than that"
         )
+
+
+def _is_count(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number >= 1
 
 
 def _normalised(features: jax.Array, J: int, L: int) -> jax.Array:
@@ -125,7 +131,7 @@ def _normalised(features: jax.Array, J: int, L: int) -> jax.Array:
     groups = []
     for x in jnp.split(features, np.cumsum(sizes)[:-1], axis=-1):
         x -= jnp.mean(x, axis=(-4, -3, -2, -1), keepdims=True)
-        x *= jax.lax.rsqrt(jnp.mean(x**2, axis=(-4, -3, -2, -1), keepdims=True) + EPSILON)
+        x *= jax.lax.rsqrt(jnp.mean(x**2, axis=(-4, -3, -2, -1), keepdims=True) + VARIANCE_FLOOR)
         groups.append(x)
     return jnp.concatenate(groups, axis=-1)
 

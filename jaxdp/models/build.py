@@ -57,7 +57,13 @@ def make_model(config: ModelConfig, data: Format) -> nn.Module:
         cure = f"choose --model.name {fitting[0]}" if fitting else "give a task of your own (--own)"
         raise ValueError(f"model.name is {config.name}, but the data are {kind}: {cure}")
     network = _network(config, data)
-    return networks.OneNumber(network) if data.target == "number" else network
+    if data.target == "number":
+        network = networks.OneNumber(network)
+    if not config.centred:
+        return network
+    if data.inputs == "tokens":
+        raise ValueError("model.centred is True, and tokens have no mean: leave it out")
+    return networks.Centred(network)
 
 
 def _network(config: ModelConfig, data: Format) -> nn.Module:

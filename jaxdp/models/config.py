@@ -71,6 +71,10 @@ class ModelConfig:
     heads: int = 4
     """Attention heads in a block of the transformer; a divisor of the width."""
 
+    centred: bool = False
+    """Whether the network gets its inputs less their mean, position by position.
+    The first step measures it privately, in the place of an update: it costs no more ε."""
+
     def __post_init__(self) -> None:
         widths, size, width = self.widths, self.norm_group_size, self.width
         require(

@@ -130,6 +130,16 @@ class OneNumber(nn.Module):
         return self.network(x)[:, 0]
 
 
+class Centred(nn.Module):
+    """A network on inputs less their mean, a parameter that is measured and not trained."""
+
+    network: nn.Module
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.network(x - self.param("mean", nn.initializers.zeros, x.shape[1:]))
+
+
 class Embedding(nn.Module):
     """The mean of the embeddings of a document's tokens, then a linear layer, `[B, T] -> [B, C]`.
 

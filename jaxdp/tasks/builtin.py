@@ -1,6 +1,7 @@
 """The tasks of the built-in models: their data scaled, their model applied, their loss."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ def make_task(
     if data.target == "tokens":
         return language_model(model, preprocess=preprocess)
     if data.target == "number":
-        return regressor(
+        task = regressor(
             model,
             preprocess=preprocess,
             augment=augment,
@@ -42,13 +43,17 @@ def make_task(
             target_center=data.target_center,
             target_scale=data.target_scale,
         )
-    return classifier(
-        model,
-        preprocess=preprocess,
-        augment=augment,
-        views=views,
-        batch_norm=config.norm == "batch",
-    )
+    else:
+        task = classifier(
+            model,
+            preprocess=preprocess,
+            augment=augment,
+            views=views,
+            batch_norm=config.norm == "batch",
+        )
+    if not config.centred:
+        return task
+    return replace(task, measured=lambda record: {"mean": preprocess(record[0])})
 
 
 def scaled(data: Format, x: jax.Array) -> jax.Array:

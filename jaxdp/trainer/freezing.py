@@ -1,4 +1,4 @@
-"""Frozen parameters: they are named by patterns, stay as they were drawn, and cost nothing."""
+"""Parameters that are not trained: frozen ones have names and cost nothing."""
 
 from collections.abc import Sequence
 
@@ -36,11 +36,10 @@ def split(params: PyTree, patterns: Sequence[str]) -> tuple[PyTree, PyTree]:
     return pick(False), pick(True)
 
 
-def merge(trainable: PyTree, frozen: PyTree) -> PyTree:
-    """Puts the two parts from `split` together again."""
+def merge(*parts: PyTree) -> PyTree:
+    """Puts the parts from `split` together again. A part that is None has no array."""
     return jax.tree.map(
-        lambda one, other: other if one is None else one,
-        trainable,
-        frozen,
+        lambda *leaves: next((leaf for leaf in leaves if leaf is not None), None),
+        *(part for part in parts if part is not None),
         is_leaf=lambda leaf: leaf is None,
     )

@@ -1,7 +1,7 @@
 """What a run trains: the parameters that its task draws, and the losses that are differentiated."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from ..datasets import feeding
 from ..datasets.records import Records
 from ..dpsgd import keys
+from ..dpsgd.groups import path_name
 from ..dpsgd.plan import Plan
 from ..gradients.unit_loss import mean_loss
 from ..tasks.task import Task
@@ -23,6 +24,7 @@ class Parameters(NamedTuple):
 
     trained: PyTree
     frozen: PyTree
+    measured: PyTree | None  # by the first step
 
 
 class Learner(NamedTuple):
@@ -30,17 +32,26 @@ class Learner(NamedTuple):
 
     Attributes:
       params: the trainable parameters.
-      frozen: the other parameters.
-      loss: the loss that is differentiated, `(params, record, key, shared=(frozen,))`; with batch
-        units the same as `unit_loss`.
+      frozen: those that stay as they are.
+      measured: those that the first step measures; None: it measures nothing.
+      loss: the loss that is differentiated, `(params, record, key, shared=(frozen, measured))`;
+        with batch units the same as `unit_loss`.
       unit_loss: the mean loss of some records, `(params, records, keys, mask,
-        shared=(frozen,))`.
+        shared=(frozen, measured))`.
+      measure: the numbers of a record for `measured`, in its structure.
     """
 
     params: PyTree
     frozen: PyTree
+    measured: PyTree | None
     loss: Callable[..., jax.Array]
     unit_loss: Callable[..., jax.Array]
+    measure: Callable[[PyTree], PyTree] | None
+
+    @property
+    def shared(self) -> tuple[PyTree, PyTree | None]:
+        """What the losses take beside the trainable parameters, before the first step."""
+        return self.frozen, self.measured
 
 
 def draw(job: Job, init_key: jax.Array) -> Parameters:
@@ -55,9 +66,14 @@ def draw(job: Job, init_key: jax.Array) -> Parameters:
     trial.tried("init", task.init, *drawn_by)
     drawn = task.init(*drawn_by)
     trial.try_task(job, drawn)
-    params, frozen = freezing.split(drawn, job.options.frozen)
+    rest, measured = drawn, None
+    if task.measured is not None:
+        numbers = trial.tried("measured", task.measured, job.data.private.shape_of_one())
+        _check_measured(numbers, drawn)
+        rest, measured = freezing.split(drawn, tuple(numbers))
+    params, frozen = freezing.split(rest, job.options.frozen)
     trial.try_optimizer(job, params)
-    return Parameters(params, frozen)
+    return Parameters(params, frozen, measured)
 
 
 def make_learner(job: Job, params: Parameters, records_at_once: int) -> Learner:
@@ -78,8 +94,15 @@ def make_learner(job: Job, params: Parameters, records_at_once: int) -> Learner:
         assert task.loss is not None  # `_check_unit` has looked
         return task.loss(freezing.merge(params, *shared), record, key)
 
+    def measure(record: PyTree) -> PyTree:
+        assert task.measured is not None
+        numbers = task.measured(record)
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: numbers[path_name(path)].astype(leaf.dtype), params.measured
+        )
+
     loss = of_unit if job.unit == "batch" else of_record
-    return Learner(params.trained, params.frozen, loss, of_unit)
+    return Learner(*params, loss, of_unit, None if task.measured is None else measure)
 
 
 def shape_of_example(records: Records, plan: Plan) -> tuple[PyTree, ...]:
@@ -100,6 +123,19 @@ def shape_of_batch(records: Records, plan: Plan) -> tuple[feeding.Batch, jax.Sha
         key=KEY,
     )
     return batch, jax.ShapeDtypeStruct(rows, bool)
+
+
+def _check_measured(numbers: dict[str, Any], params: PyTree) -> None:
+    """Refuses numbers whose shapes are not those of the parameters with their paths."""
+    shapes = {
+        path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    for path, number in numbers.items():
+        if shapes.get(path) != number.shape:
+            raise ValueError(
+                f"the task measures {path!r} with the shape {number.shape}, and the shapes of its "
+                f"parameters are {shapes}: give the path of one, and its shape"
+            )
 
 
 def _check_unit(job: Job) -> None:

@@ -145,7 +145,7 @@ def _stand_in(job: Job) -> Plan:
 
 def _program(job: Job, learner: Learner, plan: Plan) -> Program:
     example = shape_of_example(job.data.private, plan)
-    return program_of(learner.loss, learner.params, example, (learner.frozen,))
+    return program_of(learner.loss, learner.params, example, learner.shared)
 
 
 def _fitting(job: Job, params: Parameters, plan: Plan, limit: int) -> tuple[Method, int]:

@@ -74,9 +74,10 @@ class Run:
         return taken
 
     def released(self, state: TrainState) -> PyTree:
-        """The parameters to score and release: the average if there is one, and the frozen ones."""
+        """The parameters to score and release: the average if there is one, and all others."""
         average = averages.averaged(state.optimizer)
-        return freezing.merge(state.params if average is None else average, self.frozen)
+        params = state.params if average is None else average
+        return freezing.merge(params, self.frozen, state.measured)
 
     def statistics(self, params: PyTree) -> PyTree | None:
         """BatchNorm's statistics at released parameters, from public records, if there are any."""
@@ -194,7 +195,8 @@ class _Prepared:
         """The run with its secrets, before its first step."""
         job, plan = self.job, self.plan
         privatizer = privatize(plan, key=secrets.noise, allocation=job.options.allocation)
-        state = init_state(self.learner.params, privatizer, job.averaging_optimizer)
+        learner = self.learner
+        state = init_state(learner.params, privatizer, job.averaging_optimizer, learner.measured)
         batch, mask = shape_of_batch(job.data.private, plan)
         program = self.train_step.trace(state, batch, mask, self.learner.frozen)
         if any(map(job.data.real.hold, constants(program.jaxpr))):
@@ -242,6 +244,7 @@ def _prepare(
         options.method,
         plan.clipping.unit,
         options.constant_time,
+        learner.measure,
     )
     return _Prepared(job, plan, learner, train_step, measure, chosen)
 
@@ -266,11 +269,9 @@ def _measure_norms(
         )
     layers = public_norms.layers_apart(settings)
     tell(f"Measuring gradient norms on {len(public):,} public records ...")
-    measure = public_norms.make_measure(
-        job, settings, public, learner.loss, layers, (learner.frozen,)
-    )
+    measure = public_norms.make_measure(job, settings, public, learner.loss, layers, learner.shared)
     norms = public_norms.first_norms(
-        job, settings, public, learner.unit_loss, measure, layers, learner.params, (learner.frozen,)
+        job, settings, public, learner.unit_loss, measure, layers, learner.params, learner.shared
     )
     return measure, norms
 
@@ -282,10 +283,15 @@ def _make_plan(
     if isinstance(plan, PlanSettings):
         given = plan.clipping
         clipping = given if isinstance(given, Clipping) else make_clipping(given, norms)
-        groups = clipping.groups(learner.params)
-        plan = plan.solve(len(job.data.private), clipping, draws_per_step(clipping, groups), delta)
+        draws = max(
+            draws_per_step(clipping, clipping.groups(params))
+            for params in (learner.params, learner.measured)
+            if params is not None
+        )
+        plan = plan.solve(len(job.data.private), clipping, draws, delta)
     else:
         plan = copy.copy(plan)  # its batches are drawn here
+    _check_measuring(learner, plan)
     size = job.options.records_at_once
     if job.task.statistics is not None and plan.capacity > size:
         tell(
@@ -293,6 +299,22 @@ def _make_plan(
             f"training.microbatch-size = {size} says. More clipping.units make them smaller."
         )
     return _with_rounding_bound(plan, job, learner, tell)
+
+
+def _check_measuring(learner: Learner, plan: Plan) -> None:
+    clipping = plan.clipping
+    if learner.measure is None:
+        return
+    if clipping.kind != "individual" or callable(clipping.clipping_norm):
+        raise ValueError(
+            f"the first step measures parameters (--model.centred), and the clipping is "
+            f"{clipping!r}: give individual clipping to one norm (--clipping.kind individual)"
+        )
+    if plan.steps < 2:
+        raise ValueError(
+            f"steps is {plan.steps}, and the first one measures parameters (--model.centred): give "
+            "at least 2"
+        )
 
 
 def _with_rounding_bound(plan: Plan, job: Job, learner: Learner, tell: Tell) -> Plan:
@@ -309,7 +331,7 @@ def _with_rounding_bound(plan: Plan, job: Job, learner: Learner, tell: Tell) -> 
         method="auto" if options.method == "vmap" else options.method,
         unit=plan.clipping.unit,
         microbatch_size=at_a_time,
-        shared=(learner.frozen,),
+        shared=learner.shared,
     )
     if held.warning:
         tell(held.warning)

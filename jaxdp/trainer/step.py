@@ -1,6 +1,6 @@
 """The pure step: the gradients of a batch, their private mean, the optimizer's update."""
 
-import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ class TrainState(NamedTuple):
     params: PyTree
     privatize: PrivatizeState  # its key is a secret
     optimizer: PyTree
+    measured: PyTree | None  # parameters that the first step measures
 
     def with_clipping_norms(self, clipping_norms: jax.Array) -> "TrainState":
         """The same state with other clipping norms `[groups]`."""
@@ -38,7 +39,10 @@ class StepFacts(NamedTuple):
 
 
 def init_state(
-    params: PyTree, privatizer: Privatizer, optimizer: optax.GradientTransformation
+    params: PyTree,
+    privatizer: Privatizer,
+    optimizer: optax.GradientTransformation,
+    measured: PyTree | None = None,
 ) -> TrainState:
     """The state before the first step.
 
@@ -46,7 +50,8 @@ def init_state(
     arrays between leaves, an optimizer may keep the parameters as they are.
     """
     copied = lambda tree: jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
-    return TrainState(copied(params), privatizer.init(params), copied(optimizer.init(params)))
+    state = copied(optimizer.init(params))
+    return TrainState(copied(params), privatizer.init(params), state, copied(measured))
 
 
 def make_train_step(
@@ -57,6 +62,7 @@ def make_train_step(
     method: Method = "auto",
     unit: Unit = "example",
     constant_time: bool = False,
+    measure: Callable[[PyTree], PyTree] | None = None,
 ) -> jax.stages.Wrapped:
     """Returns the jitted function `(state, batch, mask, frozen) -> (state, facts)`.
 
@@ -65,15 +71,18 @@ def make_train_step(
     after.
 
     Args:
-      loss: the loss of one record, `(params, record, key, shared=(frozen,))`; with unit="batch"
-        that of a batch unit, `(params, records, keys, mask, shared=(frozen,))`. A key is that of
-        its record at this step.
+      loss: the loss of one record, `(params, record, key, shared=(frozen, measured))`; with
+        unit="batch" that of a batch unit, `(params, records, keys, mask, shared=(frozen,
+        measured))`. A key is that of its record at this step.
       privatizer: makes the gradient private.
       optimizer: uses the private gradient.
       microbatch_size: number of examples (or units) that are differentiated at a time.
       method: as in `per_example_grads`.
       unit: what is clipped.
       constant_time: as in `per_example_grads`.
+      measure: the numbers of a record for `TrainState.measured`, in its structure. Step 0 then
+        releases their mean in the place of a gradient (privacy rule 44), and updates nothing else.
+        The clipping must be individual, to one constant norm.
     """
 
     grads = per_example_grads(
@@ -84,21 +93,66 @@ def make_train_step(
         constant_time=constant_time,
     )
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def train_step(
+    def descend(
         state: TrainState, batch: Batch, mask: jax.Array, frozen: PyTree
     ) -> tuple[TrainState, StepFacts]:
-        params, private, optimizer_state = state
+        params, private, optimizer_state, measured = state
         examples = (batch.records, record_keys(batch.key, batch.ids))
-        sums = privatizer.sums(grads(params, examples, mask, shared=(frozen,)), private)
+        sums = privatizer.sums(grads(params, examples, mask, shared=(frozen, measured)), private)
         strength, norms = privatizer.strength(sums, private), private.clipping.clipping_norms
         gradient, private = privatizer.release(sums, private, params)
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
         params = optax.apply_updates(params, updates)
         facts = StepFacts(sums.diagnostics, strength, norms, _all_finite(params))
-        return TrainState(params, private, optimizer_state), facts
+        return TrainState(params, private, optimizer_state, measured), facts
 
-    return train_step
+    if measure is None:
+        return jax.jit(descend, donate_argnums=0)
+    means = _make_means(measure, privatizer, microbatch_size)
+
+    def step(
+        state: TrainState, batch: Batch, mask: jax.Array, frozen: PyTree
+    ) -> tuple[TrainState, StepFacts]:
+        first = lambda: means(state, batch, mask)
+        return jax.lax.cond(
+            state.privatize.privatize_step == 0,
+            first,
+            lambda: descend(state, batch, mask, frozen),
+        )
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def _make_means(
+    measure: Callable[[PyTree], PyTree], privatizer: Privatizer, microbatch_size: int
+) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, StepFacts]]:
+    """Returns a step that puts private means of the records' numbers into `TrainState.measured`.
+
+    The numbers of a record are the gradient of a linear loss, times a constant. So clipping, sum
+    and noise are those of every step.
+    """
+    clipping = privatizer.plan.clipping
+    norm = clipping.clipping_norm if clipping.bounded else 1.0
+
+    def means(state: TrainState, batch: Batch, mask: jax.Array) -> tuple[TrainState, StepFacts]:
+        size = sum(leaf.size for leaf in jax.tree.leaves(state.measured))
+        scale = norm / math.sqrt(size)  # a root mean square of 1 becomes the clipping norm
+
+        def loss(numbers: PyTree, record: PyTree) -> jax.Array:
+            products = jax.tree.map(lambda n, x: jnp.sum(n * (x * scale)), numbers, measure(record))
+            return sum(jax.tree.leaves(products), jnp.zeros([]))
+
+        start = jax.tree.map(jnp.zeros_like, state.measured)
+        grads = per_example_grads(loss, microbatch_size=microbatch_size)
+        private = state.privatize
+        sums = privatizer.sums(grads(start, (batch.records,), mask), private)
+        strength, norms = privatizer.strength(sums, private), private.clipping.clipping_norms
+        released, private = privatizer.release(sums, private, start)
+        measured = jax.tree.map(lambda mean: mean / scale, released)
+        facts = StepFacts(sums.diagnostics, strength, norms, _all_finite(measured))
+        return state._replace(privatize=private, measured=measured), facts
+
+    return means
 
 
 def _all_finite(params: PyTree) -> jax.Array:

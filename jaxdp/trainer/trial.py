@@ -74,7 +74,7 @@ def tried(name: str, function: Callable[..., Any], *args: PyTree) -> Any:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(
             f"the task's {name}({SIGNATURES[name]}) fails{where} for one record, "
-            f"{shown(args[1])}: {type(error).__name__}: {reason}"
+            f"{shown(args[min(1, len(args) - 1)])}: {type(error).__name__}: {reason}"
         ) from error
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxdp
-from jaxdp.datasets.scattering import SIGMA, make_filters
+from jaxdp.datasets.scattering import SIGMA, VERSION, make_filters
 
 PATHS = 81
 FIRST = slice(1, 17)  # the coefficients of order 1, after the only one of order 0
@@ -182,9 +182,25 @@ def test_it_is_near_the_definition():
         (np.zeros((8, 8, 1), complex), {}, "images has dtype complex64: give real numbers"),
         (np.zeros((8, 8, 1)), {"J": 0}, "J is 0 and L is 8: give whole numbers of at least 1"),
         (np.zeros((8, 8, 1)), {"L": 0}, "L is 0"),
+        (np.zeros((8, 8, 1)), {"J": 2.0}, "J is 2.0 and L is 8"),
     ],
 )
 def test_errors(images, settings, message):
     with pytest.raises(ValueError, match=message) as error:
         jaxdp.scattering(images, **settings)
     assert "\n" not in str(error.value)
+
+
+def test_the_numbers_are_those_of_version_1():
+    """Models are for the features that they were trained on: others need another VERSION."""
+    y, x = np.mgrid[:12, :12].astype(np.float32)
+    image = np.sin(0.7 * x + 0.1 * x * y)[..., None]
+    raw = np.asarray(jaxdp.scattering(image))[1, 1]
+    normalised = np.asarray(jaxdp.scattering(image, normalised=True))[1, 1]
+    assert VERSION == 1
+    np.testing.assert_allclose(
+        raw[[0, 3, 12, 40]], [-0.153374, 0.0715385, 0.0138765, 0.0066433], rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        normalised[[0, 3, 12, 40]], [-1.2249, -0.363541, -1.09565, -0.0670325], rtol=1e-3
+    )

@@ -10,6 +10,7 @@ SAME = (
     "tests/trainer/test_session_release.py::"
     "test_a_release_differs_in_its_parameters_only_whatever_records_and_keys"
 )
+MEASURING = "tests/trainer/test_measuring.py"
 OPTIMIZER = "tests/trainer/test_step.py::test_the_optimizer_sees_the_released_gradient_only"
 
 MUTANTS = (
@@ -168,5 +169,33 @@ MUTANTS = (
             "tests/trainer/test_canaries.py::test_a_predict_that_holds_the_private_rows_is_still_not_exported",
         ),
         17,
+    ),
+    Mutant(
+        "the-measured-mean-has-no-noise",
+        STEP,
+        "released, private = privatizer.release(sums, private, start)",
+        "_, private = privatizer.release(sums, private, start)\n"
+        "        released = jax.tree.map(lambda s: s / privatizer.plan.divisor, sums.gradient)",
+        (f"{MEASURING}::test_the_mean_has_the_noise_of_a_step",),
+        44,
+    ),
+    Mutant(
+        "measured-numbers-are-longer-than-is-paid-for",
+        STEP,
+        "        sums = privatizer.sums(grads(start, (batch.records,), mask), private)\n",
+        "        sums = privatizer.sums(grads(start, (batch.records,), mask), private)\n"
+        "        doubled = jax.tree.map(lambda s: 2 * s, sums.gradient)\n"
+        "        sums = __import__('dataclasses').replace(sums, gradient=doubled)\n",
+        (f"{MEASURING}::test_a_record_moves_the_mean_by_at_most_its_share",),
+        44,
+    ),
+    Mutant(
+        "the-first-step-measures-with-noise-that-comes-again",
+        STEP,
+        "return state._replace(privatize=private, measured=measured), facts",
+        "again = private._replace(privatize_step=0 * private.privatize_step)\n"
+        "        return state._replace(privatize=again, measured=measured), facts",
+        (f"{MEASURING}::test_the_first_step_measures_and_the_others_train",),
+        44,
     ),
 )

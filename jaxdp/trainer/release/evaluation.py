@@ -234,7 +234,8 @@ def _load(request: Request) -> tuple[Records, Format]:
     if before is not None and before.decoding != after.decoding:
         raise ValueError(
             "the records are decoded in another way than those that the model was trained on: give "
-            "the same schema, label, tokens, vocabulary, length, size and channels as then"
+            "the same schema, label, tokens, vocabulary, length, size, channels, features and "
+            "mirrored as then"
         )
     test = dataset.private if other else dataset.test
     if test is None:

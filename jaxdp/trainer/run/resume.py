@@ -336,7 +336,7 @@ def restore(history: History, clipping: str, state: TrainState, tell: Tell) -> T
         try:
             restored[name] = from_arrays(own, {name: like})[name]
         except ValueError:
-            if name == "params":
+            if name in ("params", "measured"):
                 raise
             tell(f"The state of the {name} does not fit any more: it starts anew.")
     private = restored["privatize"]._replace(privatize_step=jax.numpy.int32(history.step))
