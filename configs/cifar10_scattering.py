@@ -24,7 +24,7 @@ from jaxdp.trainer import (
 config = Config(
     name="cifar10_scattering",
     data=DataConfig(name="cifar10", features="scattering", mirrored=True),
-    model=ModelConfig(name="scattering_cnn", widths=(64, 64)),
+    model=ModelConfig(name="scattering_cnn", widths=(64, 64), centred=True),
     clipping=ClippingConfig(norm=0.1),
     plan=PlanConfig(epsilon=3.0, delta=1e-5, expected_batch_size=4096.0, steps=360),
     training=TrainingConfig(

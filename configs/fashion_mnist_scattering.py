@@ -22,7 +22,7 @@ from jaxdp.trainer import (
 config = Config(
     name="fashion_mnist_scattering",
     data=DataConfig(name="fashion_mnist", features="scattering"),
-    model=ModelConfig(name="linear"),
+    model=ModelConfig(name="linear", centred=True),
     clipping=ClippingConfig(norm=0.1),
     plan=PlanConfig(epsilon=3.0, delta=1e-5, expected_batch_size=8192.0, steps=280),
     training=TrainingConfig(learning_rate=16.0, momentum=0.9, schedule="constant", ema=0.95),

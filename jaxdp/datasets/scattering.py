@@ -19,7 +19,9 @@ SIGMA, FREQUENCY = 0.8, 3 * np.pi / 4  # of the finest wavelets: pixels, radians
 
 VERSION = 1  # of the numbers that come out: models are for those that they were trained on
 
-VARIANCE_FLOOR = 1e-6  # is added to the variance of a group: those of order 2 are short
+# Are added to the variance of a group: of that of order 1, and for images of one colour. Else
+# flat images would have loud features of order 2.
+RELATIVE_FLOOR, FLOOR = 0.02, 1e-9
 
 
 class Filters(NamedTuple):
@@ -53,8 +55,9 @@ def scattering(
       L: number of directions.
       normalised: whether an image's features are shifted and divided so that each group of them
         has mean 0 and variance 1, over positions and colours. Groups are order 0, the scales of
-        order 1, and of order 2 the scales with their first direction. That is
-        GroupNorm without scale and bias, and like it needs no other image.
+        order 1, and of order 2 the scales with their first direction. That is GroupNorm without
+        scale and bias, and like it needs no other image. It adds to each variance a fiftieth of
+        those of order 1, so that contrast does not matter.
       mirrored: whether they are averaged with those of the mirrored image. The right half of the
         columns then says nearly the same as the left one, in mirrored directions, and is left out:
         of w columns, w/2 rounded up stay. A linear layer on them gives an image and its mirror
@@ -128,12 +131,12 @@ def _normalised(features: jax.Array, J: int, L: int) -> jax.Array:
     Of order 0 and 1 a group is a scale, of order 2 a first scale, first direction and second scale.
     """
     sizes = [1, *[L] * (J + L * (J * (J - 1) // 2))]
-    groups = []
-    for x in jnp.split(features, np.cumsum(sizes)[:-1], axis=-1):
-        x -= jnp.mean(x, axis=(-4, -3, -2, -1), keepdims=True)
-        x *= jax.lax.rsqrt(jnp.mean(x**2, axis=(-4, -3, -2, -1), keepdims=True) + VARIANCE_FLOOR)
-        groups.append(x)
-    return jnp.concatenate(groups, axis=-1)
+    mean = functools.partial(jnp.mean, axis=(-4, -3, -2, -1), keepdims=True)
+    groups = [x - mean(x) for x in jnp.split(features, np.cumsum(sizes)[:-1], axis=-1)]
+    variances = [mean(x**2) for x in groups]
+    floor = RELATIVE_FLOOR * sum(variances[1 : J + 1]) / J + FLOOR
+    scaled = [x * jax.lax.rsqrt(v + floor) for x, v in zip(groups, variances, strict=True)]
+    return jnp.concatenate(scaled, axis=-1)
 
 
 def _modulus(spectrum: jax.Array, wavelets: np.ndarray | None, step: int) -> jax.Array:
