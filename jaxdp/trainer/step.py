@@ -108,7 +108,7 @@ def make_train_step(
 
     if measure is None:
         return jax.jit(descend, donate_argnums=0)
-    means = _make_means(measure, privatizer, microbatch_size)
+    means = _make_means(measure, privatizer, microbatch_size, constant_time)
 
     def step(
         state: TrainState, batch: Batch, mask: jax.Array, frozen: PyTree
@@ -124,7 +124,10 @@ def make_train_step(
 
 
 def _make_means(
-    measure: Callable[[PyTree], PyTree], privatizer: Privatizer, microbatch_size: int
+    measure: Callable[[PyTree], PyTree],
+    privatizer: Privatizer,
+    microbatch_size: int,
+    constant_time: bool,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, StepFacts]]:
     """Returns a step that puts private means of the records' numbers into `TrainState.measured`.
 
@@ -143,7 +146,9 @@ def _make_means(
             return sum(jax.tree.leaves(products), jnp.zeros([]))
 
         start = jax.tree.map(jnp.zeros_like, state.measured)
-        grads = per_example_grads(loss, microbatch_size=microbatch_size)
+        grads = per_example_grads(
+            loss, microbatch_size=microbatch_size, constant_time=constant_time
+        )
         private = state.privatize
         sums = privatizer.sums(grads(start, (batch.records,), mask), private)
         strength, norms = privatizer.strength(sums, private), private.clipping.clipping_norms

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("tyro")
 
 from benchmarks.accuracy import __main__ as program
-from benchmarks.accuracy import results, training
+from benchmarks.accuracy import results, runs, training
 from benchmarks.accuracy.figure import LAYOUT, LINES, MARKERS, draw
 from benchmarks.accuracy.results import Result
 from benchmarks.accuracy.rows import BAO, ROWS, TRAMER, Published, Row
@@ -48,6 +48,7 @@ def made_up(case, accuracy):
         row=case.row.name,
         seed=case.seed,
         command=case.command,
+        config=case.config_digest,
         accuracy=accuracy,
         loss=0.5,
         steps=1200,
@@ -223,6 +224,19 @@ def test_options_that_the_config_refuses_are_one_line(tiny, tmp_path, monkeypatc
     for more in ([], ["--without-privacy"]):
         assert program.main(["run", "tiny", *more, "--results", str(tmp_path)]) == 2
         assert "error: there is no option --plan.stepz" in capfd.readouterr().err
+
+
+def test_results_of_an_edited_config_are_not_used(tiny, tmp_path, monkeypatch):
+    write(tmp_path, TINY, 1, 0.90)
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    text = (ROOT / "configs" / f"{TINY.config}.py").read_text()
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    for edited, used in ((text.replace('"""', '"""Well: ', 1), True), (text + "\n1\n", False)):
+        (configs / f"{TINY.config}.py").write_text(edited)
+        cells, told, _ = table_of(tmp_path, TINY)
+        assert (cells[0][3] != "not run") == used
+        assert used or "other options in configs/digits_linear.py" in told[0]
 
 
 def test_results_of_other_options_or_damaged_are_not_used(tiny, tmp_path, monkeypatch, capsys):
