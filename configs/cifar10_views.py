@@ -23,5 +23,5 @@ config = Config(
     model=ModelConfig(name="cnn", widths=(32, 64, 64), norm_group_size=8),
     clipping=ClippingConfig(norm=0.5),
     plan=PlanConfig(epsilon=3.0, delta=1e-5, expected_batch_size=2048.0, steps=400),
-    training=TrainingConfig(learning_rate=3.0, momentum=0.9, schedule="constant", ema=0.97, microbatch_size=64),
+    training=TrainingConfig(learning_rate=3.0, momentum=0.9, schedule="constant", ema=0.97),
 )

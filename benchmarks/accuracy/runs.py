@@ -51,10 +51,9 @@ class Case:
 
     @property
     def config_digest(self) -> str:
-        """A digest of the row's config, whatever its header says."""
+        """A digest of the row's config, whatever its header and comments say."""
         text = (ROOT / "configs" / f"{self.row.config}.py").read_text(encoding="utf-8")
-        begin = ast.parse(text).body[1].lineno - 1
-        code = "".join(text.splitlines(keepends=True)[begin:])
+        code = ast.unparse(ast.Module(ast.parse(text).body[1:], []))
         return hashlib.sha256(code.encode()).hexdigest()[:16]
 
     @property

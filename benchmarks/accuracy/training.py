@@ -77,7 +77,7 @@ def _private(case: Case) -> dict[str, Any]:
 
 def _plain(case: Case) -> dict[str, Any]:
     start = time.monotonic()
-    run, scores, _ = without_privacy.train(parsing.parse(case.args_anywhere))
+    run, _, scores, _ = without_privacy.train(parsing.parse(case.args_anywhere))
     return dict(
         accuracy=scores["accuracy"],
         loss=scores["loss"],

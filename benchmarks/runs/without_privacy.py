@@ -4,7 +4,8 @@ python -m benchmarks.runs.without_privacy CONFIG.py [OPTIONS]
 
 Plain training by the mean gradient, neither clipped nor noised, with the model, sampling, number of
 steps, optimizer and test records of `python -m jaxdp.train CONFIG.py [OPTIONS]`. The learning rate
-that suits clipped gradients may not suit these: --training.learning-rate.
+that suits clipped gradients may not suit these: --training.learning-rate. The first step of a
+centred model takes the plain mean of its batch.
 """
 
 import functools
@@ -32,11 +33,13 @@ class Plain(NamedTuple):
 
     Attributes:
       run: what was trained; its state is that before the first step.
+      params: after the last step.
       scores: of the test records, after the last step.
       seconds: of the steps, compiling included.
     """
 
     run: Run
+    params: Any
     scores: Scores
     seconds: float
 
@@ -67,14 +70,14 @@ def train(config: Config) -> Plain:
 
     @jax.jit
     def means(batch: Any, mask: jax.Array) -> Any:
-        assert learner.measure is not None
+        assert learner.numbers_of is not None
         mean = lambda x: jnp.tensordot(mask.astype(x.dtype), x, 1) / jnp.sum(mask)
-        return jax.tree.map(mean, jax.vmap(learner.measure)(batch.records))
+        return jax.tree.map(mean, jax.vmap(learner.numbers_of)(batch.records))
 
     measured = learner.measured
     state, start = (learner.params, optimizer.init(learner.params)), time.perf_counter()
     for number, (batch, mask) in enumerate(run.batches()):
-        if number == 0 and learner.measure is not None:
+        if number == 0 and learner.numbers_of is not None:
             measured = means(batch, mask)
             continue
         state = step(state, batch, mask, (learner.frozen, measured))
@@ -83,13 +86,13 @@ def train(config: Config) -> Plain:
     average = averages.averaged(optimizer_state)
     params = params if average is None else average
     params = freezing.merge(params, learner.frozen, measured)
-    return Plain(run, run.score(params), seconds)
+    return Plain(run, params, run.score(params), seconds)
 
 
 def main(args: list[str]) -> None:
     try:
         config = parsing.parse(args)
-        run, scores, seconds = train(config)
+        run, _, scores, seconds = train(config)
     except ValueError as error:
         sys.exit(f"error: {error}")
     print(f"{config.name} without privacy: {run.plan.steps} steps in {seconds:.0f} s, {hardware()}")

@@ -84,7 +84,7 @@ class DataConfig:
     They are a fixed map of each image (jaxdp.scattering), so they cost no ε."""
 
     mirrored: bool = False
-    """Of features: averages them with those of the mirrored image, which halves their number.
+    """Of features: averages them with those of the mirrored image: nearly half as many are left.
     It is for classes that a mirror does not change: not for digits."""
 
     augment: Literal["none", "crop_flip"] = "none"

@@ -38,7 +38,7 @@ class ModelConfig:
     linear: that layer, for images and tables.
     mlp: hidden layers, then that layer, for images and tables.
     lenet, resnet18: as published, for 32x32 images.
-    wide_resnet: WRN-16-4 with GroupNorm and standardised weights, for 32x32 images.
+    wide_resnet: WRN-d-k with GroupNorm and standardised weights, for 32x32 images.
     backpack_cnn: two convolutions and two dense layers, for 28x28 images.
     scattering_cnn: convolutions with max-pooling between them, then a linear layer, for features.
     embedding: the mean of the tokens' embeddings, then a linear layer, for documents.
@@ -73,7 +73,8 @@ class ModelConfig:
 
     centred: bool = False
     """Whether the network gets its inputs less their mean, position by position.
-    The first step measures it privately, in the place of an update: it costs no more ε."""
+    The first step measures it privately, in the place of an update: it costs no more ε.
+    It needs individual clipping. For training.frozen, other parameters are then network/..."""
 
     def __post_init__(self) -> None:
         widths, size, width = self.widths, self.norm_group_size, self.width

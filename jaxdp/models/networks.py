@@ -130,6 +130,9 @@ class OneNumber(nn.Module):
         return self.network(x)[:, 0]
 
 
+MEAN = "mean"  # the parameter of `Centred`
+
+
 class Centred(nn.Module):
     """A network on inputs less their mean, a parameter that is measured and not trained."""
 
@@ -137,7 +140,7 @@ class Centred(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.network(x - self.param("mean", nn.initializers.zeros, x.shape[1:]))
+        return self.network(x - self.param(MEAN, nn.initializers.zeros, x.shape[1:]))
 
 
 class Embedding(nn.Module):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from ..datasets.sources import Format
 from ..models.build import make_model
 from ..models.config import ModelConfig
+from ..models.networks import MEAN
 from .supervised import classifier, language_model, regressor
 from .task import Task
 
@@ -33,27 +35,19 @@ def make_task(
     model, preprocess = make_model(config, data), lambda x: scaled(data, x)
     if data.target == "tokens":
         return language_model(model, preprocess=preprocess)
+    make: Callable[..., Task] = classifier
     if data.target == "number":
-        task = regressor(
-            model,
-            preprocess=preprocess,
-            augment=augment,
-            views=views,
-            batch_norm=config.norm == "batch",
-            target_center=data.target_center,
-            target_scale=data.target_scale,
-        )
-    else:
-        task = classifier(
-            model,
-            preprocess=preprocess,
-            augment=augment,
-            views=views,
-            batch_norm=config.norm == "batch",
-        )
+        make = partial(regressor, target_center=data.target_center, target_scale=data.target_scale)
+    task = make(
+        model,
+        preprocess=preprocess,
+        augment=augment,
+        views=views,
+        batch_norm=config.norm == "batch",
+    )
     if not config.centred:
         return task
-    return replace(task, measured=lambda record: {"mean": preprocess(record[0])})
+    return replace(task, measured=lambda record: {MEAN: preprocess(record[0])})
 
 
 def scaled(data: Format, x: jax.Array) -> jax.Array:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ..dpsgd._numbers import whole
 from ..types import PyTree
 from ._libraries import network_of
 from ._network import OWN_TASK, Network
@@ -253,8 +254,7 @@ def _in_units(
 
 
 def _check_views(views: int, augment: Augment | None, batch_norm: bool) -> None:
-    if type(views) is not int or views < 1:
-        raise ValueError(f"views is {views!r}: give a whole number of at least 1")
+    views = whole("views", views, "how many times a record is augmented in a step")
     if views > 1 and augment is None:
         raise ValueError(f"views is {views}, but nothing changes them: give augment=, or 1 view")
     if views > 1 and batch_norm:

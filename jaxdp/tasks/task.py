@@ -32,8 +32,9 @@ class Task:
       measured: `(record) -> {path: numbers}`, which the first step of a run takes the private mean
         of, over its batch: instead of an update, it puts the means in the place of the parameters
         with these paths (as "mean", or "layer/mean"), which are not trained. So a model can
-        subtract a mean of its inputs. It costs that step and no more ε. A record's numbers are
-        scaled down to a root mean square of 1 if they exceed it. The clipping must be individual.
+        subtract a mean of its inputs. It costs that step and no more ε. A record's numbers, those
+        of all paths together, are scaled down to a root mean square of 1 if they exceed it. The
+        clipping must be individual. The loss of that step is shown as 0.
       name: what it is, in a word or two, for the privacy statement.
       check: `(records [n, ...], prediction) -> WrongRecord or None`, called before anything is
         spent, for some records at a time: NumPy arrays, and the shapes of what `predict` returns.

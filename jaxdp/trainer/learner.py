@@ -8,6 +8,7 @@ import numpy as np
 
 from ..datasets import feeding
 from ..datasets.records import Records
+from ..datasets.rows import shown
 from ..dpsgd import keys
 from ..dpsgd.groups import path_name
 from ..dpsgd.plan import Plan
@@ -22,7 +23,7 @@ from .trial import KEY
 class Parameters(NamedTuple):
     """The parameters of a run, before its first step."""
 
-    trained: PyTree
+    params: PyTree  # the trainable ones
     frozen: PyTree
     measured: PyTree | None  # by the first step
 
@@ -38,7 +39,7 @@ class Learner(NamedTuple):
         with batch units the same as `unit_loss`.
       unit_loss: the mean loss of some records, `(params, records, keys, mask,
         shared=(frozen, measured))`.
-      measure: the numbers of a record for `measured`, in its structure.
+      numbers_of: the numbers of a record for `measured`, in its structure.
     """
 
     params: PyTree
@@ -46,7 +47,7 @@ class Learner(NamedTuple):
     measured: PyTree | None
     loss: Callable[..., jax.Array]
     unit_loss: Callable[..., jax.Array]
-    measure: Callable[[PyTree], PyTree] | None
+    numbers_of: Callable[[PyTree], PyTree] | None
 
     @property
     def shared(self) -> tuple[PyTree, PyTree | None]:
@@ -94,15 +95,20 @@ def make_learner(job: Job, params: Parameters, records_at_once: int) -> Learner:
         assert task.loss is not None  # `_check_unit` has looked
         return task.loss(freezing.merge(params, *shared), record, key)
 
-    def measure(record: PyTree) -> PyTree:
+    def numbers_of(record: PyTree) -> PyTree:
         assert task.measured is not None
-        numbers = task.measured(record)
+        found = task.measured(record)
         return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: numbers[path_name(path)].astype(leaf.dtype), params.measured
+            lambda path, leaf: found[path_name(path)].astype(leaf.dtype), params.measured
         )
 
     loss = of_unit if job.unit == "batch" else of_record
-    return Learner(*params, loss, of_unit, None if task.measured is None else measure)
+    return Learner(
+        **params._asdict(),
+        loss=loss,
+        unit_loss=of_unit,
+        numbers_of=None if task.measured is None else numbers_of,
+    )
 
 
 def shape_of_example(records: Records, plan: Plan) -> tuple[PyTree, ...]:
@@ -125,8 +131,14 @@ def shape_of_batch(records: Records, plan: Plan) -> tuple[feeding.Batch, jax.Sha
     return batch, jax.ShapeDtypeStruct(rows, bool)
 
 
-def _check_measured(numbers: dict[str, Any], params: PyTree) -> None:
-    """Refuses numbers whose shapes are not those of the parameters with their paths."""
+def _check_measured(numbers: Any, params: PyTree) -> None:
+    """Refuses what is no `{path: numbers}` with paths and shapes of some of the parameters."""
+    arrays = isinstance(numbers, dict) and all(hasattr(x, "shape") for x in numbers.values())
+    if not arrays or not numbers:
+        raise ValueError(
+            f"the task's measured(record) returns {shown(numbers)}: return {{path of a parameter: "
+            'array}, as {"mean": record[0]}'
+        )
     shapes = {
         path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
@@ -136,6 +148,8 @@ def _check_measured(numbers: dict[str, Any], params: PyTree) -> None:
                 f"the task measures {path!r} with the shape {number.shape}, and the shapes of its "
                 f"parameters are {shapes}: give the path of one, and its shape"
             )
+    if len(numbers) == len(shapes):
+        raise ValueError(f"the task measures all its parameters {shapes}: leave some to train")
 
 
 def _check_unit(job: Job) -> None:

@@ -63,7 +63,7 @@ class Run:
 
     @property
     def frozen(self) -> PyTree:
-        """The parameters that are not trained."""
+        """The parameters that stay as they were drawn."""
         return self.learner.frozen
 
     def take_step(
@@ -244,7 +244,7 @@ def _prepare(
         options.method,
         plan.clipping.unit,
         options.constant_time,
-        learner.measure,
+        learner.numbers_of,
     )
     return _Prepared(job, plan, learner, train_step, measure, chosen)
 
@@ -303,17 +303,18 @@ def _make_plan(
 
 def _check_measuring(learner: Learner, plan: Plan) -> None:
     clipping = plan.clipping
-    if learner.measure is None:
+    if learner.numbers_of is None:
         return
     if clipping.kind != "individual" or callable(clipping.clipping_norm):
         raise ValueError(
-            f"the first step measures parameters (--model.centred), and the clipping is "
-            f"{clipping!r}: give individual clipping to one norm (--clipping.kind individual)"
+            "the first step measures parameters (--model.centred, Task.measured), and the clipping "
+            f"is {clipping!r}: give individual clipping to one norm (--clipping.kind individual, "
+            "jaxdp.clip_individual)"
         )
     if plan.steps < 2:
         raise ValueError(
-            f"steps is {plan.steps}, and the first one measures parameters (--model.centred): give "
-            "at least 2"
+            f"steps is {plan.steps}, and the first one measures parameters (--model.centred, "
+            "Task.measured): give at least 2"
         )
 
 

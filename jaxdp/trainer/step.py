@@ -11,6 +11,7 @@ import optax
 from ..datasets.feeding import Batch, record_keys
 from ..dpsgd.privatizer import Privatizer, PrivatizeState
 from ..dpsgd.sums import Diagnostics, Strength
+from ..gradients.lazy import PerExampleGrads
 from ..gradients.per_example import per_example_grads
 from ..types import Method, PyTree, Unit
 
@@ -62,13 +63,13 @@ def make_train_step(
     method: Method = "auto",
     unit: Unit = "example",
     constant_time: bool = False,
-    measure: Callable[[PyTree], PyTree] | None = None,
+    numbers_of: Callable[[PyTree], PyTree] | None = None,
 ) -> jax.stages.Wrapped:
     """Returns the jitted function `(state, batch, mask, frozen) -> (state, facts)`.
 
     `batch` is a `Batch`: rows are padding where `mask` is False. `frozen` are the parameters that
-    are not trained. The state is donated: its memory is used again, so the old state can't be read
-    after.
+    stay as they were drawn. The state is donated: its memory is used again, so the old state can't
+    be read after.
 
     Args:
       loss: the loss of one record, `(params, record, key, shared=(frozen, measured))`; with
@@ -80,7 +81,7 @@ def make_train_step(
       method: as in `per_example_grads`.
       unit: what is clipped.
       constant_time: as in `per_example_grads`.
-      measure: the numbers of a record for `TrainState.measured`, in its structure. Step 0 then
+      numbers_of: the numbers of a record for `TrainState.measured`, in its structure. Step 0 then
         releases their mean in the place of a gradient (privacy rule 44), and updates nothing else.
         The clipping must be individual, to one constant norm.
     """
@@ -98,25 +99,23 @@ def make_train_step(
     ) -> tuple[TrainState, StepFacts]:
         params, private, optimizer_state, measured = state
         examples = (batch.records, record_keys(batch.key, batch.ids))
-        sums = privatizer.sums(grads(params, examples, mask, shared=(frozen, measured)), private)
-        strength, norms = privatizer.strength(sums, private), private.clipping.clipping_norms
-        gradient, private = privatizer.release(sums, private, params)
+        lazy = grads(params, examples, mask, shared=(frozen, measured))
+        gradient, private, facts = _released(privatizer, lazy, private, params)
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
         params = optax.apply_updates(params, updates)
-        facts = StepFacts(sums.diagnostics, strength, norms, _all_finite(params))
+        facts = facts._replace(finite=_all_finite(params))
         return TrainState(params, private, optimizer_state, measured), facts
 
-    if measure is None:
+    if numbers_of is None:
         return jax.jit(descend, donate_argnums=0)
-    means = _make_means(measure, privatizer, microbatch_size, constant_time)
+    means = _make_means(numbers_of, privatizer, microbatch_size, constant_time)
 
     def step(
         state: TrainState, batch: Batch, mask: jax.Array, frozen: PyTree
     ) -> tuple[TrainState, StepFacts]:
-        first = lambda: means(state, batch, mask)
         return jax.lax.cond(
             state.privatize.privatize_step == 0,
-            first,
+            lambda: means(state, batch, mask),
             lambda: descend(state, batch, mask, frozen),
         )
 
@@ -124,7 +123,7 @@ def make_train_step(
 
 
 def _make_means(
-    measure: Callable[[PyTree], PyTree],
+    numbers_of: Callable[[PyTree], PyTree],
     privatizer: Privatizer,
     microbatch_size: int,
     constant_time: bool,
@@ -132,7 +131,8 @@ def _make_means(
     """Returns a step that puts private means of the records' numbers into `TrainState.measured`.
 
     The numbers of a record are the gradient of a linear loss, times a constant. So clipping, sum
-    and noise are those of every step.
+    and noise are those of every step. Each number of the sum has one term of every record, so a
+    bound on the rounding of the model's gradients holds for it too.
     """
     clipping = privatizer.plan.clipping
     norm = clipping.clipping_norm if clipping.bounded else 1.0
@@ -142,22 +142,31 @@ def _make_means(
         scale = norm / math.sqrt(size)  # a root mean square of 1 becomes the clipping norm
 
         def loss(numbers: PyTree, record: PyTree) -> jax.Array:
-            products = jax.tree.map(lambda n, x: jnp.sum(n * (x * scale)), numbers, measure(record))
+            products = jax.tree.map(
+                lambda n, x: jnp.sum(n * (x * scale)), numbers, numbers_of(record)
+            )
             return sum(jax.tree.leaves(products), jnp.zeros([]))
 
         start = jax.tree.map(jnp.zeros_like, state.measured)
         grads = per_example_grads(
             loss, microbatch_size=microbatch_size, constant_time=constant_time
         )
-        private = state.privatize
-        sums = privatizer.sums(grads(start, (batch.records,), mask), private)
-        strength, norms = privatizer.strength(sums, private), private.clipping.clipping_norms
-        released, private = privatizer.release(sums, private, start)
+        lazy = grads(start, (batch.records,), mask)
+        released, private, facts = _released(privatizer, lazy, state.privatize, start)
         measured = jax.tree.map(lambda mean: mean / scale, released)
-        facts = StepFacts(sums.diagnostics, strength, norms, _all_finite(measured))
         return state._replace(privatize=private, measured=measured), facts
 
     return means
+
+
+def _released(
+    privatizer: Privatizer, grads: PerExampleGrads, private: PrivatizeState, like: PyTree
+) -> tuple[PyTree, PrivatizeState, StepFacts]:
+    """The private mean of gradients of parameters like these."""
+    sums = privatizer.sums(grads, private)
+    strength, norms = privatizer.strength(sums, private), private.clipping.clipping_norms
+    mean, private = privatizer.release(sums, private, like)
+    return mean, private, StepFacts(sums.diagnostics, strength, norms, _all_finite(mean))
 
 
 def _all_finite(params: PyTree) -> jax.Array:

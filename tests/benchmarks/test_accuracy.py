@@ -91,8 +91,6 @@ def test_rows_fit_the_figure_and_their_own_epsilons():
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
 def test_every_command_of_every_row_parses(row, monkeypatch):
     monkeypatch.chdir(ROOT)
-    if not Path(f"configs/{row.config}.py").exists():
-        pytest.skip(f"configs/{row.config}.py is not there yet")
     for epsilon in row.epsilons:
         config = parse(Case(row, epsilon, 2).args)
         assert (config.plan.epsilon, config.seed) == (epsilon, 2)

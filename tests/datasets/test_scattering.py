@@ -190,9 +190,13 @@ def test_it_is_near_the_definition():
         (np.zeros((4, 8, 1)), {}, "longer than that"),
         (np.zeros((28, 28)), {}, r"give \[..., height, width, colours\]"),
         (np.zeros((8, 8, 1), complex), {}, "images has dtype complex64: give real numbers"),
-        (np.zeros((8, 8, 1)), {"J": 0}, "J is 0 and L is 8: give whole numbers of at least 1"),
+        (
+            np.zeros((8, 8, 1)),
+            {"J": 0},
+            "J is 0: it is the number of scales, a whole number of at least 1",
+        ),
         (np.zeros((8, 8, 1)), {"L": 0}, "L is 0"),
-        (np.zeros((8, 8, 1)), {"J": 2.0}, "J is 2.0 and L is 8"),
+        (np.zeros((8, 8, 1)), {"J": 2.0}, "J is 2.0"),
     ],
 )
 def test_errors(images, settings, message):

@@ -6,6 +6,7 @@ from helpers.small_dataset import SMALL_FORMAT
 
 from jaxdp.datasets.sources import Format
 from jaxdp.models import make_model
+from jaxdp.models.build import IMAGE_MODELS
 from jaxdp.models.config import ModelConfig
 
 TEXT = Format("tokens", "tokens", 97, None, None, "", 97)
@@ -29,7 +30,13 @@ def test_models_of_the_other_kind_are_refused(name, data, says):
         make_model(ModelConfig(name=name), data)
 
 
-@pytest.mark.parametrize("name", ["linear", "cnn", "backpack_cnn", "lenet", "resnet18"])
+def test_tokens_have_no_mean():
+    documents = Format("tokens", "class", 2, None, None, "", 97)
+    with pytest.raises(ValueError, match=r"model\.centred is True, and tokens have no mean"):
+        make_model(ModelConfig("embedding", centred=True), documents)
+
+
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_every_model_of_images_has_an_output_for_every_class(name):
     model = make_model(ModelConfig(name=name), SMALL_FORMAT)
     images = jax.ShapeDtypeStruct((2, 32, 32, 3), "float32")

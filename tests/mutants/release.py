@@ -173,8 +173,9 @@ MUTANTS = (
     Mutant(
         "the-measured-mean-has-no-noise",
         STEP,
-        "released, private = privatizer.release(sums, private, start)",
-        "_, private = privatizer.release(sums, private, start)\n"
+        "released, private, facts = _released(privatizer, lazy, state.privatize, start)",
+        "sums = privatizer.sums(lazy, state.privatize)\n"
+        "        _, private, facts = _released(privatizer, lazy, state.privatize, start)\n"
         "        released = jax.tree.map(lambda s: s / privatizer.plan.divisor, sums.gradient)",
         (f"{MEASURING}::test_the_mean_has_the_noise_of_a_step",),
         44,
@@ -182,10 +183,8 @@ MUTANTS = (
     Mutant(
         "measured-numbers-are-longer-than-is-paid-for",
         STEP,
-        "        sums = privatizer.sums(grads(start, (batch.records,), mask), private)\n",
-        "        sums = privatizer.sums(grads(start, (batch.records,), mask), private)\n"
-        "        doubled = jax.tree.map(lambda s: 2 * s, sums.gradient)\n"
-        "        sums = __import__('dataclasses').replace(sums, gradient=doubled)\n",
+        "        measured = jax.tree.map(lambda mean: mean / scale, released)\n",
+        "        measured = jax.tree.map(lambda mean: 2 * mean / scale, released)\n",
         (f"{MEASURING}::test_a_record_moves_the_mean_by_at_most_its_share",),
         44,
     ),

@@ -33,6 +33,7 @@ def test_patterns_take_what_they_name_and_what_lies_below(patterns, frozen):
     assert set(jax.tree.leaves(taken)) == frozen
     assert set(jax.tree.leaves(trainable)) == {1, 2, 3, 4, 5} - frozen
     assert merge(trainable, taken) == PARAMS
+    assert merge(trainable, None, taken, None) == PARAMS
     # Each has None where the other has an array, so that paths stay as they are.
     is_none = lambda leaf: leaf is None
     parts = [jax.tree.flatten(part, is_leaf=is_none) for part in (trainable, taken)]

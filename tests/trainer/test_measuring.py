@@ -45,7 +45,9 @@ def taken(records, steps=1, noise_multiplier=0.0, mask=None):
     privatizer = jaxdp.privatize(plan(noise_multiplier), key=jax.random.key(3))
     measured = {"mean": jnp.zeros(SIZE)}
     state = init_state({"w": jnp.ones(3)}, privatizer, OPTIMIZER, measured)
-    step = make_train_step(loss, privatizer, OPTIMIZER, 4, measure=lambda record: {"mean": record})
+    step = make_train_step(
+        loss, privatizer, OPTIMIZER, 4, numbers_of=lambda record: {"mean": record}
+    )
     mask = np.ones(len(records), bool) if mask is None else mask
     batch = Batch(records, np.arange(len(records), dtype=np.int32), jax.random.key(5))
     states = [jax.tree.map(np.asarray, state._replace(privatize=None))]
@@ -96,6 +98,24 @@ def test_the_mean_has_the_noise_of_a_step():
     # The next step's noise is other noise.
     other = (second.params["w"] - first.params["w"]) * ROWS / NORM / z
     assert np.all(np.abs(np.abs(other[:3]) - np.abs(noise[:3])) > 1e-4)
+
+
+def test_numbers_of_several_parameters_share_one_root_mean_square():
+    records = short_records()[:, :6]
+    records[:, :2] *= 3
+    measured = {"layer": {"mean": jnp.zeros(2), "w": None}, "mean": jnp.zeros(4)}
+    privatizer = jaxdp.privatize(plan(0.0), key=jax.random.key(3))
+    state = init_state({"w": jnp.ones(3)}, privatizer, OPTIMIZER, measured)
+    parts = lambda x: {"layer": {"mean": x[:2], "w": None}, "mean": x[2:]}
+    flat = lambda params, record, key, *, shared: jnp.sum(params["w"]) * jnp.sum(record)
+    step = make_train_step(flat, privatizer, OPTIMIZER, 4, numbers_of=parts)
+    batch = Batch(records, np.arange(ROWS, dtype=np.int32), jax.random.key(5))
+    state, _ = step(state, batch, np.ones(ROWS, bool), None)
+    size = np.sqrt(np.mean(records**2, axis=1, keepdims=True))
+    want = parts((records / np.maximum(size, 1)).mean(0))
+    assert np.max(size) > 1
+    for found, exact in zip(*map(jax.tree.leaves, (state.measured, want)), strict=True):
+        np.testing.assert_allclose(found, exact, rtol=1e-4, atol=1e-6)
 
 
 CENTRED = (*SHORT, "--model.centred", "--seed", "0")
@@ -163,7 +183,10 @@ def test_what_it_needs(tmp_path, capsys, options, message):
         (lambda record: {"mean": record[0]}, "give the path of one"),
         (lambda record: {"w": record[0][:1]}, "give the path of one, and its shape"),
         (lambda record: {"w": record[2]}, r"the task's measured\(record\) fails"),
-        (lambda record: {"w": record[0], "v": record[0]}, "nothing is left to train"),
+        (lambda record: {"w": record[0], "v": record[0]}, "leave some to train"),
+        (lambda record: record[0], r"measured\(record\) returns .*: return {path"),
+        (lambda record: {"w": {"x": record[0]}}, r"measured\(record\) returns"),
+        (lambda record: {}, r"measured\(record\) returns"),
     ],
 )
 def test_tasks_that_measure_what_does_not_fit(measured, message):

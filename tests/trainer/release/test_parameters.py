@@ -282,7 +282,7 @@ def test_the_average_is_released_with_the_frozen_parameters(finished):
     saved = load_segment(finished / "private" / "segment-1.json")
     first = learner.draw(make_job(saved.config), saved.secrets.init)
     np.testing.assert_array_equal(released["Conv_0"]["kernel"], first.frozen["Conv_0"]["kernel"])
-    assert first.trained["Conv_0"] == {"kernel": None, "bias": None}
+    assert first.params["Conv_0"] == {"kernel": None, "bias": None}
     checkpoints = Checkpoints(finished / "private" / "checkpoints", 2)
     arrays = checkpoints.newest(print).arrays
     checkpoints.close()
