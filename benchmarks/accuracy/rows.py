@@ -14,8 +14,8 @@ Options = Mapping[str, Value]
 SEEDS = (0, 1, 2)
 
 TRAMER = "Tramèr and Boneh 2021"  # arXiv 2011.11660
-BAO = "Bao et al. 2024"  # arXiv 2508.15141
-DE = "De et al. 2022, by Bao et al."  # arXiv 2204.13650, as replicated in 2508.15141
+BAO = "Bao and Bindschaedler 2024"  # arXiv 2508.15141
+DE = "De et al. 2022, by Bao and Bindschaedler"  # arXiv 2204.13650, as replicated in 2508.15141
 
 
 class Published(NamedTuple):

@@ -263,7 +263,7 @@ def test_the_table_of_made_up_results(tmp_path):
     plain = "0.9700 (0.9600 to 0.9800, 3 seeds)"
     assert cells == [
         ["MNIST, linear", "1", "1e-05", "0.9200 (0.9100 to 0.9300, 3 seeds)",
-         "0.9 (Bao et al. 2024)", "yes, by 0.0200", "1,200", "8,192", "2.0", plain],
+         "0.9 (Bao and Bindschaedler 2024)", "yes, by 0.0200", "1,200", "8,192", "2.0", plain],
         ["MNIST, linear", "3", "1e-05", "0.9400 (one seed)",
          "0.95 (Tramèr and Boneh 2021)", "fell short by 0.0100", "1,200", "8,192", "1.0", plain],
     ]  # fmt: skip
