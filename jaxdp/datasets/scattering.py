@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..dpsgd._numbers import whole
+from .config import require
 
 SIGMA, FREQUENCY = 0.8, 3 * np.pi / 4  # of the finest wavelets: pixels, radians per pixel
 
@@ -116,8 +116,9 @@ def scattering(
 
 
 def _check(shape: Sequence[int], J: int, L: int) -> None:
-    whole("J", J, "the number of scales")
-    whole("L", L, "the number of directions")
+    for name, number in (("J", J), ("L", L)):
+        is_whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
+        require(is_whole and number >= 1, name, number, "a whole number of at least 1")
     step = 2**J
     if len(shape) < 3 or any(side % step or side <= step for side in shape[-3:-1]):
         raise ValueError(

@@ -97,7 +97,7 @@ class NoiseGrid:
 
 
 def noise_grid(plan: Plan, groups: Groups) -> NoiseGrid:
-    """Chooses the grid for a model.
+    """Chooses the grid for a model: from the numbers that the plan declares, if it does.
 
     Raises:
       ValueError: if more numbers get noise than the plan has paid for, or so many that rounding
@@ -105,7 +105,7 @@ def noise_grid(plan: Plan, groups: Groups) -> NoiseGrid:
     """
     draws = draws_per_step(plan.clipping, groups)
     check_draws(plan, draws)
-    return grid_of(plan.mechanism(), draws)
+    return grid_of(plan.mechanism(), draws if plan.num_parameters is None else plan.num_parameters)
 
 
 def draws_per_step(clipping: Clipping, groups: Groups) -> int:

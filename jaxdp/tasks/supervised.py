@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ..dpsgd._numbers import whole
+from ..datasets.config import require
 from ..types import PyTree
 from ._libraries import network_of
 from ._network import OWN_TASK, Network
@@ -254,7 +254,8 @@ def _in_units(
 
 
 def _check_views(views: int, augment: Augment | None, batch_norm: bool) -> None:
-    views = whole("views", views, "how many times a record is augmented in a step")
+    is_whole = isinstance(views, int | np.integer) and not isinstance(views, bool)
+    require(is_whole and views >= 1, "views", views, "a whole number of at least 1")
     if views > 1 and augment is None:
         raise ValueError(f"views is {views}, but nothing changes them: give augment=, or 1 view")
     if views > 1 and batch_norm:

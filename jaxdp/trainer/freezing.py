@@ -1,6 +1,6 @@
 """Parameters that are not trained: frozen ones have names and cost nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import jax
 
@@ -25,10 +25,20 @@ def split(params: PyTree, patterns: Sequence[str]) -> tuple[PyTree, PyTree]:
             raise ValueError(
                 f"frozen has {pattern!r}, which no parameter matches: they are " + ", ".join(names)
             )
-    leaves, structure = jax.tree.flatten(params)
     fixed = [any(takes(pattern, name) for pattern in patterns) for name in names]
     if all(fixed):
         raise ValueError(f"frozen is {tuple(patterns)}: nothing is left to train")
+    return _parts(params, fixed)
+
+
+def take_out(params: PyTree, paths: Collection[str]) -> tuple[PyTree, PyTree]:
+    """Splits parameters as `split` does, by their paths: `(all others, those with a path)`."""
+    named = jax.tree_util.tree_leaves_with_path(params)
+    return _parts(params, [path_name(path) in paths for path, _ in named])
+
+
+def _parts(params: PyTree, fixed: Sequence[bool]) -> tuple[PyTree, PyTree]:
+    leaves, structure = jax.tree.flatten(params)
     pick = lambda which: jax.tree.unflatten(
         structure,
         [leaf if is_fixed == which else None for leaf, is_fixed in zip(leaves, fixed, strict=True)],

@@ -1,6 +1,7 @@
 """What a run trains: the parameters that its task draws, and the losses that are differentiated."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ from ..datasets import feeding
 from ..datasets.records import Records
 from ..datasets.rows import shown
 from ..dpsgd import keys
-from ..dpsgd.groups import path_name
+from ..dpsgd.groups import path_name, takes
 from ..dpsgd.plan import Plan
 from ..gradients.unit_loss import mean_loss
 from ..tasks.task import Task
@@ -63,6 +64,7 @@ def draw(job: Job, init_key: jax.Array) -> Parameters:
     """
     task = job.task
     _check_unit(job)
+    _check_measuring(job)
     drawn_by = (keys.jax_key(init_key, "init"), job.data.private.zero())
     trial.tried("init", task.init, *drawn_by)
     drawn = task.init(*drawn_by)
@@ -70,8 +72,8 @@ def draw(job: Job, init_key: jax.Array) -> Parameters:
     rest, measured = drawn, None
     if task.measured is not None:
         numbers = trial.tried("measured", task.measured, job.data.private.shape_of_one())
-        _check_measured(numbers, drawn)
-        rest, measured = freezing.split(drawn, tuple(numbers))
+        _check_measured(numbers, drawn, job.options.frozen)
+        rest, measured = freezing.take_out(drawn, numbers.keys())
     params, frozen = freezing.split(rest, job.options.frozen)
     trial.try_optimizer(job, params)
     return Parameters(params, frozen, measured)
@@ -131,7 +133,24 @@ def shape_of_batch(records: Records, plan: Plan) -> tuple[feeding.Batch, jax.Sha
     return batch, jax.ShapeDtypeStruct(rows, bool)
 
 
-def _check_measured(numbers: Any, params: PyTree) -> None:
+def _check_measuring(job: Job) -> None:
+    clipping, steps = job.plan.clipping, job.plan.steps
+    if job.task.measured is None:
+        return
+    if clipping.kind != "individual" or callable(getattr(clipping, "clipping_norm", None)):
+        raise ValueError(
+            "the first step measures parameters (--model.centred, Task.measured), and the clipping "
+            f"is {clipping!r}: give individual clipping to one norm (--clipping.kind individual, "
+            "jaxdp.clip_individual)"
+        )
+    if steps < 2:
+        raise ValueError(
+            f"steps is {steps}, and the first one measures parameters (--model.centred, "
+            "Task.measured): give at least 2"
+        )
+
+
+def _check_measured(numbers: Any, params: PyTree, frozen: Sequence[str]) -> None:
     """Refuses what is no `{path: numbers}` with paths and shapes of some of the parameters."""
     arrays = isinstance(numbers, dict) and all(hasattr(x, "shape") for x in numbers.values())
     if not arrays or not numbers:
@@ -139,17 +158,27 @@ def _check_measured(numbers: Any, params: PyTree) -> None:
             f"the task's measured(record) returns {shown(numbers)}: return {{path of a parameter: "
             'array}, as {"mean": record[0]}'
         )
-    shapes = {
-        path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    }
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    is_real = lambda x: jax.numpy.issubdtype(x.dtype, jax.numpy.floating)
+    shapes = {path_name(path): leaf.shape for path, leaf in leaves if is_real(leaf)}
     for path, number in numbers.items():
-        if shapes.get(path) != number.shape:
+        if shapes.get(path) != number.shape or not is_real(number):
             raise ValueError(
-                f"the task measures {path!r} with the shape {number.shape}, and the shapes of its "
-                f"parameters are {shapes}: give the path of one, and its shape"
+                f"the task measures {path!r}, {shown(number)}, and the shapes of its real "
+                f"parameters are {shapes}: give the path of one, and real numbers of its shape"
             )
-    if len(numbers) == len(shapes):
+        for pattern in frozen:
+            if takes(pattern, path):
+                raise ValueError(
+                    f"frozen has {pattern!r}, which takes {path!r}, and the first step measures "
+                    "that: leave it out"
+                )
+    if sum(math.prod(number.shape) for number in numbers.values()) == 0:
+        raise ValueError(f"the task measures no number, {shown(numbers)}: leave measured out")
+    if len(numbers) == len(leaves):
         raise ValueError(f"the task measures all its parameters {shapes}: leave some to train")
+    if len(shapes) < sum(is_real(leaf) for _, leaf in leaves):
+        raise ValueError("parameters share a path, and the task measures some: rename them")
 
 
 def _check_unit(job: Job) -> None:

@@ -291,7 +291,6 @@ def _make_plan(
         plan = plan.solve(len(job.data.private), clipping, draws, delta)
     else:
         plan = copy.copy(plan)  # its batches are drawn here
-    _check_measuring(learner, plan)
     size = job.options.records_at_once
     if job.task.statistics is not None and plan.capacity > size:
         tell(
@@ -299,23 +298,6 @@ def _make_plan(
             f"training.microbatch-size = {size} says. More clipping.units make them smaller."
         )
     return _with_rounding_bound(plan, job, learner, tell)
-
-
-def _check_measuring(learner: Learner, plan: Plan) -> None:
-    clipping = plan.clipping
-    if learner.numbers_of is None:
-        return
-    if clipping.kind != "individual" or callable(clipping.clipping_norm):
-        raise ValueError(
-            "the first step measures parameters (--model.centred, Task.measured), and the clipping "
-            f"is {clipping!r}: give individual clipping to one norm (--clipping.kind individual, "
-            "jaxdp.clip_individual)"
-        )
-    if plan.steps < 2:
-        raise ValueError(
-            f"steps is {plan.steps}, and the first one measures parameters (--model.centred, "
-            "Task.measured): give at least 2"
-        )
 
 
 def _with_rounding_bound(plan: Plan, job: Job, learner: Learner, tell: Tell) -> Plan:

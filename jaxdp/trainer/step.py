@@ -166,6 +166,8 @@ def _released(
     sums = privatizer.sums(grads, private)
     strength, norms = privatizer.strength(sums, private), private.clipping.clipping_norms
     mean, private = privatizer.release(sums, private, like)
+    # The same types for all parameters, since these two kinds of step are branches of one program.
+    strength = jax.tree.map(lambda x: x.astype(jnp.float32), strength)
     return mean, private, StepFacts(sums.diagnostics, strength, norms, _all_finite(mean))
 
 

@@ -193,7 +193,7 @@ def test_it_is_near_the_definition():
         (
             np.zeros((8, 8, 1)),
             {"J": 0},
-            "J is 0: it is the number of scales, a whole number of at least 1",
+            "J is 0: give a whole number of at least 1",
         ),
         (np.zeros((8, 8, 1)), {"L": 0}, "L is 0"),
         (np.zeros((8, 8, 1)), {"J": 2.0}, "J is 2.0"),

@@ -131,6 +131,9 @@ def test_a_run_with_a_measured_mean(tmp_path, capsys):
     assert train.main([*SHORT, "--seed", "0", "--output", str(plain)]) == 0
     assert statement_of(centred)["epsilon"] == statement_of(plain)["epsilon"]
     assert statement_of(centred)["mechanisms"] == statement_of(plain)["mechanisms"]
+    assert statement_of(centred)["task"]["measures"]
+    assert "What the first step measures" in " ".join(statement_of(centred)["assumptions"])
+    assert not statement_of(plain)["task"]["measures"]
     release = jaxdp.load_release(centred)
     found = np.asarray(release.params["mean"])
     images = digits().read("train").fields[0]
@@ -181,23 +184,62 @@ def test_what_it_needs(tmp_path, capsys, options, message):
     ("measured", "message"),
     [
         (lambda record: {"mean": record[0]}, "give the path of one"),
-        (lambda record: {"w": record[0][:1]}, "give the path of one, and its shape"),
+        (lambda record: {"w": record[0][:1]}, "and real numbers of its shape"),
         (lambda record: {"w": record[2]}, r"the task's measured\(record\) fails"),
-        (lambda record: {"w": record[0], "v": record[0]}, "leave some to train"),
         (lambda record: record[0], r"measured\(record\) returns .*: return {path"),
         (lambda record: {"w": {"x": record[0]}}, r"measured\(record\) returns"),
         (lambda record: {}, r"measured\(record\) returns"),
+        (lambda record: {"none": record[0][:0]}, "the task measures no number"),
+        (lambda record: {"w": 1j * record[0]}, "real numbers of its shape"),
+        (lambda record: {"number": record[1]}, "real numbers of its shape"),
     ],
 )
 def test_tasks_that_measure_what_does_not_fit(measured, message):
-    task = jaxdp.Task(
-        init=lambda key, record: {"w": jnp.zeros(3), "v": jnp.zeros(3)},
-        loss=lambda params, record, key: jnp.sum((params["w"] - record[0]) * params["v"]),
-        measured=measured,
-    )
+    more = {"none": jnp.zeros(0), "number": jnp.zeros((), jnp.int32)}
+    with pytest.raises(ValueError, match=message) as error:
+        tried({"w": jnp.zeros(3), "v": jnp.zeros(3), **more}, measured)
+    assert "\n" not in str(error.value)
+
+
+def test_something_is_left_to_train():
+    both = lambda record: {"w": record[0], "v": record[0]}
+    with pytest.raises(ValueError, match="leave some to train"):
+        tried({"w": jnp.zeros(3), "v": jnp.zeros(3)}, both)
+    with pytest.raises(ValueError, match="parameters share a path"):
+        tried({"w": jnp.zeros(3), "v": {"a/b": jnp.ones(1), "a": {"b": jnp.ones(1)}}}, W)
+    with pytest.raises(ValueError, match="frozen has 'w', which takes 'w'"):
+        tried({"w": jnp.zeros(3), "v": jnp.zeros(3)}, W, frozen=["w"])
+
+
+def test_other_clippings_are_refused_before_anything_else():
+    for clipping in (jaxdp.clip_layerwise({"v": 1.0}), jaxdp.clip_individual(lambda step: 1.0)):
+        with pytest.raises(ValueError, match="give individual clipping to one norm"):
+            tried({"w": jnp.zeros(3), "v": jnp.zeros(3)}, W, clipping=clipping)
+
+
+def test_parameters_of_two_dtypes():
+    with jax.enable_x64(True):
+        tried({"w": jnp.zeros(3), "v": jnp.zeros(3, jnp.float32)}, W)
+
+
+def test_a_path_is_no_pattern():
+    rename = lambda record: {"w[0]": record[0]}
+    loss = lambda params, record, key: jnp.sum((params["w[0]"] - record[0]) * params["v"])
+    tried({"w[0]": jnp.zeros(3), "v": jnp.zeros(3)}, rename, loss=loss)
+
+
+def product(params, record, key):
+    return jnp.sum((params["w"] - record[0]) * jax.tree.leaves(params["v"])[0])
+
+
+def W(record):
+    return {"w": record[0]}
+
+
+def tried(params, measured, *, loss=product, frozen=(), clipping=None):
+    """A dry run of a task with these parameters."""
+    task = jaxdp.Task(init=lambda key, record: params, loss=loss, measured=measured)
     data = jaxdp.Dataset(private=(np.ones((20, 3), np.float32), np.zeros(20, np.int32)))
-    settings = jaxdp.PlanSettings(
-        epsilon=3.0, expected_batch_size=5, steps=4, clipping=jaxdp.clip_individual(1.0)
-    )
-    with pytest.raises(ValueError, match=message):
-        jaxdp.fit(task, data, settings, optimizer=OPTIMIZER, dry_run=True)
+    clipping = clipping or jaxdp.clip_individual(1.0)
+    settings = jaxdp.PlanSettings(epsilon=3.0, expected_batch_size=5, steps=4, clipping=clipping)
+    jaxdp.fit(task, data, settings, optimizer=OPTIMIZER, frozen=frozen, dry_run=True)

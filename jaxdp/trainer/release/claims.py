@@ -67,6 +67,8 @@ CONSTANT_TIME = (
 
 UNIT_LOSS = "The loss of a batch unit depends on the records in it and the parameters only."
 
+MEASURED = "What the first step measures of a record depends on that record only."
+
 NOT_COVERED = (
     "Hyperparameters chosen by trying several on the same private records.",
     "Other releases from the same records, such as runs with other seeds: their budgets add up.",
@@ -166,7 +168,7 @@ def make_facts(job: Job, plan: Plan, params: PyTree) -> SegmentFacts:
     return SegmentFacts(
         mechanism=_mechanism_facts(job, plan, params),
         data=_data_use(job.data),
-        task=TaskFacts(job.task.name, job.model),
+        task=TaskFacts(job.task.name, job.model, job.task.measured is not None),
         preprocessing=job.preprocessing,
         test_is_public=job.data.test_is_public,
         seed=job.options.seed,
@@ -226,6 +228,7 @@ def make_statement(
         assumptions=(
             *ASSUMPTIONS,
             UNIT_LOSS if facts.mechanism.clipping.unit == "batch" else RECORD_LOSS,
+            *((MEASURED,) if facts.task.measures else ()),
             CONSTANT_TIME if facts.constant_time else WATCHED,
         ),
         not_covered=NOT_COVERED,
@@ -238,8 +241,9 @@ def _noise_facts(
     spent = [*earlier, plan.mechanism(steps)]
     charge = guarantee.charge_of(spent)
     epsilon = composition.epsilon(spent, plan.delta)
-    # A grid is chosen for all steps of a plan.
-    grids = [grid_of(m, m.noise_draws_per_step) for m in (*earlier, plan.mechanism()) if m.steps]
+    # A grid is chosen for all steps of a plan. More numbers with noise make it finer, if at all.
+    grids = [grid_of(m, m.noise_draws_per_step) for m in earlier if m.steps]
+    grids.append(grid_of(plan.mechanism(), plan.num_parameters or 1))
     return NoiseFacts(
         distribution="rounded normal",
         points_per_std=4_194_304 if min(grid.scale for grid in grids) == 22 else 16_777_216,

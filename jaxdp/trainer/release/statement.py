@@ -241,10 +241,12 @@ class TaskFacts:
     Attributes:
       name: what it is, in a word or two.
       model: the options of a model of jaxdp; null: the model is its owner's.
+      measures: whether the first step released a mean of the records' numbers, and no gradient.
     """
 
     name: str
     model: ModelConfig | None
+    measures: bool
 
 
 @dataclass(frozen=True)

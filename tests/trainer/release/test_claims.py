@@ -149,7 +149,7 @@ def test_the_facts_of_a_segment_survive_json():
         text = json.dumps(typed_json.to_json(facts))
         assert typed_json.from_json(claims.SegmentFacts, json.loads(text)) == facts
     assert (facts.seed, facts.ema, facts.constant_time) == (3, 0.5, True)
-    assert facts.task == TaskFacts("classifier", more.model)
+    assert facts.task == TaskFacts("classifier", more.model, False)
     assert facts_of().ema == Config().training.ema
 
 

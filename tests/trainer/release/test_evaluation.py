@@ -84,7 +84,7 @@ def test_a_text_release_by_itself_is_scored(text, capsys):
 def test_a_model_that_is_its_owner_s_is_not_scored_by_the_command(digits, capsys):
     file = digits / "privacy.json"
     owners = dataclasses.replace(
-        load_release(digits).statement, preprocessing=None, task=TaskFacts("mine", None)
+        load_release(digits).statement, preprocessing=None, task=TaskFacts("mine", None, False)
     )
     file.write_text(to_text(owners))
     assert evaluate.main([str(digits)]) == 2

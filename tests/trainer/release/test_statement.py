@@ -37,7 +37,7 @@ def many_kinds():
     )
     gray = replace(shown.preprocessing, center=(0.1,), scale=(0.5,))
     unbounded = {"pld": math.inf, "rdp": math.inf}
-    owners = replace(shown, preprocessing=None, task=TaskFacts("digits of mine", None))
+    owners = replace(shown, preprocessing=None, task=TaskFacts("digits of mine", None, False))
     infinite = replace(shown, preprocessing=gray, epsilon=unbounded)
     return [shown, schedule, segments, infinite, owners]
 
