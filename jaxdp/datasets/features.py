@@ -72,7 +72,9 @@ def _featured(split: Split, name: str, about: str, compute: Compute, tell: Tell)
     try:
         shape = jax.eval_shape(compute, images[:1]).shape[1:]
     except ValueError as error:
-        raise ValueError(f"data.features is 'scattering': {error}") from None
+        raise ValueError(
+            f"data.features is 'scattering': {error} (of a folder: --data.size 28 28)"
+        ) from None
     content = split.content or arrays_digest((images, labels))
     reading = Reading(
         title=f"the scattering features of the split {name}",

@@ -261,7 +261,7 @@ def _check_views(views: int, augment: Augment | None, batch_norm: bool) -> None:
     if views > 1 and batch_norm:
         raise ValueError(
             f"views is {views}, and batch_norm is True: a unit with BatchNorm has one view of each "
-            "record. Give 1, or a model with GroupNorm"
+            "record. Give 1 (--data.views 1), or a model with GroupNorm (--model.norm group)"
         )
 
 
