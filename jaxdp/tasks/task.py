@@ -29,16 +29,16 @@ class Task:
         True. None: the mean of `loss`.
       statistics: `(params, public records [n, ...]) -> statistics`, which evaluation needs beside
         the parameters (those of BatchNorm). They must not come from private records.
+      name: what it is, in a word or two, for the privacy statement.
+      check: `(records [n, ...], prediction) -> WrongRecord or None`, called before anything is
+        spent, for some records at a time: NumPy arrays, and the shapes of what `predict` returns.
+        It finds a record that can't be learnt.
       measured: `(record) -> {path: numbers}`, which the first step of a run takes the private mean
         of, over its batch: instead of an update, it puts the means in the place of the parameters
         with these paths (as "mean", or "layer/mean"), which are not trained. So a model can
         subtract a mean of its inputs. It costs that step and no more ε. A record's numbers, those
         of all paths together, are scaled down to a root mean square of 1 if they exceed it. The
         clipping must be individual. The loss of that step is shown as 0.
-      name: what it is, in a word or two, for the privacy statement.
-      check: `(records [n, ...], prediction) -> WrongRecord or None`, called before anything is
-        spent, for some records at a time: NumPy arrays, and the shapes of what `predict` returns.
-        It finds a record that can't be learnt.
 
     `variables` are the parameters; or `WithStatistics`, if `statistics` is given.
 
@@ -62,9 +62,9 @@ class Task:
     predict: Callable[[PyTree, Inputs], PyTree] | None = None
     unit_loss: Callable[..., jax.Array] | None = None
     statistics: Callable[[PyTree, Records], PyTree] | None = None
-    measured: Callable[[Record], dict[str, jax.Array]] | None = None
     name: str = "custom"
     check: Callable[[Records, PyTree], "WrongRecord | None"] | None = None
+    measured: Callable[[Record], dict[str, jax.Array]] | None = None
 
     def __post_init__(self) -> None:
         for name, arguments in SIGNATURES.items():

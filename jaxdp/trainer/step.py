@@ -22,7 +22,7 @@ class TrainState(NamedTuple):
     params: PyTree
     privatize: PrivatizeState  # its key is a secret
     optimizer: PyTree
-    measured: PyTree | None  # parameters that the first step measures
+    measured: PyTree | None = None  # parameters that the first step measures
 
     def with_clipping_norms(self, clipping_norms: jax.Array) -> "TrainState":
         """The same state with other clipping norms `[groups]`."""

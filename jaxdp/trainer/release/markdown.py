@@ -130,6 +130,12 @@ def _rows(s: Statement) -> Iterator[tuple[str, str]]:
             "alone, until `python -m jaxdp.data clear`",
         )
     yield "task", s.task.name if s.task.model is None else f"{s.task.name}, {s.task.model.name}"
+    if s.task.measures:
+        yield (
+            "first step",
+            "it measured a mean of the records' numbers, with the noise of every step, in the "
+            "place of an update",
+        )
     if s.preprocessing is None:
         yield "preprocessing", "a part of the task: constants in it must not come from private data"
     else:

@@ -29,7 +29,7 @@ def test_the_page_for_people_says_the_same():
         "1.5",
         "clip_individual(0.5)",
         "digits; protected: train; scored: test",
-        "| noise | rounded normal on a grid of std/2^24 |",
+        "| noise | rounded normal on a grid of std/2^22 |",
         "| random bits | from threefry4x32-20 with a key of 128 bits |",
         "| ε and δ that its randomness costs "
         f"| {s.noise.extra_epsilon:g} and {s.noise.extra_delta:g}, ",
@@ -40,6 +40,13 @@ def test_the_page_for_people_says_the_same():
     for limit in (*claims.ASSUMPTIONS, *claims.NOT_COVERED):
         assert limit in words(s)
     assert max(map(len, page.splitlines())) <= 100
+
+
+def test_a_first_step_that_measures_is_told():
+    s = statement_of()
+    told = "it measured a mean of the records' numbers, with the noise of every step"
+    assert told not in words(s)
+    assert told in words(replace(s, task=replace(s.task, measures=True)))
 
 
 def test_a_run_that_was_stopped_says_so():
