@@ -72,3 +72,21 @@ def test_rounding_is_paid_for_with_z_as_the_accountant_is_given_it():
     assert twice.inflation == pytest.approx(1 / (1 - 2e3 / 2**22))
     with pytest.raises(ValueError, match="rounding them to a grid would need more noise"):
         grid(10**10, 200.0)
+
+
+def test_a_plan_that_declares_its_numbers_has_one_grid_for_all_of_its_steps():
+    """A first step that measures may have more numbers than the others: the statement tells one."""
+
+    def grid(numbers):
+        plan = jaxdp.Plan(
+            num_examples=1000,
+            expected_batch_size=100,
+            steps=2,
+            noise_multiplier=200.0,
+            clipping=jaxdp.clip_individual(1.0),
+            num_parameters=50_000,
+        )
+        return noise_grid(plan, plan.clipping.groups(jax.ShapeDtypeStruct((numbers,), jnp.float32)))
+
+    assert grid(3) == grid(50_000)
+    assert grid(3).scale == 24
