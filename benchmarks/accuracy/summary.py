@@ -59,6 +59,7 @@ def shortfall(row: Row, epsilon: float, ours: Summary, plain: Summary | None) ->
     target = row.to_beat(epsilon)
     if target is not None:
         return target.accuracy - ours.median
-    if row.within is None or epsilon != row.plain_at or plain is None:
+    within = row.within_at(epsilon)
+    if within is None or plain is None:
         return None
-    return plain.median - row.within - ours.median
+    return plain.median - within - ours.median

@@ -36,8 +36,7 @@ def markdown(folder: Path, rows: Mapping[str, Row], tell: Callable[[str], object
 
 
 def _has_target(row: Row, epsilon: float) -> bool:
-    within = row.within is not None and epsilon == row.plain_at
-    return within or row.to_beat(epsilon) is not None
+    return (row.to_beat(epsilon) or row.within_at(epsilon)) is not None
 
 
 def _line(row: Row, epsilon: float, ours: Summary | None, plain: Summary | None) -> tuple[str, ...]:
@@ -72,8 +71,9 @@ def theirs(row: Row, epsilon: float) -> str:
     target = row.to_beat(epsilon)
     if target is not None:
         return f"{target.accuracy:g} ({target.source})"
-    if row.within is not None and epsilon == row.plain_at:
-        return f"at most {row.within:g} below without privacy"
+    within = row.within_at(epsilon)
+    if within is not None:
+        return f"at most {within:g} below without privacy"
     return NOTHING
 
 

@@ -8,7 +8,7 @@ costs no ε.
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -30,14 +30,14 @@ class Filters(NamedTuple):
     """What images of one size are filtered with, in float64. They are periodic.
 
     Attributes:
-      wavelets: `wavelets[j][k]` are those of scale k, `[L, height/2^j, width/2^j]`, for images at
-        every 2^j-th pixel, in the Fourier domain, where they are real. None where k < j.
+      wavelets: `wavelets[j, k]`, j ≤ k, are those of scale k, `[L, height/2^j, width/2^j]`, for
+        images at every 2^j-th pixel, in the Fourier domain, where they are real.
       averages: `averages[j]` are matrices for the rows and the columns of such images,
         `[height/2^J - 2, height/2^j]` and `[width/2^J - 2, width/2^j]`: they average, take every
         2^J-th pixel and leave out the border.
     """
 
-    wavelets: tuple[tuple[np.ndarray | None, ...], ...]
+    wavelets: Mapping[tuple[int, int], np.ndarray]
     averages: tuple[tuple[np.ndarray, np.ndarray], ...]
 
 
@@ -101,12 +101,12 @@ def scattering(
     x = x[..., None, :, :]  # an axis for paths
     once, twice, spectrum = [average(x, 0)], [], jnp.fft.fft2(x)
     for j in range(J):
-        first = _modulus(spectrum, filters.wavelets[0][j], 2**j)
+        first = _modulus(spectrum, filters.wavelets[0, j], 2**j)
         once.append(average(first, j))
         if j + 1 < J:
             first_spectrum = jnp.fft.fft2(first)[..., None, :, :]
         for k in range(j + 1, J):
-            second = _modulus(first_spectrum, filters.wavelets[j][k], 2 ** (k - j))
+            second = _modulus(first_spectrum, filters.wavelets[j, k], 2 ** (k - j))
             second = second.reshape(*second.shape[:-4], -1, *second.shape[-2:])
             twice.append(average(second, k))
     features = jnp.moveaxis(jnp.concatenate(once + twice, axis=-3), (-4, -3), (-2, -1))
@@ -141,9 +141,8 @@ def _normalised(features: jax.Array, J: int, L: int) -> jax.Array:
     return jnp.concatenate(scaled, axis=-1)
 
 
-def _modulus(spectrum: jax.Array, wavelets: np.ndarray | None, step: int) -> jax.Array:
+def _modulus(spectrum: jax.Array, wavelets: np.ndarray, step: int) -> jax.Array:
     """The modulus of images that are convolved with each wavelet, at every step-th pixel."""
-    assert wavelets is not None
     product = spectrum * wavelets.astype(spectrum.real.dtype)
     *rest, height, width = product.shape
     folded = product.reshape(*rest, step, height // step, step, width // step)
@@ -163,10 +162,7 @@ def make_filters(height: int, width: int, J: int, L: int) -> Filters:
         L, step, height // step, step, width // step
     ).sum((1, 3))
     return Filters(
-        tuple(
-            tuple(folded(w, 2**j) if k >= j else None for k, w in enumerate(wavelets))
-            for j in range(J)
-        ),
+        {(j, k): folded(w, 2**j) for k, w in enumerate(wavelets) for j in range(k + 1)},
         tuple((_average(height, j, J), _average(width, j, J)) for j in range(J)),
     )
 

@@ -97,7 +97,7 @@ def test_energy_is_not_gained(seed):
 def test_filters_have_mean_zero_and_gain_no_energy(J, L):
     size = 8 * 2**J
     filters = make_filters(size, size, J, L)
-    wavelets = np.concatenate([filters.wavelets[0][k] for k in range(J)])
+    wavelets = np.concatenate([filters.wavelets[0, k] for k in range(J)])
     assert np.max(np.abs(wavelets[:, 0, 0])) < 1e-13
     mirrored = np.roll(wavelets[:, ::-1, ::-1], 1, (1, 2))
     rows = filters.averages[0][0]
@@ -169,7 +169,7 @@ def test_it_is_near_the_definition():
     """| | x * ψ | * ψ' | * φ at full resolution; taking fewer pixels on the way changes little."""
     image = noise(32, 32, 1, seed=4)[..., 0].astype(np.float64)
     x = np.pad(image, 4, mode="reflect")
-    wavelets = [make_filters(40, 40, 2, 8).wavelets[0][k] for k in range(2)]
+    wavelets = [make_filters(40, 40, 2, 8).wavelets[0, k] for k in range(2)]
     far = (np.arange(40) + 20) % 40 - 20
     average = np.exp(-(far**2) / (2 * (2 * SIGMA) ** 2))
     low = np.fft.fft2(np.outer(average, average) / average.sum() ** 2)
