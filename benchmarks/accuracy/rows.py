@@ -68,7 +68,7 @@ class Row:
         return {**self.private_options(self.plain_at), **self.plain}
 
     def within_at(self, epsilon: float) -> float | None:
-        """Returns how far the accuracy at an ε may be below that without privacy, if that counts."""
+        """Returns how far the accuracy at an ε may be below that without privacy."""
         return self.within if epsilon == self.plain_at else None
 
     def to_beat(self, epsilon: float) -> Published | None:
@@ -113,10 +113,11 @@ ROWS = {
             set="CIFAR-10",
             method="scattering, linear",
             config="cifar10_scattering",
-            # Widths are not for a linear layer: 16 is the default again.
+            # A linear layer has no widths and no activation: here are the defaults again.
             options={
                 "model.name": "linear",
                 "model.widths": 16,
+                "model.activation": "tanh",
                 "training.ema": 0.95,
             },
             theirs=[Published(3, 0.670, TRAMER)],
