@@ -8,7 +8,7 @@ Result:  not measured on the test images yet; 0.674 on the last 5,000 training i
          on the others (seed 0), where the linear layer gives 0.680. On the test images that gives
          0.669, and 0.641 at ε = 1 (medians of seeds 0, 1, 2)
 
-What was tried on held-out training images is in docs/accuracy.md. It is not paid for by ε.
+What was tried on held-out training images is in docs/accuracy.md. ε does not count this search.
 """
 
 from jaxdp.trainer import (

@@ -9,8 +9,8 @@ Result:  not measured on a GPU. 20 steps on 512 images with 2 views run on 2 cor
 
 The network and the settings are those of De et al. 2022 (arXiv 2204.13650): batches of 4,096,
 learning rate 2 without momentum, clipping norm 1, a moving average of 0.999. They took 2,500 steps
-with σ = 3 for ε = 8, and 875 with σ = 10 for ε = 1. For the same ε and steps the noise
-multiplier is 2.576 and 9.121 here, by PLD (`python -m jaxdp.plan configs/cifar10_wrn.py`).
+with a noise multiplier of 3 for ε = 8, and 875 with 10 for ε = 1. Here it is 2.576 and 9.121 for
+the same ε and steps, by PLD.
 """
 
 from jaxdp.trainer import (

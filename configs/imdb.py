@@ -9,7 +9,7 @@ Words are numbered by a fixed hash, so that no vocabulary is learnt from the rev
 privacy (`python -m benchmarks.runs.without_privacy configs/imdb.py --seed 0
 --training.optimizer adam --training.learning-rate 1e-2`) the same steps give 0.831. Tried with seed
 0, scored on the last fifth of the training reviews: learning rates 20 (0.741), 60 (0.802) and 120
-(0.810, with a higher loss), and width 8 (0.801). This tuning is not paid for by ε. One author may
+(0.810, with a higher loss), and width 8 (0.801). ε does not count this tuning. One author may
 have several reviews: the guarantee is for one review.
 """
 

@@ -12,7 +12,7 @@ Without privacy (`python -m benchmarks.runs.without_privacy configs/lm_small.py 
 --training.ema 0 --data.file ...`) the same steps give perplexity 6.33, accuracy 0.459; with next to
 none (--plan.epsilon 1e6 --clipping.norm 3) they give 6.62 and 0.447. Tried at 300 steps, scored on
 a tenth of the training windows: learning rate 2e-3 (perplexity 12.3) and 5e-3 (11.3). This tuning
-is not paid for by ε.
+is not counted by ε.
 """
 
 from jaxdp.trainer import (

@@ -50,7 +50,8 @@ def run(cases: Sequence[Case], folder: Path, files: Path, again: bool) -> int:
         try:
             found = None if again else results.load(folder, case)
             if found is not None:
-                print(f"{name}: has a result, accuracy {found.accuracy:.4f}", flush=True)
+                accuracy = f"accuracy {found.accuracy:.4f}"
+                print(f"{name}: has a result, {accuracy} (--again trains it anew)", flush=True)
                 continue
             print(f"{name}: {case.command}", flush=True)
             result = result_of(case, files)
@@ -65,7 +66,8 @@ def run(cases: Sequence[Case], folder: Path, files: Path, again: bool) -> int:
             return 130
         results.save(folder, case, result)
         spent = "" if result.epsilon_spent is None else f"ε spent {result.epsilon_spent:.5g}, "
-        print(f"{name}: accuracy {result.accuracy:.4f}, {spent}{result.seconds:.0f} s", flush=True)
+        print(f"{name}: accuracy {result.accuracy:.4f}, {spent}{result.seconds:.0f} s")
+        print(f"wrote {results.path_of(folder, case)}", flush=True)
     return 0
 
 
@@ -94,9 +96,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     table = commands.add_parser("table", help="prints the table of docs/accuracy.md")
     plot = commands.add_parser("plot", help="draws docs/accuracy.png")
-    plot.add_argument("--figure", type=Path, default=Path("docs/accuracy.png"))
+    plot.add_argument(
+        "--figure", type=Path, default=Path("docs/accuracy.png"), help="its file: .png, .pdf, .svg"
+    )
     for command in (trains, table, plot):
-        command.add_argument("--results", type=Path, default=results.RESULTS, help="the folder")
+        command.add_argument(
+            "--results",
+            type=Path,
+            default=results.RESULTS,
+            help="the folder of the results; default: that of the project, which has some already",
+        )
     args = parser.parse_args(arguments)
     if args.command == "run":
         if unknown := [name for name in args.rows if name not in ROWS]:
@@ -116,11 +125,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(markdown(args.results, ROWS, tell))
         return 0
     try:
-        figure = draw(args.results, ROWS, tell)
-    except ValueError as error:
+        draw(args.results, ROWS, tell).savefig(args.figure, dpi=150)
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    figure.savefig(args.figure, dpi=150)
     print(f"wrote {args.figure}")
     return 0
 

@@ -81,13 +81,9 @@ def load(folder: Path, case: Case) -> Result | None:
         result = Result(**fact)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}): delete it, or run it --again") from None
-    if result.command != case.command:
+    if (result.command, result.config) != (case.command, case.config_digest):
         raise ValueError(
-            f"{path} is of `{result.command}`, and the row's command is now `{case.command}`: run "
-            "it --again"
-        )
-    if result.config != case.config_digest:
-        raise ValueError(
-            f"{path} is of other options in configs/{case.row.config}.py: run it --again"
+            f"{path.parent.name}/{path.name} is of other options than the row has now: train it by "
+            f"`python -m benchmarks.accuracy run {case.row.name} --again`"
         )
     return result

@@ -13,6 +13,8 @@ TITLES = (
 NOT_RUN = "not run"
 NOTHING = "–"
 
+LEAST = 0.001  # seeds change more than this
+
 
 def markdown(folder: Path, rows: Mapping[str, Row], tell: Callable[[str], object]) -> str:
     """Returns the table, and under it the command and the machine of every row.
@@ -85,10 +87,10 @@ def verdict(row: Row, epsilon: float, ours: Summary, plain: Summary | None) -> s
     if short is None:
         return "without privacy is not run"
     # Compared as shown: test accuracies have four digits.
-    by = f"{abs(short):.4f}"
-    if float(by) == 0:
-        return "reached"
-    return f"fell short by {by}" if short > 0 else f"yes, by {by}"
+    more = round(0 - short, 4)
+    if abs(more) < LEAST:
+        return f"equal ({more:+.4f})"
+    return f"yes, by {more:.4f}" if more > 0 else f"fell short by {-more:.4f}"
 
 
 def minutes(summary: Summary) -> str:

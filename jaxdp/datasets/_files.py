@@ -23,4 +23,4 @@ def why(error: OSError) -> str:
 
 def unreadable(what: str, error: OSError) -> ValueError:
     """The message, in one line, about a file that the system does not give."""
-    return ValueError(f"{what} can't be read ({why(error)}): put it back, or name its new place")
+    return ValueError(f"{what} can't be read ({why(error)}): put it there, or give its right path")

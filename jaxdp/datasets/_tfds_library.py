@@ -27,7 +27,7 @@ def import_tfds() -> Any:
         import PIL.Image
         import tensorflow_datasets
     except ModuleNotFoundError as error:
-        what = "every data set but digits and text"
+        what = "a data set of TFDS (not digits, texts, tables, folders or your own)"
         raise ValueError(missing(what, str(error.name), "data")) from None
     del importlib_resources, PIL
     return tensorflow_datasets

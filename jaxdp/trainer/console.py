@@ -238,6 +238,8 @@ class StepDisplay:
     def show(self, metrics: Metrics) -> None:
         """Shows the metrics of one more step."""
         facts = "empty batch"
+        if metrics.clipped_fraction is not None:
+            facts = "measures, no update"
         if metrics.loss is not None:
             facts = f"loss {metrics.loss:.3f}, clipped {metrics.clipped_fraction:.0%}"
         if not self.compile_seconds:  # the first step of this process

@@ -20,6 +20,8 @@ from . import freezing, trial
 from .job import Job
 from .trial import KEY
 
+_MEASURES = "the first step measures parameters (--model.centred, Task.measured)"
+
 
 class Parameters(NamedTuple):
     """The parameters of a run, before its first step."""
@@ -139,14 +141,14 @@ def _check_measuring(job: Job) -> None:
         return
     if clipping.kind != "individual" or callable(getattr(clipping, "clipping_norm", None)):
         raise ValueError(
-            "the first step measures parameters (--model.centred, Task.measured), and the clipping "
-            f"is {clipping!r}: give individual clipping to one norm (--clipping.kind individual, "
-            "jaxdp.clip_individual)"
+            f"{_MEASURES}, and the clipping is {clipping.kind}, or to norms that change: give "
+            "individual clipping to one norm (--clipping.kind individual, jaxdp.clip_individual), "
+            "or measure nothing (--model.centred False)"
         )
     if steps < 2:
         raise ValueError(
-            f"steps is {steps}, and the first one measures parameters (--model.centred, "
-            "Task.measured): give at least 2"
+            f"{_MEASURES}, and steps is {steps}: give at least 2, or measure nothing "
+            "(--model.centred False)"
         )
 
 

@@ -15,7 +15,7 @@ class Metrics(NamedTuple):
 
     step: int
     examples: int  # examples that took part; with batch units, the units that were not empty
-    loss: float | None  # mean; None for an empty batch
+    loss: float | None  # mean; None for an empty batch, and for a step that measures
     clipped: int
     clipped_fraction: float | None  # of the examples (units) with a finite gradient
     nonfinite: int
@@ -47,7 +47,7 @@ def measure(step: int, facts: StepFacts) -> Metrics:
     return Metrics(
         step=step,
         examples=int(d.count),
-        loss=float(d.loss_sum / finite) if finite else None,
+        loss=float(d.loss_sum / finite) if finite and not np.isnan(d.loss_sum) else None,
         clipped=int(d.clipped),
         clipped_fraction=float(d.clipped / finite) if finite else None,
         nonfinite=int(d.nonfinite),

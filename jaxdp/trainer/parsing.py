@@ -86,8 +86,8 @@ def only_config(others: Sequence[str]) -> str:
     """
     if len(others) > 1:
         raise ValueError(
-            f"{' '.join(others)} belongs to no option: give one config file at most, and every "
-            "value after its option, as --plan.steps 100"
+            f"{' '.join(others)} belongs to no option: give one config file at most, every value "
+            "after its option, as --plan.steps 100, and True or False after a switch"
         )
     return others[0]
 

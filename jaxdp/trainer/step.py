@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -154,6 +155,8 @@ def _make_means(
         lazy = grads(start, (batch.records,), mask)
         released, private, facts = _released(privatizer, lazy, state.privatize, start)
         measured = jax.tree.map(lambda mean: mean / scale, released)
+        no_loss = jnp.full_like(facts.diagnostics.loss_sum, jnp.nan)
+        facts = facts._replace(diagnostics=replace(facts.diagnostics, loss_sum=no_loss))
         return state._replace(privatize=private, measured=measured), facts
 
     return means

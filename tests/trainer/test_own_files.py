@@ -383,7 +383,7 @@ def test_a_file_that_is_gone_is_asked_for_and_a_moved_one_is_free(crashed, capsy
     moved.parent.mkdir()
     os.replace(file, moved)
     assert go_on(run) == 2
-    assert "put it back, or name its new place" in capsys.readouterr().err
+    assert "put it there, or give its right path" in capsys.readouterr().err
     resumed, _, said = prepare_resume(run, "--data.file", str(moved))
     assert (resumed.repeats, said) == (True, "")
     charged = ledger_of(run).steps

@@ -197,7 +197,7 @@ def from_arrays(arrays: Arrays, like: Any) -> Any:
     wanted = {name: leaf for name, leaf in _named(like) if not _is_key(leaf)}
     facts = lambda named: {name: (x.shape, str(x.dtype)) for name, x in named.items()}
     if facts(arrays) != facts(wanted):
-        wrong = sorted(name for name, _ in set(facts(arrays).items()) ^ set(facts(wanted).items()))
+        wrong = sorted({n for n, _ in facts(arrays).items() ^ facts(wanted).items()})
         raise ValueError(
             f"the checkpoint does not fit the run, in {', '.join(wrong[:3])}: resume with the "
             "model and the parameters that it was made with"
