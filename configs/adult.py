@@ -1,8 +1,8 @@
 """UCI Adult: whether an income is above 50,000 dollars, by logistic regression at ε = 1.
 
 Command: python -m jaxdp.train configs/adult.py
-         (needs adult.data and adult.test of the UCI repository in the folder where you start; or give
-         --data.file and --data.test-from)
+         (needs adult.data and adult.test of the UCI repository in the folder where you start;
+         else give --data.file and --data.test-from)
 Time:    6 to 13 seconds on 2 busy cores
 Result:  test accuracy 0.8527 (median of seeds 0, 1, 2; from 0.8526 to 0.8541)
 

@@ -24,7 +24,7 @@ TELL_SECONDS = 10.0  # between two lines about how far it is
 
 SCALING = (
     "pixels are divided by {brightest:g}, the largest that the file format has, and "
-    "jaxdp.scattering(images, normalised=True, mirrored={mirrored}) makes features of them "
+    "{call} makes features of them "
     "(version {version}): a fixed map of each record alone"
 )
 
@@ -48,7 +48,8 @@ def with_scattering(images: SplitSet, mirrored: bool, tell: Tell) -> SplitSet:
         raise ValueError(
             "data.features is 'scattering', which is for images, but the data are not: leave it out"
         )
-    scaling = SCALING.format(brightest=form.brightest, mirrored=mirrored, version=VERSION)
+    call = f"jaxdp.scattering(images, normalised=True, mirrored={mirrored})"
+    scaling = SCALING.format(brightest=form.brightest, call=call, version=VERSION)
     of_one = lambda image: scattering(
         image.astype(np.float32) / form.brightest, normalised=True, mirrored=mirrored
     )
@@ -63,6 +64,7 @@ def with_scattering(images: SplitSet, mirrored: bool, tell: Tell) -> SplitSet:
             scale=1.0,
             scaling=scaling,
             decoding=f"{form.decoding} {scaling}",
+            made_by=call,
         ),
     )
 

@@ -33,6 +33,7 @@ class Format:
       decoding: all constants and options by which inputs and labels were made, as text. None of
         them is a secret.
       brightest: of an image: the largest value that a pixel can have.
+      made_by: the call that makes features of an image; None: the inputs are as they were recorded.
     """
 
     inputs: Literal["image", "features", "tokens", "mixed"]
@@ -47,6 +48,7 @@ class Format:
     fields: Mapping[str, str] = field(default_factory=dict)
     decoding: str = ""
     brightest: float = 255.0
+    made_by: str | None = None
 
 
 PADDING = 0  # the token that fills up documents

@@ -40,8 +40,11 @@ def test_a_run_on_features(tmp_path, capsys):
     # Whoever has the release makes the features of new images by the library.
     images, labels = digits().read("test").fields
     features = jaxdp.scattering(images.astype(np.float32) / 16, normalised=True)
-    right = jaxdp.load_release(folder).predict(np.asarray(features))["class"] == labels
+    release = jaxdp.load_release(folder)
+    right = release.predict(np.asarray(features))["class"] == labels
     assert np.mean(right) == pytest.approx(scores["accuracy"], abs=0.01)
+    with pytest.raises(ValueError, match=r"jaxdp\.scattering\(images, normalised=True"):
+        release.predict(images)
     assert evaluate.main([str(folder)]) == 0
     assert f"{scores['accuracy']:.4f}" in capsys.readouterr().out
 

@@ -325,7 +325,9 @@ def _data_use(data: Dataset) -> DataUse:
 def preprocessing_of(data: Format) -> Preprocessing:
     """What a model of jaxdp sees of the inputs of a built-in data set."""
     decoding = hashlib.sha256(data.decoding.encode()).hexdigest()
-    return Preprocessing(_numbers(data.center), _numbers(data.scale), data.scaling, decoding)
+    return Preprocessing(
+        _numbers(data.center), _numbers(data.scale), data.scaling, decoding, data.made_by
+    )
 
 
 def _numbers(values: float | Sequence[float] | None) -> float | tuple[float, ...] | None:

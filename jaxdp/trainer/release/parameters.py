@@ -91,8 +91,8 @@ class Release:
 
         Args:
           inputs: what a record holds beside its label, `[n, ...]`, as it was given for training.
-            After a run on features (`--data.features`) these are the features of images:
-            `statement.preprocessing` says how they are made.
+            After a run on features (`--data.features`) these are the features of images, by the
+            call `statement.preprocessing.made_by`.
 
         Returns:
           NumPy arrays `[n, ...]`, as the task's `predict` gives them: of a classifier
@@ -101,7 +101,13 @@ class Release:
         Raises:
           ValueError: for inputs of another form, or a release that can't predict.
         """
-        return self.model.predict(inputs)
+        model, prepared = self.model, self.statement.preprocessing
+        try:
+            return model.predict(inputs)
+        except ValueError as error:
+            if prepared is None or prepared.made_by is None:
+                raise
+            raise ValueError(f"{error}. Inputs are features: {prepared.made_by}") from None
 
     @property
     def variables(self) -> dict[str, Any]:

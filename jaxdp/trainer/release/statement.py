@@ -259,12 +259,14 @@ class Preprocessing:
       description: where the two come from.
       decoding: a checksum of the constants and options by which inputs and labels were decoded: of
         a schema, tokens or sizes of images. They are public.
+      made_by: the call of jaxdp that makes the inputs, of images; null: they are as recorded.
     """
 
     center: float | tuple[float, ...] | None
     scale: float | tuple[float, ...] | None
     description: str
     decoding: str
+    made_by: str | None
 
 
 @dataclass(frozen=True)
