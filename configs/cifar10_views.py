@@ -19,9 +19,11 @@ from jaxdp.trainer import (
 
 config = Config(
     name="cifar10_views",
-    data=DataConfig(name="cifar10", augment="crop_flip", views=4),
-    model=ModelConfig(name="cnn", widths=(32, 64, 64), norm_group_size=8),
+    data=DataConfig(name="cifar10", augment="crop_flip", views=2),
+    model=ModelConfig(name="cnn", widths=(32, 64, 64), activation="relu", norm_group_size=8),
     clipping=ClippingConfig(norm=0.5),
-    plan=PlanConfig(epsilon=3.0, delta=1e-5, expected_batch_size=2048.0, steps=400),
-    training=TrainingConfig(learning_rate=3.0, momentum=0.9, schedule="constant", ema=0.97),
+    plan=PlanConfig(epsilon=3.0, delta=1e-5, expected_batch_size=3072.0, steps=300),
+    training=TrainingConfig(
+        learning_rate=2.0, momentum=0.9, schedule="constant", ema=0.97, microbatch_size=32
+    ),
 )
