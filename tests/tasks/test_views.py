@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.cases import slow
 from helpers.networks import CLASSES, INPUTS, NETWORKS, Linen
 
 import jaxdp
@@ -72,8 +73,11 @@ def mean_by_hand(library, rate, params, dtype):
     return jax.tree.map(lambda *leaves: np.mean([np.asarray(a) for a in leaves], 0), *each)
 
 
-@pytest.mark.parametrize("library", NETWORKS)
-@pytest.mark.parametrize("rate", [0.0, 0.5])
+@pytest.mark.parametrize(
+    ("library", "rate"),
+    [*[(library, 0.0) for library in NETWORKS], ("linen", 0.5)]
+    + [slow(library, 0.5) for library in NETWORKS if library != "linen"],
+)
 def test_the_gradient_is_the_mean_over_the_views(library, rate):
     task, params = start(library, rate=rate)
     keys = record_keys(STEP_KEY, jnp.arange(B))
