@@ -198,7 +198,7 @@ def empty_classes(folder):
 
 
 WRONG_FOLDERS = {
-    "missing": (remove_all, r"can't be read \(no such file or directory\): put it back"),
+    "missing": (remove_all, r"can't be read \(no such file or directory\): put it there"),
     "no classes": (lambda folder: [remove_all(folder), folder.mkdir()], "has 0 sub-folders"),
     "one class": (leave_one_class, "has 1 sub-folders: give a folder with one for every class"),
     "no images": (empty_classes, "has no image in any sub-folder"),

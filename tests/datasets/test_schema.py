@@ -143,7 +143,7 @@ def test_a_wrong_schema_is_refused_in_one_line(tmp_path, text, part):
 def test_a_file_that_is_no_text_is_refused(tmp_path):
     path = tmp_path / "columns.toml"
     with pytest.raises(
-        ValueError, match=r"columns\.toml can't be read \(no such file or directory\): put it back"
+        ValueError, match=r"columns\.toml can't be read \(no such file or directory\): put it there"
     ):
         read_schema(str(path))
     path.mkdir()

@@ -30,7 +30,7 @@ def test_the_vocabulary_does_not_depend_on_the_text():
         (b"abc", 64, "has 3 characters: too few"),
         (b"\xff\xfe" * 100, 9, "is not UTF-8 from byte 0 on"),
         (b"abc", 0, "windows of 0 characters"),
-        (None, 9, r"can't be read \(no such file or directory\): put it back"),
+        (None, 9, r"can't be read \(no such file or directory\): put it there"),
     ],
 )
 def test_what_is_no_text_is_refused(tmp_path, content, window, message):
