@@ -73,6 +73,7 @@ def test_the_default_run_is_configs_digits_cnn():
     assert load_config(str(CONFIGS[0].parent / "digits_cnn.py")) == Config()
 
 
+@pytest.mark.slow
 def test_a_language_model_sees_the_past_only():
     config = load_config(str(CONFIGS[[path.stem for path in CONFIGS].index("lm_small")]))
     (inputs, _), data_format = stand_in(config)

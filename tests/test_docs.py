@@ -156,6 +156,7 @@ def test_the_programs_of_the_page_on_own_models_run(tmp_path, monkeypatch):
     assert fitted.release.predict(space["rows"][0][:2]).dtype == bool
 
 
+@pytest.mark.slow
 def test_the_programs_of_the_page_on_batchnorm_run():
     space = {}
     for program in programs(ROOT / "docs/guides/batchnorm.md"):

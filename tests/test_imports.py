@@ -146,6 +146,7 @@ def test_no_module_needs_an_operating_system():
     assert posix_only({"trainer.run.files": {"os", "fcntl"}}) == ["trainer.run.files imports fcntl"]
 
 
+@pytest.mark.slow
 def test_the_trainer_can_be_imported_where_there_is_no_fcntl():
     for module in ("tyro", "sklearn", "safetensors"):
         pytest.importorskip(module)

@@ -322,6 +322,7 @@ def test_segments_are_charged_for_all_their_draws_together():
     )
 
 
+@pytest.mark.slow
 def test_steps_that_fit_a_budget_pay_for_their_noise():
     target = epsilon(RUN, DELTA)
     half, more = replace(CHARGED, steps=50), replace(CHARGED, steps=100)
@@ -342,6 +343,7 @@ def test_solved_noise_meets_its_target_with_the_charge(draws):
         assert z > exact
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("target", "least"), [(20.0, 19.9), (1000.0, 35.0)])
 def test_a_large_target_is_met_by_the_largest_epsilon_that_the_charge_leaves(target, least):
     numbers = dict(steps=50, sampling_probability=0.1, noise_draws_per_step=1e6)

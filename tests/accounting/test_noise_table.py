@@ -39,7 +39,7 @@ def test_the_forums_numbers(batch_size, z, norm):
     assert row.noise_norm == pytest.approx(norm, rel=1e-3)
 
 
-@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+@pytest.mark.parametrize("accountant", ["pld", slow("rdp")])
 def test_z_meets_the_target_and_hardly_more(accountant):
     table = ask(accountant=accountant)
     for row in table.rows:
@@ -98,6 +98,7 @@ def test_no_clipped_mean_is_longer_than_said():
     assert jnp.linalg.norm(total) / 20 == pytest.approx(row.largest_gradient, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_accountants_without_a_sound_bound_say_nothing():
     replaced = ask(adjacency="replace_one", batch_sizes=[64]).rows[0]
     assert replaced.epsilon_pld <= 3
@@ -178,6 +179,7 @@ def test_eight_batch_sizes_take_less_than_15_seconds():
     assert time.process_time() - start < 15
 
 
+@pytest.mark.slow
 def test_the_table_loads_the_library_only():
     code = (
         "import sys, jaxdp.accounting; "

@@ -116,6 +116,7 @@ def test_a_planted_bug_is_found(bug, canary, steps):
     assert "NOT AS PRIVATE AS CLAIMED" in str(found)
 
 
+@pytest.mark.slow
 def test_a_step_that_adds_up_in_grads_has_canaries_of_rows_alone():
     # Rows of a sum are not those of examples: moving them would be no change of one record.
     p = small(jaxdp.clip_individual(1.0))

@@ -154,6 +154,7 @@ def test_a_private_run_is_that_of_its_command(tiny, tmp_path, monkeypatch, capsy
     assert json.loads(path.read_text())["accuracy"] == 0.5
 
 
+@pytest.mark.slow
 def test_a_run_without_privacy_is_that_of_its_command(tiny, tmp_path, capsys):
     asked = ["run", "tiny", "--without-privacy", "--seeds", "0", "--results", str(tmp_path)]
     assert program.main(asked) == 0

@@ -39,6 +39,7 @@ def test_epsilons_are_those_of_the_page():
     assert all(line in PAGE for line in lines)
 
 
+@pytest.mark.slow
 def test_norms_from_both_ways_agree(stand_in):
     lines = backpack.individual_gradients(stand_in)[2:]
     assert len(lines) == 8
@@ -48,6 +49,7 @@ def test_norms_from_both_ways_agree(stand_in):
     assert "| Conv_1/kernel | (4, 4, 16, 32) | (64, 4, 4, 16, 32) | (64,) |" in lines[2]
 
 
+@pytest.mark.slow
 def test_the_pages_factor_bounds_nothing(stand_in):
     rows = [line.split("|") for line in backpack.wrong_factor(stand_in)[2:]]
     for _, _, norm, right, wrong, _ in rows:

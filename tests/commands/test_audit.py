@@ -125,6 +125,7 @@ def test_a_dry_run_tells_of_them(capsys):
     assert "60 of the private records are made up, from public facts alone" in said
 
 
+@pytest.mark.slow
 def test_a_report_tells_of_them(run, capsys, tmp_path, monkeypatch):
     few_points(monkeypatch)
     assert report.main([str(run), "--output", str(tmp_path)]) == 0

@@ -74,6 +74,7 @@ def test_a_narrow_terminal_gets_fewer_columns_and_whole_numbers(capsys, monkeypa
     assert "No room for: ε by RDP, noise std." in " ".join(printed.split())
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_gets_no_traceback():
     command = [sys.executable, "-m", "jaxdp.plan", *RUN, "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -132,6 +133,7 @@ def test_it_runs_as_a_module_and_says_what_is_missing():
     assert "RuntimeWarning" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [slow("tyro"), slow("rich"), "matplotlib"])
 def test_a_missing_extra_is_one_line_that_names_the_command(missing, tmp_path):
     code = (

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from helpers.cases import slow
 
 for module in ("tyro", "sklearn", "safetensors"):
     pytest.importorskip(module)
@@ -95,7 +96,7 @@ def test_refusals_are_one_line(made, changes, message, capsys, monkeypatch):
     assert not (folder / "y.csv").exists()
 
 
-@pytest.mark.parametrize("command", [["jaxdp.predict"], ["jaxdp", "predict"]])
+@pytest.mark.parametrize("command", [["jaxdp.predict"], slow(["jaxdp", "predict"])])
 def test_it_runs_as_a_program(made, command):
     folder, case = made
     done = subprocess.run(

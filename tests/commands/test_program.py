@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from helpers.cases import slow
 from helpers.interrupts import interrupts_raise
 
 for module in ("tyro", "rich", "sklearn", "matplotlib", "safetensors"):
@@ -58,7 +59,7 @@ def test_an_interrupt_while_a_command_imports_leaves_no_traceback():
     assert "KeyboardInterrupt" not in errors
 
 
-@pytest.mark.parametrize("command", ["train", "plan configs/digits_linear.py"])
+@pytest.mark.parametrize("command", ["train", slow("plan configs/digits_linear.py")])
 def test_a_platform_that_is_not_there_is_one_line(command):
     done = subprocess.run(
         [sys.executable, "-m", "jaxdp", *command.split()],

@@ -46,6 +46,7 @@ def test_it_says_what_it_did_and_what_it_cannot_do(run, capsys, monkeypatch):
     assert report.main([str(run)]) == 0  # it needs no secret
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_program(run):
     command = [sys.executable, "-m", "jaxdp.seal", str(run)]
     said = subprocess.run(command, capture_output=True, text=True, check=True)

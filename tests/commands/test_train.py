@@ -70,6 +70,7 @@ def test_a_missing_config_file_is_one_line(capsys):
     assert said.startswith("error: there is no config file configs/digits_cn.py")
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_after_the_step_and_writes_the_release(tmp_path):
     folder = tmp_path / "run"
     args = ["--plan.steps", "100000", "--plan.expected-batch-size", "8", "--plan.epsilon", "8"]
@@ -99,6 +100,7 @@ def test_ctrl_c_stops_after_the_step_and_writes_the_release(tmp_path):
     assert said.endswith(f"To go on: python -m jaxdp.train --resume {folder}\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("missing", "status"),
     [
@@ -120,6 +122,7 @@ def test_a_missing_extra_is_one_line_that_names_the_command(missing, status):
     assert "pip install -e '.[train]'" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_main_job_reaches_its_accuracy(tmp_path):
     """ε = 3 on digits: the median of seeds 0, 1, 2 is at least 0.93, as the README says."""
     accuracies = []

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.cases import slow
 
 import jaxdp
 from jaxdp.datasets.scattering import SIGMA, VERSION, make_filters
@@ -35,7 +36,7 @@ def length(x):
     return float(np.sqrt(np.sum(np.square(x, dtype=np.float64))))
 
 
-@pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3), (5, 2, 12, 20, 2)])
+@pytest.mark.parametrize("shape", [slow((28, 28, 1)), slow((32, 32, 3)), (5, 2, 12, 20, 2)])
 def test_the_shape(shape):
     *rest, height, width, colours = shape
     features = jaxdp.scattering(noise(*shape))

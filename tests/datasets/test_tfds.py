@@ -127,6 +127,7 @@ def test_supervised_keys_say_what_is_predicted_from_what(tmp_path):
     assert (tokens.tolist(), labels.tolist()) == ([[98, 0]], [2])
 
 
+@pytest.mark.slow
 @real_data
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
 def test_the_real_test_sets(name):
@@ -138,6 +139,7 @@ def test_the_real_test_sets(name):
     np.testing.assert_allclose(images.mean((0, 1, 2)) / 255, published, atol=0.005)
 
 
+@pytest.mark.slow
 @real_data
 def test_the_real_reviews():
     tokens, labels = opened("imdb_reviews", SHARED / "tfds", length=64).read("test").fields

@@ -57,6 +57,7 @@ def test_words_are_hashed():
     assert counts.max() < 660
 
 
+@pytest.mark.slow
 def test_the_hash_is_the_same_in_every_process():
     program = (
         "from jaxdp.datasets.tokens import make_tokens;"

@@ -106,6 +106,7 @@ def test_it_is_scaling_clipping_and_scaling_back():
         np.testing.assert_allclose(flat64(got), flat64(times(scaled, -1)), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_times_the_root_of_layers_it_has_the_noise_of_layerwise_and_clips_no_more():
     root = np.sqrt(len(NORMS))
     apart = jaxdp.clip_layerwise(NORMS)

@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from helpers.cases import slow
+from helpers.cases import slow, some
 from helpers.dense import from_dense
 from helpers.layers import LAYERS, layers_loss, layers_records
 from helpers.problems import flat64
@@ -68,11 +68,14 @@ def changed(batch, index, other):
 
 # Clipping reads the gradients' norms alone, whichever form they are held in.
 METHODS = ["factored", slow("vmap")]
+KINDS = some(
+    [(kind, unit) for kind in CLIPPINGS for unit in ("example", "batch")],
+    [(kind, "example") for kind in CLIPPINGS] + [("individual", "batch"), ("quantile", "batch")],
+)
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("unit", ["example", "batch"])
-@pytest.mark.parametrize("kind", CLIPPINGS)
+@pytest.mark.parametrize(("kind", "unit"), KINDS)
 def test_sensitivity_is_what_the_clipping_says(kind, unit, method):
     clip = CLIPPINGS[kind](unit)
     norms = clip.init(LAYERS).clipping_norms
@@ -114,8 +117,7 @@ def test_sensitivity_is_what_the_clipping_says(kind, unit, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("unit", ["example", "batch"])
-@pytest.mark.parametrize("kind", CLIPPINGS)
+@pytest.mark.parametrize(("kind", "unit"), KINDS)
 def test_a_crafted_pair_attains_the_sensitivity(kind, unit, method):
     rng = np.random.default_rng(0)
     up = layers_records(rng, 1, 100.0)

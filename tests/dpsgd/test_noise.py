@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from dp_accounting.pld import privacy_loss_distribution as dp_pld
+from helpers.cases import slow
 from helpers.problems import flat64
 from helpers.releases import FALSE_ALARM, PARAMS, make_plan, releases, zero_gradients
 from scipy.stats import chi2, kstest, norm
@@ -107,8 +108,8 @@ def test_keys_of_every_kind_draw_noise(impl):
     assert flat64(runs).all()
 
 
-@pytest.mark.parametrize("allocation", ["proportional", "isotropic", "dimension"])
-@pytest.mark.parametrize("adjacency", ["add_remove", "replace_one"])
+@pytest.mark.parametrize("allocation", ["proportional", slow("isotropic"), "dimension"])
+@pytest.mark.parametrize("adjacency", ["add_remove", slow("replace_one")])
 @pytest.mark.parametrize(
     "clipping",
     [

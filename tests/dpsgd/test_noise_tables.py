@@ -9,6 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from helpers import noise_law
+from helpers.cases import slow
 from helpers.noise_law import errors, position_counts, target_error, target_rounding, weights_of
 
 from jaxdp.accounting.noise_charge import ERRORS, MISSING
@@ -61,7 +62,7 @@ def test_the_errors_of_every_number_are_those_that_are_charged(scale):
     assert found.missing > 0.9 * MISSING
 
 
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("scale", [SCALES[0], *map(slow, SCALES[1:])])
 def test_the_errors_of_every_eighth_cell(scale):
     found = check(tables(scale), KERNELS[scale], scale, range(0, noise_law.REACH, 8))
     assert found.rms > 0.2 * ERRORS[scale][0]  # about 1/√8
@@ -106,6 +107,7 @@ def test_a_changed_entry_of_the_table_is_found(changed, scale):
         check(changed(tables(scale)), KERNELS[scale], scale, range(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "steps", "bits"),
     [(0, 1, -1), (1, 1, -1), (2, 2, 0), (2, 2, -1), (3, 2, 0), (3, 1, 1), (4, 2, -1), (4, 1, -1)],

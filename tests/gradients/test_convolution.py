@@ -13,7 +13,7 @@ LAYOUT_1D = ("NWC", "WIO", "NWC")
 @pytest.mark.parametrize(
     ("space", "options"),
     [
-        ((9,), dict(window_strides=(1,), padding="SAME")),
+        slow((9,), dict(window_strides=(1,), padding="SAME")),
         slow((9,), dict(window_strides=(2,), padding=[(3, -1)])),
         ((6, 7), dict(window_strides=(1, 1), padding="SAME")),
         slow((6, 7), dict(window_strides=(2, 3), padding="VALID")),
@@ -165,6 +165,7 @@ class Layers(nn.Module):
         }[self.layer](x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layer",
     [slow("1-d"), slow("circular"), "local", slow("transposed"), slow("transposed, mirrored")]

@@ -67,6 +67,7 @@ def test_mapped_layers_with_weights_of_their_own():
     agree_exactly(loss, params, (normal(3, B, 3, 6, 4),))
 
 
+@pytest.mark.slow
 def test_layers_of_flax_with_batch_axes():
     class Model(nn.Module):
         @nn.compact

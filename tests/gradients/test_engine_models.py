@@ -79,6 +79,7 @@ def test_linen_convnet():
     agree(loss, params, (x, y), tolerance=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", [nn.OptimizedLSTMCell, nn.GRUCell])
 def test_linen_recurrent(cell):
     model = nn.RNN(cell(5))

@@ -87,6 +87,7 @@ def test_lookups_as_people_write_them(form):
     agree_exactly(loss, normal(0, 6, 5), (jax.random.randint(jax.random.key(1), (B, 6), -8, 9),))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(), (4,)])
 def test_lookups_in_a_table_for_every_layer(shape):
     """The tables are the slices of a scan."""

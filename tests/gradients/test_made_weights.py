@@ -58,6 +58,7 @@ def with_gain(q, x):
     return wave(conv(x, q["g"] * standard(q["w"])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "params", "batch"),
     [
@@ -86,6 +87,7 @@ def test_standardised_weights_and_their_gains_are_factors(loss, params, batch):
         assert form == ("product" if "g" in jax.tree_util.keystr(path) else "direct")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "shape"),
     [
@@ -172,6 +174,7 @@ def test_any_function_is_taken_a_few_rows_at_a_time_where_arrays_are_large(loss,
     assert "made by a function: a few rows at a time" in reasons
 
 
+@pytest.mark.slow
 def test_a_function_may_be_of_more_equations_than_python_calls(monkeypatch):
     def loss(w, x):
         for _ in range(1200):

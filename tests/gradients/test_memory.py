@@ -91,6 +91,7 @@ def test_estimates_are_near_to_what_xla_says(name):
         assert row.measured <= TOLERANCE * row.estimate + slack, row
 
 
+@pytest.mark.slow
 def test_factors_that_both_passes_hold_are_counted():
     """A recurrent cell: its terms don't add up in norms, so factors are held until a pass ends."""
 
@@ -178,6 +179,7 @@ def test_the_memory_is_told():
     assert jaxdp.explain(loss, params, (x,)).memory == ()
 
 
+@pytest.mark.slow
 def test_factors_that_take_more_than_vmap_are_given_up():
     program = trace(layers_again, normal(0, 4, 16, 16), (normal(9, 4096, 16),))
     choices = choose(program, thrifty=True)
@@ -191,6 +193,7 @@ def test_factors_that_take_more_than_vmap_are_given_up():
     assert isinstance(leaf, Dense)
 
 
+@pytest.mark.slow
 def test_patches_of_several_convolutions_are_not_there_at_once():
     loss, params, x = CASES["images"]
     deeper = [*params, *[params[-1]] * 3]

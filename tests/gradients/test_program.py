@@ -57,6 +57,7 @@ def test_weights_shared_by_one_loop_and_sliced_by_another():
     assert factored(loss, params, batch) == [True]
 
 
+@pytest.mark.slow
 def test_convolutions_and_lookups_in_loops():
     def loss(q, x, i):
         def step(h, slices):

@@ -90,10 +90,12 @@ def mixture(*lead):
     return {name: normal(i, *lead, *shape) for i, (name, shape) in enumerate(shapes.items())}
 
 
+@pytest.mark.slow
 def test_a_mixture_of_experts_by_sorting():
     agree(lambda params, x: jnp.sum(jnp.sin(route(params, x))), mixture(), (normal(9, B, T, D),))
 
 
+@pytest.mark.slow
 def test_layers_of_experts_in_a_scan():
     def loss(params, x):
         layer = jax.checkpoint(lambda h, own: (route(own, h), None))
@@ -112,6 +114,7 @@ def test_clipped_sums_and_explanations():
     assert all(np.isfinite(leaf.squared_norms()).all() for leaf in leaves)
 
 
+@pytest.mark.slow
 def test_narrow_types_are_summed_in_float32():
     def loss(experts, x, sizes):
         y = jax.lax.ragged_dot(x.astype(jnp.bfloat16), experts.astype(jnp.bfloat16), sizes)

@@ -75,6 +75,7 @@ def test_it_is_never_a_constant_of_the_program(options):
     assert constants > 2 * shared["base"].nbytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"method": "factored"}, {"microbatch_size": 8}])
 def test_its_memory_does_not_grow_with_the_examples(options):
     def memory(batch):

@@ -106,6 +106,7 @@ def test_an_empty_unit_is_zero_and_not_nan(kind):
     np.testing.assert_array_equal(flat(grads), 0)
 
 
+@pytest.mark.slow
 def test_units_are_normalised_each_on_their_own(kind):
     (model, params), units = make(kind), 3
     x, y = records(units * 5)
@@ -131,6 +132,7 @@ def test_the_model_keeps_nothing(kind):
         jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(nnx.state(model)), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows_at_a_time", [5, 100])
 def test_public_statistics_are_those_of_all_records(kind, rows_at_a_time):
     model, params = make(kind)
@@ -177,6 +179,7 @@ def test_models_that_take_more_than_inputs_are_called_by_hand():
     np.testing.assert_allclose(loss(params, x, y, np.ones(6, bool)), expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_layers_under_remat_and_scan():
     class Block(nn.Module):
         @nn.compact

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.cases import slow
 from helpers.small_dataset import SMALL_FORMAT, small_dataset
 
 import jaxdp
@@ -22,7 +23,7 @@ IMAGES = Format("image", "class", 10, 127.5, 127.5, "")
     "config",
     [
         ModelConfig("linear"),
-        ModelConfig(widths=(4, 8)),
+        slow(ModelConfig(widths=(4, 8))),
         ModelConfig(widths=(8,), norm_group_size=4),
     ],
     ids=["linear", "cnn", "cnn with GroupNorm"],

@@ -131,6 +131,7 @@ def test_an_error_that_one_example_raises_for_all_is_refused():
     np.testing.assert_allclose(alone, every.at[1].set(0), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_loops_of_equinox_take_one_example_at_a_time():
     def loss(w, x):
         step = lambda carry: (carry[0] + 1, jnp.sin(carry[1] * w))

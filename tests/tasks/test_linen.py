@@ -73,6 +73,7 @@ def units(n=12, seed=0):
     return rng.normal(2, 3, (n, 4)).astype("f4"), rng.integers(0, 3, n).astype("i4")
 
 
+@pytest.mark.slow
 def test_batch_norm_in_units_is_that_of_models():
     net, scale = Normalised(), lambda x: x / 3
     task = classifier(net, preprocess=scale, batch_norm=True)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.cases import slow
+from helpers.cases import some
 from helpers.networks import CLASSES, INPUTS, NETWORKS, Linen
 
 import jaxdp
@@ -75,8 +75,10 @@ def mean_by_hand(library, rate, params, dtype):
 
 @pytest.mark.parametrize(
     ("library", "rate"),
-    [*[(library, 0.0) for library in NETWORKS], ("linen", 0.5)]
-    + [slow(library, 0.5) for library in NETWORKS if library != "linen"],
+    some(
+        [(library, rate) for library in NETWORKS for rate in (0.0, 0.5)],
+        [("linen", 0.5), ("nnx", 0.0)],
+    ),
 )
 def test_the_gradient_is_the_mean_over_the_views(library, rate):
     task, params = start(library, rate=rate)
@@ -159,6 +161,7 @@ def test_a_record_moves_the_sum_by_at_most_the_norm(size):
         assert np.linalg.norm(moved) > 0.9 * NORM
 
 
+@pytest.mark.slow
 def test_images_keep_their_form():
     images = np.random.default_rng(0).integers(0, 256, (2, 12, 12, 1)).astype(np.uint8)
     task = classifier(Linen(), augment=crop_and_flip, preprocess=lambda x: x / 255, views=2)

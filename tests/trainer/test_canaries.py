@@ -90,6 +90,7 @@ def test_a_run_without_has_no_file(finished):
         audit_run(finished)
 
 
+@pytest.mark.slow
 def test_a_resume_goes_on_with_the_same_ones_for_free(tmp_path):
     options = dict(data=WITH_PUBLIC, audit_canaries=M)
     whole = fitted(tmp_path / "whole", seed=3, **options)
@@ -139,6 +140,7 @@ def test_another_number_is_refused(copied, count):
         fitted(resume=copied, data=WITH_PUBLIC, audit_canaries=count)
 
 
+@pytest.mark.slow
 def test_other_canaries_are_refused(copied):
     file = copied / "private" / "canaries.json"
     again = lambda: fitted(resume=copied, data=WITH_PUBLIC, audit_canaries=M)

@@ -41,6 +41,7 @@ def test_plain_lines_where_there_is_no_terminal(finished_and_said):
     assert "NOT PRIVATE" not in said
 
 
+@pytest.mark.slow
 def test_the_papers_noise_is_told_with_what_it_is_worth(tmp_path, capsys):
     z = paper_noise_multiplier(0.01875, "batch", 1, "replace_one", "shuffled")
     plan = PlanConfig(

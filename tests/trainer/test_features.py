@@ -61,6 +61,7 @@ def test_a_run_goes_on_with_its_features_only(tmp_path, capsys):
     assert len(segments) == 1
 
 
+@pytest.mark.slow
 def test_canaries_among_features(tmp_path):
     folder = tmp_path / "run"
     assert run(folder, "--audit.canaries", "40") == 0

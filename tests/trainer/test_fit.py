@@ -241,6 +241,7 @@ def test_other_test_rows_may_be_given_and_are_told(crashed, capsys):
     assert [use.test for use in result.statement.earlier_data] == ["60 rows that were given"]
 
 
+@pytest.mark.slow
 def test_the_command_and_fit_leave_each_other_s_runs_alone(crashed, tmp_path, capsys):
     assert train.main(["--resume", str(crashed)]) == 2
     assert "is a run of jaxdp.fit" in capsys.readouterr().err
@@ -272,6 +273,7 @@ def test_a_plan_that_the_ledger_cannot_keep_is_refused(tmp_path, changes):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_plan_may_leave_the_number_of_parameters_open(tmp_path):
     plan = jaxdp.Plan(
         num_examples=200, expected_batch_size=32, steps=3, epsilon=3.0, clipping=PLAN.clipping
@@ -302,6 +304,7 @@ def test_private_rows_that_a_step_holds_are_refused(tmp_path, held):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_optimizer_may_hold_a_key(tmp_path):
     noisy = lambda updates, params: jax.tree.map(
         lambda u: u + jax.random.normal(KEY, u.shape), updates

@@ -51,6 +51,7 @@ def test_a_dry_run_writes_nothing(tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_plan_that_is_solved_already_is_taken(tmp_path):
     plan = jaxdp.Plan(
         num_examples=200,
@@ -67,6 +68,7 @@ def test_a_plan_that_is_solved_already_is_taken(tmp_path):
     assert fitted(tmp_path / "run", plan=plan).statement.steps == 3
 
 
+@pytest.mark.slow
 def test_a_clipping_with_norms_from_public_rows(tmp_path):
     clipping = ClippingConfig(
         kind="layerwise", norms_from="public", norm=0.5, pretraining_epochs=1, decay=0.9

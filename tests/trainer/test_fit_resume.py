@@ -44,6 +44,7 @@ def test_other_frozen_parameters_are_another_computation(tmp_path, capsys):
     assert len(ledger_of(tmp_path / "run").segments) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [jax.pure_callback, slow(jax.experimental.io_callback)])
 def test_an_optimizer_that_calls_the_host_repeats_nothing_for_free(tmp_path, capsys, call):
     """The text of the program does not have what the host computes."""
@@ -109,6 +110,7 @@ config = Config(plan=PlanConfig(expected_batch_size=32, steps=8), evaluations=0)
 """
 
 
+@pytest.mark.slow
 def test_a_run_on_a_split_named_test_keeps_its_records(tmp_path, capsys):
     """Its private records are of "test", which is also what `Dataset` calls rows to score."""
     folder, file = tmp_path / "run", tmp_path / "own.py"
@@ -128,6 +130,7 @@ def test_a_run_on_a_split_named_test_keeps_its_records(tmp_path, capsys):
     assert len(ledger_of(folder).segments) == 1
 
 
+@pytest.mark.slow
 def test_the_file_of_an_earlier_segment_must_be_the_ledger_s(tmp_path):
     folder = tmp_path / "run"
     with crash_at(5):

@@ -116,6 +116,7 @@ def test_labels_of_a_source_are_checked_before_anything_is_spent(tmp_path):
         fitted(tmp_path / "run", task=task, data=jaxdp.Dataset(Pairs(X, wrong)))
 
 
+@pytest.mark.slow
 def test_labels_in_files_are_checked_once(tmp_path, monkeypatch):
     task = jaxdp.tasks.classifier(nn.Dense(2))
     data = lambda labels=Y: jaxdp.Dataset((mapped(tmp_path)["x"], labels))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers.cases import slow
 
 for module in ("tyro", "safetensors", "sklearn"):
     pytest.importorskip(module)
@@ -148,7 +149,7 @@ def test_a_run_with_a_measured_mean(tmp_path, capsys):
     assert evaluate.main([str(centred)]) == 0
 
 
-@pytest.mark.parametrize("step", [1, 2, 5])
+@pytest.mark.parametrize("step", [1, slow(2), slow(5)])
 def test_it_goes_on_bit_for_bit(tmp_path, step):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert train.main([*CENTRED, "--output", str(whole)]) == 0
@@ -219,6 +220,7 @@ def test_other_clippings_are_refused_before_anything_else():
             tried({"w": jnp.zeros(3), "v": jnp.zeros(3)}, W, clipping=clipping)
 
 
+@pytest.mark.slow
 def test_parameters_of_two_dtypes():
     with jax.enable_x64(True):
         tried({"w": jnp.zeros(3), "v": jnp.zeros(3, jnp.float32)}, W)

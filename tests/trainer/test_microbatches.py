@@ -110,6 +110,7 @@ def test_a_run_gives_what_its_numbers_give_by_hand(tmp_path):
         assert b"1.5kB" not in content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [slow("factored"), "two_pass", slow("vmap")])
 def test_every_method_trains(tmp_path, method):
     options = dict(seed=3, evaluations=0, plan=replace(PLAN, steps=3), microbatch_size=8)
@@ -153,6 +154,7 @@ def test_what_was_asked_for_outlives_a_new_segment(tmp_path, monkeypatch, capsys
     assert segment_of(folder, 2).microbatches == first
 
 
+@pytest.mark.slow
 def test_a_resume_of_fit_takes_the_same_numbers(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(microbatches, "free_memory", lambda: 3000)
     with crash_at(5):
@@ -175,6 +177,7 @@ def test_a_dry_run_tells_the_numbers_and_the_estimate(tmp_path, capsys):
     assert re.search(r"Gradients: 1 record at a time by method vmap, in about [\d.]+kB", said)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limit", "share"), [("1GB", 4), ("60kB", 2), ("30kB", 0.5)])
 def test_units_are_taken_whole_or_in_parts(limit, share):
     """As many as fit, of four; and where not even one does, a part of it."""
@@ -193,6 +196,7 @@ def batchnorm(limit):
     return replace(config, data=data)
 
 
+@pytest.mark.slow
 def test_batchnorm_takes_a_whole_unit():
     run = start(batchnorm("1GB"))
     assert run.job.options.microbatch_size == run.plan.capacity

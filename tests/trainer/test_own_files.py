@@ -327,6 +327,7 @@ def test_bad_rows_are_listed_for_the_owner_alone(tmp_path, capsys):
     assert not (none / "run" / "private" / "bad_rows.txt").exists()
 
 
+@pytest.mark.slow
 def test_a_long_stretch_of_bad_rows_is_skipped(tmp_path):
     """Records are checked some at a time: where none of these can be used, there is no label."""
     rows = lines(1500)
@@ -392,6 +393,7 @@ def test_a_file_that_is_gone_is_asked_for_and_a_moved_one_is_free(crashed, capsy
     assert len(ledger_of(run).segments) == 1
 
 
+@pytest.mark.slow
 def test_another_schema_is_the_same_records_and_another_computation(crashed):
     run, file = crashed
     other = file.parent / "other.toml"
@@ -434,6 +436,7 @@ def test_options_that_decide_which_records_there_are_stay(crashed, capsys):
     assert "in an earlier segment of the run" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_cache_may_be_emptied_while_a_run_is_stopped(crashed, capsys):
     run, _ = crashed
     assert data.main(["clear"]) == 0

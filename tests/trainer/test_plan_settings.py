@@ -10,6 +10,7 @@ CLIPPING = jaxdp.clip_individual(1.0)
 NUMBERS = dict(expected_batch_size=10, steps=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [

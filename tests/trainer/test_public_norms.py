@@ -136,6 +136,7 @@ def whole_run(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [5, 6])  # in the middle of an epoch, and before the first of one
 def test_a_resumed_run_is_the_uninterrupted_one(whole_run, tmp_path, step):
     folder = shutil.copytree(whole_run, tmp_path / "run")
@@ -162,6 +163,7 @@ def test_the_statement_says_where_the_norms_come_from(whole_run):
     assert said in page
 
 
+@pytest.mark.slow
 def test_other_public_records_are_another_computation(whole_run):
     run, history, _ = prepare_resume(whole_run, "--data.public", "train[1201:]")
     assert not run.repeats

@@ -114,6 +114,7 @@ def finished(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_what_is_released_is_the_average_with_public_statistics(finished, dataset):
     released = jaxdp.load_release(finished)
     model = make_model(SMALL.model, loading.load(SMALL.data)[1])

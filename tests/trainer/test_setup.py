@@ -107,8 +107,8 @@ def test_the_plan_pays_for_all_numbers_that_get_noise(args, numbers):
         ("--model.name linear", "too large"),
         ("--clipping.kind batch --clipping.units 4", "bound"),
         slow("--model.name cnn --model.widths 32 64", "none"),
-        ("--model.name cnn --model.widths 32 64 --training.microbatch-size 1", "bound"),
-        ("--model.name cnn --training.microbatch-size 8 --training.method factored", "none"),
+        slow("--model.name cnn --model.widths 32 64 --training.microbatch-size 1", "bound"),
+        slow("--model.name cnn --training.microbatch-size 8 --training.method factored", "none"),
         ("--model.name cnn --training.microbatch-size 8 --training.method vmap", "bound"),
         ("--model.name cnn --training.microbatch-size 8 --training.method two_pass", "none"),
     ],
@@ -123,6 +123,7 @@ def test_the_rounding_of_the_sum_is_bounded_where_a_bound_is_proved(args, kind):
         assert plan.rounding_slack == plan.rounding_estimate
 
 
+@pytest.mark.slow
 def test_parameters_that_cannot_learn_are_told(monkeypatch):
     def over_itself(params, record, key):
         x, y = record

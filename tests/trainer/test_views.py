@@ -17,6 +17,7 @@ def started(folder, *options):
     return train.main([*SHORT, "--output", str(folder), *options])
 
 
+@pytest.mark.slow
 def test_a_run_with_views_goes_on_bit_for_bit(tmp_path):
     whole, stopped, one = (tmp_path / name for name in ("whole", "stopped", "one"))
     assert started(whole, *VIEWS) == 0

@@ -73,6 +73,7 @@ def test_a_release_by_itself_is_scored(digits, capsys):
     assert "by PLD, the claim, at δ = 0.000337\n" in said
 
 
+@pytest.mark.slow
 def test_a_text_release_by_itself_is_scored(text, capsys):
     release, file = text
     assert evaluate.main([str(release), "--data.file", str(file)]) == 0
@@ -151,6 +152,7 @@ def test_evaluate_says_how_it_is_used(capsys):
     assert capsys.readouterr().out.startswith("usage: python -m jaxdp.evaluate RUN")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["rich", slow("flax"), slow("safetensors")])
 def test_a_missing_extra_ends_the_command_in_one_line(missing, run_without):
     status, said = run_without(missing, "jaxdp.evaluate")

@@ -16,6 +16,7 @@ def test_the_report_s_scores_end_with_the_result(finished):
     assert found.scores[-1]["accuracy"] == found.results["scores"]["accuracy"]
 
 
+@pytest.mark.slow
 def test_epsilon_against_steps_counts_what_was_charged_in_vain(finished):
     found = load_record(finished)
     (only,) = found.spent

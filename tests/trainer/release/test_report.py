@@ -103,6 +103,7 @@ def test_report_says_how_it_is_used(capsys):
     assert "usage: python -m jaxdp.report RUN" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["rich", slow("matplotlib")])
 def test_a_missing_extra_ends_the_command_in_one_line(missing, run_without):
     status, said = run_without(missing, "jaxdp.report")

@@ -84,6 +84,7 @@ def test_statements_of_many_plans_hold(adjacency, batch, z, steps):
     assert wrong(statement_of(make_plan(**numbers), steps)) == []
 
 
+@pytest.mark.slow
 def test_a_statement_of_several_segments_holds():
     before = [segment_of(make_plan(), 7), segment_of(make_plan(noise_multiplier=3.0), 5)]
     plan = make_plan(expected_batch_size=50, noise_multiplier=5.0)

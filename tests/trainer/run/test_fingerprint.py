@@ -198,6 +198,7 @@ def test_every_variable_that_xla_may_read_is_another_computation(monkeypatch, na
     assert after_a_change(monkeypatch, name, "--other") == f"environment.{name}"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Following NumPy automatic rank promotion")
 def test_what_is_only_logged_or_cached_is_the_same_computation(monkeypatch):
     assert after_a_change(monkeypatch, "JAX_LOG_COMPILES", "1") == ""
@@ -206,6 +207,7 @@ def test_what_is_only_logged_or_cached_is_the_same_computation(monkeypatch):
         assert changes(before, fingerprint_of([])) == "jax settings.jax_numpy_rank_promotion"
 
 
+@pytest.mark.slow
 def test_the_contents_of_a_file_of_flags_count(monkeypatch, tmp_path):
     path = tmp_path / "flags"
     path.write_text("--xla_a=1")

@@ -45,6 +45,7 @@ def another_jax(patch):
     patch.setattr(fingerprint, "_version", lambda name: "0.99" if name == "jax" else version(name))
 
 
+@pytest.mark.slow
 def test_how_often_a_run_is_scored_may_change(secret):
     run, _, said = prepare_resume(secret, "--evaluations", "3")
     assert (run.repeats, said) == (True, "")
@@ -121,6 +122,7 @@ def test_records_that_no_step_would_use_are_refused(secret, capsys):
     assert len(ledger_of(secret).segments) == 1
 
 
+@pytest.mark.slow
 def test_a_segment_without_a_step_changes_nothing(secret, capsys):
     assert go_on(secret) == 0
     before = {path: path.read_bytes() for path in secret.rglob("*") if path.is_file()}

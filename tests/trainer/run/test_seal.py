@@ -341,6 +341,7 @@ def test_what_is_no_run_is_refused(tmp_path, secret):
         seal(secret)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_is_sealed_with_its_clipping_norms_and_frozen_parameters(tmp_path):
     """What a resume takes from the checkpoint, it still finds there."""
     folder = stopped_run(tmp_path / "run", "--training.frozen", "Dense_0/bias")
