@@ -18,6 +18,7 @@ def test_published_noise_multipliers():
     assert solve_noise_multiplier(**problem) == pytest.approx(1.34590, abs=5e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("batch", "target", "z"),
     [(64, 8, 0.543), (64, 3, 0.710), (64, 1, 1.208), (256, 3, 1.004), (1024, 1, 4.077)],

@@ -141,6 +141,7 @@ def test_fixed_size_is_never_more_than_unamplified():
     assert epsilon(run, 1e-5, "rdp") == pytest.approx(plain, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_a_schedule_composes_the_real_sequence():
     run = Mechanism(((0.8, 100), (1.6, 200)), 300, 0.02)
     event, relation = dp_event(run)

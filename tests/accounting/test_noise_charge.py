@@ -331,6 +331,7 @@ def test_steps_that_fit_a_budget_pay_for_their_noise():
     assert composed_epsilon([half, replace(more, steps=fits)], DELTA) <= target
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draws", [650, 1e7, 1e10])
 def test_solved_noise_meets_its_target_with_the_charge(draws):
     numbers = dict(target_epsilon=2.0, delta=DELTA, steps=100, sampling_probability=0.05)

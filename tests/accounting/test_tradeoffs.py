@@ -39,6 +39,7 @@ def test_long_runs_approach_a_gaussian_curve():
     np.testing.assert_allclose(tradeoff(run, ALPHAS), gdp.gaussian_tradeoff(mu, ALPHAS), atol=6e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "run",
     [

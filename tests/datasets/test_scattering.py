@@ -123,6 +123,7 @@ def test_groups_are_normalised_as_flax_does():
             np.testing.assert_allclose(found[image, ..., start:stop], want, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_normalised_features_do_not_depend_on_contrast():
     image = noise(16, 16, 2)
     make = lambda image: np.asarray(jaxdp.scattering(image, normalised=True))

@@ -58,6 +58,7 @@ def test_constants_are_published_or_of_the_format(small_mnist, tmp_path):
     assert "range of the file format" in found.scaling
 
 
+@pytest.mark.slow
 def test_splits_are_taken_apart(small_mnist):
     from helpers.trainer import start
 

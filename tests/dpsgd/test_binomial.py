@@ -61,6 +61,7 @@ def test_the_distance_from_the_exact_law(n, q):
     assert binomial.TOTAL_VARIATION == 2.0**-99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n", "size"), [(10**6, 4096), (10**9, 4096), (10**12, 4096), (10**9, 10**9 - 5000)]
 )

@@ -52,6 +52,7 @@ def test_keys_and_numbers_give_other_orders():
         assert np.sum(order == np.arange(500)) < 12  # one on average
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("places", [(0, 1), (17, 29)])
 def test_two_places_get_any_two_records(places):
     size, count = 30, 20_000

@@ -169,6 +169,7 @@ def test_composition_by_hand():
     assert np.mean((x @ params["w"] + params["b"] > 0) == y) > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampling", "adjacency"), [("poisson", "add_remove"), ("fixed_size", "replace_one")]
 )

@@ -150,6 +150,7 @@ CLIPPINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLIPPINGS)
 def test_strength_is_of_the_clipped_mean_and_of_the_noise_that_is_added(name):
     clipping, allocation = CLIPPINGS[name]

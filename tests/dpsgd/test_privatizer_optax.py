@@ -102,6 +102,7 @@ CHAINS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHAINS)
 def test_chains_of_every_form_take_privatize_and_hand_on_their_arguments(name):
     plan = make_plan()

@@ -18,6 +18,7 @@ def layer_norms(rows):
     return {name: norms64({name: row}) for name, row in rows.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["auto", "two_pass", "vmap"])
 def test_norms_of_examples_are_averaged_layer_by_layer(method):
     clip = jaxdp.clip_layerwise(1.0)

@@ -207,6 +207,7 @@ def many(scale):
     return drawn(MANY, scale, step=3, leaf=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", SCALES)
 def test_moments_to_the_sixth(scale):
     x = many(scale)

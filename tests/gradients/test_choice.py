@@ -6,6 +6,7 @@ import pytest
 from helpers.engines import B, agree, factored, normal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "loss",
     [

@@ -133,6 +133,7 @@ LONG += ("mapped over positions", "depthwise", "first channels", "1 × 1", "tran
 LONG += ("longer than the input",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [slow(name) if name in LONG else name for name in FORMS])
 def test_convolutions_as_people_write_them(form):
     shape, convolve = FORMS[form]

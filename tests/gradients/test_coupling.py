@@ -118,6 +118,7 @@ def test_losses_that_couple_examples_are_refused(method, microbatch_size):
             transform(jnp.ones(3), (X,)).materialize()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [with_print, with_io])
 @pytest.mark.parametrize("method", ["auto", "factored", "vmap"])
 @pytest.mark.parametrize("microbatch_size", [None, 1, 2])

@@ -102,6 +102,7 @@ def test_what_has_no_rule_is_materialised(loss):
     assert factored(loss, BASE, (X,)) == [False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "loss",
     [

@@ -97,6 +97,7 @@ IN_LINES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [slow("vmap"), "auto", slow("factored"), "two_pass"])
 @pytest.mark.parametrize("loss", IN_LINES)
 def test_a_row_that_is_not_finite_stays_alone_in_float64(loss, method):

@@ -77,6 +77,7 @@ LONG = ("one by one, dynamic", "scalar column", "scalar, dynamic", "numbers of a
 LONG += ("within", "in a scan")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [slow(name) if name in LONG else name for name in FORMS])
 def test_lookups_as_people_write_them(form):
     def loss(table, i):
@@ -106,6 +107,7 @@ def gathered(table, indices, mode, index_map=(0,)):
     return jax.lax.gather(table, indices, numbers, (1, 5), mode=mode, fill_value=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["fill", "clip"])
 @pytest.mark.parametrize("start", [2**32 + 1, -(2**32) + 1, np.uint64(2**63 + 1)])
 def test_wide_indices_outside_of_the_table_stay_outside(mode, start):

@@ -14,6 +14,7 @@ def test_linear_layers_and_biases():
     assert factored(loss, params, batch) == [False, True, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "a", "w"),
     [

@@ -92,6 +92,7 @@ CLIPPINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CLIPPINGS)
 def test_which_clippings_take_one_pass(kind, passes):
     clipping, expected = CLIPPINGS[kind]

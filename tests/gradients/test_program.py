@@ -16,6 +16,7 @@ def test_scan_over_layers():
     assert factored(loss, params, batch) == [False, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reverse", [False, True])
 def test_nested_scans_views_and_remat(reverse):
     def loss(q, x):

@@ -20,6 +20,7 @@ def held(loss, params, batch):
     return factored_engine(loss, params, batch)[1][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "loss",
     [
@@ -70,6 +71,7 @@ def split(w, x):
     return jnp.sum(jnp.sin(x @ a) * jnp.cos(x @ b) * (x @ c))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "shape"),
     [

@@ -52,6 +52,7 @@ def step_of(**options):
     return step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -87,6 +88,7 @@ def test_its_memory_does_not_grow_with_the_examples(options):
     assert many - few < base  # 56 times the base, if every example had its own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("microbatch_size", [None, 2])
 @pytest.mark.parametrize("units_at_once", [None, 1])
 def test_batch_units_share_it_too(microbatch_size, units_at_once):

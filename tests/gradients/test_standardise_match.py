@@ -110,6 +110,7 @@ def random(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape) + 0.3, jnp.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("f", [*ONE, *TWO], ids=lambda f: f.__name__)
 def test_the_description_computes_the_same_weight(f):
     arrays = [random(*KERNEL), random(5, seed=1)][: 1 + (f in TWO)]

@@ -109,6 +109,7 @@ def test_lazy_gradients_know_the_keys_of_the_parameters_and_give_nothing():
     assert "w" not in dense
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", [slow(lambda f: f), nnx.jit])
 def test_an_optimizer_of_nnx_takes_the_same_steps_as_the_plain_chain(transform):
     plan, model = make_plan(), Net()

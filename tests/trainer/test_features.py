@@ -49,6 +49,7 @@ def test_a_run_on_features(tmp_path, capsys):
     assert f"{scores['accuracy']:.4f}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_its_features_only(tmp_path, capsys):
     folder = tmp_path / "run"
     with crash_at(12):

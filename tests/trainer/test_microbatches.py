@@ -167,6 +167,7 @@ def test_a_resume_of_fit_takes_the_same_numbers(tmp_path, monkeypatch, capsys):
     assert len(ledger_of(tmp_path / "run").segments) == 1
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_the_numbers_and_the_estimate(tmp_path, capsys):
     assert train.main([*SHORT, "--dry-run", *limited()]) == 0
     said = " ".join(capsys.readouterr().out.split())
@@ -205,6 +206,7 @@ def test_batchnorm_takes_a_whole_unit():
         start(batchnorm("100kB"))
 
 
+@pytest.mark.slow
 def test_a_solved_plan_tells_the_size_of_the_batch(tmp_path):
     plan = jaxdp.Plan(
         num_examples=len(DATA.private),

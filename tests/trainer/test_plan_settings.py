@@ -29,6 +29,7 @@ def test_it_solves_to_the_plan_of_the_same_numbers(more):
     assert made.mechanism() == plan.mechanism()
 
 
+@pytest.mark.slow
 def test_a_delta_of_its_own_comes_first():
     settings = PlanSettings(**NUMBERS, clipping=CLIPPING, epsilon=2.0, delta=1e-3)
     assert settings.solve(100, CLIPPING, 650, 1e-4).delta == 1e-3

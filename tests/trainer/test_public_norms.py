@@ -182,6 +182,7 @@ def test_a_new_segment_measures_again_and_the_same(whole_run):
     assert norms_of(first.state).max() == pytest.approx(0.3 * 0.9**3, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_new_segment_with_kept_norms_measures_its_own_records(tmp_path):
     with crash_at(5):
         config = write_config(with_clipping(refresh=False, decay=1.0), tmp_path)

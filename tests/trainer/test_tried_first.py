@@ -35,6 +35,7 @@ def fit(folder, task, data=DATA, optimizer=None):
     return jaxdp.fit(task, data, PLAN, optimizer=optimizer, output=folder / "run")
 
 
+@pytest.mark.slow
 def test_arrays_that_are_shared_are_copied_before_steps_use_their_memory(tmp_path):
     keeps_parameters = optax.contrib.prodigy(1.0)  # its state holds the first ones as they are
     assert fit(tmp_path, task(), optimizer=keeps_parameters).finished

@@ -32,6 +32,7 @@ def test_the_tables_are_those_whose_errors_are_proved():
     assert recomputed.MISSING == noise_charge.MISSING
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draws", [slow(1.0), 650.0, 1e6, 1e9])
 @pytest.mark.parametrize("steps", [1, 20, 10_000])
 def test_the_charge_is_that_of_the_theorem(draws, steps):

@@ -182,6 +182,7 @@ def after_a_change(monkeypatch, name, value):
     return changes(before, fingerprint_of([]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
