@@ -51,15 +51,15 @@ def summarise(
     return Summary(runs) if runs else None
 
 
-def shortfall(row: Row, epsilon: float, ours: Summary, plain: Summary | None) -> float | None:
-    """Returns how far the median is below what is to be beaten; below 0: it is beaten.
+def margin(row: Row, epsilon: float, ours: Summary, plain: Summary | None) -> float | None:
+    """Returns how far the median is above what is to be beaten; below 0: it fell short.
 
     None: there is nothing to beat at this ε, or the run without privacy is missing that says it.
     """
     target = row.to_beat(epsilon)
     if target is not None:
-        return target.accuracy - ours.median
+        return ours.median - target.accuracy
     within = row.within_at(epsilon)
     if within is None or plain is None:
         return None
-    return plain.median - within - ours.median
+    return ours.median - (plain.median - within)

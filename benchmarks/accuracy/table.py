@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .rows import Row
-from .summary import Summary, shortfall, summarise
+from .summary import Summary, margin, summarise
 
 TITLES = (
     *("set, method", "ε", "δ", "ours: median (least to largest)", "theirs", "beaten"),
@@ -83,11 +83,11 @@ def verdict(row: Row, epsilon: float, ours: Summary, plain: Summary | None) -> s
     """Returns whether the median beats what there is to beat, and by how much."""
     if not _has_target(row, epsilon):
         return NOTHING
-    short = shortfall(row, epsilon, ours, plain)
-    if short is None:
+    more = margin(row, epsilon, ours, plain)
+    if more is None:
         return "without privacy is not run"
     # Compared as shown: test accuracies have four digits.
-    more = round(0 - short, 4)
+    more = round(more, 4)
     if abs(more) < LEAST:
         return f"equal ({more:+.4f})"
     return f"yes, by {more:.4f}" if more > 0 else f"fell short by {-more:.4f}"

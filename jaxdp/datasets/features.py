@@ -23,9 +23,8 @@ AT_A_TIME = 512  # images, or fewer where their features are many
 TELL_SECONDS = 10.0  # between two lines about how far it is
 
 SCALING = (
-    "pixels are divided by {brightest:g}, the largest that the file format has, and "
-    "{call} makes features of them "
-    "(version {version}): a fixed map of each record alone"
+    "{call} (version {version}) makes features of images, by a fixed map of each record alone; "
+    "{brightest:g} is the largest number that the file format has"
 )
 
 
@@ -48,7 +47,8 @@ def with_scattering(images: SplitSet, mirrored: bool, tell: Tell) -> SplitSet:
         raise ValueError(
             "data.features is 'scattering', which is for images, but the data are not: leave it out"
         )
-    call = f"jaxdp.scattering(images, normalised=True, mirrored={mirrored})"
+    pixels = f"images / {form.brightest:g}"
+    call = f"jaxdp.scattering({pixels}, normalised=True, mirrored={mirrored})"
     scaling = SCALING.format(brightest=form.brightest, call=call, version=VERSION)
     of_one = lambda image: scattering(
         image.astype(np.float32) / form.brightest, normalised=True, mirrored=mirrored
@@ -72,21 +72,22 @@ def with_scattering(images: SplitSet, mirrored: bool, tell: Tell) -> SplitSet:
 def _featured(split: Split, name: str, about: str, compute: Compute, tell: Tell) -> Split:
     images, labels = split.fields
     try:
-        shape = jax.eval_shape(compute, images[:1]).shape[1:]
+        one = jax.eval_shape(compute, images[:1])
     except ValueError as error:
         raise ValueError(
             f"data.features is 'scattering': {error} (of a folder: --data.size 28 28)"
         ) from None
+    count = min(AT_A_TIME, at_a_time(one.size * one.dtype.itemsize))
     content = split.content or arrays_digest((images, labels))
     reading = Reading(
         title=f"the scattering features of the split {name}",
         files=(),
         about=f"{about} {content} JAX {jax.__version__}",
         form=(
-            jax.ShapeDtypeStruct(shape, np.float16),
+            jax.ShapeDtypeStruct(one.shape[1:], np.float16),
             jax.ShapeDtypeStruct(labels.shape[1:], labels.dtype),
         ),
-        chunks=partial(_chunks, images, labels, name, compute, tell),
+        chunks=partial(_chunks, images, labels, count, name, compute, tell),
         telling=f"Computing the scattering features of {len(images):,} images, split {name} (once)",
     )
     made = read(reading, skip_bad=True, tell=tell)
@@ -95,11 +96,9 @@ def _featured(split: Split, name: str, about: str, compute: Compute, tell: Tell)
 
 
 def _chunks(
-    images: np.ndarray, labels: np.ndarray, name: str, compute: Compute, tell: Tell
+    images: np.ndarray, labels: np.ndarray, count: int, name: str, compute: Compute, tell: Tell
 ) -> Iterator[Chunk]:
     told = time.monotonic()
-    made = jax.eval_shape(compute, images[:1])
-    count = min(AT_A_TIME, at_a_time(made.size * made.dtype.itemsize))
     for rows in in_chunks(len(images), count):
         part = images[rows.start : rows.stop]
         # The last ones are filled up, so that one program is compiled.

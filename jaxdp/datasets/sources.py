@@ -33,7 +33,7 @@ class Format:
       decoding: all constants and options by which inputs and labels were made, as text. None of
         them is a secret.
       brightest: of an image: the largest value that a pixel can have.
-      made_by: the call that makes features of an image; None: the inputs are as they were recorded.
+      made_by: the call that makes features of images; None: the inputs are no features.
     """
 
     inputs: Literal["image", "features", "tokens", "mixed"]

@@ -38,7 +38,7 @@ class Task:
         with these paths (as "mean", or "layer/mean"), which are not trained. So a model can
         subtract a mean of its inputs. It costs that step and no more ε. A record's numbers, those
         of all paths together, are scaled down to a root mean square of 1 if they exceed it. The
-        clipping must be individual. The loss of that step is shown as 0.
+        clipping must be individual. No loss is shown for that step.
 
     `variables` are the parameters; or `WithStatistics`, if `statistics` is given.
 

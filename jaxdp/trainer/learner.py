@@ -141,9 +141,9 @@ def _check_measuring(job: Job) -> None:
         return
     if clipping.kind != "individual" or callable(getattr(clipping, "clipping_norm", None)):
         raise ValueError(
-            f"{_MEASURES}, and the clipping is {clipping.kind}, or to norms that change: give "
-            "individual clipping to one norm (--clipping.kind individual, jaxdp.clip_individual), "
-            "or measure nothing (--model.centred False)"
+            f"{_MEASURES}, and the clipping is {clipping!r}: give individual clipping to one norm "
+            "that stays (--clipping.kind individual, jaxdp.clip_individual), or measure nothing "
+            "(--model.centred False, a task without `measured`)"
         )
     if steps < 2:
         raise ValueError(

@@ -31,7 +31,7 @@ class Metrics(NamedTuple):
 
 def measure(step: int, facts: StepFacts) -> Metrics:
     """Turns the facts about a step's batch into numbers for people."""
-    d, strength, clipping_norms, _ = jax.device_get(facts)
+    d, strength, clipping_norms, _, measures = jax.device_get(facts)
     signal, noise = float(strength.clipped_mean_norm), float(strength.noise_norm)
     finite = d.count - d.nonfinite
     cumulated = np.cumsum(d.norm_histogram)
@@ -47,7 +47,7 @@ def measure(step: int, facts: StepFacts) -> Metrics:
     return Metrics(
         step=step,
         examples=int(d.count),
-        loss=float(d.loss_sum / finite) if finite and not np.isnan(d.loss_sum) else None,
+        loss=float(d.loss_sum / finite) if finite and not measures else None,
         clipped=int(d.clipped),
         clipped_fraction=float(d.clipped / finite) if finite else None,
         nonfinite=int(d.nonfinite),

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -37,7 +36,8 @@ class StepFacts(NamedTuple):
     diagnostics: Diagnostics
     strength: Strength
     clipping_norms: jax.Array  # [groups]
-    finite: jax.Array  # bool: whether all parameters are, after the step
+    finite: jax.Array  # bool: whether all numbers are that the step changed
+    measures: jax.Array  # bool: whether it has measured, and updated nothing
 
 
 def init_state(
@@ -101,7 +101,7 @@ def make_train_step(
         params, private, optimizer_state, measured = state
         examples = (batch.records, record_keys(batch.key, batch.ids))
         lazy = grads(params, examples, mask, shared=(frozen, measured))
-        gradient, private, facts = _released(privatizer, lazy, private, params)
+        gradient, private, facts = _released(privatizer, lazy, private, params, measures=False)
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
         params = optax.apply_updates(params, updates)
         facts = facts._replace(finite=_all_finite(params))
@@ -153,17 +153,22 @@ def _make_means(
             loss, microbatch_size=microbatch_size, constant_time=constant_time
         )
         lazy = grads(start, (batch.records,), mask)
-        released, private, facts = _released(privatizer, lazy, state.privatize, start)
+        released, private, facts = _released(
+            privatizer, lazy, state.privatize, start, measures=True
+        )
         measured = jax.tree.map(lambda mean: mean / scale, released)
-        no_loss = jnp.full_like(facts.diagnostics.loss_sum, jnp.nan)
-        facts = facts._replace(diagnostics=replace(facts.diagnostics, loss_sum=no_loss))
         return state._replace(privatize=private, measured=measured), facts
 
     return means
 
 
 def _released(
-    privatizer: Privatizer, grads: PerExampleGrads, private: PrivatizeState, like: PyTree
+    privatizer: Privatizer,
+    grads: PerExampleGrads,
+    private: PrivatizeState,
+    like: PyTree,
+    *,
+    measures: bool,
 ) -> tuple[PyTree, PrivatizeState, StepFacts]:
     """The private mean of gradients of parameters like these."""
     sums = privatizer.sums(grads, private)
@@ -171,7 +176,8 @@ def _released(
     mean, private = privatizer.release(sums, private, like)
     # The same types for all parameters, since these two kinds of step are branches of one program.
     strength = jax.tree.map(lambda x: x.astype(jnp.float32), strength)
-    return mean, private, StepFacts(sums.diagnostics, strength, norms, _all_finite(mean))
+    facts = StepFacts(sums.diagnostics, strength, norms, _all_finite(mean), jnp.array(measures))
+    return mean, private, facts
 
 
 def _all_finite(params: PyTree) -> jax.Array:

@@ -34,7 +34,7 @@ def test_a_run_on_features(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "Computing the scattering features of 1,437 images, split train (once)" in said
     statement = (folder / "release" / "privacy.json").read_text()
-    assert "jaxdp.scattering(images, normalised=True, mirrored=False)" in statement
+    assert "jaxdp.scattering(images / 16, normalised=True, mirrored=False)" in statement
     scores = json.loads((folder / "private" / "results.json").read_text())["scores"]
     assert scores["accuracy"] > 0.85
     # Whoever has the release makes the features of new images by the library.
@@ -43,7 +43,7 @@ def test_a_run_on_features(tmp_path, capsys):
     release = jaxdp.load_release(folder)
     right = release.predict(np.asarray(features))["class"] == labels
     assert np.mean(right) == pytest.approx(scores["accuracy"], abs=0.01)
-    with pytest.raises(ValueError, match=r"jaxdp\.scattering\(images, normalised=True"):
+    with pytest.raises(ValueError, match=r"jaxdp\.scattering\(images / 16, normalised=True"):
         release.predict(images)
     assert evaluate.main([str(folder)]) == 0
     assert f"{scores['accuracy']:.4f}" in capsys.readouterr().out

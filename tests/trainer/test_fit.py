@@ -313,6 +313,15 @@ def test_an_optimizer_may_hold_a_key(tmp_path):
     assert fitted(tmp_path / "run", optimizer=optimizer).finished
 
 
+def test_a_loss_that_is_nan_is_told_once(tmp_path, capsys):
+    nan = lambda params, record, key: TASK.loss(params, record, key) + np.float32(np.nan)
+    fitted(tmp_path / "run", task=replace(TASK, loss=nan), seed=1)
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("The loss of a record is NaN at step 1: look for a label") == 1
+    assert "loss nan, clipped" in said
+    assert "measures, no update" not in said
+
+
 def test_callbacks_get_public_facts_only_and_may_fail(reference, tmp_path, capsys):
     seen = []
 

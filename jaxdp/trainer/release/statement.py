@@ -259,7 +259,7 @@ class Preprocessing:
       description: where the two come from.
       decoding: a checksum of the constants and options by which inputs and labels were decoded: of
         a schema, tokens or sizes of images. They are public.
-      made_by: the call of jaxdp that makes the inputs, of images; null: they are as recorded.
+      made_by: the call of jaxdp that makes features of images; null: the inputs are no features.
     """
 
     center: float | tuple[float, ...] | None
