@@ -115,6 +115,7 @@ def test_options_reach_the_config(monkeypatch):
         assert config.training.constant_time
 
 
+@pytest.mark.slow
 def test_a_private_run_is_that_of_its_command(tiny, tmp_path, monkeypatch, capsys):
     configs, train_config = [], train.command.train
     monkeypatch.setattr(

@@ -173,10 +173,12 @@ MUTANTS = (
     Mutant(
         "the-measured-mean-has-no-noise",
         STEP,
-        "released, private, facts = _released(privatizer, lazy, state.privatize, start)",
-        "sums = privatizer.sums(lazy, state.privatize)\n"
-        "        _, private, facts = _released(privatizer, lazy, state.privatize, start)\n"
-        "        released = jax.tree.map(lambda s: s / privatizer.plan.divisor, sums.gradient)",
+        "        released, private, facts = _released(\n"
+        "            privatizer, lazy, state.privatize, start, measures=True\n        )\n",
+        "        sums = privatizer.sums(lazy, state.privatize)\n"
+        "        _, private, facts = _released(\n"
+        "            privatizer, lazy, state.privatize, start, measures=True\n        )\n"
+        "        released = jax.tree.map(lambda s: s / privatizer.plan.divisor, sums.gradient)\n",
         (f"{MEASURING}::test_the_mean_has_the_noise_of_a_step",),
         44,
     ),
