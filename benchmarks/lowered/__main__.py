@@ -83,8 +83,8 @@ def kinds(plain: dict[str, Work], private: dict[str, Work]) -> Iterator[str]:
         for kind in sorted(Counter(ours) | Counter(theirs)):
             types = "x".join(dict.fromkeys(kind.types))
             yield (
-                f"    {platform:5s} {kind.operation:15s} {types:9s} {kind.precision:8s} "
-                f"{theirs[kind] / 1e9:9.2f} and {ours[kind] / 1e9:9.2f} GFLOP, "
+                f"  {platform:5s} {kind.operation:14s} {types:8s} {kind.precision:8s} "
+                f"{theirs[kind] / 1e9:8.2f} and {ours[kind] / 1e9:8.2f} GFLOP, "
                 f"{passes(platform, kind):g} passes"
             )
 
