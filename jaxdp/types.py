@@ -20,6 +20,9 @@ Method = Literal["auto", "factored", "two_pass", "vmap"]
 - `"vmap"`: every example on its own.
 """
 
+ComputeDtype = Literal["float32", "bfloat16"]
+"""What a model computes in, in the loss."""
+
 Sampling = Literal["poisson", "shuffled", "fixed_size", "full_batch"]
 """How the batch of a step is chosen.
 

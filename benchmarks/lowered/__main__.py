@@ -1,6 +1,7 @@
 """Counts the matrix work of private steps beside plain ones, on platforms that need not be here.
 
-python -m benchmarks.lowered [--suite quick|full|long] [--platforms cpu cuda tpu] [--kinds]
+python -m benchmarks.lowered [--suite quick|full|long] [--platforms cpu cuda tpu]
+    [--compute-dtype bfloat16] [--kinds]
 
 Every step is lowered for a platform, and not compiled. What is counted are its matrix products and
 convolutions: additions and multiplications, times the trips of the loops around them, times the
@@ -12,9 +13,14 @@ has, how many of the private ones are asked for at HIGHEST precision, and the ra
 import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
+from typing import get_args
 
 import jax
+import jax.numpy as jnp
+
+from jaxdp.types import ComputeDtype
 
 from ..engine.methods import available
 from ..engine.problems import PROBLEMS, SUITES, Problem
@@ -29,13 +35,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--suite", choices=SUITES, default="quick")
     parser.add_argument("--only", nargs="+", choices=PROBLEMS, help="these problems instead")
     parser.add_argument("--platforms", nargs="+", choices=PLATFORMS, default=PLATFORMS)
+    parser.add_argument("--compute-dtype", choices=get_args(ComputeDtype), default="float32")
     parser.add_argument("--kinds", action="store_true", help="also print the work by kind")
     options = parser.parse_args(arguments)
-    print(f"JAX {jax.__version__}. Ratios of matrix work, private step / plain step")
+    print(
+        f"JAX {jax.__version__}, models in {options.compute_dtype}. "
+        "Ratios of matrix work, private / plain"
+    )
     head = [f"{'problem':30s} products (at HIGHEST)", *(f"{p:>6s}" for p in options.platforms)]
     print(" ".join(head))
     for name in options.only or SUITES[options.suite]:
-        problem = PROBLEMS[name]()
+        problem = computing_in(options.compute_dtype, PROBLEMS[name]())
         counted = {
             method: dict(lowered_work(problem, method, options.platforms))
             for method in ("plain", "auto")
@@ -44,6 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.kinds:
             print("\n".join(kinds(counted["plain"], counted["auto"])))
         jax.clear_caches()
+
+
+def computing_in(dtype: ComputeDtype, problem: Problem) -> Problem:
+    """Returns the problem with parameters and inputs that are rounded to a type in the loss."""
+    wide = lambda leaf: leaf.dtype == jnp.float32
+    narrow = lambda tree: jax.tree.map(lambda x: x.astype(dtype) if wide(x) else x, tree)
+    loss = lambda params, *example: problem.loss(narrow(params), *narrow(example))
+    return replace(problem, loss=loss)
 
 
 def lowered_work(

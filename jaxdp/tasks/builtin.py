@@ -11,6 +11,7 @@ from ..datasets.sources import Format
 from ..models.build import make_model
 from ..models.config import ModelConfig
 from ..models.networks import MEAN
+from ..types import ComputeDtype
 from .supervised import classifier, language_model, regressor
 from .task import Task
 
@@ -20,6 +21,7 @@ def make_task(
     data: Format,
     augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     views: int = 1,
+    compute_dtype: ComputeDtype = "float32",
 ) -> Task:
     """Returns the task that a configuration names.
 
@@ -28,13 +30,14 @@ def make_task(
       data: what the records are: pairs (input, label).
       augment: `(key, input) -> input`, before it is scaled.
       views: how many times a record is augmented in a step.
+      compute_dtype: of the model in the loss.
 
     Raises:
       ValueError: for a model that is for other records.
     """
     model, preprocess = make_model(config, data), lambda x: scaled(data, x)
-    if data.target == "tokens":
-        return language_model(model, preprocess=preprocess)
+    if data.target == "tokens":  # which nothing augments
+        return language_model(model, preprocess=preprocess, compute_dtype=compute_dtype)
     make: Callable[..., Task] = classifier
     if data.target == "number":
         make = partial(regressor, target_center=data.target_center, target_scale=data.target_scale)
@@ -44,6 +47,7 @@ def make_task(
         augment=augment,
         views=views,
         batch_norm=config.norm == "batch",
+        compute_dtype=compute_dtype,
     )
     if not config.centred:
         return task

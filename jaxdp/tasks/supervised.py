@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from ..datasets.config import require
-from ..types import PyTree
+from ..types import ComputeDtype, PyTree
 from ._libraries import network_of
 from ._network import OWN_TASK, Network
 from .task import Inputs, Record, Records, Task, WrongRecord
@@ -28,6 +28,7 @@ def classifier(
     augment: Augment | None = None,
     views: int = 1,
     batch_norm: bool = False,
+    compute_dtype: ComputeDtype = "float32",
 ) -> Task:
     """Returns the task of finding the class of a record, `(inputs, label)`.
 
@@ -65,6 +66,10 @@ def classifier(
       batch_norm: whether the model has BatchNorm. It needs batch units (`clip_batch`), and its
         statistics for evaluation come from public records (docs/guides/batchnorm.md). Flax only,
         and without dropout; the inputs are one array.
+      compute_dtype: "float32", or "bfloat16": in the loss the model gets parameters and inputs that
+        are rounded to it, as accelerators multiply them fastest. The parameters themselves, norms,
+        sums, noise and updates are float32, and so are scores and predictions. Layers of the model
+        that name a dtype of their own keep it.
 
     Returns:
       A `Task` with the name "classifier". Label: whole numbers from 0 to C - 1, of any shape.
@@ -87,7 +92,7 @@ def classifier(
       >>> grads.materialize()["layers_0"]["kernel"].shape
       (4, 5, 8)
     """
-    return _make(CLASSIFIER, model, preprocess, augment, views, batch_norm)
+    return _make(CLASSIFIER, model, preprocess, augment, views, batch_norm, compute_dtype)
 
 
 def regressor(
@@ -97,6 +102,7 @@ def regressor(
     augment: Augment | None = None,
     views: int = 1,
     batch_norm: bool = False,
+    compute_dtype: ComputeDtype = "float32",
     target_center: float = 0.0,
     target_scale: float = 1.0,
 ) -> Task:
@@ -112,6 +118,7 @@ def regressor(
       augment: as for `classifier`.
       views: as for `classifier`.
       batch_norm: as for `classifier`.
+      compute_dtype: as for `classifier`.
       target_center, target_scale: a typical target, and how far targets are from it. They must not
         be computed from private records.
 
@@ -127,7 +134,7 @@ def regressor(
             "numbers, the scale above 0"
         )
     kind = _regression(target_center, target_scale)
-    return _make(kind, model, preprocess, augment, views, batch_norm)
+    return _make(kind, model, preprocess, augment, views, batch_norm, compute_dtype)
 
 
 def language_model(
@@ -136,6 +143,7 @@ def language_model(
     preprocess: Prepare | None = None,
     augment: Augment | None = None,
     views: int = 1,
+    compute_dtype: ComputeDtype = "float32",
 ) -> Task:
     """Returns the task of finding each next token of a record.
 
@@ -152,6 +160,7 @@ def language_model(
       preprocess: as for `classifier`, of tokens.
       augment: as for `classifier`, of tokens.
       views: as for `classifier`.
+      compute_dtype: as for `classifier`.
 
     Returns:
       A `Task` with the name "language model".
@@ -159,7 +168,7 @@ def language_model(
     Raises:
       TypeError, ValueError: as `classifier` does.
     """
-    return _make(LANGUAGE_MODEL, model, preprocess, augment, views, batch_norm=False)
+    return _make(LANGUAGE_MODEL, model, preprocess, augment, views, False, compute_dtype)
 
 
 class _Kind(NamedTuple):
@@ -189,16 +198,23 @@ def _make(
     augment: Augment | None,
     views: int,
     batch_norm: bool,
+    compute_dtype: ComputeDtype,
 ) -> Task:
     for name, value in (("preprocess(inputs)", preprocess), ("augment(key, inputs)", augment)):
         if not (value is None or callable(value)):
             raise TypeError(f"{name.partition('(')[0]} is {value!r}: give a function {name}")
     _check_views(views, augment, batch_norm)
+    names = get_args(ComputeDtype)
+    require(compute_dtype in names, "compute_dtype", compute_dtype, " or ".join(map(repr, names)))
     network = network_of(model, batch_norm)
 
     def prepare(inputs: Inputs) -> Inputs:
         inputs = jax.tree.map(jnp.asarray, inputs)
         return kind.prepare(inputs if preprocess is None else preprocess(inputs))
+
+    def narrow(tree: PyTree) -> PyTree:
+        wide = lambda leaf: leaf.dtype == jnp.float32
+        return jax.tree.map(lambda x: x.astype(compute_dtype) if wide(x) else x, tree)
 
     def init(key: jax.Array, record: Record) -> PyTree:
         inputs, _ = _pair(record)
@@ -214,7 +230,7 @@ def _make(
 
         def of_view(key: jax.Array) -> jax.Array:
             key, view = _augmented(augment, key, inputs)
-            return kind.loss(network.train(params, prepare(view), key), target)
+            return kind.loss(network.train(narrow(params), narrow(prepare(view)), key), target)
 
         if views == 1:
             return of_view(key)
@@ -229,11 +245,16 @@ def _make(
         return kind.prediction(network.evaluate(variables, prepare(inputs)))
 
     task = Task(init, loss, scores, predict, name=kind.name, check=kind.check)
-    return _in_units(task, kind, network, prepare, augment) if batch_norm else task
+    return _in_units(task, kind, network, prepare, augment, narrow) if batch_norm else task
 
 
 def _in_units(
-    task: Task, kind: _Kind, network: Network, prepare: Prepare, augment: Augment | None
+    task: Task,
+    kind: _Kind,
+    network: Network,
+    prepare: Prepare,
+    augment: Augment | None,
+    narrow: Callable[[PyTree], PyTree],
 ) -> Task:
     """The task of a model with BatchNorm: it has a loss of a batch unit only."""
     assert network.unit_loss is not None
@@ -244,7 +265,8 @@ def _in_units(
     def unit_loss(params: PyTree, records: Records, keys: jax.Array, mask: jax.Array) -> jax.Array:
         inputs, targets = _pair(records)
         _, inputs = jax.vmap(functools.partial(_augmented, augment))(keys, inputs)
-        return loss_of_rows(params, jax.vmap(prepare)(inputs), targets, mask)
+        rows = narrow(jax.vmap(prepare)(inputs))
+        return loss_of_rows(narrow(params), rows, targets, mask)
 
     def statistics(params: PyTree, records: Records) -> PyTree:
         inputs, _ = _pair(records)

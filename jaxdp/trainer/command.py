@@ -136,7 +136,9 @@ def load_parts(
     if task is None:
         assert data_format is not None  # who gives data gives a task, too (`load_own`)
         augment = AUGMENTATIONS[config.data.augment]
-        task = make_task(config.model, data_format, augment, config.data.views)
+        task = make_task(
+            config.model, data_format, augment, config.data.views, config.training.compute_dtype
+        )
     return Parts(task, data, data_format, own)
 
 

@@ -8,7 +8,15 @@ from typing import Literal
 
 from ..datasets.config import DataConfig, require
 from ..models.config import ModelConfig
-from ..types import Adjacency, Allocation, ClippingKind, Method, Sampling, Unit
+from ..types import (
+    Adjacency,
+    Allocation,
+    ClippingKind,
+    ComputeDtype,
+    Method,
+    Sampling,
+    Unit,
+)
 from .memory_limit import bytes_of
 
 
@@ -242,6 +250,11 @@ class TrainingConfig:
     factored: as factors wherever there is a rule.
     two_pass: once for the norms, once for the sum: the memory of plain training, but slower.
     vmap: every example on its own."""
+
+    compute_dtype: ComputeDtype = "float32"
+    """What the model computes in, in the loss.
+    bfloat16: with parameters and inputs rounded to it: accelerators multiply them fastest.
+    Parameters, norms, sums, noise, updates and scores are float32."""
 
     constant_time: bool = False
     """Computes padding, too, so that the time of a step does not tell the sampled batch size.

@@ -61,7 +61,7 @@ _OPTIMIZER = (
 
 RULES = (
     Rule(
-        (*_names(ModelConfig, "model"), "data.augment", "data.views"),
+        (*_names(ModelConfig, "model"), "data.augment", "data.views", "training.compute_dtype"),
         _without("task"),
         "a model of jaxdp",
         "own",

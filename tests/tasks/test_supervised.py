@@ -1,5 +1,7 @@
 """The three tasks, for a model of every library."""
 
+import re
+
 import equinox as eqx
 import flax.linen as nn
 import jax
@@ -10,6 +12,8 @@ import pytest
 from flax import nnx
 from helpers.cases import slow
 from helpers.networks import CLASSES, INPUTS, NETWORKS, Linen
+from helpers.problems import flat64
+from helpers.trees import assert_same
 
 import jaxdp
 from jaxdp import models
@@ -51,6 +55,50 @@ def test_per_example_gradients_are_those_of_vmap(library, rate):
     for got, leaf in zip(jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True):
         assert np.any(leaf)
         np.testing.assert_allclose(got, leaf, rtol=1e-4, atol=1e-6)
+
+
+def test_a_model_may_compute_in_bfloat16(library):
+    wide, params = start(library)
+    task = classifier(NETWORKS[library](0.0), compute_dtype="bfloat16")
+    batch, norm = records(), 0.01
+    program = str(jax.make_jaxpr(task.loss)(params, RECORD, KEYS[0]))
+    products = [
+        line for line in program.splitlines() if re.search("dot_general|conv_general", line)
+    ]
+    assert products
+    assert all(line.split("=")[0].split(":")[1].startswith("bf16") for line in products)
+
+    transform = jaxdp.per_example_grads(task.loss)
+    clip = jaxdp.clip_individual(norm)
+
+    @jax.jit
+    def of_one(record, key):
+        lazy = transform(params, (record, key))
+        return clip.update(lazy, clip.init(params), params)[0], lazy.materialize()
+
+    for i in range(B):
+        one = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], (batch, KEYS))
+        clipped, gradient = of_one(*one)
+        exact = jax.grad(wide.loss)(params, *jax.tree.map(lambda leaf: leaf[0], one))
+        assert {leaf.dtype for leaf in jax.tree.leaves((clipped, gradient))} == {
+            np.dtype(np.float32)
+        }
+        assert np.linalg.norm(flat64(clipped)) <= norm * (1 + 1e-5)
+        difference = np.linalg.norm(flat64(gradient) - flat64(exact))
+        assert 0 < difference < 0.05 * np.linalg.norm(flat64(exact))
+
+
+def test_scores_and_predictions_are_those_of_float32(library):
+    wide, params = start(library)
+    task = classifier(NETWORKS[library](0.0), compute_dtype="bfloat16")
+    record = jax.tree.map(lambda leaf: leaf[0], records())
+    assert_same(task.scores(params, record), wide.scores(params, record))
+    assert_same(task.predict(params, record[0]), wide.predict(params, record[0]))
+
+
+def test_other_dtypes_are_refused():
+    with pytest.raises(ValueError, match="compute_dtype is float16: give 'float32' or"):
+        classifier(Linen(0.0), compute_dtype="float16")
 
 
 def test_dense_and_convolutional_kernels_are_not_held_dense(library):
