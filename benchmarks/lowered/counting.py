@@ -5,8 +5,8 @@ The program is StableHLO, before any compiler of a device has seen it: what a us
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from jax.extend.mlir import ir
 
@@ -60,8 +60,14 @@ class _Counting:
     def _inside(self, operation: ir.Operation) -> Work:
         total = Work(Counter(), Counter())
         for region in operation.regions:
-            for inner in _operations(region):
-                _add(total, self._of(inner.operation))
+            _add(total, self._region(region))
+        return total
+
+    def _region(self, region: ir.Region) -> Work:
+        total = Work(Counter(), Counter())
+        for block in region.blocks:
+            for operation in block.operations:
+                _add(total, self._of(operation.operation))
         return total
 
     def _of(self, operation: ir.Operation) -> Work:
@@ -72,7 +78,7 @@ class _Counting:
         if name == "func.call":
             return self.function(operation.attributes["callee"].value)
         if name == "stablehlo.case":
-            branches = [self._regions(region) for region in operation.regions]
+            branches = [self._region(region) for region in operation.regions]
             return max(branches, key=lambda branch: weighted(branch.flops, self._cost))
         found = self._inside(operation)
         if name != "stablehlo.while" or not found.calls:
@@ -80,12 +86,6 @@ class _Counting:
         trips = _trips(operation)
         trips = self._open_trips if trips is None else trips
         return Work(found.calls, Counter({k: n * trips for k, n in found.flops.items()}))
-
-    def _regions(self, region: ir.Region) -> Work:
-        total = Work(Counter(), Counter())
-        for inner in _operations(region):
-            _add(total, self._of(inner.operation))
-        return total
 
 
 def weighted(flops: Counter[Kind], cost: Callable[[Kind], float]) -> float:
@@ -96,11 +96,6 @@ def weighted(flops: Counter[Kind], cost: Callable[[Kind], float]) -> float:
 def _add(total: Work, more: Work) -> None:
     total.calls.update(more.calls)
     total.flops.update(more.flops)
-
-
-def _operations(region: ir.Region) -> Iterator[Any]:
-    for block in region.blocks:
-        yield from block.operations
 
 
 def _shape(value: ir.Value) -> list[int]:
@@ -123,13 +118,10 @@ def _precision(operation: ir.Operation) -> str:
 
 def _dot_flops(operation: ir.Operation) -> int:
     numbers = str(operation.attributes["dot_dimension_numbers"])
-    return 2 * math.prod(_shape(operation.results[0])) * _contracted(operation, numbers)
-
-
-def _contracted(operation: ir.Operation, numbers: str) -> int:
-    axes = numbers.split("lhs_contracting_dimensions = [")[1].split("]")[0]
+    contracted = numbers.split("lhs_contracting_dimensions = [")[1].split("]")[0]
     shape = _shape(operation.operands[0])
-    return math.prod(shape[int(axis)] for axis in axes.split(",") if axis)
+    terms = math.prod(shape[int(axis)] for axis in contracted.split(",") if axis)
+    return 2 * math.prod(_shape(operation.results[0])) * terms
 
 
 def _convolution_flops(operation: ir.Operation) -> int:
@@ -160,9 +152,8 @@ def _trips(loop: ir.Operation) -> int | None:
     (condition,) = loop.regions[0].blocks
     *_, end = condition.operations
     compare = end.operands[0].owner
-    if not isinstance(compare, ir.Operation) and not hasattr(compare, "operation"):
+    if isinstance(compare, ir.Block):
         return None
-    compare = compare.operation
     if compare.name != "stablehlo.compare" or "LT" not in str(
         compare.attributes["comparison_direction"]
     ):
