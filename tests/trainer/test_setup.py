@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -19,6 +20,7 @@ from jaxdp.dpsgd import keys  # noqa: E402
 from jaxdp.tasks.task import Task  # noqa: E402
 from jaxdp.trainer import command, parsing, setup  # noqa: E402
 from jaxdp.trainer.job import Job, RunOptions  # noqa: E402
+from jaxdp.trainer.learner import shape_of_batch  # noqa: E402
 from jaxdp.trainer.plan_settings import PlanSettings  # noqa: E402
 
 
@@ -52,6 +54,17 @@ def test_jax_keys_are_derived_for_one_use_and_step():
             for key in (batch.key, keys.jax_key(secrets.loss, "loss", step))
         ]
         np.testing.assert_array_equal(*words)
+
+
+def test_a_model_may_compute_in_bfloat16_with_float32_parameters_and_noise():
+    run = start(parsing.parse(["--model.name", "linear", "--training.compute-dtype", "bfloat16"]))
+    batch, mask = shape_of_batch(run.job.data.private, run.plan)
+    program = run.train_step.trace(run.state, batch, mask, run.learner.frozen)
+    assert "bf16" in str(program.jaxpr)
+    state, facts = program.out_info
+    numbers = jax.tree.leaves((state.params, state.optimizer, facts.diagnostics, facts.strength))
+    floats = {leaf.dtype for leaf in numbers if jnp.issubdtype(leaf.dtype, jnp.floating)}
+    assert floats == {np.dtype(np.float32)}
 
 
 @pytest.mark.parametrize("unit", ["example", "batch"])
