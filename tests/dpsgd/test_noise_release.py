@@ -238,6 +238,18 @@ def test_a_leaf_is_drawn_once_in_one_fusion_that_needs_no_memory():
         assert root.group(1) == "bf16"
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Some donated buffers were not usable")
+def test_a_whole_release_writes_into_the_memory_of_the_sums():
+    params = {f"layer {i}": jnp.zeros((300, 301)) for i in range(4)}
+    privatizer = jaxdp.privatize(make_plan())
+    state = privatizer.init(params)
+    sums = jax.eval_shape(lambda s: privatizer.sums(zero_gradients(params), s), state)
+    release = jax.jit(privatizer.release, donate_argnums=0)
+    memory = release.lower(sums, state, params).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 0.1 * 4 * 300 * 301 * 4
+
+
 def test_large_leaves_of_one_shape_are_compiled_once():
     """XLA compiles equal fusions once. Here they have equal text, but for names and their order."""
     draws = fusions_that_draw(compiled([(300, 301)] * 12))
