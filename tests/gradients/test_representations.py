@@ -166,7 +166,7 @@ def near_constant(t, d, p, noise, seed=0):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, slow(jnp.bfloat16)])
-@pytest.mark.parametrize(("kind", "norms"), some(KINDS, CLASSES[:3]))
+@pytest.mark.parametrize(("kind", "norms"), some(KINDS, CLASSES))
 def test_norms_are_upper_bounds_where_terms_cancel(kind, norms, dtype):
     cases = [near_cancelling(16, 64, 64, 100.0), near_cancelling(64, 32, 16, 1e4)]
     cases += [near_constant(64, 64, 64, 10.0**-k) for k in (3, 6, 9)]

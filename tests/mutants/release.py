@@ -74,6 +74,7 @@ MUTANTS = (
         STEP,
         "updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)",
         "updates, _ = optimizer.update(gradient, optimizer_state, params)\n"
+        "        sums = privatizer.sums(lazy, state.privatize)\n"
         "        mean = jax.tree.map(lambda s: s / privatizer.plan.divisor, sums.gradient)\n"
         "        _, optimizer_state = optimizer.update(mean, optimizer_state, params)",
         (OPTIMIZER,),
@@ -83,7 +84,8 @@ MUTANTS = (
         "the-update-is-of-the-un-noised-mean",
         STEP,
         "updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)",
-        "mean = jax.tree.map(lambda s: s / privatizer.plan.divisor, sums.gradient)\n"
+        "sums = privatizer.sums(lazy, state.privatize)\n"
+        "        mean = jax.tree.map(lambda s: s / privatizer.plan.divisor, sums.gradient)\n"
         "        updates, optimizer_state = optimizer.update(mean, optimizer_state, params)",
         (OPTIMIZER,),
         3,
