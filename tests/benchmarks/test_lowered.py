@@ -134,7 +134,7 @@ def test_the_step_of_every_config_can_be_lowered(path, monkeypatch):
     many = lambda row: jax.tree.map(lambda leaf: np.stack([leaf[row]] * 64), records)
     data = Dataset(private=many(0), public=many(1))
     monkeypatch.setattr(loading, "load", lambda *_: (data, data_format))
-    small = replace(config.plan, expected_batch_size=8.0, epsilon=None, noise_multiplier=1.0)
+    small = replace(config.plan, expected_batch_size=8.0, epsilon=None, noise_multiplier=0.5)
     clipping = replace(config.clipping, norms_from="given")
     run = start_run(make_job(replace(config, plan=small, clipping=clipping)))
     batch, mask = shape_of_batch(data.private, run.plan)
