@@ -23,6 +23,14 @@ Method = Literal["auto", "factored", "two_pass", "vmap"]
 ComputeDtype = Literal["float32", "bfloat16"]
 """What a model computes in, in the loss."""
 
+MatrixPrecision = Literal["default", "highest"]
+"""How exactly the matrix products behind norms and sums are computed.
+
+- `"default"`: on TPUs and NVIDIA's GPUs, of factors that are rounded to bfloat16; elsewhere, and
+  where `jax_default_matmul_precision` asks for more than JAX's default, as "highest".
+- `"highest"`: in float32 or wider.
+"""
+
 Sampling = Literal["poisson", "shuffled", "fixed_size", "full_batch"]
 """How the batch of a step is chosen.
 

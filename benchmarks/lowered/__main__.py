@@ -16,10 +16,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import get_args
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 
+from jaxdp.gradients import precision
 from jaxdp.types import ComputeDtype
 
 from ..engine.methods import available
@@ -74,10 +76,11 @@ def lowered_work(
     problem: Problem, method: str, platforms: Sequence[str]
 ) -> Iterator[tuple[str, Work]]:
     """Yields the work of a step for each platform."""
-    step, state = available()[method].step(problem)
-    traced = jax.jit(step).trace(problem.params, state, problem.batch)
     microbatches = problem.rows // (problem.microbatch_size or problem.rows)
     for platform in platforms:
+        with mock.patch.object(precision, "platform", lambda name=platform: name):
+            step, state = available()[method].step(problem)
+            traced = jax.jit(step).trace(problem.params, state, problem.batch)
         module = traced.lower(lowering_platforms=(platform,)).compiler_ir("stablehlo")
         yield platform, work(module, partial(passes, platform), microbatches)
 

@@ -33,6 +33,7 @@ class Part:
     shapes: tuple[Shape, ...]
     norms: Norms
     reason: str
+    narrow: bool  # whether factors are in bfloat16
 
     @property
     def shape(self) -> Shape:
@@ -41,6 +42,8 @@ class Part:
     @property
     def one_term(self) -> bool:
         """Whether an example adds one term to each number of the sum (`Representation`)."""
+        if isinstance(self.shape, MatmulShape | RaggedShape) and self.narrow:
+            return False
         return len(self.shapes) == 1 and self.shape.one_term
 
     @property
@@ -77,6 +80,13 @@ class Choice:
         stored = self.form in ("zero", "dense", "product")
         return stored or (not self.meet and all(part.one_term for part in self.parts))
 
+    @property
+    def again(self) -> bool:
+        """Whether every product is made again for the sum, few rows at a time, and measured."""
+        (part,) = self.parts if len(self.parts) == 1 else (None,)
+        products = part is not None and part.narrow and isinstance(part.shape, Products)
+        return products and self.form == "direct"
+
 
 def choose(program: Program, thrifty: bool) -> list[Choice]:
     """Chooses a form for every leaf's gradients.
@@ -89,7 +99,9 @@ def choose(program: Program, thrifty: bool) -> list[Choice]:
     for use in {use: None for uses in program.uses for use in uses}:
         ways[use] = _ways(program, use)
     return [
-        _choose(leaf, uses, ways, thrifty) if uses else Choice("zero", _idle(program.reads[leaf]))
+        _choose(leaf, uses, ways, thrifty, program.narrow)
+        if uses
+        else Choice("zero", _idle(program.reads[leaf]))
         for leaf, uses in enumerate(program.uses)
     ]
 
@@ -118,7 +130,9 @@ def _ways(program: Program, use: Use) -> _Ways:
     return found
 
 
-def _choose(leaf: int, uses: list[Use], ways: dict[Use, _Ways], thrifty: bool) -> Choice:
+def _choose(
+    leaf: int, uses: list[Use], ways: dict[Use, _Ways], thrifty: bool, narrow: bool
+) -> Choice:
     everything = tuple(uses)
     shapes: list[tuple[Use, Shape]] = []
     for use in uses:
@@ -129,7 +143,7 @@ def _choose(leaf: int, uses: list[Use], ways: dict[Use, _Ways], thrifty: bool) -
     groups: dict[object, list[tuple[Use, Shape]]] = {}
     for use, shape in shapes:
         groups.setdefault(_key(shape), []).append((use, shape))
-    parts = tuple(map(_part, groups.values()))
+    parts = tuple(_part(group, narrow) for group in groups.values())
     meet = []
     for (i, one), (j, two) in combinations(enumerate(parts), 2):
         if (together := _meet(one.shape, two.shape)) is None:
@@ -144,7 +158,7 @@ def _choose(leaf: int, uses: list[Use], ways: dict[Use, _Ways], thrifty: bool) -
     if isinstance(part.shape, LookupShape):
         return Choice("lookup", part.reason, everything, parts)
     (group,) = groups.values()
-    form, reason = _cheapest(group, thrifty)
+    form, reason = _cheapest(group, thrifty, narrow)
     if isinstance(part.shape, PulledShape):
         return Choice(part.norms, "made by a function: a few rows at a time", everything, parts)
     if isinstance(part.shape, StandardisedShape):
@@ -191,12 +205,12 @@ def _key(shape: Shape) -> object:
     return id(shape)
 
 
-def _part(group: list[tuple[Use, Shape]]) -> Part:
+def _part(group: list[tuple[Use, Shape]], narrow: bool) -> Part:
     uses, shapes = zip(*group, strict=True)
     if isinstance(shapes[0], LookupShape | NumberShape):
-        return Part(uses, shapes, "direct", "look-up")
-    form, reason = _cheapest(group, thrifty=False)
-    return Part(uses, shapes, "gram" if form == "gram" else "direct", reason)
+        return Part(uses, shapes, "direct", "look-up", narrow)
+    form, reason = _cheapest(group, False, narrow)
+    return Part(uses, shapes, "gram" if form == "gram" else "direct", reason, narrow)
 
 
 def _meet(one: Shape, two: Shape) -> bool | None:
@@ -241,7 +255,7 @@ def _same_rows(matmul: MatmulShape, lookup: LookupShape) -> bool:
 OPERATIONS_PER_NUMBER = 100
 
 
-def _cheapest(group: list[tuple[Use, Shape]], thrifty: bool) -> tuple[Form, str]:
+def _cheapest(group: list[tuple[Use, Shape]], thrifty: bool, narrow: bool) -> tuple[Form, str]:
     _, t, d, width = joint_sizes([shape for _, shape in group])
     several = f", used {len(group)} times" if len(group) > 1 else ""
     if t == 1:
@@ -252,7 +266,8 @@ def _cheapest(group: list[tuple[Use, Shape]], thrifty: bool) -> tuple[Form, str]
     stored = OPERATIONS_PER_NUMBER * numbers
     if thrifty and whole and numbers <= t * (d + width) and stored < gram:
         return "product", "smaller than its factors"
-    if gram <= direct:
+    # Of factors in bfloat16 the sum takes two products, and only one where norms are direct.
+    if (2 * gram if narrow else gram) <= direct:
         return "gram", f"few positions{several}"
     return "direct", f"many positions{several}"
 

@@ -15,6 +15,7 @@ from .axes import folded
 from .jax_internals import primitives as p
 from .jax_internals import vary, varying_axes
 from .matmul import Matmul, Norms
+from .precision import as_factors
 from .representations import wide
 from .uses import Use, View
 
@@ -52,7 +53,13 @@ class ConvShape:
     def _window_sizes(self) -> list[int]:
         return [self.kernel[axis] for axis in self.params["dimension_numbers"].rhs_spec[2:]]
 
-    def make(self, operands: tuple[jax.Array, ...], cotangents: jax.Array, norms: Norms) -> "Conv":
+    def make(
+        self,
+        operands: tuple[jax.Array, ...],
+        cotangents: jax.Array,
+        norms: Norms,
+        narrow: bool,
+    ) -> "Conv":
         """The gradients, from what was recorded."""
         numbers, loops = self.params["dimension_numbers"], self.view.loops
         own = [1 + i for i, (_, sliced) in enumerate(loops) if sliced]
@@ -64,7 +71,9 @@ class ConvShape:
             return array.reshape(array.shape[0], -1, *array.shape[1 + len(own) :])
 
         (inputs,) = operands
-        return Conv(fold(inputs, numbers.lhs_spec), fold(cotangents, numbers.out_spec), self, norms)
+        folded_inputs = fold(inputs, numbers.lhs_spec)
+        (x, c), narrow = as_factors(narrow, folded_inputs, fold(cotangents, numbers.out_spec))
+        return Conv(x, c, self, norms, narrow)
 
     def restore_leaf(self, kernels: jax.Array) -> jax.Array:
         """`[..., kernels, *kernel]` to `[..., *leaf.shape]`, with at most one leading axis."""
@@ -238,6 +247,7 @@ class Conv:
     cotangents: jax.Array  # [b, s, *y]
     shape: ConvShape
     norms: Norms
+    narrow: bool = False  # as in `Matmul`; then the sum is a matrix product of patches, too
 
     one_term: ClassVar[bool] = ConvShape.one_term
 
@@ -245,6 +255,8 @@ class Conv:
         return jnp.sum(self._of_patches(Matmul.squared_norms), axis=1)
 
     def weighted_sum(self, coefficients: jax.Array) -> jax.Array:
+        if self.narrow:
+            return self._sum_of_patches(coefficients)
         x, c = wide(self.inputs, self.cotangents)
         c = c * coefficients.reshape(-1, *[1] * (c.ndim - 1)).astype(c.dtype)
         lhs, _, out = self.shape.params["dimension_numbers"]
@@ -268,11 +280,8 @@ class Conv:
         Few rows at once.
         """
 
-        def ask(x: jax.Array, c: jax.Array) -> jax.Array:
-            shape = self.shape
-            return answer(Matmul(shape.patches(x), shape.positions(c), shape, self.norms))
-
-        x, c = wide(self.inputs, self.cotangents)
+        ask = lambda x, c: answer(self._as_product(x, c))
+        x, c = self._factors
         lead = x.shape[:2]
         x, c = x.reshape(-1, *x.shape[2:]), c.reshape(-1, *c.shape[2:])
         rows = rows_at_once(x.shape[0], x.size * self.shape.window)
@@ -282,6 +291,39 @@ class Conv:
             one = lambda row: ask(row[0][None], row[1][None])[0]
             answers = jax.lax.map(one, (x, c), batch_size=rows)
         return answers.reshape(*lead, *answers.shape[1:])
+
+    def _sum_of_patches(self, coefficients: jax.Array) -> jax.Array:
+        """The weighted sum, few rows at once."""
+        x, c = self._factors
+        b, s = x.shape[:2]
+        rows = rows_at_once(b, x.size // s * self.shape.window)
+        padded = lambda array: jnp.pad(array, [(0, -b % rows), *[(0, 0)] * (array.ndim - 1)])
+        split = lambda array: padded(array).reshape(-1, rows, *array.shape[1:])
+
+        def of_kernel(own: tuple[jax.Array, jax.Array]) -> jax.Array:
+            def add(total: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
+                x, c, coefficients = part
+                return total + self._as_product(x, c).sum_of_products(coefficients), None
+
+            groups, _, d, p = self.shape.sizes
+            zeros = jnp.zeros((groups // s, d, p), jnp.float32)
+            zeros = vary(zeros, varying_axes((own, coefficients)))
+            parts = tuple(map(split, (*own, coefficients)))
+            return self.shape.restore(jax.lax.scan(add, zeros, parts)[0][None])[0]
+
+        by_kernel = x.swapaxes(0, 1), c.swapaxes(0, 1)
+        return self.shape.restore_leaf(jax.lax.map(of_kernel, by_kernel))
+
+    def _as_product(self, x: jax.Array, c: jax.Array) -> Matmul:
+        """The convolutions of x and c as matrix products of patches, `[rows, groups, t, ...]`."""
+        shape = self.shape
+        return Matmul(shape.patches(x), shape.positions(c), shape, self.norms, self.narrow)
+
+    @property
+    def _factors(self) -> tuple[jax.Array, ...]:
+        """As they are multiplied."""
+        factors = self.inputs, self.cotangents
+        return factors if self.narrow else wide(*factors)
 
 
 def rows_at_once(count: int, numbers: int) -> int:

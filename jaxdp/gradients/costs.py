@@ -33,4 +33,6 @@ def _operations(part: Part) -> int:
         return 2 * t * t * p + 2 * t * p
     s, t, d, p = joint_sizes(part.shapes)
     product = 2 * s * t * d * p
-    return product + (product if part.norms == "direct" else 2 * s * t * t * (d + p))
+    if part.norms == "direct":
+        return 2 * product
+    return (2 if part.narrow else 1) * product + 2 * s * t * t * (d + p)

@@ -25,6 +25,7 @@ from .matmul import Known, Matmul, MatmulShape
 from .memory import forms
 from .number import Number, NumberShape
 from .program import Program, Recorded, Sites, trace
+from .pulled import Pulled
 from .representations import Dense, Representation, Zero, accumulation_dtype
 from .several import Several
 from .tapped import Tapped, found_at
@@ -37,12 +38,14 @@ def factored_engine(
     batch: tuple,
     constant_time: bool = False,
     convolves: bool = True,
+    narrow: bool = False,
 ) -> tuple[jax.Array, list[Representation]]:
     """Losses `[b]`, and every leaf's gradients, held as factors wherever there is a rule.
 
-    `convolves` is False if the gradient has no convolution, in which rows might mix.
+    `convolves` is False if the gradient has no convolution, in which rows might mix; `narrow` is
+    True for factors in bfloat16.
     """
-    return _engine(loss_fn, params, batch, constant_time, convolves, thrifty=False)
+    return _engine(loss_fn, params, batch, constant_time, convolves, narrow, thrifty=False)
 
 
 def auto_engine(
@@ -51,9 +54,10 @@ def auto_engine(
     batch: tuple,
     constant_time: bool = False,
     convolves: bool = True,
+    narrow: bool = False,
 ) -> tuple[jax.Array, list[Representation]]:
     """Losses `[b]`, and every leaf's gradients, held in the form that its shapes make cheapest."""
-    return _engine(loss_fn, params, batch, constant_time, convolves, thrifty=True)
+    return _engine(loss_fn, params, batch, constant_time, convolves, narrow, thrifty=True)
 
 
 def _engine(
@@ -62,11 +66,12 @@ def _engine(
     batch: tuple,
     constant_time: bool,
     convolves: bool,
+    narrow: bool,
     thrifty: bool,
 ) -> tuple[jax.Array, list[Representation]]:
     axes = varying_axes((params, batch))
     params = vary(params, axes)
-    program = trace(loss_fn, params, one_example(batch))
+    program = trace(loss_fn, params, one_example(batch), narrow=narrow)
     leaves = jax.tree.leaves(params)
     choices = forms(program, thrifty)
     size = jax.tree.leaves(batch)[0].shape[0]
@@ -126,6 +131,8 @@ class Found:
         if choice.form == "product":
             (product,) = parts
             return product if isinstance(product, Dense) else Dense(product.materialize())
+        if choice.again:
+            return Pulled.make(parts[0], lambda product: product)
         return Several(tuple(parts), choice.meet) if len(parts) > 1 else parts[0]
 
     def part(self, part: Part) -> Any:
@@ -138,7 +145,7 @@ class Found:
             return Number.joined([c for _, c in each], pull(one))
         if isinstance(shape, Made):
             ((x, c),) = each
-            return shape.make(self.source, x, c, part.norms)
+            return shape.make(self.source, x, c, part.norms, part.narrow)
         return in_factors(part, each, self.known)
 
     def at(self, use: Use, record: tuple[int, ...]) -> Each:
@@ -165,10 +172,10 @@ def in_factors(part: Part, each: Sequence[Each], known: Known) -> Any:
         )
     if not isinstance(shape, MatmulShape):
         ((x, c),) = each
-        return shape.make(x, c, part.norms)
+        return shape.make(x, c, part.norms, part.narrow)
     factors = [
         own.factors(x, c, known)
         for own, (x, c) in zip(part.shapes, each, strict=True)
         if isinstance(own, MatmulShape)
     ]
-    return Matmul.joined(factors, shape, part.norms)
+    return Matmul.joined(factors, shape, part.norms, part.narrow)

@@ -25,6 +25,7 @@ from .memory_table import (
     memory_table,
 )
 from .places import Place, places, scattered
+from .precision import multiplies_narrow
 from .program import trace
 from .shared import shared_last
 from .uses import Use
@@ -260,7 +261,9 @@ def explain(
     check_batch_size(batch_size, measure)
     alone = is_alone(method, microbatch_size)
     refuse_coupling(loss, params, (*example, arrays), alone=alone)
-    program = trace(loss, params, (*example, arrays), shared=len(jax.tree.leaves(arrays)))
+    narrow = multiplies_narrow("default")
+    count = len(jax.tree.leaves(arrays))
+    program = trace(loss, params, (*example, arrays), shared=count, narrow=narrow)
     at_once = microbatch_size or batch_size
     if method == "auto" and at_once and not alone:
         method = default_method(program, at_once)

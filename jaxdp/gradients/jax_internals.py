@@ -22,6 +22,7 @@ from jax._src.lax import lax as lax_internal
 from jax._src.lax import parallel
 from jax._src.named_sharding import UNSPECIFIED
 from jax._src.state import primitives as state_primitives
+from jax.extend.backend import get_backend
 from jax.extend.core import Literal as Literal
 from jax.extend.core import Primitive, mapped_aval
 from jax.extend.core import jaxprs_in_params as jaxprs_in_params
@@ -256,6 +257,12 @@ def is_plain_call(eqn: Any) -> bool:
         return False
     names = ("in_shardings", "out_shardings")
     return all(sharding is UNSPECIFIED for name in names for sharding in eqn.params[name])
+
+
+def platform() -> str:
+    """The platform that JAX runs on by default, as it is lowered for: cpu, cuda, rocm, tpu."""
+    backend = get_backend()
+    return "cuda" if "cuda" in backend.platform_version.lower() else backend.platform
 
 
 def without_locations(exported: jax.export.Exported) -> jax.export.Exported:

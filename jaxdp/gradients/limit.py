@@ -19,6 +19,7 @@ from .memory import (
     two_pass_memory,
     vmap_memory,
 )
+from .precision import multiplies_narrow
 from .program import Program, trace
 from .shared import shared_last
 
@@ -73,7 +74,9 @@ def program_of(
 ) -> Program:
     """The loss of one example, as the estimates take it. All arguments may be shapes."""
     loss, arrays = shared_last(loss_fn, shared)
-    return trace(loss, params, (*example, arrays), shared=len(jax.tree.leaves(arrays)))
+    narrow = multiplies_narrow("default")
+    count = len(jax.tree.leaves(arrays))
+    return trace(loss, params, (*example, arrays), shared=count, narrow=narrow)
 
 
 def memory_of(program: Program, method: str) -> Estimate:

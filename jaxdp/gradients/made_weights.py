@@ -40,17 +40,24 @@ class StandardisedShape:
         return (*self.inner.recorded, RESULT) if self.gain is not None else self.inner.recorded
 
     def make(
-        self, found: "Source", operands: tuple[jax.Array, ...], c: jax.Array, norms: Norms
-    ) -> Standardised | Dense:
+        self,
+        found: "Source",
+        operands: tuple[jax.Array, ...],
+        c: jax.Array,
+        norms: Norms,
+        narrow: bool,
+    ) -> Standardised | Pulled | Dense:
         """The gradients, from what was recorded."""
-        inner = _made(self.inner, operands[:1], c, norms, found.known)
+        made_of = lambda c: _made(self.inner, operands[:1], c, norms, narrow, found.known)
+        inner = made_of(c)
         weight = found.value(self.standardisation.base)
         gains = [found.value(gain.var) for gain in self.standardisation.gains]
         values = Values.make(self.standardisation, weight, gains)
         made = Standardised(inner, self.standardisation, self.place, values)
         if self.gain is None:
-            return made
-        results = _made(self.inner, operands[:1], operands[1], norms, found.known).cotangents
+            # Factors in bfloat16 would be rounded again after they are centred and scaled.
+            return Pulled.make(inner, made.raw_gradient) if inner.narrow else made
+        results = made_of(operands[1]).cotangents
         rows = made.gain_gradients(results)[self.gain].gradients
         pull = found.pull(self.standardisation.gains[self.gain].var, self.leaf)
         return Dense(jax.vmap(pull)(rows))
@@ -71,10 +78,15 @@ class PulledShape:
         return self.inner.recorded
 
     def make(
-        self, found: "Source", operands: tuple[jax.Array, ...], c: jax.Array, norms: Norms
+        self,
+        found: "Source",
+        operands: tuple[jax.Array, ...],
+        c: jax.Array,
+        norms: Norms,
+        narrow: bool,
     ) -> Pulled:
         """The gradients, from what was recorded."""
-        inner = _made(self.inner, operands, c, norms, found.known)
+        inner = _made(self.inner, operands, c, norms, narrow, found.known)
         return Pulled.make(inner, found.pull(_variable(self.source), self.leaf))
 
 
@@ -148,8 +160,13 @@ def _inner(use: Use) -> Inner | None:
 
 
 def _made(
-    inner: Inner, operands: tuple[jax.Array, ...], c: jax.Array, norms: Norms, known: Known
+    inner: Inner,
+    operands: tuple[jax.Array, ...],
+    c: jax.Array,
+    norms: Norms,
+    narrow: bool,
+    known: Known,
 ) -> Matmul | Conv:
     if isinstance(inner, MatmulShape):
-        return Matmul.joined([inner.factors(operands, c, known)], inner, norms)
-    return inner.make(operands, c, norms)
+        return Matmul.joined([inner.factors(operands, c, known)], inner, norms, narrow)
+    return inner.make(operands, c, norms, narrow)

@@ -3,14 +3,15 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
-from jax.lax import Precision
 
 from .factors import Factors, Step
 from .jax_internals import primitives as p
+from .precision import as_factors, contracted, cut, parts_of
 from .representations import guarded, wide
 from .rounding import lengths, raised_gram, raised_product
 from .uses import Derived, Use
@@ -141,21 +142,28 @@ class Matmul:
     cotangents: jax.Array  # [b, s, t, p]
     shape: Restore
     norms: Norms
+    narrow: bool = False  # whether the factors are in bfloat16, to be multiplied as they are
 
     @property
     def one_term(self) -> bool:
         """Whether an example adds one term to each number of the sum."""
-        return self.shape.one_term and self.activations.shape[2] == 1
+        return not self.narrow and self.shape.one_term and self.activations.shape[2] == 1
 
     @classmethod
     def joined(
-        cls, factors: Sequence[tuple[jax.Array, jax.Array]], shape: Restore, norms: Norms
+        cls,
+        factors: Sequence[tuple[jax.Array, jax.Array]],
+        shape: Restore,
+        norms: Norms,
+        narrow: bool,
     ) -> "Matmul":
         """Of several uses, whose positions are put side by side."""
         if len(factors) == 1:
-            return cls(*factors[0], shape, norms)
-        a, c = (jnp.concatenate(wide(*side), axis=2) for side in zip(*factors, strict=True))
-        return cls(a, c, shape, norms)
+            a, c = factors[0]
+        else:
+            a, c = (jnp.concatenate(wide(*side), axis=2) for side in zip(*factors, strict=True))
+        (a, c), narrow = as_factors(narrow, a, c)
+        return cls(a, c, shape, norms, narrow)
 
     def magnitude(self) -> jax.Array:
         """Σ_t ‖a_t‖‖c_t‖ `[b, s]`."""
@@ -163,19 +171,29 @@ class Matmul:
         return jnp.sum(lengths(a) * lengths(c), axis=-1)
 
     def squared_norms(self) -> jax.Array:
-        a, c = wide(self.activations, self.cotangents)
+        a, c = self._factors
         magnitude = self.magnitude()
         if self.norms == "direct":
-            return jnp.sum(raised_product(_squared_products(a, c), magnitude, a.shape[2]), axis=-1)
-        return guarded(
-            jnp.sum(raised_gram(_gram(a, c), magnitude, max(a.shape[3], c.shape[3])), axis=-1)
-        )
+            squared = raised_product(_squared_products(a, c), magnitude, a.shape[2], self.narrow)
+            return jnp.sum(squared, axis=-1)
+        # One position takes no inner product of two: its lengths are added up in float32.
+        sizes, narrow = (a.shape[3], c.shape[3]), self.narrow and a.shape[2] > 1
+        return guarded(jnp.sum(raised_gram(_gram(a, c), magnitude, sizes, narrow), axis=-1))
 
     def weighted_sum(self, coefficients: jax.Array) -> jax.Array:
-        a, c = wide(self.activations, self.cotangents)
-        scaled = c * coefficients[:, None, None, None].astype(c.dtype)
-        total = jnp.einsum("bstd,bstp->sdp", a, scaled, precision=Precision.HIGHEST)
-        return self.shape.restore(total)
+        return self.shape.restore(self.sum_of_products(coefficients))
+
+    def sum_of_products(self, coefficients: jax.Array) -> jax.Array:
+        """Σ_bt coefficients[b]·a_t ⊗ c_t, `[s, d, p]`."""
+        a, _ = self._factors
+        parts = scaled(self.cotangents, coefficients, self.narrow, a.dtype)
+        return reduce(jnp.add, [contracted("bstd,bstp->sdp", a, part) for part in parts])
+
+    @property
+    def _factors(self) -> tuple[jax.Array, ...]:
+        """As they are multiplied."""
+        factors = self.activations, self.cotangents
+        return factors if self.narrow else wide(*factors)
 
     def keep(self, valid: jax.Array) -> "Matmul":
         rows = valid[:, None, None, None]
@@ -186,25 +204,44 @@ class Matmul:
         )
 
     def materialize(self) -> jax.Array:
-        a, c = wide(self.activations, self.cotangents)
-        return self.shape.restore(sum_of_products(a, c))
+        return self.shape.restore(products(*self._factors))
 
 
-def sum_of_products(a: jax.Array, c: jax.Array) -> jax.Array:
+def products(a: jax.Array, c: jax.Array) -> jax.Array:
     """Σ_t a_t ⊗ c_t, `[b, s, d, p]`."""
-    return jnp.einsum("bstd,bstp->bsdp", a, c, precision=Precision.HIGHEST)
+    return contracted("bstd,bstp->bsdp", a, c)
+
+
+def scaled(
+    c: jax.Array, coefficients: jax.Array, narrow: bool, dtype: jnp.dtype
+) -> tuple[jax.Array, ...]:
+    """Arrays `[b, ...]` whose sum is c times the coefficients `[b]`, to be multiplied with others.
+
+    Args:
+      c: cotangents.
+      coefficients: of the rows.
+      narrow: whether c is in bfloat16. Then the coefficients are cut, and two arrays in bfloat16
+        have the sum exactly.
+      dtype: of the others; the array has it, too.
+    """
+    if narrow:
+        dtype, coefficients = jnp.dtype(jnp.float32), cut(coefficients)
+    rows = coefficients.reshape(-1, *[1] * (c.ndim - 1)).astype(dtype)
+    product = c.astype(dtype) * rows
+    return parts_of(product) if narrow else (product,)
 
 
 def _squared_products(a: jax.Array, c: jax.Array) -> jax.Array:
-    return guarded(jnp.sum(jnp.square(sum_of_products(a, c)), axis=(-1, -2)))
+    return guarded(jnp.sum(jnp.square(products(a, c)), axis=(-1, -2)))
 
 
 def _gram(a: jax.Array, c: jax.Array) -> jax.Array:
     if a.shape[2] == 1:
+        a, c = wide(a, c)
         return jnp.sum(jnp.square(a), (2, 3)) * jnp.sum(jnp.square(c), (2, 3))
     return jnp.sum(gram_matrix(a) * gram_matrix(c), axis=(2, 3))
 
 
 def gram_matrix(vectors: jax.Array) -> jax.Array:
     """⟨v_t, v_u⟩ for all t and u, `[b, s, t, t]`."""
-    return jnp.einsum("bstd,bsud->bstu", vectors, vectors, precision=Precision.HIGHEST)
+    return contracted("bstd,bsud->bstu", vectors, vectors)

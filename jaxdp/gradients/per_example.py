@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..types import Method, PyTree, Unit
+from ..types import MatrixPrecision, Method, PyTree, Unit
 from ._checks import (
     batch_size,
     check_dense,
@@ -27,12 +27,13 @@ from .jax_internals import one_example, vary, varying_axes
 from .lazy import PerExampleGrads
 from .limit import default_method, is_alone, within_limit
 from .nnx_optimizer import tell_nnx
+from .precision import multiplies_narrow
 from .program import trace
 from .representations import Dense, Representation
 from .shared import with_shared
 from .two_pass import two_pass_engine
 
-Engine = Callable[[Callable[..., jax.Array], PyTree, tuple, bool, bool], Gradients]
+Engine = Callable[[Callable[..., jax.Array], PyTree, tuple, bool, bool, bool], Gradients]
 
 
 def per_example_grads(
@@ -43,6 +44,7 @@ def per_example_grads(
     microbatch_size: int | None = None,
     memory_limit: int | None = None,
     constant_time: bool = False,
+    precision: MatrixPrecision = "default",
 ) -> Callable[..., PerExampleGrads]:
     """Turns the loss of one example into the lazy gradients of a batch.
 
@@ -73,6 +75,10 @@ def per_example_grads(
       constant_time: also computes microbatches that hold only padding, always zeroes rows that are
         not finite, and with "two_pass" always adds up twice. Otherwise the time of a step tells how
         many records were sampled, and whether a gradient was not finite, to whoever can watch it.
+      precision: "default" computes norms and sums on TPUs and NVIDIA's GPUs of factors that are
+        rounded to bfloat16, with matrix products that are exact but for the additions: several
+        times as fast there as "highest", which is what all other platforms do. Coefficients are cut
+        to 8 bits, which takes at most 0.8 % of a clipped gradient.
 
     Returns:
       A function `(params, batch, mask=None, *, shared=None) -> PerExampleGrads`. `batch` is the
@@ -87,7 +93,8 @@ def per_example_grads(
       since a record in it would change the gradients of all examples.
 
     Raises:
-      ValueError: for an unknown method or unit, or a wrong microbatch_size or memory_limit. The
+      ValueError: for an unknown method, unit or precision, or a wrong microbatch_size or
+        memory_limit. The
         returned function raises it for a wrong batch, mask or parameters, for a loss that couples
         examples, and where no method fits into memory_limit.
       TypeError: by the returned function, for a loss that is not one real number, a batch that is
@@ -104,6 +111,8 @@ def per_example_grads(
         raise ValueError(f"method is {method!r}: choose one of {choices}")
     if unit not in ("example", "batch"):
         raise ValueError(f"unit is {unit!r}: give 'example' or 'batch'")
+    if precision not in get_args(MatrixPrecision):
+        raise ValueError(f"precision is {precision!r}: give 'default' or 'highest'")
     check_microbatch_size(microbatch_size)
     check_memory_limit(memory_limit)
 
@@ -115,7 +124,7 @@ def per_example_grads(
         if memory_limit is None and (method != "auto" or at_once == 1):
             return method, microbatch_size
         params = vary(params, varying_axes((params, batch)))
-        program = trace(loss, params, one_example(batch))
+        program = trace(loss, params, one_example(batch), narrow=multiplies_narrow(precision))
         if memory_limit is None:
             return default_method(program, at_once), microbatch_size
         what = "example" if unit == "example" else "batch unit"
@@ -150,7 +159,8 @@ def per_example_grads(
         def compute(rows: tuple) -> Gradients:
             own, rows = seen.guarded((params, rows))
             engine = _single_engine if alone else ENGINES[chosen]
-            return engine(loss, own, rows, constant_time, seen.convolves)
+            narrow = multiplies_narrow(precision)
+            return engine(loss, own, rows, constant_time, seen.convolves, narrow)
 
         return PerExampleGrads(
             compute,
@@ -217,8 +227,10 @@ def _vmap_engine(
     rows: tuple,
     constant_time: bool,
     convolves: bool,
+    narrow: bool,
 ) -> Gradients:
     """The reference: differentiate every example on its own."""
+    del narrow
     # Inside shard_map, the gradients of shared parameters would be summed over the devices at once.
     params = vary(params, varying_axes((params, rows)))
     of_row = lambda row: jax.value_and_grad(loss_fn)(params, *row)
@@ -235,9 +247,10 @@ def _single_engine(
     rows: tuple,
     constant_time: bool,
     convolves: bool,
+    narrow: bool,
 ) -> Gradients:
     """Differentiates one row (a whole batch unit, say) without a batch axis that XLA might move."""
-    del constant_time, convolves
+    del constant_time, convolves, narrow
     params = vary(params, varying_axes((params, rows)))
     row = jax.tree.map(lambda leaf: leaf[0], rows)
     value, grads = jax.value_and_grad(loss_fn)(params, *row)
@@ -253,8 +266,9 @@ def _held(
         rows: tuple,
         constant_time: bool,
         convolves: bool,
+        narrow: bool,
     ) -> Gradients:
-        return Held(*engine(loss_fn, params, rows, constant_time, convolves))
+        return Held(*engine(loss_fn, params, rows, constant_time, convolves, narrow))
 
     return with_gradients
 

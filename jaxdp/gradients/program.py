@@ -93,6 +93,7 @@ class Program:
     uses: list[list[Use]]  # for each parameter leaf
     reads: list[bool]  # for each parameter leaf, whether its value matters
     shared: int = 0  # how many of the last arguments are the same for all examples
+    narrow: bool = False  # whether norms and sums are of factors in bfloat16 (`precision.py`)
 
     def replay(
         self, leaves: Sequence[Any], sites: Sites, taps: Any, at_site: AtSite
@@ -138,7 +139,13 @@ class Program:
         return found
 
 
-def trace(loss_fn: Callable[..., Any], params: Any, example: tuple, shared: int = 0) -> Program:
+def trace(
+    loss_fn: Callable[..., Any],
+    params: Any,
+    example: tuple,
+    shared: int = 0,
+    narrow: bool = False,
+) -> Program:
     """Traces `loss_fn` on one example and finds every use of every parameter leaf.
 
     Args:
@@ -146,6 +153,7 @@ def trace(loss_fn: Callable[..., Any], params: Any, example: tuple, shared: int 
       params: pytree of arrays or shapes.
       example: the loss's other arguments.
       shared: how many of the last leaves of `example` are the same for all examples.
+      narrow: whether norms and sums are of factors in bfloat16.
     """
     jaxpr, consts = open_jaxpr(jax.make_jaxpr(loss_fn)(params, *example))
 
@@ -158,7 +166,7 @@ def trace(loss_fn: Callable[..., Any], params: Any, example: tuple, shared: int 
     count = len(jax.tree.leaves(params))
     read = set(filter(is_var, [*jaxpr.outvars, *[i for eqn in jaxpr.eqns for i in eqn.invars]]))
     reads = [var in read for var in jaxpr.invars[:count]]
-    return Program(jaxpr, consts, find_uses(jaxpr, count, shared), reads, shared)
+    return Program(jaxpr, consts, find_uses(jaxpr, count, shared), reads, shared, narrow)
 
 
 def run_equation(eqn: Any, operands: Sequence[Any], substitutes: Substitutes) -> Sequence[Any]:

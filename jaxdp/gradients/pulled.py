@@ -1,7 +1,8 @@
 """Gradients of a leaf through any function of parameters alone, f: a few rows at a time.
 
 The loss uses f(w), and the gradients of f(w) are held in some form. Each of them goes through the
-VJP of f, once for its norm and once more for the sum.
+VJP of f, once for its norm and once more for the sum. So do products of factors in bfloat16, whose
+rounding need not be known then; there f(w) is w.
 """
 
 from collections.abc import Callable
@@ -11,15 +12,15 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.lax import Precision
 
 from .convolution import PATCH_NUMBERS, Conv
 from .jax_internals import vary, varying_axes
 from .lookup import Lookup
 from .matmul import Matmul
-from .representations import Dense, guarded, wide
+from .ragged import Ragged
+from .representations import Dense, guarded, weighted, wide
 
-Inner = Matmul | Conv | Lookup | Dense
+Inner = Matmul | Conv | Ragged | Lookup | Dense
 
 Pull = Callable[[jax.Array], jax.Array]
 
@@ -70,7 +71,7 @@ class Pulled:
             finite = jnp.isfinite(again)
             rows = jnp.where(finite.reshape(-1, *[1] * (rows.ndim - 1)), rows, 0)
             c = jnp.where(finite, c, 0).astype(rows.dtype)
-            return total + jnp.einsum("b,b...->...", c, rows, precision=Precision.HIGHEST), None
+            return total + weighted(c, rows), None
 
         row = jax.eval_shape(lambda: _rows(self.inner, self.pull, 0, 1)[0])
         zeros = jnp.zeros(row.shape, row.dtype)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any, ClassVar
 
 import jax
@@ -13,7 +14,8 @@ from jax.lax import Precision
 
 from .axes import grouped, ungrouped
 from .jax_internals import RAGGED_DOT
-from .matmul import Norms, gram_matrix
+from .matmul import Norms, gram_matrix, scaled
+from .precision import as_factors
 from .representations import guarded, wide
 from .rounding import lengths, raised_gram, raised_product
 from .uses import Use, View
@@ -47,7 +49,11 @@ class RaggedShape:
         return self.sizes[1] == 1
 
     def make(
-        self, operands: tuple[jax.Array, ...], cotangents: jax.Array, norms: Norms
+        self,
+        operands: tuple[jax.Array, ...],
+        cotangents: jax.Array,
+        norms: Norms,
+        narrow: bool,
     ) -> "Ragged":
         """The gradients, from what was recorded."""
         rows, group_sizes = operands
@@ -59,7 +65,8 @@ class RaggedShape:
         experts = grouped(experts, positions)[..., 0]
         inside = (experts < self.experts)[..., None]
         a, c = grouped(rows, positions), grouped(cotangents, self.cotangent_axes)
-        return Ragged(jnp.where(inside, a, 0), jnp.where(inside, c, 0), experts, self, norms)
+        (a, c), narrow = as_factors(narrow, jnp.where(inside, a, 0), jnp.where(inside, c, 0))
+        return Ragged(a, c, experts, self, norms, narrow)
 
     def restore(self, products: jax.Array) -> jax.Array:
         """`[..., s, experts, d, p]` to `[..., *leaf.shape]`, with at most one leading axis."""
@@ -118,15 +125,17 @@ class Ragged:
     experts: jax.Array  # [b, s, t], their number for rows of none
     shape: RaggedShape
     norms: Norms
+    narrow: bool = False  # as in `Matmul`
 
     @property
     def one_term(self) -> bool:
         """Whether an example adds one term to each number of the sum."""
-        return self.shape.one_term
+        return not self.narrow and self.shape.one_term
 
     def squared_norms(self) -> jax.Array:
         a, c = wide(self.activations, self.cotangents)
         length = lengths(a) * lengths(c)
+        a, c = self._factors
         total = lambda experts, length: (
             jnp.zeros(self.shape.experts, length.dtype).at[experts].add(length, mode="drop")
         )
@@ -136,16 +145,18 @@ class Ragged:
         if self.norms == "direct":
             squared = lambda x: guarded(jnp.sum(jnp.square(self._products(*x)), axis=(1, 2, 3)))
             each = lax.map(squared, (a, c, self.experts))
-            return jnp.sum(raised_product(each, magnitude, a.shape[2]), axis=-1)
+            return jnp.sum(raised_product(each, magnitude, a.shape[2], self.narrow), axis=-1)
         same = self.experts[..., :, None] == self.experts[..., None, :]
         gram = jnp.sum(jnp.where(same, gram_matrix(a) * gram_matrix(c), 0), axis=(2, 3))
-        return guarded(jnp.sum(raised_gram(gram, magnitude, max(a.shape[3], c.shape[3])), axis=-1))
+        sizes = a.shape[3], c.shape[3]
+        return guarded(jnp.sum(raised_gram(gram, magnitude, sizes, self.narrow), axis=-1))
 
     def weighted_sum(self, coefficients: jax.Array) -> jax.Array:
-        a, c = wide(self.activations, self.cotangents)
-        scaled = c * coefficients[:, None, None, None].astype(c.dtype)
+        a, _ = self._factors
         joined = lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])
-        return self.shape.restore(self._products(joined(a), joined(scaled), joined(self.experts)))
+        parts = scaled(self.cotangents, coefficients, self.narrow, a.dtype)
+        product = lambda part: self._products(joined(a), joined(part), joined(self.experts))
+        return self.shape.restore(reduce(jnp.add, map(product, parts)))
 
     def keep(self, valid: jax.Array) -> "Ragged":
         rows = valid[:, None, None, None]
@@ -156,8 +167,14 @@ class Ragged:
         )
 
     def materialize(self) -> jax.Array:
-        a, c = wide(self.activations, self.cotangents)
+        a, c = self._factors
         return self.shape.restore(lax.map(lambda x: self._products(*x), (a, c, self.experts)))
+
+    @property
+    def _factors(self) -> tuple[jax.Array, ...]:
+        """As they are multiplied."""
+        factors = self.activations, self.cotangents
+        return factors if self.narrow else wide(*factors)
 
     def _products(self, a: jax.Array, c: jax.Array, experts: jax.Array) -> jax.Array:
         """`[s, t, d]`, `[s, t, p]` and `[s, t]` to `[s, experts, d, p]`."""
@@ -166,7 +183,12 @@ class Ragged:
             a, c, experts = x
             order, counts = _sorted(experts, self.shape.experts)
             return lax.ragged_dot_general(
-                a[order], c[order], counts, BY_EXPERT, precision=Precision.HIGHEST
+                a[order],
+                c[order],
+                counts,
+                BY_EXPERT,
+                precision=None if self.narrow else Precision.HIGHEST,
+                preferred_element_type=jnp.float32 if self.narrow else None,
             )
 
         return lax.map(one, (a, c, experts))

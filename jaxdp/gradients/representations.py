@@ -56,6 +56,11 @@ def guarded(squared: jax.Array) -> jax.Array:
     return squared * (1 + 64 * float(jnp.finfo(squared.dtype).eps))
 
 
+def weighted(coefficients: jax.Array, rows: jax.Array) -> jax.Array:
+    """Σ_b coefficients[b]·rows[b]."""
+    return jnp.einsum("b,b...->...", coefficients, rows, precision=Precision.HIGHEST)
+
+
 @dataclass(frozen=True)
 class Dense:
     """The gradients as an array `[b, ...]`, as `vmap(grad)` makes them."""
@@ -70,7 +75,7 @@ class Dense:
 
     def weighted_sum(self, coefficients: jax.Array) -> jax.Array:
         (g,) = wide(self.gradients)
-        return jnp.einsum("b,b...->...", coefficients, g, precision=Precision.HIGHEST)
+        return weighted(coefficients, g)
 
     def keep(self, valid: jax.Array) -> "Dense":
         rows = valid.reshape(valid.shape + (1,) * (self.gradients.ndim - 1))

@@ -5,8 +5,12 @@ gradient: without limit, where the terms of a gradient nearly cancel. The magnit
 M = Σ_t ‖a_t‖‖c_t‖ of the terms before they cancel bounds what rounding can hide.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+
+from .precision import ACCUMULATOR
 
 
 def unit_roundoff(dtype: jnp.dtype) -> float:
@@ -21,20 +25,27 @@ def lengths(vectors: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.sum(jnp.square(vectors), axis=-1) + hidden)
 
 
-def raised_gram(gram: jax.Array, magnitude: jax.Array, length: int) -> jax.Array:
+def raised_gram(
+    gram: jax.Array, magnitude: jax.Array, terms: Sequence[int], narrow: bool = False
+) -> jax.Array:
     """Raises a squared norm, computed as a sum of products of inner products, to an upper bound.
 
     Args:
       gram: the sum.
       magnitude: M.
-      length: how many terms the inner products have; long ones round further (measured:
-        length / 35 units of roundoff).
+      terms: how many terms the inner products of each factor have; long ones round further
+        (measured: length / 35 units of roundoff).
+      narrow: whether they are of bfloat16 numbers, on any accelerator (proved: `precision.py`).
     """
-    hidden = (8 + length / 32) * unit_roundoff(gram.dtype)
+    hidden = (8 + max(terms) / 32) * unit_roundoff(gram.dtype)
+    if narrow:
+        hidden = 8 * unit_roundoff(gram.dtype) + _accumulated(sum(terms) + 8 * len(terms))
     return jnp.maximum(gram, 0) + hidden * jnp.square(magnitude)
 
 
-def raised_product(squared: jax.Array, magnitude: jax.Array, length: int = 0) -> jax.Array:
+def raised_product(
+    squared: jax.Array, magnitude: jax.Array, length: int = 0, narrow: bool = False
+) -> jax.Array:
     """Raises the squared norm of a product, which the sum computes again, to an upper bound.
 
     Args:
@@ -42,6 +53,17 @@ def raised_product(squared: jax.Array, magnitude: jax.Array, length: int = 0) ->
       magnitude: M.
       length: how many terms each of its numbers adds up (measured: length / 360 units of
         roundoff).
+      narrow: whether it is of bfloat16 numbers, on any accelerator.
     """
     hidden = (8 + length / 256) * unit_roundoff(squared.dtype)
+    if narrow:
+        hidden = 8 * unit_roundoff(squared.dtype) + _accumulated(length + 8)
     return jnp.square(jnp.sqrt(squared) + hidden * magnitude)
+
+
+def _accumulated(terms: int) -> float:
+    """The relative error of sums of so many products of bfloat16 numbers, times two of them.
+
+    1.01 is for the products of errors.
+    """
+    return 1.01 * terms * ACCUMULATOR

@@ -16,13 +16,16 @@ from .layout import merged
 from .lookup import Lookup
 from .matmul import Matmul, MatmulShape
 from .number import Number
+from .precision import cut
 from .ragged import Ragged
 from .representations import guarded, wide
 from .rounding import raised_gram
 
 Meeting = Matmul | Lookup | Number  # those that may have an inner product with another
 
-Addend = Meeting | Conv | Ragged
+Product = Matmul | Conv | Ragged
+
+Addend = Meeting | Product
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,12 @@ class Several:
         for i, j in self.meet:
             total = total + 2 * inner_products(meeting[i], meeting[j])
         magnitude = reduce(jnp.add, [jnp.sum(part.magnitude(), -1) for part in meeting.values()])
-        return guarded(raised_gram(total, magnitude, self._length()))
+        return guarded(raised_gram(total, magnitude, self._terms(), self._narrow))
 
     def weighted_sum(self, coefficients: jax.Array) -> jax.Array:
-        return reduce(jnp.add, [part.weighted_sum(coefficients) for part in self.parts])
+        # Parts may cancel: all of them need the same coefficients.
+        same = cut(coefficients) if self._narrow else coefficients
+        return reduce(jnp.add, [part.weighted_sum(same) for part in self.parts])
 
     def keep(self, valid: jax.Array) -> "Several":
         return replace(self, parts=tuple(part.keep(valid) for part in self.parts))
@@ -60,16 +65,21 @@ class Several:
     def materialize(self) -> jax.Array:
         return reduce(jnp.add, [part.materialize() for part in self.parts])
 
-    def _length(self) -> int:
-        """How many terms the inner products have, at most."""
+    @property
+    def _narrow(self) -> bool:
+        return any(isinstance(part, Product) and part.narrow for part in self.parts)
+
+    def _terms(self) -> list[int]:
+        """How many terms the inner products have."""
         sizes = [
-            max(part.activations.shape[-1], part.cotangents.shape[-1])
+            factor.shape[-1]
             for part in self.parts
             if isinstance(part, Matmul)
+            for factor in (part.activations, part.cotangents)
         ]
         vectors = [part.vector.size for part in self.parts if isinstance(part, Number)]
         tables = [part.cotangents.shape[-1] for part in self.parts if isinstance(part, Lookup)]
-        return max([*sizes, *vectors, *tables])
+        return [*sizes, *vectors, *tables]
 
 
 def inner_products(one: Meeting, two: Meeting) -> jax.Array:

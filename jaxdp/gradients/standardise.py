@@ -27,7 +27,7 @@ from jax.lax import Precision
 
 from .convolution import Conv, ConvShape
 from .jax_internals import vary, varying_axes
-from .matmul import Matmul, MatmulShape, gram_matrix, sum_of_products
+from .matmul import Matmul, MatmulShape, gram_matrix, products
 from .representations import Dense, guarded, wide
 from .rounding import lengths, raised_gram, raised_product
 
@@ -253,6 +253,16 @@ class Standardised:
         axes = self.standardisation.norm_axes
         return g - self.values.shrink * u * jnp.sum(u * g, axis=axes, keepdims=True)
 
+    def raw_gradient(self, derived: jax.Array) -> jax.Array:
+        """The gradient of w, given that of ŵ, of one example; NaN where w's values are not finite.
+
+        It is measured where it is summed (`Pulled`).
+        """
+        g = self.standardisation.raw(derived) * self.values.scale
+        return jnp.where(
+            self.values.finite, self._projected(self.standardisation.derived(g)), jnp.nan
+        )
+
     def gain_gradients(self, results: jax.Array) -> list[Dense]:
         """The gradients of each gain's variable, in the order of `standardisation.gains`.
 
@@ -337,7 +347,7 @@ def _centred_norms(product: Matmul) -> jax.Array:
     t, d, p = a.shape[2], a.shape[3], c.shape[3]
     magnitude = jnp.sum(lengths(a) * lengths(c), axis=-1)  # [b, s], with the means
     if product.norms == "direct":
-        g = sum_of_products(a, c)
+        g = products(a, c)
         g = g - jnp.mean(g, axis=2, keepdims=True)
         squared = guarded(jnp.sum(jnp.square(g), axis=(2, 3)))
         return jnp.sum(raised_product(squared, magnitude, 2 * max(t, d)), axis=-1)
@@ -345,7 +355,7 @@ def _centred_norms(product: Matmul) -> jax.Array:
     centred = gram_matrix(a) - d * mean[..., :, None] * mean[..., None, :]
     gram = jnp.sum(centred * gram_matrix(c), axis=(2, 3))
     # Twice what `Matmul` allows for: the means round as much as the inner products.
-    return guarded(jnp.sum(raised_gram(gram, magnitude, 2 * max(d, p) + 256), axis=-1))
+    return guarded(jnp.sum(raised_gram(gram, magnitude, [2 * max(d, p) + 256]), axis=-1))
 
 
 def _shifted(x: jax.Array, shape: ConvShape) -> tuple[jax.Array, ConvShape]:

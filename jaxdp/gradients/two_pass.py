@@ -39,15 +39,16 @@ def two_pass_engine(
     batch: tuple,
     constant_time: bool = False,
     convolves: bool = True,
+    narrow: bool = False,
 ) -> Gradients:
     """The gradients, computed again whenever they are asked for.
 
     Where a row that is not finite might make others so, gradients are held instead.
     """
-    gradients = TwoPass(loss_fn, params, batch)
-    norms = lambda batch: TwoPass(loss_fn, params, batch).squared_norms()
+    gradients = TwoPass(loss_fn, params, batch, narrow)
+    norms = lambda batch: TwoPass(loss_fn, params, batch, narrow).squared_norms()
     if convolves and mixes_rows(norms, batch):
-        return Held(*auto_engine(loss_fn, params, batch, constant_time))
+        return Held(*auto_engine(loss_fn, params, batch, constant_time, narrow=narrow))
     return gradients
 
 
@@ -77,12 +78,14 @@ class _Pass(NamedTuple):
 class TwoPass:
     """The gradients of b rows as a computation (`Gradients`)."""
 
-    def __init__(self, loss_fn: Callable[..., jax.Array], params: Any, batch: tuple) -> None:
+    def __init__(
+        self, loss_fn: Callable[..., jax.Array], params: Any, batch: tuple, narrow: bool = False
+    ) -> None:
         self._axes = varying_axes((params, batch))
         params = vary(params, self._axes)
         self._loss_fn = loss_fn
         self._params, self._batch = params, batch
-        self._program = trace(loss_fn, params, one_example(batch))
+        self._program = trace(loss_fn, params, one_example(batch), narrow=narrow)
         self._leaves = jax.tree.leaves(params)
         self._places = places(self._program)
         self._size = jax.tree.leaves(batch)[0].shape[0]
@@ -198,7 +201,9 @@ class TwoPass:
         return jax.lax.while_loop(lambda state: ~state[2], once_more, start)[1]
 
     def materialize(self, valid: jax.Array) -> list[jax.Array]:
-        _, leaves = factored_engine(self._loss_fn, self._params, self._batch)
+        _, leaves = factored_engine(
+            self._loss_fn, self._params, self._batch, narrow=self._program.narrow
+        )
         return [leaf.keep(valid).materialize() for leaf in leaves]
 
     @cached_property
