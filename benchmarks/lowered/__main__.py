@@ -78,7 +78,7 @@ def lowered_work(
     """Yields the work of a step for each platform."""
     microbatches = problem.rows // (problem.microbatch_size or problem.rows)
     for platform in platforms:
-        with mock.patch.object(precision, "platform", lambda name=platform: name):
+        with mock.patch.object(precision, "platform", return_value=platform):
             step, state = available()[method].step(problem)
             traced = jax.jit(step).trace(problem.params, state, problem.batch)
         module = traced.lower(lowering_platforms=(platform,)).compiler_ir("stablehlo")

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..accounting import calibration, guarantee
 from ..accounting.mechanism import Mechanism, accountants, batches_per_epoch, event_factor
 from ..accounting.tradeoffs import LEVELS, group_epsilon, tradeoff
+from ..gradients.precision import multiplies_narrow
 from ..types import Accountant, Adjacency, PyTree, Sampling, Schedule
 from . import keys, sampling, sum_rounding
 from ._numbers import real, whole
@@ -180,8 +181,12 @@ class Plan:
 
     @property
     def rounding_estimate(self) -> float:
-        """An estimate of how far rounding raises the sensitivity of a sum (`sum_rounding`)."""
-        return sum_rounding.estimate(self.num_units or self.capacity)
+        """An estimate of how far rounding raises the sensitivity of a sum (`sum_rounding`).
+
+        It is larger on TPUs and NVIDIA's GPUs, whose matrix units add up less exactly.
+        """
+        narrow = multiplies_narrow("default")
+        return sum_rounding.estimate(self.num_units or self.capacity, narrow)
 
     @property
     def rounding_slack(self) -> float:

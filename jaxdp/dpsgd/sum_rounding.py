@@ -5,6 +5,8 @@ docs/design.md, "The rounding of the sum", has the proof of the bound and says w
 
 import math
 
+from ..gradients.precision import ACCUMULATOR
+
 ROUNDOFF = 2.0**-24  # the largest relative error of one float32 rounding
 
 CONTRIBUTION = 1e-5  # a contribution is at most C·(1 + this), since norms are upper bounds
@@ -14,14 +16,18 @@ DEVIATIONS = 1e-5  # how far float32 may round the noise's standard deviation do
 LARGEST_SLACK = 0.01  # a bound above this does not raise the noise: the estimate does
 
 
-def estimate(rows: int) -> float:
+def estimate(rows: int, narrow: bool = False) -> float:
     """Estimates by which fraction rounding raises the sensitivity of a sum of so many rows.
 
     A sum of B aligned clipped gradients has norm up to B·C. Adding one record moves each of the few
     rounding errors at that size by up to 2^-24·B·C. Scaling the sum to the grid of the noise rounds
     it once more, by up to 2^-24·B·C for either of two neighbours.
+
+    Args:
+      rows: B.
+      narrow: whether an accelerator adds up products of bfloat16 numbers, and rounds further.
     """
-    return CONTRIBUTION + 6 * rows * ROUNDOFF
+    return CONTRIBUTION + 6 * rows * (ACCUMULATOR if narrow else ROUNDOFF)
 
 
 def bound(rows: int, rows_at_once: int, parts: int, moved: float) -> float:

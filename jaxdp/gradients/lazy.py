@@ -160,23 +160,38 @@ class PerExampleGrads(NoArray):
 
     def squared_norms(self) -> PyTree:
         """Squared norms per leaf and example, `[B]`: a pytree like the parameters."""
-        return self._rows(lambda microbatch: microbatch.rows.squared_norms)
+        return self._like_params(self._rows(lambda microbatch: microbatch.rows.squared_norms))
 
     def materialize(self) -> PyTree:
         """The gradients as arrays `[B, ...]`, invalid rows zero. Takes memory for all of them."""
-        return self._rows(
-            lambda microbatch: microbatch.gradients.materialize(microbatch.rows.valid)
-        )
+        return self._like_params(self._rows(_materialized))
 
-    def _rows(self, look: Callable[[Microbatch], list[jax.Array]]) -> PyTree:
-        m, structure = self._microbatch_size, jax.tree.structure(self._like)
+    def inflation(self) -> jax.Array:
+        """How many times as long as it is each gradient is taken to be, `[B]`; 1 if it is zero.
+
+        Norms are upper bounds that include rounding (privacy rule 9): a gradient that is clipped
+        is shorter by this factor. Takes memory for the gradients of a microbatch.
+        """
+
+        def look(microbatch: Microbatch) -> list[jax.Array]:
+            rows = [jnp.reshape(g, (g.shape[0], -1)) for g in _materialized(microbatch)]
+            exact = sum(jnp.sum(jnp.square(g), axis=1) for g in rows)
+            return [jnp.where(exact > 0, jnp.sqrt(microbatch.rows.squared_norm / exact), 1)]
+
+        return self._rows(look)[0]
+
+    def _like_params(self, leaves: list[jax.Array]) -> PyTree:
+        return jax.tree.unflatten(jax.tree.structure(self._like), leaves)
+
+    def _rows(self, look: Callable[[Microbatch], list[jax.Array]]) -> list[jax.Array]:
+        """Arrays `[B, ...]` of what is seen in every microbatch."""
+        m = self._microbatch_size
         if m >= self._size:
-            return jax.tree.unflatten(structure, look(self._differentiate(self._batch, self._mask)))
+            return look(self._differentiate(self._batch, self._mask))
         leaves = jax.lax.map(
             lambda rows: look(self._differentiate(*rows)), split_rows(self._padded(), m)
         )
-        joined = [leaf.reshape(-1, *leaf.shape[2:])[: self._size] for leaf in leaves]
-        return jax.tree.unflatten(structure, joined)
+        return [leaf.reshape(-1, *leaf.shape[2:])[: self._size] for leaf in leaves]
 
     def _padded(self) -> tuple[PyTree, jax.Array]:
         """Batch and mask, padded to whole microbatches."""
@@ -194,6 +209,10 @@ class PerExampleGrads(NoArray):
     def __contains__(self, key: object) -> bool:
         """Whether the parameters have this key, on top. Flax's `TrainState` asks for one."""
         return isinstance(self._like, Mapping) and key in self._like
+
+
+def _materialized(microbatch: Microbatch) -> list[jax.Array]:
+    return microbatch.gradients.materialize(microbatch.rows.valid)
 
 
 def _rounding_error(a: jax.Array, b: jax.Array, total: jax.Array) -> jax.Array:

@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.dense import from_dense
+from helpers.tensor_cores import accumulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxdp
 from jaxdp.dpsgd import sampling, sum_rounding
+from jaxdp.gradients import precision
 from jaxdp.gradients.clip import Clip
 from jaxdp.gradients.lazy import PerExampleGrads
 from jaxdp.gradients.lookup import Lookup
@@ -309,3 +311,32 @@ def test_wrong_numbers_are_refused():
         make_plan().with_rounding_bound(0)
     with pytest.raises(ValueError, match="parts is 0: it is the number of sums"):
         make_plan().with_rounding_bound(1, parts=0)
+
+
+@pytest.mark.parametrize(("records", "terms"), [(64, 16), (1024, 1), (512, 8)])
+def test_the_estimate_holds_for_tensor_cores(records, terms):
+    """One record more or less, among aligned ones, in sums that are cut after every block."""
+    rng = np.random.default_rng(records)
+    direction = rng.normal(size=8)
+    direction /= np.linalg.norm(direction)
+    values = np.abs(rng.normal(size=(8, records, terms)))
+    values *= direction[:, None, None] / values.sum(-1, keepdims=True)
+    mantissas, exponents = np.frexp(values)
+    values = np.ldexp(np.rint(mantissas * 2**16) / 2**16, exponents)  # products of two of 8 bits
+    total = accumulated(values.reshape(8, -1))
+    moved = 0.0
+    for record in rng.integers(0, records, 4):
+        zeroed = values.copy()
+        zeroed[:, record] = 0
+        for without in (zeroed, np.delete(values, record, 1)):
+            less = accumulated(without.reshape(8, -1))
+            own = np.linalg.norm(values[:, record].sum(-1))
+            moved = max(moved, np.linalg.norm(total - less) - own)
+    assert moved <= sum_rounding.estimate(records, narrow=True)
+
+
+def test_the_estimate_is_larger_on_accelerators(monkeypatch):
+    plan = make_plan()
+    before = plan.rounding_estimate
+    monkeypatch.setattr(precision, "platform", lambda: "cuda")
+    assert plan.rounding_estimate == pytest.approx(1e-5 + 2.5 * (before - 1e-5))

@@ -11,6 +11,7 @@ from . import (
     masks,
     noise,
     norms,
+    precision,
     release,
     resume,
     sampling,
@@ -23,6 +24,7 @@ from .mutant import Mutant
 SUBJECTS: dict[str, tuple[Mutant, ...]] = {
     "clipping": clipping.MUTANTS,
     "norms": norms.MUTANTS,
+    "precision": precision.MUTANTS,
     "masks": masks.MUTANTS,
     "noise": noise.MUTANTS,
     "sampling": sampling.MUTANTS,

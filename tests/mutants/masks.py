@@ -185,8 +185,8 @@ MUTANTS = (
     Mutant(
         "constant-time-is-forgotten-where-two-passes-hold-gradients",
         TWO_PASS,
-        "Held(*auto_engine(loss_fn, params, batch, constant_time))",
-        "Held(*auto_engine(loss_fn, params, batch, False))",
+        "Held(*auto_engine(loss_fn, params, batch, constant_time, narrow=narrow))",
+        "Held(*auto_engine(loss_fn, params, batch, False, narrow=narrow))",
         (
             "tests/gradients/test_isolation.py::test_constant_time_has_no_branch_where_rows_are_taken_apart",
         ),

@@ -231,7 +231,7 @@ MUTANTS = (
     Mutant(
         "the-estimate-of-the-rounding-forgets-the-rows",
         "jaxdp/dpsgd/sum_rounding.py",
-        "return CONTRIBUTION + 6 * rows * ROUNDOFF",
+        "return CONTRIBUTION + 6 * rows * (ACCUMULATOR if narrow else ROUNDOFF)",
         "return CONTRIBUTION",
         (
             "tests/dpsgd/test_sum_rounding.py::test_the_noise_is_raised_by_the_bound_or_else_by_the_estimate",

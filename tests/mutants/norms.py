@@ -67,8 +67,8 @@ MUTANTS = (
     Mutant(
         "a-sum-at-the-precision-of-the-device",
         REPRESENTATIONS,
-        '"b,b...->...", coefficients, g, precision=Precision.HIGHEST)',
-        '"b,b...->...", coefficients, g)',
+        '"b,b...->...", coefficients, rows, precision=Precision.HIGHEST)',
+        '"b,b...->...", coefficients, rows)',
         (
             "tests/dpsgd/test_privatizer.py::test_matrix_products_behind_norms_and_sums_run_at_full_precision",
         ),
@@ -93,7 +93,7 @@ MUTANTS = (
     Mutant(
         "two-uses-that-cancel-are-not-raised",
         "jaxdp/gradients/several.py",
-        "return guarded(raised_gram(total, magnitude, self._length()))",
+        "return guarded(raised_gram(total, magnitude, self._terms(), self._narrow))",
         "return guarded(jnp.maximum(total, 0))",
         ("tests/gradients/test_several.py::test_the_rounding_of_inner_products_is_in_the_norm",),
         9,
@@ -141,7 +141,7 @@ MUTANTS = (
     Mutant(
         "a-standardised-kernel-that-cancels-is-not-raised",
         "jaxdp/gradients/standardise.py",
-        "return guarded(jnp.sum(raised_gram(gram, magnitude, 2 * max(d, p) + 256), axis=-1))",
+        "return guarded(jnp.sum(raised_gram(gram, magnitude, [2 * max(d, p) + 256]), axis=-1))",
         "return guarded(jnp.sum(jnp.maximum(gram, 0), axis=-1))",
         ("tests/gradients/test_standardise.py::test_norms_are_upper_bounds_where_terms_cancel",),
         9,

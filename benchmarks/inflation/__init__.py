@@ -1,0 +1,1 @@
+"""How far norms are raised above the gradients, so that they are upper bounds."""
