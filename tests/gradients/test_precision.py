@@ -364,6 +364,28 @@ def test_highest_is_what_cpus_do(monkeypatch):
     assert not same(with_default, narrow)
 
 
+@pytest.mark.parametrize("microbatch_size", [None, 2])
+def test_inflation_is_the_norm_that_is_used_over_the_norm(accelerator, microbatch_size):
+    loss = lambda w, x: jnp.sum(jnp.sin(x @ w["m"])) + jnp.sum(w["b"] * x[0])
+    params = {"m": normal(0, 64, 32), "b": normal(1, 64)}
+    x = normal(2, 5, 8, 64).at[1].set(0)
+    grads = jaxdp.per_example_grads(loss, microbatch_size=microbatch_size)
+
+    @jax.jit
+    def look(params, x):
+        lazy = grads(params, (x,))
+        return lazy.inflation(), lazy.squared_norms(), lazy.materialize()
+
+    found, squared, rows = look(params, x)
+    used = jnp.sqrt(sum(jax.tree.leaves(squared)))
+    exact = np.sqrt(sum(np.square(norms_of(leaf)) for leaf in jax.tree.leaves(rows)))
+    assert found[1] == 1
+    others = np.array([0, 2, 3, 4])
+    np.testing.assert_allclose(found[others], np.asarray(used)[others] / exact[others], 1e-5)
+    assert jnp.all((found >= 1 - 1e-6) & (found < 1.01))
+    assert jnp.max(found) > 1 + 1e-5
+
+
 def test_an_unknown_precision_is_refused():
     with pytest.raises(ValueError, match="precision is 'high': give 'default' or 'highest'"):
         jaxdp.per_example_grads(model, precision="high")
