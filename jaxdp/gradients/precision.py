@@ -13,6 +13,8 @@ of two bfloat16 numbers has 16 significant bits: float32 holds it. What rounds i
 Other platforms multiply in float32, as everything does at `precision="highest"`.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -55,11 +57,16 @@ def _rounded(array: jax.Array) -> jax.Array:
     return lax.reduce_precision(array, exponent_bits=8, mantissa_bits=7).astype(jnp.bfloat16)
 
 
+def exactly(narrow: bool) -> dict[str, Any]:
+    """The options of a product that is exact but for additions, of factors in bfloat16 or wider."""
+    if narrow:
+        return {"preferred_element_type": jnp.float32}
+    return {"precision": Precision.HIGHEST}
+
+
 def contracted(subscripts: str, a: jax.Array, c: jax.Array) -> jax.Array:
-    """`jnp.einsum` at full precision: of wide numbers at HIGHEST, of bfloat16 ones as they are."""
-    if a.dtype == jnp.bfloat16:
-        return jnp.einsum(subscripts, a, c, preferred_element_type=jnp.float32)
-    return jnp.einsum(subscripts, a, c, precision=Precision.HIGHEST)
+    """`jnp.einsum` of factors, exact but for additions."""
+    return jnp.einsum(subscripts, a, c, **exactly(a.dtype == jnp.bfloat16))
 
 
 def cut(coefficients: jax.Array) -> jax.Array:

@@ -10,12 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
-from jax.lax import Precision
 
 from .axes import grouped, ungrouped
 from .jax_internals import RAGGED_DOT
 from .matmul import Norms, gram_matrix, scaled
-from .precision import as_factors
+from .precision import as_factors, exactly
 from .representations import guarded, wide
 from .rounding import lengths, raised_gram, raised_product
 from .uses import Use, View
@@ -183,12 +182,7 @@ class Ragged:
             a, c, experts = x
             order, counts = _sorted(experts, self.shape.experts)
             return lax.ragged_dot_general(
-                a[order],
-                c[order],
-                counts,
-                BY_EXPERT,
-                precision=None if self.narrow else Precision.HIGHEST,
-                preferred_element_type=jnp.float32 if self.narrow else None,
+                a[order], c[order], counts, BY_EXPERT, **exactly(self.narrow)
             )
 
         return lax.map(one, (a, c, experts))

@@ -62,8 +62,5 @@ def raised_product(
 
 
 def _accumulated(terms: int) -> float:
-    """The relative error of sums of so many products of bfloat16 numbers, times two of them.
-
-    1.01 is for the products of errors.
-    """
+    """The relative error of so many additions; 1.01 is for the products of errors."""
     return 1.01 * terms * ACCUMULATOR

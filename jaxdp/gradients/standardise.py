@@ -23,11 +23,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.lax import Precision
 
 from .convolution import Conv, ConvShape
 from .jax_internals import vary, varying_axes
 from .matmul import Matmul, MatmulShape, gram_matrix, products
+from .precision import as_factors, contracted, exactly
 from .representations import Dense, guarded, wide
 from .rounding import lengths, raised_gram, raised_product
 
@@ -297,22 +297,23 @@ class Standardised:
     def _times_normalised(self) -> jax.Array:
         """⟨ŵ/γ, G⟩ of each column `[b, s, p]` (or row `[b, s, d]`) of G."""
         weight = self.standardisation.derived(self.values.normalised)
-        # What comes out is held, so that norm and sum are of the same numbers.
-        precision = Precision.DEFAULT if self.inner.narrow else Precision.HIGHEST
+        narrow = self.inner.narrow
         if isinstance(self.inner, Conv):
             restore = lambda kernels: self.inner.shape.restore_leaf(kernels[:, None])
             kernel = _before(restore, self.inner.shape.kernel, weight)
             x, c, kernel = wide(self.inner.inputs, self.inner.cotangents, kernel)
+            (x, kernel), _ = as_factors(narrow, x, kernel)
             convolve = lambda x: lax.conv_general_dilated(
-                x, kernel, **self.inner.shape.params, precision=precision
+                x, kernel, **self.inner.shape.params, **exactly(narrow)
             )
             return self._summed_positions(c * jax.vmap(convolve)(x[:, 0])[:, None])
         a, c = wide(self.inner.activations, self.inner.cotangents)
         s, d, p = a.shape[1], a.shape[3], c.shape[3]
         matrix = _before(self.inner.shape.restore, (s, d, p), weight).astype(a.dtype)
+        (first, second, matrix), _ = as_factors(narrow, a, c, matrix)
         if self.place.along == "p":
-            return jnp.sum(c * jnp.einsum("bstd,sdp->bstp", a, matrix, precision=precision), 2)
-        return jnp.sum(a * jnp.einsum("bstp,sdp->bstd", c, matrix, precision=precision), 2)
+            return jnp.sum(c * contracted("bstd,sdp->bstp", first, matrix), 2)
+        return jnp.sum(a * contracted("bstp,sdp->bstd", second, matrix), 2)
 
     def _summed_positions(self, products: jax.Array) -> jax.Array:
         if isinstance(self.inner, Matmul):
