@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.cases import slow
+from helpers.cases import slow, some
 from helpers.engines import agree, normal
 from helpers.forms import LEADS, LOSSES, exact, near_cancelling, near_constant
 from helpers.tensor_cores import accumulated
@@ -69,9 +69,9 @@ def test_a_scaled_cotangent_is_the_sum_of_two_bfloat16_numbers(seed, large, smal
     parts = precision.parts_of(c.astype(jnp.float32) * coefficient)
     assert all(part.dtype == jnp.bfloat16 for part in parts)
     total = sum(np.asarray(part, np.float64) for part in parts)
-    np.testing.assert_array_equal(
-        total, np.asarray(c, np.float64) * np.asarray(coefficient, np.float64)
-    )
+    exact = np.asarray(c, np.float64) * np.asarray(coefficient, np.float64)
+    underflow = np.where(abs(exact) < 2.0**-110, 2.0**-126, 0)
+    assert np.all(abs(total - exact) <= underflow)
 
 
 def contributions(kind, leaf, a, c, norm):
@@ -121,16 +121,25 @@ def magnitudes(a, c):
 KINDS = ["matmul", "conv", "ragged"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_contributions_are_bounded_where_terms_cancel(kind):
-    cases = [near_cancelling(16, 64, 64, 100.0), near_cancelling(64, 32, 16, 1e4)]
-    cases += [near_constant(32, 32, 32, 10.0**-k) for k in (3, 6, 9)]
-    for a, c in cases:
-        never_above_the_norm(kind, jnp.asarray(a, jnp.float32), jnp.asarray(c, jnp.float32))
+CANCELLING = [near_cancelling(16, 64, 64, 100.0), near_constant(32, 32, 32, 1e-6)]
+CANCELLING += [near_cancelling(64, 32, 16, 1e4)]
+CANCELLING += [near_constant(32, 32, 32, noise) for noise in (1e-3, 1e-9)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "case"),
+    some(
+        [(kind, case) for kind in KINDS for case in range(len(CANCELLING))],
+        [("matmul", 0), ("matmul", 1), ("conv", 0), ("ragged", 1)],
+    ),
+)
+def test_contributions_are_bounded_where_terms_cancel(kind, case):
+    a, c = (jnp.asarray(x, jnp.float32) for x in CANCELLING[case])
+    never_above_the_norm(kind, a, c)
 
 
 @pytest.mark.parametrize("kind", ["matmul", slow("conv"), slow("ragged")])
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(
     t=st.sampled_from([1, 2, 16, 65]),
     scales=st.tuples(*[st.sampled_from([1e-30, 1e-18, 1e-8, 1.0, 1e4, 1e9])] * 2),
@@ -414,10 +423,13 @@ def test_norms_are_upper_bounds_whatever_tensor_cores_cut(t, d, p, kind):
 
 
 def test_every_form_is_met():
-    forms = {
-        name: type(held(loss, params, (normal(5, 5, *shape),)))
-        for name, (loss, params, shape) in PROGRAMS.items()
-    }
+    forms = {}
+
+    def look(name, loss, params, batch):
+        forms[name] = type(held(loss, params, batch))
+
+    for name, (loss, params, shape) in PROGRAMS.items():
+        jax.eval_shape(partial(look, name, loss), params, (normal(5, 5, *shape),))
     assert forms["one position"] is Matmul
     assert forms["convolution of few positions"] is Conv
     for name in ("many positions", "standardised", "convolution of many positions"):
