@@ -1,6 +1,6 @@
 """Measures how far norms are raised above the gradients, so that they are upper bounds.
 
-python -m benchmarks.inflation [--suite quick|full|long] [--rows N]
+python -m benchmarks.inflation [--suite quick|full|long] [--only NAME ...] [--rows N]
 
 A gradient that is clipped is shorter by this factor. A table has a row for each problem of `python
 -m benchmarks.engine`: the median and the 99th percentile over examples of its batch, with norms as
@@ -10,15 +10,14 @@ this machine: their products are exact on any, and what tensor cores may add is 
 
 import argparse
 from collections.abc import Sequence
-from unittest import mock
 
 import jax
 import numpy as np
 
 import jaxdp
-from jaxdp.gradients import precision
 
 from ..engine.problems import PROBLEMS, SUITES, Problem
+from ..lowered.platforms import traced_for
 
 PLATFORMS = {"CPU": "cpu", "accelerator": "tpu"}
 
@@ -51,7 +50,7 @@ def inflation(problem: Problem, platform: str, rows: int) -> np.ndarray:
     def look(params: object, batch: tuple) -> jax.Array:
         return grads(params, batch, jaxdp.all_rows(rows)).inflation()
 
-    with mock.patch.object(precision, "platform", return_value=platform):
+    with traced_for(platform):
         return np.asarray(look(problem.params, batch))
 
 

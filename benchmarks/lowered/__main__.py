@@ -16,18 +16,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import get_args
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
 
-from jaxdp.gradients import precision
 from jaxdp.types import ComputeDtype
 
 from ..engine.methods import available
 from ..engine.problems import PROBLEMS, SUITES, Problem
 from .counting import Work, weighted, work
-from .platforms import PLATFORMS, passes
+from .platforms import PLATFORMS, passes, traced_for
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -78,7 +76,7 @@ def lowered_work(
     """Yields the work of a step for each platform."""
     microbatches = problem.rows // (problem.microbatch_size or problem.rows)
     for platform in platforms:
-        with mock.patch.object(precision, "platform", return_value=platform):
+        with traced_for(platform):
             step, state = available()[method].step(problem)
             traced = jax.jit(step).trace(problem.params, state, problem.batch)
         module = traced.lower(lowering_platforms=(platform,)).compiler_ir("stablehlo")

@@ -1,5 +1,10 @@
 """What a product costs on a platform, in passes of its matrix units over bfloat16 numbers."""
 
+from contextlib import AbstractContextManager
+from unittest import mock
+
+from jaxdp.gradients import precision
+
 from .counting import Kind
 
 # A float32 product on a TPU is 1, 3 or 6 products of bfloat16 parts
@@ -24,3 +29,8 @@ def passes(platform: str, kind: Kind) -> float:
 
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def traced_for(platform: str) -> AbstractContextManager:
+    """Lets jaxdp trace the programs that it would where JAX runs on a platform by default."""
+    return mock.patch.object(precision, "platform", return_value=platform)

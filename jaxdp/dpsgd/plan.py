@@ -183,7 +183,8 @@ class Plan:
     def rounding_estimate(self) -> float:
         """An estimate of how far rounding raises the sensitivity of a sum (`sum_rounding`).
 
-        It is larger on TPUs and NVIDIA's GPUs, whose matrix units add up less exactly.
+        It is larger where factors are in bfloat16, on TPUs and NVIDIA's GPUs: tensor cores cut what
+        they add. So it depends on the platform that JAX runs on by default.
         """
         narrow = multiplies_narrow("default")
         return sum_rounding.estimate(self.num_units or self.capacity, narrow)

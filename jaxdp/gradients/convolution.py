@@ -15,8 +15,7 @@ from .axes import folded
 from .jax_internals import primitives as p
 from .jax_internals import vary, varying_axes
 from .matmul import Matmul, Norms
-from .precision import as_factors
-from .representations import wide
+from .precision import as_factors, multiplied, scaled
 from .uses import Use, View
 
 # Patches repeat each input for every kernel offset: this many numbers of them are made at a time.
@@ -257,8 +256,8 @@ class Conv:
     def weighted_sum(self, coefficients: jax.Array) -> jax.Array:
         if self.narrow:
             return self._sum_of_patches(coefficients)
-        x, c = wide(self.inputs, self.cotangents)
-        c = c * coefficients.reshape(-1, *[1] * (c.ndim - 1)).astype(c.dtype)
+        x, c = self._multiplied
+        (c,) = scaled(c, coefficients, self.narrow)
         lhs, _, out = self.shape.params["dimension_numbers"]
         x, c = folded(x, [0], 2 + lhs[0]), folded(c, [0], 2 + out[0])
         if x.shape[0] == 1:  # no loop around it: XLA for CPUs is slower there
@@ -281,7 +280,7 @@ class Conv:
         """
 
         ask = lambda x, c: answer(self._as_product(x, c))
-        x, c = self._factors
+        x, c = self._multiplied
         lead = x.shape[:2]
         x, c = x.reshape(-1, *x.shape[2:]), c.reshape(-1, *c.shape[2:])
         rows = rows_at_once(x.shape[0], x.size * self.shape.window)
@@ -293,8 +292,12 @@ class Conv:
         return answers.reshape(*lead, *answers.shape[1:])
 
     def _sum_of_patches(self, coefficients: jax.Array) -> jax.Array:
-        """The weighted sum, few rows at once."""
-        x, c = self._factors
+        """The weighted sum, few rows at once.
+
+        GPUs may compute a convolution by way of other sums (Winograd, Fourier), whose products are
+        not exact.
+        """
+        x, c = self._multiplied
         b, s = x.shape[:2]
         rows = rows_at_once(b, x.size // s * self.shape.window)
         padded = lambda array: jnp.pad(array, [(0, -b % rows), *[(0, 0)] * (array.ndim - 1)])
@@ -303,7 +306,7 @@ class Conv:
         def of_kernel(own: tuple[jax.Array, jax.Array]) -> jax.Array:
             def add(total: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
                 x, c, coefficients = part
-                return total + self._as_product(x, c).sum_of_products(coefficients), None
+                return total + self._as_product(x, c).weighted_products(coefficients), None
 
             groups, _, d, p = self.shape.sizes
             zeros = jnp.zeros((groups // s, d, p), jnp.float32)
@@ -320,10 +323,8 @@ class Conv:
         return Matmul(shape.patches(x), shape.positions(c), shape, self.norms, self.narrow)
 
     @property
-    def _factors(self) -> tuple[jax.Array, ...]:
-        """As they are multiplied."""
-        factors = self.inputs, self.cotangents
-        return factors if self.narrow else wide(*factors)
+    def _multiplied(self) -> tuple[jax.Array, ...]:
+        return multiplied(self.narrow, self.inputs, self.cotangents)
 
 
 def rows_at_once(count: int, numbers: int) -> int:

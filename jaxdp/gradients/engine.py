@@ -42,8 +42,8 @@ def factored_engine(
 ) -> tuple[jax.Array, list[Representation]]:
     """Losses `[b]`, and every leaf's gradients, held as factors wherever there is a rule.
 
-    `convolves` is False if the gradient has no convolution, in which rows might mix; `narrow` is
-    True for factors in bfloat16.
+    `convolves` is False if the gradient has no convolution, in which rows might mix. `narrow`:
+    whether factors are in bfloat16.
     """
     return _engine(loss_fn, params, batch, constant_time, convolves, narrow, thrifty=False)
 
@@ -131,7 +131,7 @@ class Found:
         if choice.form == "product":
             (product,) = parts
             return product if isinstance(product, Dense) else Dense(product.materialize())
-        if choice.again:
+        if choice.made_twice:
             return Pulled.make(parts[0], lambda product: product)
         return Several(tuple(parts), choice.meet) if len(parts) > 1 else parts[0]
 

@@ -15,7 +15,7 @@ from ._cures import tell_the_cure
 from .choice import Choice, Form
 from .costs import costs_of, dense_operations
 from .coupling import refuse_coupling
-from .limit import default_method, is_alone
+from .limit import default_method, is_alone, program_of
 from .memory import forms
 from .memory_table import (
     MethodMemory,
@@ -25,8 +25,6 @@ from .memory_table import (
     memory_table,
 )
 from .places import Place, places, scattered
-from .precision import multiplies_narrow
-from .program import trace
 from .shared import shared_last
 from .uses import Use
 from .zero_gradients import zero_gradients
@@ -261,9 +259,7 @@ def explain(
     check_batch_size(batch_size, measure)
     alone = is_alone(method, microbatch_size)
     refuse_coupling(loss, params, (*example, arrays), alone=alone)
-    narrow = multiplies_narrow("default")
-    count = len(jax.tree.leaves(arrays))
-    program = trace(loss, params, (*example, arrays), shared=count, narrow=narrow)
+    program = program_of(loss_fn, params, example, shared)
     at_once = microbatch_size or batch_size
     if method == "auto" and at_once and not alone:
         method = default_method(program, at_once)

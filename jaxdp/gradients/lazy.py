@@ -167,10 +167,10 @@ class PerExampleGrads(NoArray):
         return self._like_params(self._rows(_materialized))
 
     def inflation(self) -> jax.Array:
-        """How many times as long as it is each gradient is taken to be, `[B]`; 1 if it is zero.
+        """The norm that is used over the gradient's own, `[B]`; 1 for gradients of zero.
 
         Norms are upper bounds that include rounding (privacy rule 9): a gradient that is clipped
-        is shorter by this factor. Takes memory for the gradients of a microbatch.
+        gets shorter by this factor. Takes memory for the gradients of a microbatch.
         """
 
         def look(microbatch: Microbatch) -> list[jax.Array]:

@@ -48,8 +48,8 @@ class StandardisedShape:
         narrow: bool,
     ) -> Standardised | Pulled | Dense:
         """The gradients, from what was recorded."""
-        made_of = lambda c: _made(self.inner, operands[:1], c, norms, narrow, found.known)
-        inner = made_of(c)
+        made_of = lambda c, narrow: _made(self.inner, operands[:1], c, norms, narrow, found.known)
+        inner = made_of(c, narrow)
         weight = found.value(self.standardisation.base)
         gains = [found.value(gain.var) for gain in self.standardisation.gains]
         values = Values.make(self.standardisation, weight, gains)
@@ -57,7 +57,7 @@ class StandardisedShape:
         if self.gain is None:
             # Factors in bfloat16 would be rounded again after they are centred and scaled.
             return Pulled.make(inner, made.raw_gradient) if inner.narrow else made
-        results = made_of(operands[1]).cotangents
+        results = made_of(operands[1], False).cotangents
         rows = made.gain_gradients(results)[self.gain].gradients
         pull = found.pull(self.standardisation.gains[self.gain].var, self.leaf)
         return Dense(jax.vmap(pull)(rows))

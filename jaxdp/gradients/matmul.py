@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from .factors import Factors, Step
 from .jax_internals import primitives as p
-from .precision import as_factors, contracted, cut, parts_of
+from .precision import as_factors, contracted, multiplied, scaled
 from .representations import guarded, wide
 from .rounding import lengths, raised_gram, raised_product
 from .uses import Derived, Use
@@ -171,7 +171,7 @@ class Matmul:
         return jnp.sum(lengths(a) * lengths(c), axis=-1)
 
     def squared_norms(self) -> jax.Array:
-        a, c = self._factors
+        a, c = self._multiplied
         magnitude = self.magnitude()
         if self.norms == "direct":
             squared = raised_product(_squared_products(a, c), magnitude, a.shape[2], self.narrow)
@@ -181,19 +181,17 @@ class Matmul:
         return guarded(jnp.sum(raised_gram(_gram(a, c), magnitude, sizes, narrow), axis=-1))
 
     def weighted_sum(self, coefficients: jax.Array) -> jax.Array:
-        return self.shape.restore(self.sum_of_products(coefficients))
+        return self.shape.restore(self.weighted_products(coefficients))
 
-    def sum_of_products(self, coefficients: jax.Array) -> jax.Array:
+    def weighted_products(self, coefficients: jax.Array) -> jax.Array:
         """Σ_bt coefficients[b]·a_t ⊗ c_t, `[s, d, p]`."""
-        a, _ = self._factors
-        parts = scaled(self.cotangents, coefficients, self.narrow, a.dtype)
+        a, c = self._multiplied
+        parts = scaled(c, coefficients, self.narrow)
         return reduce(jnp.add, [contracted("bstd,bstp->sdp", a, part) for part in parts])
 
     @property
-    def _factors(self) -> tuple[jax.Array, ...]:
-        """As they are multiplied."""
-        factors = self.activations, self.cotangents
-        return factors if self.narrow else wide(*factors)
+    def _multiplied(self) -> tuple[jax.Array, ...]:
+        return multiplied(self.narrow, self.activations, self.cotangents)
 
     def keep(self, valid: jax.Array) -> "Matmul":
         rows = valid[:, None, None, None]
@@ -204,31 +202,12 @@ class Matmul:
         )
 
     def materialize(self) -> jax.Array:
-        return self.shape.restore(products(*self._factors))
+        return self.shape.restore(products(*self._multiplied))
 
 
 def products(a: jax.Array, c: jax.Array) -> jax.Array:
     """Σ_t a_t ⊗ c_t, `[b, s, d, p]`."""
     return contracted("bstd,bstp->bsdp", a, c)
-
-
-def scaled(
-    c: jax.Array, coefficients: jax.Array, narrow: bool, dtype: jnp.dtype
-) -> tuple[jax.Array, ...]:
-    """Arrays `[b, ...]` whose sum is c times the coefficients `[b]`, to be multiplied with others.
-
-    Args:
-      c: cotangents.
-      coefficients: of the rows.
-      narrow: whether c is in bfloat16. Then the coefficients are cut, and two arrays in bfloat16
-        have the sum exactly.
-      dtype: of the others; the array has it, too.
-    """
-    if narrow:
-        dtype, coefficients = jnp.dtype(jnp.float32), cut(coefficients)
-    rows = coefficients.reshape(-1, *[1] * (c.ndim - 1)).astype(dtype)
-    product = c.astype(dtype) * rows
-    return parts_of(product) if narrow else (product,)
 
 
 def _squared_products(a: jax.Array, c: jax.Array) -> jax.Array:

@@ -94,9 +94,8 @@ def per_example_grads(
 
     Raises:
       ValueError: for an unknown method, unit or precision, or a wrong microbatch_size or
-        memory_limit. The
-        returned function raises it for a wrong batch, mask or parameters, for a loss that couples
-        examples, and where no method fits into memory_limit.
+        memory_limit. The returned function raises it for a wrong batch, mask or parameters, for a
+        loss that couples examples, and where no method fits into memory_limit.
       TypeError: by the returned function, for a loss that is not one real number, a batch that is
         not a tuple, or parameters that are not real floating arrays.
 
@@ -117,14 +116,14 @@ def per_example_grads(
     check_memory_limit(memory_limit)
 
     def taken(
-        loss: Callable[..., jax.Array], params: PyTree, batch: tuple, size: int
+        loss: Callable[..., jax.Array], params: PyTree, batch: tuple, size: int, narrow: bool
     ) -> tuple[Method, int | None]:
         """The method, and how many rows at a time, of all that was left open."""
         at_once = min(microbatch_size or size, size)
         if memory_limit is None and (method != "auto" or at_once == 1):
             return method, microbatch_size
         params = vary(params, varying_axes((params, batch)))
-        program = trace(loss, params, one_example(batch), narrow=multiplies_narrow(precision))
+        program = trace(loss, params, one_example(batch), narrow=narrow)
         if memory_limit is None:
             return default_method(program, at_once), microbatch_size
         what = "example" if unit == "example" else "batch unit"
@@ -151,7 +150,8 @@ def per_example_grads(
             batch, mask = unit_rows(batch, mask)
         mask = check_mask(mask, size)
         check_loss(loss, params, batch)
-        chosen, at_once = taken(loss, params, batch, size)
+        narrow = multiplies_narrow(precision)
+        chosen, at_once = taken(loss, params, batch, size, narrow)
         alone = is_alone(chosen, min(at_once or size, size))
         seen = check_uncoupled(loss, params, batch, alone=alone)
         tell_nnx()
@@ -159,7 +159,6 @@ def per_example_grads(
         def compute(rows: tuple) -> Gradients:
             own, rows = seen.guarded((params, rows))
             engine = _single_engine if alone else ENGINES[chosen]
-            narrow = multiplies_narrow(precision)
             return engine(loss, own, rows, constant_time, seen.convolves, narrow)
 
         return PerExampleGrads(

@@ -34,18 +34,19 @@ _NARROW_DEFAULTS = (None, "default", "fastest", "bfloat16", "tensorfloat32")
 def multiplies_narrow(precision: MatrixPrecision) -> bool:
     """Whether norms and sums are of bfloat16 factors, on the platform that JAX runs on by default.
 
-    A wrong guess costs time only: products of bfloat16 numbers are exact everywhere, and so are
-    those of float32 at full precision.
+    A wrong guess is sound: products of bfloat16 numbers are exact everywhere, and float32 at full
+    precision is what all platforms have. It costs time, and the estimate of the sum's rounding may
+    be that of the other platform.
     """
     default = jax.config.jax_default_matmul_precision
     return precision == "default" and platform() in ("cuda", "tpu") and default in _NARROW_DEFAULTS
 
 
 def as_factors(narrow: bool, *arrays: jax.Array) -> tuple[tuple[jax.Array, ...], bool]:
-    """Factors as norms and sum shall multiply them, and whether that is in bfloat16.
+    """Rounds factors to bfloat16, if they shall be narrow; tells whether they are. float64 is not.
 
-    float64 stays as it is. XLA must not compute the factors once for the norms and again for the
-    sum: other roundings before might then round a number to another neighbour in bfloat16.
+    XLA must not compute the factors once for the norms and again for the sum: other roundings
+    before might then round a number to another neighbour in bfloat16.
     """
     if not narrow or wide(*arrays)[0].dtype != jnp.float32:
         return arrays, False
@@ -57,16 +58,32 @@ def _rounded(array: jax.Array) -> jax.Array:
     return lax.reduce_precision(array, exponent_bits=8, mantissa_bits=7).astype(jnp.bfloat16)
 
 
+def multiplied(narrow: bool, *factors: jax.Array) -> tuple[jax.Array, ...]:
+    """Factors in the type in which they are multiplied: as they are, or float32 and wider."""
+    return factors if narrow else wide(*factors)
+
+
 def exactly(narrow: bool) -> dict[str, Any]:
-    """The options of a product that is exact but for additions, of factors in bfloat16 or wider."""
+    """The options of a product of `multiplied` factors: it is exact but for additions."""
     if narrow:
         return {"preferred_element_type": jnp.float32}
     return {"precision": Precision.HIGHEST}
 
 
 def contracted(subscripts: str, a: jax.Array, c: jax.Array) -> jax.Array:
-    """`jnp.einsum` of factors, exact but for additions."""
+    """`jnp.einsum` of `multiplied` factors, exact but for additions."""
     return jnp.einsum(subscripts, a, c, **exactly(a.dtype == jnp.bfloat16))
+
+
+def scaled(c: jax.Array, coefficients: jax.Array, narrow: bool) -> tuple[jax.Array, ...]:
+    """Arrays `[b, ...]` whose sum is the cotangents c times the coefficients `[b]`.
+
+    With `narrow`, coefficients are cut, and two arrays in bfloat16 have the sum exactly.
+    """
+    (c,) = wide(c)
+    weights = cut(coefficients) if narrow else coefficients.astype(c.dtype)
+    product = c * weights.reshape(-1, *[1] * (c.ndim - 1))
+    return parts_of(product) if narrow else (product,)
 
 
 def cut(coefficients: jax.Array) -> jax.Array:

@@ -1,8 +1,8 @@
 """Gradients of a leaf through any function of parameters alone, f: a few rows at a time.
 
 The loss uses f(w), and the gradients of f(w) are held in some form. Each of them goes through the
-VJP of f, once for its norm and once more for the sum. So do products of factors in bfloat16, whose
-rounding need not be known then; there f(w) is w.
+VJP of f, once for its norm and once more for the sum. Products of factors in bfloat16 are held
+like this, too, with f the identity: then nothing need be known of their rounding.
 """
 
 from collections.abc import Callable

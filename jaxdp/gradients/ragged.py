@@ -13,8 +13,8 @@ from jax.custom_batching import custom_vmap
 
 from .axes import grouped, ungrouped
 from .jax_internals import RAGGED_DOT
-from .matmul import Norms, gram_matrix, scaled
-from .precision import as_factors, exactly
+from .matmul import Norms, gram_matrix
+from .precision import as_factors, exactly, multiplied, scaled
 from .representations import guarded, wide
 from .rounding import lengths, raised_gram, raised_product
 from .uses import Use, View
@@ -134,7 +134,7 @@ class Ragged:
     def squared_norms(self) -> jax.Array:
         a, c = wide(self.activations, self.cotangents)
         length = lengths(a) * lengths(c)
-        a, c = self._factors
+        a, c = self._multiplied
         total = lambda experts, length: (
             jnp.zeros(self.shape.experts, length.dtype).at[experts].add(length, mode="drop")
         )
@@ -151,9 +151,9 @@ class Ragged:
         return guarded(jnp.sum(raised_gram(gram, magnitude, sizes, self.narrow), axis=-1))
 
     def weighted_sum(self, coefficients: jax.Array) -> jax.Array:
-        a, _ = self._factors
+        a, c = self._multiplied
         joined = lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])
-        parts = scaled(self.cotangents, coefficients, self.narrow, a.dtype)
+        parts = scaled(c, coefficients, self.narrow)
         product = lambda part: self._products(joined(a), joined(part), joined(self.experts))
         return self.shape.restore(reduce(jnp.add, map(product, parts)))
 
@@ -166,14 +166,12 @@ class Ragged:
         )
 
     def materialize(self) -> jax.Array:
-        a, c = self._factors
+        a, c = self._multiplied
         return self.shape.restore(lax.map(lambda x: self._products(*x), (a, c, self.experts)))
 
     @property
-    def _factors(self) -> tuple[jax.Array, ...]:
-        """As they are multiplied."""
-        factors = self.activations, self.cotangents
-        return factors if self.narrow else wide(*factors)
+    def _multiplied(self) -> tuple[jax.Array, ...]:
+        return multiplied(self.narrow, self.activations, self.cotangents)
 
     def _products(self, a: jax.Array, c: jax.Array, experts: jax.Array) -> jax.Array:
         """`[s, t, d]`, `[s, t, p]` and `[s, t]` to `[s, experts, d, p]`."""

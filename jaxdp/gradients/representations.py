@@ -31,7 +31,10 @@ class Representation(Protocol):
         """
 
     def weighted_sum(self, coefficients: jax.Array) -> jax.Array:
-        """Σ_b coefficients[b]·g_b `[...]`, float32 or wider, at full matrix precision."""
+        """Σ_b coefficients[b]·g_b `[...]`, float32 or wider, exact but for additions.
+
+        Of narrow factors, coefficients are cut (`precision.py`).
+        """
 
     def keep(self, valid: jax.Array) -> "Representation":
         """The same gradients, but every row where `valid [b]` is False is exactly zero."""

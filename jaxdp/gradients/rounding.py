@@ -33,13 +33,12 @@ def raised_gram(
     Args:
       gram: the sum.
       magnitude: M.
-      terms: how many terms the inner products of each factor have; long ones round further
-        (measured: length / 35 units of roundoff).
+      terms: how many terms the inner products have, of all factors that take part; long ones round
+        further (measured: length / 35 units of roundoff).
       narrow: whether they are of bfloat16 numbers, on any accelerator (proved: `precision.py`).
     """
-    hidden = (8 + max(terms) / 32) * unit_roundoff(gram.dtype)
-    if narrow:
-        hidden = 8 * unit_roundoff(gram.dtype) + _accumulated(sum(terms) + 8 * len(terms))
+    unit = unit_roundoff(gram.dtype)
+    hidden = 8 * unit + (sum(map(_accumulated, terms)) if narrow else max(terms) / 32 * unit)
     return jnp.maximum(gram, 0) + hidden * jnp.square(magnitude)
 
 
@@ -55,12 +54,11 @@ def raised_product(
         roundoff).
       narrow: whether it is of bfloat16 numbers, on any accelerator.
     """
-    hidden = (8 + length / 256) * unit_roundoff(squared.dtype)
-    if narrow:
-        hidden = 8 * unit_roundoff(squared.dtype) + _accumulated(length + 8)
+    unit = unit_roundoff(squared.dtype)
+    hidden = 8 * unit + (_accumulated(length) if narrow else length / 256 * unit)
     return jnp.square(jnp.sqrt(squared) + hidden * magnitude)
 
 
 def _accumulated(terms: int) -> float:
-    """The relative error of so many additions; 1.01 is for the products of errors."""
-    return 1.01 * terms * ACCUMULATOR
+    """The relative error of a sum of so many; 1.01 is for the products of errors."""
+    return 1.01 * (terms + 8) * ACCUMULATOR

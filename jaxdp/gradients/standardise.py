@@ -230,14 +230,14 @@ class Standardised:
                 c = c * scale[:, None, :]
             else:
                 a = a * scale[:, None, :]
-            return replace(self.inner, activations=a, cotangents=c)
+            return replace(self.inner, activations=a, cotangents=c, narrow=False)
         x, c = wide(self.inner.inputs, self.inner.cotangents)
         feature = 2 + self.inner.shape.params["dimension_numbers"].out_spec[1]
         channels = [1] * c.ndim
         channels[feature] = c.shape[feature]
         c = c * scale.reshape(channels)
         if not self.place.centred:
-            return replace(self.inner, inputs=x, cotangents=c)
+            return replace(self.inner, inputs=x, cotangents=c, narrow=False)
         x, shape = _shifted(x, self.inner.shape)
         return CentredConv(x, c, shape, self.inner.norms)
 
@@ -310,9 +310,10 @@ class Standardised:
         a, c = wide(self.inner.activations, self.inner.cotangents)
         s, d, p = a.shape[1], a.shape[3], c.shape[3]
         matrix = _before(self.inner.shape.restore, (s, d, p), weight).astype(a.dtype)
-        (first, second, matrix), _ = as_factors(narrow, a, c, matrix)
         if self.place.along == "p":
+            (first, matrix), _ = as_factors(narrow, a, matrix)
             return jnp.sum(c * contracted("bstd,sdp->bstp", first, matrix), 2)
+        (second, matrix), _ = as_factors(narrow, c, matrix)
         return jnp.sum(a * contracted("bstp,sdp->bstd", second, matrix), 2)
 
     def _summed_positions(self, products: jax.Array) -> jax.Array:

@@ -313,9 +313,12 @@ def test_wrong_numbers_are_refused():
         make_plan().with_rounding_bound(1, parts=0)
 
 
-@pytest.mark.parametrize(("records", "terms"), [(64, 16), (1024, 1), (512, 8)])
+@pytest.mark.parametrize(("records", "terms"), [(512, 1), (1024, 1)])
 def test_the_estimate_holds_for_tensor_cores(records, terms):
-    """One record more or less, among aligned ones, in sums that are cut after every block."""
+    """One record more or less, among aligned ones, in sums that are cut after every block.
+
+    What is cut makes long sums shorter, and a record's share of them, too.
+    """
     rng = np.random.default_rng(records)
     direction = rng.normal(size=8)
     direction /= np.linalg.norm(direction)
@@ -325,14 +328,14 @@ def test_the_estimate_holds_for_tensor_cores(records, terms):
     values = np.ldexp(np.rint(mantissas * 2**16) / 2**16, exponents)  # products of two of 8 bits
     total = accumulated(values.reshape(8, -1))
     moved = 0.0
-    for record in rng.integers(0, records, 4):
+    for record in rng.integers(0, records, 8):
         zeroed = values.copy()
         zeroed[:, record] = 0
         for without in (zeroed, np.delete(values, record, 1)):
             less = accumulated(without.reshape(8, -1))
             own = np.linalg.norm(values[:, record].sum(-1))
             moved = max(moved, np.linalg.norm(total - less) - own)
-    assert moved <= sum_rounding.estimate(records, narrow=True)
+    assert 0 < moved <= sum_rounding.estimate(records, narrow=True) - sum_rounding.CONTRIBUTION
 
 
 def test_the_estimate_is_larger_on_accelerators(monkeypatch):
