@@ -6,7 +6,7 @@ PRECISION = "jaxdp/gradients/precision.py"
 ROUNDING = "jaxdp/gradients/rounding.py"
 
 TESTS = "tests/gradients/test_precision.py"
-CANCEL = f"{TESTS}::test_contributions_are_bounded_where_terms_cancel[matmul-1]"
+CANCEL = f"{TESTS}::test_contributions_are_bounded_where_terms_cancel[matmul-0]"
 TENSOR_CORES = f"{TESTS}::test_norms_are_upper_bounds_whatever_tensor_cores_cut"
 
 MUTANTS = (

@@ -88,6 +88,20 @@ def test_a_model_may_compute_in_bfloat16(library):
         assert 0 < difference < 0.05 * np.linalg.norm(flat64(exact))
 
 
+def test_two_passes_measure_what_a_model_in_bfloat16_adds(library):
+    _, params = start(library)
+    task = classifier(NETWORKS[library](0.0), compute_dtype="bfloat16")
+    norm = 0.01
+    transform = jaxdp.per_example_grads(task.loss, method="two_pass")
+    clip = jaxdp.clip_individual(norm)
+    one = jax.tree.map(lambda leaf: leaf[:1], (records(), KEYS))
+    clipped = jax.jit(
+        lambda batch: clip.update(transform(params, batch), clip.init(params), params)[0]
+    )(one)
+    assert {leaf.dtype for leaf in jax.tree.leaves(clipped)} == {np.dtype(np.float32)}
+    assert 0.98 * norm <= np.linalg.norm(flat64(clipped)) <= norm * (1 + 1e-3)
+
+
 def test_scores_and_predictions_are_those_of_float32(library):
     wide, params = start(library)
     task = classifier(NETWORKS[library](0.0), compute_dtype="bfloat16")
