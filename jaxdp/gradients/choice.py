@@ -76,14 +76,14 @@ class Choice:
     @property
     def one_term(self) -> bool:
         """Whether an example adds one term to each number of the sum (`Representation`)."""
-        stored = self.form in ("zero", "dense", "product")
+        stored = self.form in ("zero", "dense", "product") or self.made_twice
         return stored or (not self.meet and all(part.one_term for part in self.parts))
 
     @property
     def made_twice(self) -> bool:
         """Whether a product of narrow factors is made for the norm, and again for the sum."""
-        narrow = all(part.narrow and isinstance(part.shape, Products) for part in self.parts)
-        return self.form == "direct" and narrow
+        narrow = [part.narrow and isinstance(part.shape, Products) for part in self.parts]
+        return self.form == "direct" and all(narrow)
 
 
 def choose(program: Program, thrifty: bool) -> list[Choice]:

@@ -177,8 +177,9 @@ class Matmul:
             squared = raised_product(_squared_products(a, c), magnitude, a.shape[2], self.narrow)
             return jnp.sum(squared, axis=-1)
         # One position takes no inner product of two: its lengths are added up in float32.
-        sizes, narrow = (a.shape[3], c.shape[3]), self.narrow and a.shape[2] > 1
-        return guarded(jnp.sum(raised_gram(_gram(a, c), magnitude, sizes, narrow), axis=-1))
+        sizes, t = (a.shape[3], c.shape[3]), a.shape[2]
+        positions = [t] if self.narrow and t > 1 else None
+        return guarded(jnp.sum(raised_gram(_gram(a, c), magnitude, sizes, positions), axis=-1))
 
     def weighted_sum(self, coefficients: jax.Array) -> jax.Array:
         return self.shape.restore(self.weighted_products(coefficients))

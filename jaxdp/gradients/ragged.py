@@ -147,8 +147,8 @@ class Ragged:
             return jnp.sum(raised_product(each, magnitude, a.shape[2], self.narrow), axis=-1)
         same = self.experts[..., :, None] == self.experts[..., None, :]
         gram = jnp.sum(jnp.where(same, gram_matrix(a) * gram_matrix(c), 0), axis=(2, 3))
-        sizes = a.shape[3], c.shape[3]
-        return guarded(jnp.sum(raised_gram(gram, magnitude, sizes, self.narrow), axis=-1))
+        sizes, positions = (a.shape[3], c.shape[3]), [a.shape[2]] if self.narrow else None
+        return guarded(jnp.sum(raised_gram(gram, magnitude, sizes, positions), axis=-1))
 
     def weighted_sum(self, coefficients: jax.Array) -> jax.Array:
         a, c = self._multiplied

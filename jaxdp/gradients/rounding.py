@@ -26,7 +26,10 @@ def lengths(vectors: jax.Array) -> jax.Array:
 
 
 def raised_gram(
-    gram: jax.Array, magnitude: jax.Array, terms: Sequence[int], narrow: bool = False
+    gram: jax.Array,
+    magnitude: jax.Array,
+    terms: Sequence[int],
+    positions: Sequence[int] | None = None,
 ) -> jax.Array:
     """Raises a squared norm, computed as a sum of products of inner products, to an upper bound.
 
@@ -35,10 +38,13 @@ def raised_gram(
       magnitude: M.
       terms: how many terms the inner products have, of all factors that take part; long ones round
         further (measured: length / 35 units of roundoff).
-      narrow: whether they are of bfloat16 numbers, on any accelerator (proved: `precision.py`).
+      positions: of narrow factors, on any accelerator: how many terms each number of a product adds
+        up. What the inner products and the sum itself may be off is proved (docs/design.md).
     """
     unit = unit_roundoff(gram.dtype)
-    hidden = 8 * unit + (sum(map(_accumulated, terms)) if narrow else max(terms) / 32 * unit)
+    hidden = (8 + max(terms) / 32) * unit
+    if positions is not None:
+        hidden = 8 * unit + sum(map(_accumulated, [*terms, *positions, *positions]))
     return jnp.maximum(gram, 0) + hidden * jnp.square(magnitude)
 
 
@@ -52,10 +58,10 @@ def raised_product(
       magnitude: M.
       length: how many terms each of its numbers adds up (measured: length / 360 units of
         roundoff).
-      narrow: whether it is of bfloat16 numbers, on any accelerator.
+      narrow: whether it is of bfloat16 numbers, on any accelerator, and the sum makes it again.
     """
     unit = unit_roundoff(squared.dtype)
-    hidden = 8 * unit + (_accumulated(length) if narrow else length / 256 * unit)
+    hidden = 8 * unit + (2 * _accumulated(length) if narrow else length / 256 * unit)
     return jnp.square(jnp.sqrt(squared) + hidden * magnitude)
 
 

@@ -4,6 +4,7 @@
 embeddings) is a gather; no gradient is made.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import reduce
 
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from jax.lax import Precision
 
 from .convolution import Conv
+from .jax_internals import vary, varying_axes
 from .layout import merged
 from .lookup import Lookup
 from .matmul import Matmul, MatmulShape
@@ -52,7 +54,7 @@ class Several:
         for i, j in self.meet:
             total = total + 2 * inner_products(meeting[i], meeting[j])
         magnitude = reduce(jnp.add, [jnp.sum(part.magnitude(), -1) for part in meeting.values()])
-        return guarded(raised_gram(total, magnitude, self._terms(), self._narrow))
+        return guarded(raised_gram(total, magnitude, self._terms(), self._positions()))
 
     def weighted_sum(self, coefficients: jax.Array) -> jax.Array:
         # Parts may cancel: all of them need the same coefficients.
@@ -68,6 +70,15 @@ class Several:
     @property
     def _narrow(self) -> bool:
         return any(isinstance(part, Product) and part.narrow for part in self.parts)
+
+    def _positions(self) -> list[int] | None:
+        """How many terms each number of a narrow product adds up; None if all are wide.
+
+        The norm of a part is raised by what its own rounding takes of it. Parts may cancel, so all
+        of it counts beside the norm of the whole.
+        """
+        products = [part for part in self.parts if isinstance(part, Matmul) and part.narrow]
+        return [part.activations.shape[2] for part in products] or None
 
     def _terms(self) -> list[int]:
         """How many terms the inner products have."""
@@ -116,12 +127,19 @@ def _with_number(other: Meeting, number: Number) -> jax.Array:
     # ⟨restore(g), v⟩ = ⟨g, the transpose of restore, of v⟩.
     if isinstance(other, Lookup):
         rows, across = other.shape.rows, other.cotangents.shape[-1]
-        table = jax.ShapeDtypeStruct((rows, across), v.dtype)
-        (own,) = jax.linear_transpose(lambda g: other.shape.restore(g), table)(v)
+        own = _transposed(other.shape.restore, (rows, across), v)
         read = jnp.take(own, other.rows, axis=0, mode="clip")  # [b, t, p]
         return weights * jnp.sum(read * other.cotangents, axis=(1, 2))
     a, c = wide(other.activations, other.cotangents)
-    products = jax.ShapeDtypeStruct((a.shape[1], a.shape[3], c.shape[3]), v.dtype)
-    (own,) = jax.linear_transpose(lambda g: other.shape.restore(g), products)(v)
+    own = _transposed(other.shape.restore, (a.shape[1], a.shape[3], c.shape[3]), v)
     through = jnp.einsum("bstd,sdp->bstp", a, own, precision=Precision.HIGHEST)
     return weights * jnp.sum(through * c, axis=(1, 2, 3))
+
+
+def _transposed(
+    restore: Callable[[jax.Array], jax.Array], shape: tuple[int, ...], v: jax.Array
+) -> jax.Array:
+    """The transpose of a linear function of arrays of this shape, of v."""
+    # Made to vary like v: else shard_map would add up over the devices here.
+    zeros = vary(jnp.zeros(shape, v.dtype), varying_axes(v))
+    return jax.vjp(restore, zeros)[1](v)[0]

@@ -175,6 +175,34 @@ def test_parts_that_cancel_have_the_same_coefficient():
         assert jnp.linalg.norm(total) <= coefficients[row] * told[row] * (1 + BOUND_SLACK)
 
 
+@pytest.mark.parametrize("k", [0.5, 1.0])
+def test_the_sum_of_tensor_cores_is_within_the_norm_of_parts_that_meet(k):
+    """A product that cancels, but for 2,048 terms that are each too small to be added."""
+    ((small,),) = np.asarray(jnp.array([[0.99 * 2.0**-24]], jnp.bfloat16), np.float64)
+    back, left = [], 2048 * small
+    while left > 2.0**-40:
+        back.append(float(jnp.bfloat16(left)))
+        left -= back[-1]
+    terms = np.array([1.0, *[-small] * 2048, -1.0, *back])
+    a = np.zeros((1, len(terms), 4))
+    a[..., 0] = 1
+    c = np.zeros((1, len(terms), 2))
+    c[0, :, 0] = terms
+
+    def loss(w, i, read, a, c):
+        return jnp.sum(w[i] * read) + jnp.sum((a @ w) * c)
+
+    read = jnp.array([[[k, 0.0]]])
+    batch = (jnp.zeros((1, 1), int), read, *(jnp.asarray(x, jnp.float32) for x in (a, c)))
+    leaf = held(loss, jnp.ones((4, 2)), batch)
+    assert isinstance(leaf, Several)
+    assert leaf.meet
+    told = float(jnp.sqrt(leaf.squared_norms())[0])
+    total = k + float(accumulated(terms[None])[0])  # with the coefficient 1, at C = told
+    assert total > (k + np.sum(terms)) * (1 + 5e-5)
+    assert total <= told * (1 + BOUND_SLACK)
+
+
 def layered(w, x):
     """A loop over slices, and one weight in all iterations."""
     body = lambda h, own: (jnp.tanh(h @ own) @ w["shared"], None)
@@ -412,7 +440,7 @@ def test_norms_are_upper_bounds_whatever_tensor_cores_cut(t, d, p, kind):
     true = np.linalg.norm(a.T @ c)
     inner = lambda v: accumulated(v[:, None] * v)
     gram = jnp.float32(np.sum(inner(a) * inner(c)))
-    assert np.sqrt(float(raised_gram(gram, magnitude, (d, p), True))) >= true
+    assert np.sqrt(float(raised_gram(gram, magnitude, (d, p), [t]))) >= true
     product = accumulated(np.moveaxis(a[:, :, None] * c[:, None], 0, -1))
     squared = jnp.float32(np.sum(np.square(product)))
     assert np.sqrt(float(raised_product(squared, magnitude, t, True))) >= true

@@ -173,10 +173,17 @@ def test_uses_at_one_position_each_are_several_terms(loss, batch):
 def test_a_penalty_inside_shard_map():
     loss = lambda w, x: jnp.sum(jnp.sin(x @ w)) + jnp.sum(w**2)
     mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
-    rows = lambda w, x: held(loss, w, (x,)).materialize()
+
+    def rows(w, x):
+        leaf = held(loss, w, (x,))
+        return leaf.materialize(), leaf.squared_norms()
+
     w = normal(0, 4, 4)
-    got = jax.jit(jax.shard_map(rows, mesh=mesh, in_specs=(P(), P("x")), out_specs=P("x")))(w, X)
-    np.testing.assert_allclose(got, jax.vmap(jax.grad(loss), (None, 0))(w, X), rtol=1e-5, atol=1e-5)
+    mapped = jax.shard_map(rows, mesh=mesh, in_specs=(P(), P("x")), out_specs=P("x"))
+    got, squared = jax.jit(mapped)(w, X)
+    expected = jax.vmap(jax.grad(loss), (None, 0))(w, X)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(squared, jnp.sum(expected**2, (1, 2)), rtol=1e-4)
 
 
 def test_a_penalty_without_a_gradient_drops_every_row():

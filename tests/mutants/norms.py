@@ -93,7 +93,7 @@ MUTANTS = (
     Mutant(
         "two-uses-that-cancel-are-not-raised",
         "jaxdp/gradients/several.py",
-        "return guarded(raised_gram(total, magnitude, self._terms(), self._narrow))",
+        "return guarded(raised_gram(total, magnitude, self._terms(), self._positions()))",
         "return guarded(jnp.maximum(total, 0))",
         ("tests/gradients/test_several.py::test_the_rounding_of_inner_products_is_in_the_norm",),
         9,
