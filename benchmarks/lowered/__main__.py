@@ -1,7 +1,7 @@
 """Counts the matrix work of private steps beside plain ones, on platforms that need not be here.
 
 python -m benchmarks.lowered [--suite quick|full|long] [--platforms cpu cuda tpu]
-    [--compute-dtype bfloat16] [--kinds]
+    [--compute-dtype bfloat16] [--precision highest] [--kinds]
 
 Every step is lowered for a platform, and not compiled. What is counted are its matrix products and
 convolutions: additions and multiplications, times the trips of the loops around them, times the
@@ -20,7 +20,7 @@ from typing import get_args
 import jax
 import jax.numpy as jnp
 
-from jaxdp.types import ComputeDtype
+from jaxdp.types import ComputeDtype, MatrixPrecision
 
 from ..engine.methods import available
 from ..engine.problems import PROBLEMS, SUITES, Problem
@@ -36,6 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=PROBLEMS, help="these problems instead")
     parser.add_argument("--platforms", nargs="+", choices=PLATFORMS, default=PLATFORMS)
     parser.add_argument("--compute-dtype", choices=get_args(ComputeDtype), default="float32")
+    parser.add_argument(
+        "--precision",
+        choices=get_args(MatrixPrecision),
+        default="default",
+        help="of norms and sums",
+    )
     parser.add_argument("--kinds", action="store_true", help="also print the work by kind")
     options = parser.parse_args(arguments)
     print(
@@ -48,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         problem = computing_in(options.compute_dtype, PROBLEMS[name]())
         try:
             counted = {
-                method: dict(lowered_work(problem, method, options.platforms))
+                method: dict(lowered_work(problem, method, options.platforms, options.precision))
                 for method in ("plain", "auto")
             }
         except TypeError:
@@ -71,12 +77,15 @@ def computing_in(dtype: ComputeDtype, problem: Problem) -> Problem:
 
 
 def lowered_work(
-    problem: Problem, method: str, platforms: Sequence[str]
+    problem: Problem,
+    method: str,
+    platforms: Sequence[str],
+    precision: MatrixPrecision = "default",
 ) -> Iterator[tuple[str, Work]]:
     """Yields the work of a step for each platform."""
     microbatches = problem.rows // (problem.microbatch_size or problem.rows)
     for platform in platforms:
-        with traced_for(platform):
+        with traced_for("cpu" if precision == "highest" else platform):
             step, state = available()[method].step(problem)
             traced = jax.jit(step).trace(problem.params, state, problem.batch)
         module = traced.lower(lowering_platforms=(platform,)).compiler_ir("stablehlo")

@@ -44,9 +44,10 @@ def check_terms(plan: Plan, microbatch: Microbatch) -> None:
     if plan.rounding_is_bounded and not microbatch.gradients.one_term:
         raise ValueError(
             "the plan has a rounding bound, and for these gradients none is known: an example adds "
-            "several terms to some numbers of the sum (jaxdp.explain tells to which). Take the "
-            "plan without with_rounding_bound, whose rounding is estimated, or "
-            'per_example_grads(method="vmap")'
+            "several terms to some numbers of the sum (jaxdp.explain tells to which), or, on a "
+            "TPU or a GPU, factors are in bfloat16. Take the plan without with_rounding_bound, "
+            'whose rounding is estimated, or per_example_grads(method="vmap"); or, for factors, '
+            'precision="highest"'
         )
 
 

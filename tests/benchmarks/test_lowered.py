@@ -125,6 +125,8 @@ def test_accelerators_get_the_program_that_is_traced_for_them():
     types = {name: {kind.types for kind in own.calls} for name, own in counted.items()}
     assert types["cpu"] == {("f32", "f32")}
     assert types["cuda"] == {("f32", "f32"), ("bf16", "bf16")}
+    (highest,) = dict(program.lowered_work(problem, "auto", ["cuda"], "highest")).values()
+    assert {kind.types for kind in highest.calls} == {("f32", "f32")}
 
 
 @pytest.mark.parametrize(
