@@ -19,6 +19,8 @@ from .dpsgd.clippings import clip_layerwise as clip_layerwise
 from .dpsgd.clippings import clip_multiplied as clip_multiplied
 from .dpsgd.clippings import clip_normalised as clip_normalised
 from .dpsgd.clippings import clip_quantile as clip_quantile
+from .dpsgd.devices import Layout as Layout
+from .dpsgd.devices import fsdp_rule as fsdp_rule
 from .dpsgd.groups import group_alike as group_alike
 from .dpsgd.keys import secret_key as secret_key
 from .dpsgd.plan import Plan as Plan

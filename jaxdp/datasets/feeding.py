@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -28,6 +28,21 @@ THREADS = 4  # that read batches ahead of the step
 AHEAD_BYTES = 256 * 2**20  # of batches that are read ahead, if more than one
 
 
+class Dealer(Protocol):
+    """Deals the rows of a batch out to several devices (`dpsgd.devices.Layout`)."""
+
+    @property
+    def rows(self) -> jax.sharding.Sharding:
+        """Where the rows of a batch lie."""
+
+    @property
+    def everywhere(self) -> jax.sharding.Sharding:
+        """That of arrays that every device has."""
+
+    def order(self, array: np.ndarray, padding: Any) -> np.ndarray:
+        """Puts rows into the order in which the devices have them, with rows of padding."""
+
+
 class Batch(NamedTuple):
     """The records of a step, as arrays on the device, or as shapes."""
 
@@ -43,6 +58,7 @@ def feed(
     step_key: StepKey,
     placement: Placement = "auto",
     start: int = 0,
+    dealer: Dealer | None = None,
 ) -> Generator[tuple[Batch, np.ndarray], None, None]:
     """Turns indices and masks into batches on the device and masks, one for each step.
 
@@ -56,15 +72,19 @@ def feed(
         memory or in files, and threads fetch the next batches while a step runs: they read the
         sampled records alone. "auto" chooses by their size.
       start: number of the first step.
+      dealer: deals the rows of each batch out to several devices; None: there is one.
 
     Raises:
       ReadFailed: for records that can't be read any more, or have changed.
     """
     if records.bad is not None:
         samples = (without_bad(records.bad, *sample) for sample in samples)
+    if dealer is not None:
+        behind = len(records)  # the index of padding, which is no record's
+        samples = ((dealer.order(i, behind), dealer.order(m, False)) for i, m in samples)
     if resolve(placement, records) == "device":
-        return _from_device(records, samples, step_key, start)
-    return _from_host(records, samples, step_key, start)
+        return _from_device(records, samples, step_key, start, dealer)
+    return _from_host(records, samples, step_key, start, dealer)
 
 
 def without_bad(
@@ -140,19 +160,28 @@ def _rows(arrays: PyTree, indices: jax.Array) -> PyTree:
 
 
 def _from_device(
-    records: Records, samples: Iterable[Sample], step_key: StepKey, start: int
+    records: Records,
+    samples: Iterable[Sample],
+    step_key: StepKey,
+    start: int,
+    dealer: Dealer | None,
 ) -> Generator[tuple[Batch, np.ndarray], None, None]:
     fields = records.fields
     if not records.in_memory:  # a CPU would use the mapped file itself, whatever is written to it
         fields = jax.tree.map(np.array, fields)
-    on_device = jax.device_put((fields, records.numbers()))
+    on_device = jax.device_put((fields, records.numbers()), dealer and dealer.everywhere)
     for step, (indices, mask) in enumerate(samples, start):
+        indices, mask = jax.device_put((indices, mask), dealer and dealer.rows)
         fields, ids = _rows(on_device, indices)
         yield Batch(fields, ids, step_key(step)), mask
 
 
 def _from_host(
-    records: Records, samples: Iterable[Sample], step_key: StepKey, start: int
+    records: Records,
+    samples: Iterable[Sample],
+    step_key: StepKey,
+    start: int,
+    dealer: Dealer | None,
 ) -> Generator[tuple[Batch, np.ndarray], None, None]:
     numbered, ids = enumerate(samples, start), records.numbers()
     # What is in memory is fetched by one thread: it is as fast, and disturbs the step less.
@@ -166,7 +195,7 @@ def _from_host(
         step, (indices, mask) = found
         rows = np.minimum(indices, len(records) - 1)  # padding is masked, whatever it holds
         fields = _taken(records, rows) if records.in_memory else _read(records, indices, mask)
-        fields, numbers = jax.device_put((fields, ids[rows]))
+        fields, numbers, mask = jax.device_put((fields, ids[rows], mask), dealer and dealer.rows)
         return Batch(fields, numbers, step_key(step)), mask
 
     def submit() -> Future[tuple[Batch, np.ndarray] | None]:

@@ -1,15 +1,17 @@
 """The only module that releases: it clips, sums, adds the noise, and divides by a constant."""
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from ..gradients.jax_internals import is_traced, is_vmapped
 from ..gradients.lazy import Microbatch, PerExampleGrads
 from ..gradients.nnx_optimizer import gathered
-from ..types import Allocation
+from ..types import Allocation, PyTree
 from . import keys
 from ._checks import check_reduced, check_rows, check_shapes, check_terms, has_own_key
 from .clipping import ClippingState, sum_shapes
@@ -141,31 +143,42 @@ class Privatizer:
         gradient = jax.tree.unflatten(jax.tree.structure(grads.like), leaves)
         return Sums(gradient, counts, diagnostics, parts, clipping, grads.row_axes)
 
-    def psum(self, sums: Sums, axis: str | tuple[str, ...]) -> Sums:
-        """Adds up the sums of the devices along an axis of a mesh, inside `jax.shard_map`.
+    def psum(
+        self, sums: Sums, axis: str | tuple[str, ...], scattered: PyTree | None = None
+    ) -> Sums:
+        """Adds up the sums of the devices along axes of a mesh, inside `jax.shard_map`, at once.
+
+        Args:
+          sums: those of each device.
+          axis: the axes.
+          scattered: a pytree of `PartitionSpec` like the parameters: the part of the whole sum that
+            each device gets, along some of the axes; None: all of it.
 
         Raises:
           ValueError: if they were added along the axis already, or not every array of the batch
             differs along it: then devices may have the same rows.
         """
         check_wide(sums)
-        for name in (axis,) if isinstance(axis, str) else axis:
+        axes = (axis,) if isinstance(axis, str) else tuple(axis)
+        for name in axes:
             if name not in sums.row_axes:
                 raise ValueError(
                     f"the devices along the mesh axis {name!r} were added up already, or not every "
                     "array of the batch differs along it, so that records would count several "
                     "times: add up once, and give every device its own rows (in_specs)"
                 )
-            count = jax.lax.axis_size(name)
-            own = jnp.arange(count) == jax.lax.axis_index(name)
-            parts = jnp.where(own[:, None, None], sums.parts, 0)
-            sums = replace(
-                sums,
-                parts=parts.reshape(-1, sums.parts.shape[1]),
-                row_axes=sums.row_axes - {name},
-            )
-            sums = jax.lax.psum(sums, name)
-        return sums
+        own = jnp.arange(jax.lax.axis_size(axes)) == jax.lax.axis_index(axes)
+        parts = jnp.where(own[:, None, None], sums.parts, 0)
+        sums = replace(
+            sums,
+            parts=parts.reshape(-1, sums.parts.shape[1]),
+            row_axes=sums.row_axes - set(axes),
+        )
+        if scattered is None:
+            return jax.lax.psum(sums, axes)
+        gradient = jax.tree.map(partial(_scattered, axes=axes), sums.gradient, scattered)
+        rest = jax.lax.psum(replace(sums, gradient=None), axes)
+        return replace(rest, gradient=gradient)
 
     def release(
         self, sums: Sums, state: PrivatizeState, params: Any = None
@@ -331,3 +344,12 @@ def _step(state: PrivatizeState) -> jax.Array:
     if step.dtype != jnp.int32:
         raise ValueError(f"privatize_step has dtype {step.dtype}: leave it as int32")
     return step
+
+
+def _scattered(total: jax.Array, spec: PartitionSpec, axes: tuple[str, ...]) -> jax.Array:
+    """The part of the sum over the devices that a spec gives to each."""
+    for dimension, names in enumerate(spec):
+        if names is not None:
+            total = jax.lax.psum_scatter(total, names, scatter_dimension=dimension, tiled=True)
+            axes = tuple(name for name in axes if name not in names)
+    return jax.lax.psum(total, axes) if axes else total

@@ -96,7 +96,8 @@ class Strength(NamedTuple):
 def diagnose(rows: Rows, within: jax.Array) -> Diagnostics:
     count = lambda which: jnp.sum(which, dtype=jnp.float32)
     norms = jnp.sqrt(rows.squared_norm).astype(jnp.float32)
-    bins = jnp.searchsorted(jnp.asarray(NORM_BIN_EDGES), norms)
+    # Not `searchsorted`, which JAX can't partition.
+    bins = jnp.sum(norms[:, None] > NORM_BIN_EDGES, axis=1)
     losses = jnp.where(rows.valid, rows.values, 0)
     return Diagnostics(
         count=count(rows.mask),

@@ -100,6 +100,7 @@ def make_options(config: Config) -> RunOptions:
         frozen=training.frozen,
         evaluations=config.evaluations,
         placement=config.data.placement,
+        mesh=config.mesh,
         checkpoint=config.checkpoint,
         audit_canaries=config.audit.canaries,
         seed=config.seed,

@@ -304,6 +304,23 @@ class AuditConfig:
 
 
 @dataclass(frozen=True)
+class MeshConfig:
+    """How a step is shared out to several devices."""
+
+    data: int = -1
+    """Devices that take records of their own, with parameters of their own.
+    -1: all that are left."""
+
+    fsdp: int = 1
+    """Devices that take records of their own and share the parameters: each keeps a part of every
+    large one, and of the optimizer's state and the noise."""
+
+    def __post_init__(self) -> None:
+        require(self.data == -1 or self.data >= 1, "mesh.data", self.data, "1 or more, or -1")
+        require(self.fsdp >= 1, "mesh.fsdp", self.fsdp, "1 or more")
+
+
+@dataclass(frozen=True)
 class Config:
     """All options of a run."""
 
@@ -322,6 +339,9 @@ class Config:
 
     audit: AuditConfig = field(default_factory=AuditConfig)
     """What an audit of the run needs."""
+
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    """How a step is shared out to several devices. By default each takes a part of the records."""
 
     name: str = "digits_cnn"
     """Name of the run, used for its folder. With other data, the default is that of the data."""

@@ -93,7 +93,7 @@ def describe_clipping(run: Run) -> str:
 def describe_cost(run: Run) -> str:
     """The lines that --dry-run adds to the plan: how gradients are computed, the memory, and ε."""
     private = run.job.data.private
-    batch, mask = shape_of_batch(private, run.plan)
+    batch, mask = shape_of_batch(private, run.plan, run.layout)
     program = run.train_step.lower(run.state, batch, mask, run.frozen)
     memory = program.compile().memory_analysis()
     resident = feeding.resolve(run.job.options.placement, private) == "device"

@@ -17,6 +17,7 @@ from .config import (
     CheckpointConfig,
     ClippingConfig,
     Config,
+    MeshConfig,
     check_canaries,
     check_ema,
     check_microbatch_size,
@@ -54,6 +55,7 @@ class RunOptions:
     frozen: tuple[str, ...] = ()
     evaluations: int = 10
     placement: Placement = "auto"
+    mesh: MeshConfig = field(default_factory=MeshConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     audit_canaries: int = 0
     seed: int | None = None

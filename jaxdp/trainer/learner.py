@@ -11,6 +11,7 @@ from ..datasets import feeding
 from ..datasets.records import Records
 from ..datasets.rows import shown
 from ..dpsgd import keys
+from ..dpsgd.devices import Layout
 from ..dpsgd.groups import path_name, takes
 from ..dpsgd.plan import Plan
 from ..gradients.unit_loss import mean_loss
@@ -123,16 +124,21 @@ def shape_of_example(records: Records, plan: Plan) -> tuple[PyTree, ...]:
     return record if plan.num_units is None else (*record, jax.ShapeDtypeStruct(rows, bool))
 
 
-def shape_of_batch(records: Records, plan: Plan) -> tuple[feeding.Batch, jax.ShapeDtypeStruct]:
-    """The shapes of the batch and the mask of a step."""
+def shape_of_batch(
+    records: Records, plan: Plan, layout: Layout | None = None
+) -> tuple[feeding.Batch, jax.ShapeDtypeStruct]:
+    """The shapes of the batch and the mask of a step, and where they lie."""
     rows = (plan.capacity,) if plan.num_units is None else (plan.num_units, plan.capacity)
-    shape = lambda leaf: jax.ShapeDtypeStruct((*rows, *leaf.shape), leaf.dtype)
+    where = None
+    if layout is not None:
+        where, rows = layout.rows, (-(-rows[0] // layout.parts) * layout.parts, *rows[1:])
+    array = lambda *own, dtype: jax.ShapeDtypeStruct((*rows, *own), dtype, sharding=where)
     batch = feeding.Batch(
-        records=jax.tree.map(shape, records.shape_of_one()),
-        ids=jax.ShapeDtypeStruct(rows, np.int32),
+        records=jax.tree.map(lambda x: array(*x.shape, dtype=x.dtype), records.shape_of_one()),
+        ids=array(dtype=np.int32),
         key=KEY,
     )
-    return batch, jax.ShapeDtypeStruct(rows, bool)
+    return batch, array(dtype=bool)
 
 
 def _check_measuring(job: Job) -> None:

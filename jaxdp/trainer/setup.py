@@ -12,6 +12,7 @@ import numpy as np
 from ..datasets import feeding
 from ..dpsgd import keys
 from ..dpsgd.clipping import Clipping
+from ..dpsgd.devices import Layout
 from ..dpsgd.noise import draws_per_step
 from ..dpsgd.plan import Plan
 from ..dpsgd.privatizer import privatize
@@ -19,10 +20,11 @@ from ..gradients.explanation import explain
 from ..gradients.jax_internals import constants
 from ..tasks.task import variables_of
 from ..types import PyTree, Tell
-from . import averages, freezing, microbatches, public_norms
+from . import averages, freezing, mesh, microbatches, public_norms
 from .clipping_options import NormsOfLayers, make_clipping, units_at_a_time
 from .job import Job
 from .learner import Learner, Parameters, draw, make_learner, shape_of_batch, shape_of_example
+from .mesh import make_layout
 from .microbatches import Microbatches
 from .plan_settings import PlanSettings
 from .release.claims import make_facts
@@ -48,6 +50,7 @@ class Run:
       refresh: a function that gives a state the clipping norms of its epoch; None if they stay.
       first_step: the first step of the segment; its sampling begins there.
       repeats: whether the run goes on in the segment in which it was stopped.
+      layout: how a step is shared out to several devices; None: there is one.
     """
 
     job: Job
@@ -60,11 +63,18 @@ class Run:
     refresh: public_norms.Refresh | None
     first_step: int = 0
     repeats: bool = False
+    layout: Layout | None = None
 
     @property
     def frozen(self) -> PyTree:
         """The parameters that stay as they were drawn."""
         return self.learner.frozen
+
+    def laid_out(self, state: TrainState) -> TrainState:
+        """A state on the devices where that before the first step is."""
+        if self.layout is None:
+            return state
+        return jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), state, self.state)
 
     def take_step(
         self, state: TrainState, batch: feeding.Batch, mask: np.ndarray
@@ -108,6 +118,7 @@ class Run:
             step_key=functools.partial(keys.jax_key, secrets.loss, "loss"),
             placement=self.job.options.placement,
             start=start,
+            dealer=self.layout,
         )
 
     def before_step(self, step: int, state: TrainState) -> TrainState:
@@ -156,7 +167,9 @@ def resume_run(job: Job, history: resume.History, tell: Tell = print) -> Run:
     newest, reason = history.newest, resume.why_sealed(history)
     if reason is None:
         run = prepared.run(history.last.keys)
-        state = resume.restore(history, run.saved.clipping, run.state, lambda line: None)
+        state = run.laid_out(
+            resume.restore(history, run.saved.clipping, run.state, lambda line: None)
+        )
         if run.refresh and newest is not None and newest.segment < len(history.ledger.segments):
             state = run.refresh(history.step, state)  # the last segment began with this, too
         reason = resume.why_not_free(history, run.saved.fingerprint, state)
@@ -171,7 +184,7 @@ def resume_run(job: Job, history: resume.History, tell: Tell = print) -> Run:
             f"{reason}."
         )
     run = prepared.run(secrets)
-    state = resume.restore(history, run.saved.clipping, run.state, tell)
+    state = run.laid_out(resume.restore(history, run.saved.clipping, run.state, tell))
     # The norms in the checkpoint may come from other settings or other public records.
     if run.refresh and newest is not None:
         state = run.refresh(history.step, state)
@@ -190,14 +203,18 @@ class _Prepared:
     train_step: jax.stages.Wrapped
     measure: public_norms.Measure | None
     chosen: Microbatches
+    layout: Layout | None
 
     def run(self, secrets: Secrets) -> Run:
         """The run with its secrets, before its first step."""
         job, plan = self.job, self.plan
         privatizer = privatize(plan, key=secrets.noise, allocation=job.options.allocation)
         learner = self.learner
-        state = init_state(learner.params, privatizer, job.averaging_optimizer, learner.measured)
-        batch, mask = shape_of_batch(job.data.private, plan)
+        params = learner.params if self.layout is None else self.layout.place(learner.params)
+        state = init_state(params, privatizer, job.averaging_optimizer, learner.measured)
+        if self.layout is not None:
+            state = self.layout.spread(state)
+        batch, mask = shape_of_batch(job.data.private, plan, self.layout)
         program = self.train_step.trace(state, batch, mask, self.learner.frozen)
         if any(map(job.data.real.hold, constants(program.jaxpr))):
             raise ValueError(
@@ -221,6 +238,7 @@ class _Prepared:
             learner=self.learner,
             score=make_scorer(job.task, job.data.test),
             refresh=public_norms.make_refresh(job, plan.clipping, self.measure),
+            layout=self.layout,
         )
 
 
@@ -233,9 +251,12 @@ def _prepare(
 ) -> _Prepared:
     job, chosen = microbatches.resolve(job, params, before, tell)
     options = job.options
+    layout = make_layout(options.mesh)
+    if layout is not None:
+        tell(mesh.describe(layout))
     learner = make_learner(job, params, options.records_at_once)
     measure, norms = _measure_norms(job, learner, tell)
-    plan = _make_plan(job, learner, norms, delta, tell)
+    plan = _make_plan(job, learner, norms, delta, layout, tell)
     train_step = make_train_step(
         learner.loss,
         privatize(plan, allocation=options.allocation),
@@ -245,8 +266,9 @@ def _prepare(
         plan.clipping.unit,
         options.constant_time,
         learner.numbers_of,
+        layout,
     )
-    return _Prepared(job, plan, learner, train_step, measure, chosen)
+    return _Prepared(job, plan, learner, train_step, measure, chosen, layout)
 
 
 def _measure_norms(
@@ -277,7 +299,12 @@ def _measure_norms(
 
 
 def _make_plan(
-    job: Job, learner: Learner, norms: NormsOfLayers | None, delta: float | None, tell: Tell
+    job: Job,
+    learner: Learner,
+    norms: NormsOfLayers | None,
+    delta: float | None,
+    layout: Layout | None,
+    tell: Tell,
 ) -> Plan:
     plan = job.plan
     if isinstance(plan, PlanSettings):
@@ -297,10 +324,11 @@ def _make_plan(
             f"BatchNorm takes a whole unit at once: up to {plan.capacity} records, whatever "
             f"training.microbatch-size = {size} says. More clipping.units make them smaller."
         )
-    return _with_rounding_bound(plan, job, learner, tell)
+    parts = 1 if layout is None else layout.parts
+    return _with_rounding_bound(plan, job, learner, parts, tell)
 
 
-def _with_rounding_bound(plan: Plan, job: Job, learner: Learner, tell: Tell) -> Plan:
+def _with_rounding_bound(plan: Plan, job: Job, learner: Learner, parts: int, tell: Tell) -> Plan:
     """The plan with a bound on the rounding of its sums, if one is proved for the task.
 
     Tells of parameters that can't learn. Only the shapes of the records are looked at.
@@ -319,4 +347,4 @@ def _with_rounding_bound(plan: Plan, job: Job, learner: Learner, tell: Tell) -> 
     if held.warning:
         tell(held.warning)
     one_term = options.method == "vmap" or held.one_term  # vmap holds every gradient as one array
-    return plan.with_rounding_bound(at_a_time) if one_term else plan
+    return plan.with_rounding_bound(at_a_time, parts) if one_term else plan

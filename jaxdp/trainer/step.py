@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from ..datasets.feeding import Batch, record_keys
+from ..dpsgd.devices import Layout
 from ..dpsgd.privatizer import Privatizer, PrivatizeState
-from ..dpsgd.sums import Diagnostics, Strength
+from ..dpsgd.sums import Diagnostics, Strength, Sums
 from ..gradients.lazy import PerExampleGrads
 from ..gradients.per_example import per_example_grads
 from ..types import Method, PyTree, Unit
@@ -65,6 +66,7 @@ def make_train_step(
     unit: Unit = "example",
     constant_time: bool = False,
     numbers_of: Callable[[PyTree], PyTree] | None = None,
+    layout: Layout | None = None,
 ) -> jax.stages.Wrapped:
     """Returns the jitted function `(state, batch, mask, frozen) -> (state, facts)`.
 
@@ -85,14 +87,19 @@ def make_train_step(
       numbers_of: the numbers of a record for `TrainState.measured`, in its structure. Step 0 then
         releases their mean in the place of a gradient (privacy rule 44), and updates nothing else.
         The clipping must be individual, to one constant norm.
+      layout: of the devices; None: there is one.
     """
 
-    grads = per_example_grads(
-        loss,
-        method=method,
-        unit=unit,
-        microbatch_size=microbatch_size,
-        constant_time=constant_time,
+    sums = _sums_of(
+        privatizer,
+        per_example_grads(
+            loss,
+            method=method,
+            unit=unit,
+            microbatch_size=microbatch_size,
+            constant_time=constant_time,
+        ),
+        layout,
     )
 
     def descend(
@@ -100,8 +107,8 @@ def make_train_step(
     ) -> tuple[TrainState, StepFacts]:
         params, private, optimizer_state, measured = state
         examples = (batch.records, record_keys(batch.key, batch.ids))
-        lazy = grads(params, examples, mask, shared=(frozen, measured))
-        gradient, private, facts = _released(privatizer, lazy, private, params, measures=False)
+        found = sums(params, examples, mask, private, shared=(frozen, measured))
+        gradient, private, facts = _released(privatizer, found, private, params, measures=False)
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
         params = optax.apply_updates(params, updates)
         facts = facts._replace(finite=_all_finite(params))
@@ -109,7 +116,7 @@ def make_train_step(
 
     if numbers_of is None:
         return jax.jit(descend, donate_argnums=0)
-    means = _make_means(numbers_of, privatizer, microbatch_size, constant_time)
+    means = _make_means(numbers_of, privatizer, microbatch_size, constant_time, layout)
 
     def step(
         state: TrainState, batch: Batch, mask: jax.Array, frozen: PyTree
@@ -128,6 +135,7 @@ def _make_means(
     privatizer: Privatizer,
     microbatch_size: int,
     constant_time: bool,
+    layout: Layout | None,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, StepFacts]]:
     """Returns a step that puts private means of the records' numbers into `TrainState.measured`.
 
@@ -152,9 +160,9 @@ def _make_means(
         grads = per_example_grads(
             loss, microbatch_size=microbatch_size, constant_time=constant_time
         )
-        lazy = grads(start, (batch.records,), mask)
+        sums = _sums_of(privatizer, grads, layout)(start, (batch.records,), mask, state.privatize)
         released, private, facts = _released(
-            privatizer, lazy, state.privatize, start, measures=True
+            privatizer, sums, state.privatize, start, measures=True
         )
         measured = jax.tree.map(lambda mean: mean / scale, released)
         return state._replace(privatize=private, measured=measured), facts
@@ -162,16 +170,30 @@ def _make_means(
     return means
 
 
+def _sums_of(
+    privatizer: Privatizer, grads: Callable[..., PerExampleGrads], layout: Layout | None
+) -> Callable[..., Sums]:
+    """The function `(params, batch, mask, state, *, shared=None) -> Sums` of a whole batch."""
+    if layout is not None:
+        return layout.sums(privatizer, grads)
+
+    def sums(
+        params: PyTree, batch: tuple, mask: jax.Array, state: PrivatizeState, shared: PyTree = None
+    ) -> Sums:
+        return privatizer.sums(grads(params, batch, mask, shared=shared), state)
+
+    return sums
+
+
 def _released(
     privatizer: Privatizer,
-    grads: PerExampleGrads,
+    sums: Sums,
     private: PrivatizeState,
     like: PyTree,
     *,
     measures: bool,
 ) -> tuple[PyTree, PrivatizeState, StepFacts]:
     """The private mean of gradients of parameters like these."""
-    sums = privatizer.sums(grads, private)
     strength, norms = privatizer.strength(sums, private), private.clipping.clipping_norms
     mean, private = privatizer.release(sums, private, like)
     # The same types for all parameters, since these two kinds of step are branches of one program.
