@@ -1,0 +1,301 @@
+"""A step on eight devices is that of one: the same sums, the same bits of noise.
+
+`tests/test_devices.py` runs this file where JAX has eight devices.
+"""
+
+import functools
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.cases import slow
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+import jaxdp
+
+pytestmark = pytest.mark.skipif(jax.device_count() != 8, reason="for eight devices")
+
+ROWS, CLASSES = 44, 16
+
+
+def normal(*shape):
+    return np.asarray(np.random.default_rng(sum(shape)).normal(size=shape), np.float32)
+
+
+PARAMS = {
+    "table": normal(50, 64),
+    "wide": normal(64, 2048) / 8,
+    "deep": normal(2048, 64) / 45,
+    "out": normal(64, CLASSES) / 8,
+    "bias": normal(CLASSES),
+}
+BATCH = (np.random.default_rng(1).integers(0, 50, (ROWS, 6)).astype(np.int32), normal(ROWS, 1))
+MASK = np.arange(ROWS) < 37
+NOBODY = np.zeros(ROWS, bool)
+
+
+def loss(params, tokens, y):
+    x = jnp.take(params["table"], tokens, axis=0)
+    x = jnp.tanh(jnp.tanh(x @ params["wide"]) @ params["deep"])
+    return jnp.sum((x.mean(0) @ params["out"] + params["bias"] - y) ** 2)
+
+
+def unit_loss(params, tokens, y, mask):
+    losses = jax.vmap(partial(loss, params))(tokens, y)
+    return jnp.sum(jnp.where(mask, losses, 0)) / jnp.maximum(jnp.sum(mask), 1)
+
+
+def mesh_of(**axes):
+    types = (AxisType.Auto,) * len(axes)
+    return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=types)
+
+
+def tensor_parallel(path, shape):
+    return {"['wide']": P(None, "model"), "['deep']": P("model", None)}.get(path, P())
+
+
+LAYOUTS = {
+    "data": lambda: jaxdp.Layout(mesh_of(data=8)),
+    "fsdp": lambda: jaxdp.Layout(mesh_of(fsdp=8), ("fsdp",), jaxdp.fsdp_rule("fsdp", 8)),
+    "both": lambda: jaxdp.Layout(
+        mesh_of(data=2, fsdp=4), ("data", "fsdp"), jaxdp.fsdp_rule("fsdp", 4)
+    ),
+    "model": lambda: jaxdp.Layout(mesh_of(data=4, model=2), ("data",), tensor_parallel),
+}
+
+CLIPPINGS = {
+    "individual": jaxdp.clip_individual(1.0),
+    "layerwise": jaxdp.clip_layerwise(0.5),
+    "quantile": jaxdp.clip_quantile(1.0),
+}
+
+
+def make_privatizer(clipping, **changes):
+    plan = jaxdp.Plan(
+        num_examples=1000,
+        expected_batch_size=40,
+        steps=5,
+        clipping=clipping,
+        noise_multiplier=1.0,
+        delta=1e-5,
+        **changes,
+    )
+    return jaxdp.privatize(plan, key=jax.random.key(0))
+
+
+def step_of(privatizer, sums):
+    def step(params, batch, mask, state):
+        found = sums(params, batch, mask, state)
+        mean, state = privatizer.release(found, state, params)
+        return mean, state, found
+
+    return jax.jit(step)
+
+
+def alone(privatizer, grads):
+    return step_of(privatizer, lambda p, b, m, s: privatizer.sums(grads(p, b, m), s))
+
+
+def program_of(layout, privatizer, grads, batch=BATCH, mask=MASK):
+    params = layout.place(PARAMS)
+    arguments = (params, *layout.deal(batch, mask), layout.spread(privatizer.init(params)))
+    return step_of(privatizer, layout.sums(privatizer, grads)).lower(
+        *arguments
+    ).compile(), arguments
+
+
+def run(layout, *args, **kwargs):
+    program, arguments = program_of(layout, *args, **kwargs)
+    return program(*arguments)
+
+
+# A record whose gradient is not finite, and padding that is not.
+BAD = (BATCH[0], np.where(np.isin(np.arange(ROWS), [5, 40])[:, None], np.nan, BATCH[1]))
+
+
+@functools.cache
+def expected_of(clipping):
+    privatizer, grads = make_privatizer(CLIPPINGS[clipping]), jaxdp.per_example_grads(loss)
+    return alone(privatizer, grads)(PARAMS, BAD, MASK, privatizer.init(PARAMS))
+
+
+@functools.cache
+def noise_alone():
+    """Sums of nothing are zero, so that a release is noise alone."""
+    privatizer, grads = make_privatizer(CLIPPINGS["individual"]), jaxdp.per_example_grads(loss)
+    return alone(privatizer, grads)(PARAMS, BATCH, NOBODY, privatizer.init(PARAMS))[0]
+
+
+def assert_close(got, expected, tolerance=2e-6):
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+        assert np.linalg.norm(one - other) <= tolerance * np.linalg.norm(other) + 1e-12
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "size", "clipping"),
+    [
+        ("data", "auto", 2, "quantile"),
+        ("both", "auto", None, "layerwise"),
+        ("model", "auto", 2, "individual"),
+        *(
+            slow(name, method, size, clipping)
+            for name in LAYOUTS
+            for method in ("auto", "vmap", "two_pass")
+            for size in (None, 2)
+            for clipping in CLIPPINGS
+        ),
+    ],
+)
+def test_sums_are_those_of_one_device(name, method, size, clipping):
+    privatizer = make_privatizer(CLIPPINGS[clipping])
+    grads = jaxdp.per_example_grads(loss, method=method, microbatch_size=size)
+    expected = expected_of(clipping)
+    mean, _, sums = run(LAYOUTS[name](), privatizer, grads, BAD)
+    tolerance = 2e-6 if method == "auto" else 2e-5
+    assert_close(sums.gradient, expected[2].gradient, tolerance)
+    assert_close(sums.counts, expected[2].counts)
+    assert_close(sums.diagnostics, expected[2].diagnostics, 1e-5)
+    assert_close(mean, expected[0], 1e-4)
+    assert np.all(np.isfinite(mean["wide"]))
+    assert sums.diagnostics.nonfinite == 1
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_noise_has_the_same_bits_everywhere(name):
+    privatizer = make_privatizer(CLIPPINGS["individual"])
+    mean, _, _ = run(LAYOUTS[name](), privatizer, jaxdp.per_example_grads(loss), mask=NOBODY)
+    for one, other in zip(jax.tree.leaves(mean), jax.tree.leaves(noise_alone()), strict=True):
+        assert np.std(other) > 0
+        np.testing.assert_array_equal(one, other)
+
+
+def test_batch_units_are_dealt_whole():
+    units = (BATCH[0][:40].reshape(10, 4, 6), BATCH[1][:40].reshape(10, 4, 1))
+    mask = np.arange(4) < np.array([4, 3, 0, 1, 2, 4, 4, 4, 0, 2])[:, None]
+    privatizer = make_privatizer(jaxdp.clip_batch(1.0), num_units=10)
+    grads = jaxdp.per_example_grads(unit_loss, unit="batch", microbatch_size=1)
+    expected = alone(privatizer, grads)(PARAMS, units, mask, privatizer.init(PARAMS))
+    _, _, sums = run(LAYOUTS["both"](), privatizer, grads, units, mask)
+    assert_close(sums.gradient, expected[2].gradient)
+
+
+def collectives(text):
+    """The operations between devices of a compiled program: their names and shapes."""
+    found = []
+    for line in text.splitlines():
+        match = re.search(
+            r"= (.*?) (all-reduce|reduce-scatter|all-gather|all-to-all|collective-permute)"
+            r"(?:-start)?\(",
+            line,
+        )
+        if match:
+            found.append((match[2], re.findall(r"\w+\[([\d,]*)\]", match[1])))
+    return found
+
+
+def size(shape):
+    return int(np.prod([int(n) for n in shape.split(",") if n]))
+
+
+def of_computation(text, name):
+    """The names of computations in which an operation stands."""
+    blocks = re.split(r"\n(?=%|ENTRY)", text)
+    return [block.partition(" ")[0] for block in blocks if f" {name}(" in block]
+
+
+@pytest.mark.parametrize("microbatch_size", [None, 2])
+def test_data_parallel_reduces_once_and_gathers_nothing(microbatch_size):
+    privatizer = make_privatizer(jaxdp.clip_individual(1.0))
+    grads = jaxdp.per_example_grads(loss, microbatch_size=microbatch_size)
+    program, _ = program_of(LAYOUTS["data"](), privatizer, grads)
+    found = collectives(program.as_text())
+    ((name, shapes),) = found
+    assert name == "all-reduce"
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(PARAMS))
+    assert sum(map(size, shapes)) <= 1.1 * parameters
+    assert of_computation(program.as_text(), "all-reduce") == ["ENTRY"]
+
+
+def test_fsdp_makes_the_noise_of_its_own_part():
+    privatizer = make_privatizer(jaxdp.clip_individual(1.0))
+    grads = jaxdp.per_example_grads(loss, microbatch_size=2)
+    program, _ = program_of(LAYOUTS["fsdp"](), privatizer, grads)
+    text = program.as_text()
+    scattered = [shapes for name, shapes in collectives(text) if name == "reduce-scatter"]
+    assert sorted(size(shape) for shapes in scattered for shape in shapes) == [2**14, 2**14]
+    # The words of a cipher are integers in the shape of what gets the noise.
+    drawn = {size(shape) for shape in re.findall(r"u32\[([\d,]+)\]", text)}
+    assert 2**14 in drawn
+    assert 2**17 not in drawn
+    mean, _, _ = run(LAYOUTS["fsdp"](), privatizer, grads)
+    assert mean["wide"].sharding.spec == P(None, "fsdp")
+    assert mean["wide"].addressable_shards[0].data.shape == (64, 256)
+
+
+def test_a_device_has_an_eighth_of_the_work_and_the_batch():
+    privatizer = make_privatizer(jaxdp.clip_individual(1.0))
+    grads = jaxdp.per_example_grads(loss)
+    rows = (np.zeros((512, 6), np.int32), np.zeros((512, 1), np.float32))
+    mask = np.ones(512, bool)
+    sums = lambda p, b, m, s: privatizer.sums(grads(p, b, m), s)
+    one = jax.jit(sums).lower(PARAMS, rows, mask, privatizer.init(PARAMS)).compile()
+    layout = LAYOUTS["data"]()
+    placed = layout.place(PARAMS)
+    state = layout.spread(privatizer.init(placed))
+    many = jax.jit(layout.sums(privatizer, grads))
+    many = many.lower(placed, *layout.deal(rows, mask), state).compile()
+    assert many.cost_analysis()["flops"] <= 1.2 / 8 * one.cost_analysis()["flops"]
+    temporary = lambda program: program.memory_analysis().temp_size_in_bytes
+    assert temporary(many) <= temporary(one) / 4
+
+
+def test_every_device_has_its_records_first():
+    layout = LAYOUTS["both"]()
+    (rows,), mask = layout.deal((np.arange(ROWS),), MASK)
+    assert rows.shape == mask.shape == (48,)
+    hands = [np.asarray(shard.data) for shard in mask.addressable_shards]
+    assert sorted(int(hand.sum()) for hand in hands) == [4, 4, 4, 5, 5, 5, 5, 5]
+    assert all(np.all(hand[:-1] >= hand[1:]) for hand in hands)
+    kept = np.asarray(rows)[np.asarray(mask)]
+    np.testing.assert_array_equal(np.sort(kept), np.arange(37))
+
+
+def test_wrong_layouts_are_told():
+    with pytest.raises(ValueError, match="the mesh axis 'rows', and the mesh has 'data'"):
+        jaxdp.Layout(mesh_of(data=8), ("rows",))
+    with pytest.raises(ValueError, match=r'batch is \'data\': give the mesh axes .* \("data",\)'):
+        jaxdp.Layout(mesh_of(data=8), "data")
+    explicit = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    with pytest.raises(ValueError, match=r"'data' has the type Explicit: make the mesh with"):
+        jaxdp.Layout(explicit)
+    layout = jaxdp.Layout(mesh_of(data=8), params=lambda path, shape: P("data"))
+    with pytest.raises(ValueError, match=r"\['table'\] of shape \(50, 64\) is split into 8"):
+        layout.place(PARAMS)
+    privatizer = make_privatizer(jaxdp.clip_individual(1.0))
+    sums = LAYOUTS["data"]().sums(privatizer, jaxdp.per_example_grads(loss))
+    with pytest.raises(ValueError, match="the batch has 44 rows, and 8 devices share them"):
+        jax.jit(sums)(PARAMS, BATCH, MASK, privatizer.init(PARAMS))
+
+
+def test_a_plan_with_a_bound_must_know_the_devices():
+    vector = lambda w, x: jnp.sum(jnp.tanh(x @ w))
+    clipping = jaxdp.clip_individual(1.0)
+    plan = make_privatizer(clipping).plan
+    layout = LAYOUTS["data"]()
+    batch, mask = layout.deal((np.ones((16, 4), np.float32),), np.ones(16, bool))
+    grads = jaxdp.per_example_grads(vector, method="vmap")
+
+    def release(plan):
+        privatizer = jaxdp.privatize(plan, key=jax.random.key(0))
+        state, w = privatizer.init(jnp.ones((4, 3))), jnp.ones((4, 3))
+        step = step_of(privatizer, layout.sums(privatizer, grads))
+        return step(w, batch, mask, layout.spread(state))[0]
+
+    with pytest.raises(ValueError, match="the sums have 8 parts, and the plan's rounding bound"):
+        release(plan.with_rounding_bound(2))
+    assert np.isfinite(release(plan.with_rounding_bound(2, parts=layout.parts))).all()
