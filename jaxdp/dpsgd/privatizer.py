@@ -121,6 +121,12 @@ class Privatizer:
         """
         clipping = self.plan.clipping
         clipping.check(grads)
+        if grads.split_axes:
+            raise ValueError(
+                f"the parameters differ along the mesh axes {sorted(grads.split_axes)}, and the "
+                "batch does not: norms would be of a part of each gradient only. Leave these axes "
+                "to jit, shard_map(..., axis_names={the axes of the batch}), as jaxdp.Layout does"
+            )
         step, norms = _step(state), state.clipping.clipping_norms
         parts = stamp(grads, step, norms, part)
         check_rows(self.plan, grads.rows_at_once)

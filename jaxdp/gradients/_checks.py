@@ -48,6 +48,22 @@ def check_order(params: PyTree, batch: Any) -> None:
     )
 
 
+def check_axes(params: PyTree, batch: PyTree) -> None:
+    """Refuses arrays that lie along mesh axes of JAX's explicit mode.
+
+    There the sharding of an array is part of its type, and gradients of single rows have none.
+    """
+    for what, tree in (("parameters", params), ("batch", batch)):
+        for leaf in jax.tree.leaves(tree):
+            names = [name for name in jax.typeof(leaf).sharding.spec if name is not None]
+            if names:
+                raise ValueError(
+                    f"arrays of the {what} lie along the mesh axis {names[0]!r}, whose type is "
+                    "Explicit: make the mesh with jax.make_mesh(..., "
+                    "axis_types=(jax.sharding.AxisType.Auto, ...))"
+                )
+
+
 def check_params(params: PyTree) -> None:
     """Raises an error unless all are real floating arrays, and none is a statistic or state."""
     leaves = jax.tree_util.tree_leaves_with_path(params)

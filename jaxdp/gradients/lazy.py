@@ -109,6 +109,11 @@ class PerExampleGrads(NoArray):
         return unchecked or frozenset.intersection(*differ)
 
     @property
+    def split_axes(self) -> frozenset:
+        """The mesh axes of a surrounding `shard_map` along which the parameters alone differ."""
+        return varying_axes(self._like) - self.row_axes
+
+    @property
     def like(self) -> PyTree:
         """The parameters' shapes and dtypes, as a pytree: a sum of these gradients has both."""
         return jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), self._like)

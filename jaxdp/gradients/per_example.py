@@ -10,6 +10,7 @@ import numpy as np
 from ..types import MatrixPrecision, Method, PyTree, Unit
 from ._checks import (
     batch_size,
+    check_axes,
     check_dense,
     check_loss,
     check_mask,
@@ -145,6 +146,7 @@ def per_example_grads(
         check_params(params)
         loss = with_shared(loss_fn, shared)
         batch, size = tuple(batch), batch_size(batch)
+        check_axes(params, batch)
         record_mask = mask
         if unit == "batch":
             batch, mask = unit_rows(batch, mask)

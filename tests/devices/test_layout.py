@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.cases import slow
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxdp
@@ -280,6 +280,39 @@ def test_wrong_layouts_are_told():
     sums = LAYOUTS["data"]().sums(privatizer, jaxdp.per_example_grads(loss))
     with pytest.raises(ValueError, match="the batch has 44 rows, and 8 devices share them"):
         jax.jit(sums)(PARAMS, BATCH, MASK, privatizer.init(PARAMS))
+
+
+@pytest.mark.parametrize("what", ["parameters", "batch"])
+def test_explicit_axes_are_refused_by_name(what):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    put = lambda x, *spec: jax.device_put(x, NamedSharding(mesh, P(*spec)))
+    w, x = np.ones((8, 3), np.float32), np.ones((16, 8), np.float32)
+    w, x = (put(w, "data"), put(x)) if what == "parameters" else (put(w), put(x, "data"))
+    grads = jaxdp.per_example_grads(lambda w, x: jnp.sum(jnp.tanh(x @ w)))
+    norms = jax.jit(lambda w, x: grads(w, (x,)).squared_norms())
+    with pytest.raises(
+        ValueError, match=f"arrays of the {what} lie along the mesh axis 'data', whose type"
+    ):
+        norms(w, x)
+
+
+def test_parts_of_gradients_are_not_clipped_alone():
+    """Manual tensor parallelism: each device would clip its own columns to C."""
+    privatizer = make_privatizer(jaxdp.clip_individual(1.0))
+    grads = jaxdp.per_example_grads(lambda w, x: jnp.sum(jnp.tanh(x @ w)))
+    w, x = np.ones((8, 16), np.float32), np.ones((16, 8), np.float32)
+    state = privatizer.init(w)
+
+    def sums(w, x, state):
+        own = privatizer.sums(grads(w, (x,), jaxdp.all_rows(x.shape[0])), state)
+        return privatizer.psum(own, "data").gradient
+
+    specs = (P(None, "model"), P("data"), P())
+    mapped = jax.shard_map(
+        sums, mesh=mesh_of(data=4, model=2), in_specs=specs, out_specs=P(None, "model")
+    )
+    with pytest.raises(ValueError, match=r"the parameters differ along the mesh axes \['model'\]"):
+        jax.jit(mapped)(w, x, state)
 
 
 def test_a_plan_with_a_bound_must_know_the_devices():
