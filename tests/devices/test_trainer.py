@@ -1,0 +1,132 @@
+"""The command on eight devices: one run, however its steps are shared out.
+
+`tests/test_devices.py` runs this file where JAX has eight devices.
+"""
+
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from helpers.cases import slow
+from helpers.trainer import SHORT, STEPS, go_on, ledger_of, prepare_resume, stopped_run
+
+import jaxdp
+from jaxdp import train
+
+pytestmark = pytest.mark.skipif(jax.device_count() != 8, reason="for eight devices")
+
+WIDE = ["--model.name", "mlp", "--model.widths", "1024", "128"]
+SEED = ["--seed", "3"]
+
+
+def trained(folder, *args):
+    assert train.main([*SHORT, *SEED, "--output", str(folder), *args]) == 0
+    return jaxdp.load_release(folder).params
+
+
+def same(one, other, tolerance=1e-4):
+    for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance * np.abs(y).max())
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What the same command trains where JAX has one device."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    command = [sys.executable, "-m", "jaxdp.train", *SHORT, *SEED, "--output", str(folder)]
+    subprocess.run(command, check=True, env={**os.environ, "XLA_FLAGS": ""}, capture_output=True)
+    return jaxdp.load_release(folder).params
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        (),
+        slow(("--data.placement", "host")),
+        slow(("--training.microbatch-size", "2")),
+        slow(("--training.method", "two_pass")),
+    ],
+)
+def test_all_devices_make_the_run_of_one(alone, args, tmp_path, capsys):
+    params = trained(tmp_path / "run", *args)
+    assert "8 devices share the records of each step." in capsys.readouterr().out
+    same(params, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--clipping.kind", "batch", "--clipping.units", "4"),
+        ("--clipping.kind", "quantile"),
+        ("--model.centred",),
+        ("--plan.sampling", "shuffled", "--plan.adjacency", "replace_one"),
+    ],
+)
+def test_other_runs_are_shared_out_too(args, tmp_path):
+    each = [trained(tmp_path / f"{n}", *WIDE, *args, "--mesh.fsdp", str(n)) for n in (1, 8)]
+    same(*each)
+
+
+def test_parameters_are_shared_where_they_are_large(tmp_path):
+    folder = stopped_run(tmp_path / "run", *WIDE, "--mesh.fsdp", "4")
+    run, _, _ = prepare_resume(folder)
+    assert run.repeats
+    kernel = run.state.params["Dense_1"]["kernel"]
+    assert kernel.shape == (1024, 128)
+    assert kernel.addressable_shards[0].data.shape == (256, 128)
+    moments = [x for x in jax.tree.leaves(run.state.optimizer) if x.shape == kernel.shape]
+    assert moments
+    assert all(x.sharding == kernel.sharding for x in moments)
+
+
+def test_another_layout_is_a_new_segment(tmp_path, capsys):
+    folder = stopped_run(tmp_path / "run", *WIDE)
+    assert go_on(folder, "--mesh.fsdp", "8") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "a new segment begins, with new secrets: not the computation that was stopped" in said
+    assert "config.mesh.fsdp" in said
+    assert ledger_of(folder).steps >= STEPS
+    assert jaxdp.load_release(folder).statement.steps == STEPS
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_fewer_devices(tmp_path):
+    folder = stopped_run(tmp_path / "run", *WIDE, "--mesh.fsdp", "8")
+    for count, status in ((4, 130), (1, 0)):
+        program = (
+            "from helpers.trainer import *\nimport sys\n"
+            f"folder = {str(folder)!r}\n"
+            + ("with crash_at(7):\n    " if status else "")
+            + "go_on(folder, '--mesh.fsdp', '1')\n"
+        )
+        flags = f"--xla_force_host_platform_device_count={count}"
+        paths = os.pathsep.join(sys.path)
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": paths},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"{count} devices share" in done.stdout or count == 1
+    assert jaxdp.load_release(folder).statement.steps == STEPS
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--mesh.fsdp", "3"), "mesh.fsdp is 3, and JAX has 8 devices"),
+        (("--mesh.data", "4"), "mesh.data is 4 and mesh.fsdp is 1, and JAX has 8 devices"),
+        (("--mesh.data", "0"), "mesh.data is 0"),
+    ],
+)
+def test_a_mesh_of_other_devices_is_refused_in_one_line(args, says, capsys, tmp_path):
+    assert train.main([*SHORT, "--output", str(tmp_path / "run"), *args]) != 0
+    error = capsys.readouterr().err
+    assert says in " ".join(error.split())
+    assert "Traceback" not in error
+    assert not (tmp_path / "run").exists()
