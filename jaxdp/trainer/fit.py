@@ -17,7 +17,7 @@ from ..dpsgd.plan import Plan
 from ..tasks.task import Task
 from ..types import Allocation, Method, PyTree, Tell
 from . import session
-from .config import CheckpointConfig
+from .config import CheckpointConfig, MeshConfig
 from .job import PARTS, Job, RunOptions
 from .plan_settings import PlanSettings
 from .progress import Progress, check_metrics, make_watchers
@@ -73,6 +73,7 @@ def fit(
     frozen: Sequence[str] = (),
     evaluations: int = 10,
     placement: Placement = "auto",
+    fsdp: int = 1,
     checkpoint_seconds: float = 60.0,
     keep_checkpoints: int = 2,
     callbacks: Sequence[Callable[[Progress], object]] = (),
@@ -114,6 +115,9 @@ def fit(
       evaluations: how often the test records are scored, with the end. 0: only at the end.
       placement: where the records are kept. "auto": on the device if they take at most a quarter
         of it.
+      fsdp: how many devices share the parameters, of those of this machine; all of them share the
+        records of a step. Each then has a part of every large parameter, of the optimizer's state
+        and of the noise.
       checkpoint_seconds: seconds between checkpoints.
       keep_checkpoints: how many to keep, the newest ones.
       callbacks: called after every step with a `Progress`: public facts only.
@@ -160,6 +164,7 @@ def fit(
         frozen=tuple(frozen),
         evaluations=evaluations,
         placement=placement,
+        mesh=MeshConfig(fsdp=fsdp),
         checkpoint=CheckpointConfig(checkpoint_seconds, keep_checkpoints),
         audit_canaries=audit_canaries,
         seed=seed,

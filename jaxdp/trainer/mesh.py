@@ -13,6 +13,11 @@ def make_layout(config: MeshConfig) -> Layout | None:
     Raises:
       ValueError: if the options ask for more devices than there are, or leave some out.
     """
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"JAX runs in {jax.process_count()} processes, and a run of jaxdp is in one: start one "
+            "process, with all devices of a machine"
+        )
     count = jax.local_device_count()
     data = count // config.fsdp if config.data == -1 else config.data
     if data * config.fsdp != count:

@@ -16,6 +16,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxdp
+from benchmarks.scaling import __main__ as scaling
+from benchmarks.scaling.collectives import collectives
 
 pytestmark = pytest.mark.skipif(jax.device_count() != 8, reason="for eight devices")
 
@@ -184,41 +186,15 @@ def test_batch_units_are_dealt_whole():
     assert_close(sums.gradient, expected[2].gradient)
 
 
-def collectives(text):
-    """The operations between devices of a compiled program: their names and shapes."""
-    found = []
-    for line in text.splitlines():
-        match = re.search(
-            r"= (.*?) (all-reduce|reduce-scatter|all-gather|all-to-all|collective-permute)"
-            r"(?:-start)?\(",
-            line,
-        )
-        if match:
-            found.append((match[2], re.findall(r"\w+\[([\d,]*)\]", match[1])))
-    return found
-
-
-def size(shape):
-    return int(np.prod([int(n) for n in shape.split(",") if n]))
-
-
-def of_computation(text, name):
-    """The names of computations in which an operation stands."""
-    blocks = re.split(r"\n(?=%|ENTRY)", text)
-    return [block.partition(" ")[0] for block in blocks if f" {name}(" in block]
-
-
 @pytest.mark.parametrize("microbatch_size", [None, 2])
 def test_data_parallel_reduces_once_and_gathers_nothing(microbatch_size):
     privatizer = make_privatizer(jaxdp.clip_individual(1.0))
     grads = jaxdp.per_example_grads(loss, microbatch_size=microbatch_size)
     program, _ = program_of(LAYOUTS["data"](), privatizer, grads)
-    found = collectives(program.as_text())
-    ((name, shapes),) = found
-    assert name == "all-reduce"
+    (found,) = collectives(program.as_text())
+    assert (found.kind, found.computation) == ("all-reduce", "ENTRY")
     parameters = sum(leaf.size for leaf in jax.tree.leaves(PARAMS))
-    assert sum(map(size, shapes)) <= 1.1 * parameters
-    assert of_computation(program.as_text(), "all-reduce") == ["ENTRY"]
+    assert parameters <= found.numbers <= 1.1 * parameters
 
 
 def test_fsdp_makes_the_noise_of_its_own_part():
@@ -226,10 +202,11 @@ def test_fsdp_makes_the_noise_of_its_own_part():
     grads = jaxdp.per_example_grads(loss, microbatch_size=2)
     program, _ = program_of(LAYOUTS["fsdp"](), privatizer, grads)
     text = program.as_text()
-    scattered = [shapes for name, shapes in collectives(text) if name == "reduce-scatter"]
-    assert sorted(size(shape) for shapes in scattered for shape in shapes) == [2**14, 2**14]
+    scattered = [each.numbers for each in collectives(text) if each.kind == "reduce-scatter"]
+    assert scattered == [2**14, 2**14]
     # The words of a cipher are integers in the shape of what gets the noise.
-    drawn = {size(shape) for shape in re.findall(r"u32\[([\d,]+)\]", text)}
+    sizes = lambda shape: int(np.prod([int(n) for n in shape.split(",")]))
+    drawn = {sizes(shape) for shape in re.findall(r"u32\[([\d,]+)\]", text)}
     assert 2**14 in drawn
     assert 2**17 not in drawn
     mean, _, _ = run(LAYOUTS["fsdp"](), privatizer, grads)
@@ -332,3 +309,13 @@ def test_a_plan_with_a_bound_must_know_the_devices():
     with pytest.raises(ValueError, match="the sums have 8 parts, and the plan's rounding bound"):
         release(plan.with_rounding_bound(2))
     assert np.isfinite(release(plan.with_rounding_bound(2, parts=layout.parts))).all()
+
+
+def test_the_program_counts_every_layout(capsys, monkeypatch):
+    small = functools.partial(scaling.PROBLEMS["mlp_small"], small=True)
+    monkeypatch.setitem(scaling.PROBLEMS, "mlp_small", small)
+    monkeypatch.setattr(scaling, "COUNTS", (1, 8))
+    scaling.main(["--only", "mlp_small"])
+    _, head, *rows = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in rows] == ["1", "data", "fsdp"]
+    assert max(map(len, (head, *rows))) <= 90

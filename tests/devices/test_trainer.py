@@ -7,8 +7,10 @@ import os
 import subprocess
 import sys
 
+import flax.linen as nn
 import jax
 import numpy as np
+import optax
 import pytest
 from helpers.cases import slow
 from helpers.trainer import SHORT, STEPS, go_on, ledger_of, prepare_resume, stopped_run
@@ -130,3 +132,25 @@ def test_a_mesh_of_other_devices_is_refused_in_one_line(args, says, capsys, tmp_
     assert says in " ".join(error.split())
     assert "Traceback" not in error
     assert not (tmp_path / "run").exists()
+
+
+def test_several_processes_are_refused_before_anything_is_written(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert train.main([*SHORT, "--output", str(tmp_path / "run")]) != 0
+    error = " ".join(capsys.readouterr().err.split())
+    assert "JAX runs in 2 processes, and a run of jaxdp is in one: start one process" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_fit_uses_all_devices(capsys):
+    x = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+    data = jaxdp.Dataset(private=(x, (x[:, 0] > 0).astype(np.int32)))
+    model = nn.Dense(2)
+    settings = jaxdp.PlanSettings(
+        epsilon=5.0, steps=3, expected_batch_size=20, clipping=jaxdp.clip_individual(1.0)
+    )
+    task = jaxdp.tasks.classifier(model)
+    jaxdp.fit(task, data, settings, optimizer=optax.sgd(0.1), fsdp=2, dry_run=True)
+    assert "8 devices share the records of each step, and 2 the parameters." in (
+        " ".join(capsys.readouterr().out.split())
+    )
