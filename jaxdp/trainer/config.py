@@ -308,12 +308,12 @@ class MeshConfig:
     """How a step is shared out to several devices."""
 
     data: int = -1
-    """Devices that take records of their own, with parameters of their own.
+    """The number of devices that have records and parameters of their own.
     -1: all that are left."""
 
     fsdp: int = 1
-    """Devices that take records of their own and share the parameters: each keeps a part of every
-    large one, and of the optimizer's state and the noise."""
+    """The number of devices that have records of their own, and share the parameters.
+    Each keeps a part of every large one, of the optimizer's state and of the noise."""
 
     def __post_init__(self) -> None:
         require(self.data == -1 or self.data >= 1, "mesh.data", self.data, "1 or more, or -1")

@@ -7,6 +7,7 @@ from . import (
     accounting,
     audit,
     clipping,
+    devices,
     ledger,
     masks,
     noise,
@@ -36,6 +37,7 @@ SUBJECTS: dict[str, tuple[Mutant, ...]] = {
     "statement": statement.MUTANTS,
     "seal": seal.MUTANTS,
     "audit": audit.MUTANTS,
+    "devices": devices.MUTANTS,
 }
 
 ALL = tuple(mutant for mutants in SUBJECTS.values() for mutant in mutants)

@@ -176,10 +176,9 @@ MUTANTS = (
         "the-measured-mean-has-no-noise",
         STEP,
         "        released, private, facts = _released(\n"
-        "            privatizer, lazy, state.privatize, start, measures=True\n        )\n",
-        "        sums = privatizer.sums(lazy, state.privatize)\n"
+        "            privatizer, sums, state.privatize, start, measures=True\n        )\n",
         "        _, private, facts = _released(\n"
-        "            privatizer, lazy, state.privatize, start, measures=True\n        )\n"
+        "            privatizer, sums, state.privatize, start, measures=True\n        )\n"
         "        released = jax.tree.map(lambda s: s / privatizer.plan.divisor, sums.gradient)\n",
         (f"{MEASURING}::test_the_mean_has_the_noise_of_a_step",),
         44,
