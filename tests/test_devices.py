@@ -14,7 +14,8 @@ FOLDER = Path(__file__).parent / "devices"
 def test_eight_devices(marked):
     environment = dict(os.environ, JAX_PLATFORMS="cpu")
     environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-m", marked, str(FOLDER)]
+    options = f"addopts=--import-mode=importlib --strict-markers -m '{marked}'"
+    command = [sys.executable, "-m", "pytest", "-q", "-o", options, str(FOLDER)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-3000:]
     assert "skipped" not in done.stdout

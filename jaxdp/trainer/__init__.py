@@ -9,8 +9,8 @@ from ..datasets.config import DataConfig as DataConfig
 from ..models.config import ModelConfig as ModelConfig
 from .config import AuditConfig as AuditConfig
 from .config import CheckpointConfig as CheckpointConfig
-from .config import MeshConfig as MeshConfig
 from .config import ClippingConfig as ClippingConfig
 from .config import Config as Config
+from .config import MeshConfig as MeshConfig
 from .config import PlanConfig as PlanConfig
 from .config import TrainingConfig as TrainingConfig

@@ -12,7 +12,6 @@ import jax
 import numpy as np
 import optax
 import pytest
-from helpers.cases import slow
 from helpers.trainer import SHORT, STEPS, go_on, ledger_of, prepare_resume, stopped_run
 
 import jaxdp
@@ -43,13 +42,14 @@ def alone(tmp_path_factory):
     return jaxdp.load_release(folder).params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "args",
     [
         (),
-        slow(("--data.placement", "host")),
-        slow(("--training.microbatch-size", "2")),
-        slow(("--training.method", "two_pass")),
+        ("--data.placement", "host"),
+        ("--training.microbatch-size", "2"),
+        ("--training.method", "two_pass"),
     ],
 )
 def test_all_devices_make_the_run_of_one(alone, args, tmp_path, capsys):
@@ -85,6 +85,7 @@ def test_parameters_are_shared_where_they_are_large(tmp_path):
     assert all(x.sharding == kernel.sharding for x in moments)
 
 
+@pytest.mark.slow
 def test_another_layout_is_a_new_segment(tmp_path, capsys):
     folder = stopped_run(tmp_path / "run", *WIDE)
     assert go_on(folder, "--mesh.fsdp", "8") == 0

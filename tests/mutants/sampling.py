@@ -157,7 +157,8 @@ MUTANTS = (
         FEEDING,
         "fields, numbers, mask = jax.device_put((fields, ids[rows], mask), dealer and dealer.rows)",
         "places = np.arange(rows.size, dtype=np.int32).reshape(rows.shape)\n"
-        "        fields, numbers, mask = jax.device_put((fields, places, mask), dealer and dealer.rows)",
+        "        fields, numbers, mask = jax.device_put((fields, places, mask), "
+        "dealer and dealer.rows)",
         (
             "tests/datasets/test_feeding.py::test_what_a_loss_draws_is_the_same_wherever_the_data_are",
         ),
