@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from ..gradients.jax_internals import unchecked_axes, varying_axes
 from ..gradients.lazy import Microbatch
@@ -69,6 +70,29 @@ def check_reduced(sums: Sums, key: jax.Array) -> None:
             "privatizer.psum(sums, axis), then release once. Each device would add the same noise "
             "to its own part"
         )
+
+
+def axes_of(entry: Any) -> tuple[str, ...]:
+    """The mesh axes in an entry of a `PartitionSpec`."""
+    if entry is None:
+        return ()
+    return (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+def check_scattered(specs: Any, axes: tuple[str, ...]) -> None:
+    """Refuses to scatter a sum along axes along which it is not added up.
+
+    The devices would be added up along them without being counted.
+    """
+    for spec in jax.tree.leaves(specs, is_leaf=lambda x: isinstance(x, PartitionSpec)):
+        if not isinstance(spec, PartitionSpec):
+            raise TypeError(f"scattered has a {spec!r}: give a PartitionSpec for every parameter")
+        names = [name for entry in spec for name in axes_of(entry)]
+        if wrong := sorted({name for name in names if name not in axes or names.count(name) > 1}):
+            raise ValueError(
+                f"the sum is scattered along the mesh axes {wrong}, and added up along {axes}: "
+                "scatter along axes that are added up, and each once"
+            )
 
 
 def has_own_key(key: jax.Array) -> jax.Array:

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from ..gradients.lazy import PerExampleGrads
 from ..types import PyTree
+from ._checks import axes_of
 from .privatizer import Privatizer, PrivatizeState
 from .sums import Sums
 
@@ -28,7 +29,9 @@ SMALL = 2**16 + 1  # where the noise of smaller ones is drawn together
 
 
 def fsdp_rule(axis: str, size: int, small: int = SMALL) -> Rule:
-    """Splits every large parameter along one mesh axis: its last dimension that can be.
+    """Splits every large parameter along one mesh axis: the widest dimension that can be.
+
+    Parameters without a dimension that the devices divide stay whole.
 
     Args:
       axis: the name of the mesh axis.
@@ -57,7 +60,8 @@ class Layout:
       params: along which axes each parameter is split; None: all devices have all of them.
 
     Raises:
-      ValueError: for an axis that the mesh does not have, and for axes that are not Auto.
+      ValueError: for an axis that the mesh does not have, for axes that are not Auto, and where
+        several processes share the devices.
     """
 
     mesh: Mesh
@@ -69,12 +73,12 @@ class Layout:
             raise ValueError(
                 f'batch is {self.batch!r}: give the mesh axes of the rows, as ("data",)'
             )
-        for name in self.batch:
-            if name not in self.mesh.axis_names:
-                raise ValueError(
-                    f"batch names the mesh axis {name!r}, and the mesh has "
-                    f"{', '.join(map(repr, self.mesh.axis_names))}"
-                )
+        self._check_names("batch names", self.batch)
+        if jax.process_count() > 1:
+            raise ValueError(
+                f"JAX runs in {jax.process_count()} processes, and a layout is for one: start one "
+                "process, with all devices of a machine"
+            )
         types = dict(zip(self.mesh.axis_names, self.mesh.axis_types, strict=True))
         for name, kind in types.items():
             if kind != AxisType.Auto:
@@ -82,6 +86,16 @@ class Layout:
                     f"the mesh axis {name!r} has the type {kind.name}: make the mesh with "
                     "jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto, ...))"
                 )
+
+    def _check_names(self, what: str, names: Sequence[str]) -> None:
+        for name in names:
+            if name not in self.mesh.axis_names:
+                raise ValueError(
+                    f"{what} the mesh axis {name!r}, and the mesh has "
+                    f"{', '.join(map(repr, self.mesh.axis_names))}"
+                )
+            if list(names).count(name) > 1:
+                raise ValueError(f"{what} the mesh axis {name!r} twice: name it once")
 
     @property
     def parts(self) -> int:
@@ -96,8 +110,16 @@ class Layout:
                 return P()
             name = jax.tree_util.keystr(path)
             found = self.params(name, leaf.shape)
+            if not isinstance(found, P) or len(found) > len(leaf.shape):
+                raise ValueError(
+                    f"the rule gives {found!r} for the parameter {name} of shape {leaf.shape}: "
+                    "give a PartitionSpec with at most one entry for each of its axes"
+                )
+            self._check_names(
+                f"the rule for {name} names", [axis for axes in found for axis in axes_of(axes)]
+            )
             for i, axes in enumerate(found):
-                count = math.prod(self.mesh.shape[axis] for axis in _names(axes))
+                count = math.prod(self.mesh.shape[axis] for axis in axes_of(axes))
                 if leaf.shape[i] % count:
                     raise ValueError(
                         f"the parameter {name} of shape {leaf.shape} is split into {count} along "
@@ -108,7 +130,7 @@ class Layout:
         return jax.tree_util.tree_map_with_path(spec, params)
 
     def place(self, params: PyTree) -> PyTree:
-        """The parameters on their devices. Make the optimizer's state of these, in `jit`."""
+        """The parameters on their devices. Make the optimizer's state of these."""
         put = lambda leaf, spec: jax.device_put(leaf, NamedSharding(self.mesh, spec))
         return jax.tree.map(put, params, self.specs(params))
 
@@ -149,7 +171,22 @@ class Layout:
         Args:
           batch: NumPy arrays `[B, ...]`.
           mask: `[B] bool`, or `[units, capacity]` for batch units, which are dealt whole.
+
+        Raises:
+          ValueError: if they have different numbers of rows, or padding comes before records.
         """
+        mask = np.asarray(mask)
+        for leaf in jax.tree.leaves(batch):
+            if leaf.shape[:1] != mask.shape[:1]:
+                raise ValueError(
+                    f"the batch has an array of shape {leaf.shape}, and the mask has the shape "
+                    f"{mask.shape}: give both one row for each record, as plan.batches() does"
+                )
+        if not (mask[..., :-1] >= mask[..., 1:]).all():
+            raise ValueError(
+                "the mask is False for a row before one for which it is True. Padding comes last, "
+                "as plan.batches() gives it: is the mask inverted, or of another batch?"
+            )
         dealt = lambda array: jax.device_put(self.order(np.asarray(array), 0), self.rows)
         return jax.tree.map(dealt, batch), dealt(mask)
 
@@ -202,6 +239,9 @@ class Layout:
                 in_specs=(same, rows, rows, same, same),
                 out_specs=(manual, same, same, same),
                 axis_names=set(self.batch),
+                # JAX's check would refuse loops of the loss that begin with a constant. What
+                # differs between devices is known here: the rows, until they are added up.
+                check_vma=False,
             )(params, batch, mask, state, shared)
             lay = lambda leaf, spec: jax.lax.with_sharding_constraint(
                 leaf, NamedSharding(self.mesh, spec)
@@ -212,14 +252,7 @@ class Layout:
         return sums
 
 
-def _names(axes: Any) -> Sequence[str]:
-    """The mesh axes in an entry of a `PartitionSpec`."""
-    if axes is None:
-        return ()
-    return (axes,) if isinstance(axes, str) else axes
-
-
 def _only(spec: P, names: Sequence[str]) -> P:
     """What a `PartitionSpec` says of some axes."""
-    kept = [tuple(name for name in _names(axes) if name in names) for axes in spec]
+    kept = [tuple(name for name in axes_of(axes) if name in names) for axes in spec]
     return P(*[axes or None for axes in kept])

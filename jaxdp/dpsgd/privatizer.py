@@ -13,7 +13,15 @@ from ..gradients.lazy import Microbatch, PerExampleGrads
 from ..gradients.nnx_optimizer import gathered
 from ..types import Allocation, PyTree
 from . import keys
-from ._checks import check_reduced, check_rows, check_shapes, check_terms, has_own_key
+from ._checks import (
+    axes_of,
+    check_reduced,
+    check_rows,
+    check_scattered,
+    check_shapes,
+    check_terms,
+    has_own_key,
+)
 from .clipping import ClippingState, sum_shapes
 from .groups import Groups
 from .noise import (
@@ -162,10 +170,14 @@ class Privatizer:
 
         Raises:
           ValueError: if they were added along the axis already, or not every array of the batch
-            differs along it: then devices may have the same rows.
+            differs along it: then devices may have the same rows; if an axis is there twice; and if
+            the sum is scattered along another axis.
         """
         check_wide(sums)
         axes = (axis,) if isinstance(axis, str) else tuple(axis)
+        if len(set(axes)) < len(axes):
+            raise ValueError(f"axis is {axes}: give every axis once")
+        check_scattered(scattered, axes)
         for name in axes:
             if name not in sums.row_axes:
                 raise ValueError(
@@ -354,8 +366,8 @@ def _step(state: PrivatizeState) -> jax.Array:
 
 def _scattered(total: jax.Array, spec: PartitionSpec, axes: tuple[str, ...]) -> jax.Array:
     """The part of the sum over the devices that a spec gives to each."""
-    for dimension, names in enumerate(spec):
-        if names is not None:
+    for dimension, entry in enumerate(spec):
+        if names := axes_of(entry):
             total = jax.lax.psum_scatter(total, names, scatter_dimension=dimension, tiled=True)
             axes = tuple(name for name in axes if name not in names)
     return jax.lax.psum(total, axes) if axes else total

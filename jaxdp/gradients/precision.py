@@ -21,7 +21,7 @@ from jax import lax
 from jax.lax import Precision
 
 from ..types import MatrixPrecision
-from .jax_internals import platform
+from .jax_internals import platform, settings
 from .representations import wide
 
 # A sum of n products is off by at most (n + 8) times this, relative to the sum of their sizes.
@@ -38,7 +38,7 @@ def multiplies_narrow(precision: MatrixPrecision) -> bool:
     precision is what all platforms have. It costs time, and the estimate of the sum's rounding may
     be that of the other platform.
     """
-    default = jax.config.jax_default_matmul_precision
+    default = settings()["jax_default_matmul_precision"]
     return precision == "default" and platform() in ("cuda", "tpu") and default in _NARROW_DEFAULTS
 
 

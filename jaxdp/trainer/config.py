@@ -317,7 +317,8 @@ class MeshConfig:
 
     def __post_init__(self) -> None:
         require(self.data == -1 or self.data >= 1, "mesh.data", self.data, "1 or more, or -1")
-        require(self.fsdp >= 1, "mesh.fsdp", self.fsdp, "1 or more")
+        whole = isinstance(self.fsdp, int) and not isinstance(self.fsdp, bool)
+        require(whole and self.fsdp >= 1, "mesh.fsdp", repr(self.fsdp), "a whole number from 1 on")
 
 
 @dataclass(frozen=True)

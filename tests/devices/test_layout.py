@@ -243,6 +243,75 @@ def test_every_device_has_its_records_first():
     np.testing.assert_array_equal(np.sort(kept), np.arange(37))
 
 
+@pytest.mark.parametrize(
+    "walk",
+    [
+        lambda w, x: jax.lax.scan(lambda h, row: (jnp.tanh(h @ w + row), None), jnp.zeros(8), x)[0],
+        slow(
+            lambda w, x: jax.lax.fori_loop(0, 3, lambda i, h: jnp.sin(h @ w + x[i]), jnp.zeros(8))
+        ),
+        slow(lambda w, x: jax.lax.cond(x[0, 0] > 0, lambda: x[0] @ w, lambda: jnp.ones(8))),
+    ],
+)
+def test_loops_of_the_loss_may_begin_with_a_constant(walk):
+    privatizer = make_privatizer(jaxdp.clip_individual(1.0))
+    grads = jaxdp.per_example_grads(lambda w, x: jnp.sum(walk(w, x) ** 2))
+    w, x, mask = normal(8, 8), normal(24, 4, 8), np.arange(24) < 20
+    expected = alone(privatizer, grads)(w, (x,), mask, privatizer.init(w))[2].gradient
+    layout = LAYOUTS["data"]()
+    state = layout.spread(privatizer.init(w))
+    got = jax.jit(layout.sums(privatizer, grads))(layout.place(w), *layout.deal((x,), mask), state)
+    assert_close(got.gradient, expected)
+
+
+def test_sums_are_scattered_where_they_are_added_up_only():
+    """Else devices would be added up that are not counted."""
+    privatizer = make_privatizer(jaxdp.clip_individual(1.0))
+    grads = jaxdp.per_example_grads(lambda w, x: jnp.sum(jnp.tanh(x @ w)))
+    w, x = np.ones((8, 16), np.float32), np.ones((16, 8), np.float32)
+    rows = P(("data", "fsdp"))
+
+    def reduced(axes, scattered):
+        def sums(w, x, state):
+            own = privatizer.sums(grads(w, (x,), jaxdp.all_rows(x.shape[0])), state)
+            return privatizer.psum(own, axes, scattered).gradient
+
+        mapped = jax.shard_map(
+            sums,
+            mesh=mesh_of(data=2, fsdp=4),
+            in_specs=(P(), rows, P()),
+            out_specs=P("fsdp"),
+            check_vma=False,
+        )
+        return jax.jit(mapped)(w, x, privatizer.init(w))
+
+    assert reduced(("data", "fsdp"), P("fsdp")).shape == (8, 16)
+    for axes, spec in (("data", P("fsdp")), (("data", "fsdp"), P("fsdp", "fsdp"))):
+        with pytest.raises(
+            ValueError, match=r"scattered along the mesh axes \['fsdp'\], and added"
+        ):
+            reduced(axes, spec)
+    with pytest.raises(ValueError, match=r"axis is \('data', 'data'\): give every axis once"):
+        reduced(("data", "data"), P())
+
+
+def test_axes_may_have_names_that_are_parts_of_others():
+    layout = jaxdp.Layout(
+        mesh_of(dp=2, fsdp=4), ("dp", "fsdp"), jaxdp.fsdp_rule("fsdp", 4, small=1)
+    )
+    privatizer = make_privatizer(CLIPPINGS["individual"])
+    _, _, sums = run(layout, privatizer, jaxdp.per_example_grads(loss), BAD)
+    assert_close(sums.gradient, expected_of("individual")[2].gradient)
+
+
+def test_batches_that_do_not_fit_are_not_dealt():
+    layout = LAYOUTS["data"]()
+    with pytest.raises(ValueError, match=r"an array of shape \(18,\), and the mask has the shape"):
+        layout.deal((np.ones(24), np.ones(18)), np.ones(24, bool))
+    with pytest.raises(ValueError, match="Padding comes last"):
+        layout.deal((np.ones(8),), np.arange(8) >= 3)
+
+
 def test_wrong_layouts_are_told():
     with pytest.raises(ValueError, match="the mesh axis 'rows', and the mesh has 'data'"):
         jaxdp.Layout(mesh_of(data=8), ("rows",))
@@ -254,6 +323,15 @@ def test_wrong_layouts_are_told():
     layout = jaxdp.Layout(mesh_of(data=8), params=lambda path, shape: P("data"))
     with pytest.raises(ValueError, match=r"\['table'\] of shape \(50, 64\) is split into 8"):
         layout.place(PARAMS)
+    for spec, says in (
+        (P("data", "data"), "names the mesh axis 'data' twice"),
+        (P("rows"), "the rule for \\['table'\\] names the mesh axis 'rows', and the mesh has"),
+        (P(None, None, "data"), "at most one entry for each of its axes"),
+        ("data", "give a PartitionSpec"),
+    ):
+        layout = jaxdp.Layout(mesh_of(data=8), params=lambda path, shape, spec=spec: spec)
+        with pytest.raises(ValueError, match=says):
+            layout.place({"table": PARAMS["deep"]})
     privatizer = make_privatizer(jaxdp.clip_individual(1.0))
     sums = LAYOUTS["data"]().sums(privatizer, jaxdp.per_example_grads(loss))
     with pytest.raises(ValueError, match="the batch has 44 rows, and 8 devices share them"):

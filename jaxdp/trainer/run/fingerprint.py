@@ -168,14 +168,16 @@ def steps_repeat_exactly() -> bool:
     """Whether a step gives the same bits every time that it is run on this device.
 
     A GPU adds up in the order in which its threads finish, and another compilation may choose other
-    kernels, unless a flag of XLA forbids both. A CPU gives the same bits, if its model and number
+    kernels, unless a flag of XLA forbids both. Several GPUs add up as their wires are, which no
+    fingerprint tells. A CPU gives the same bits, if its model and number
     of cores are the same: these are in the fingerprint.
     """
     platforms = {device.platform for device in jax.devices()}
     name = DETERMINISTIC.partition("=")[0]
     flags = [f for f in os.environ.get("XLA_FLAGS", "").split() if f.partition("=")[0] == name]
     # The last one counts.
-    return platforms == {"cpu"} or (platforms == {"gpu"} and flags[-1:] == [DETERMINISTIC])
+    one_gpu = platforms == {"gpu"} and jax.device_count() == 1
+    return platforms == {"cpu"} or (one_gpu and flags[-1:] == [DETERMINISTIC])
 
 
 def fingerprint_digest(fingerprint: Fingerprint) -> str:
