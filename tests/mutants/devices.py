@@ -14,6 +14,14 @@ MUTANTS = (
         45,
     ),
     Mutant(
+        "sums-are-scattered-along-axes-that-are-not-counted",
+        "jaxdp/dpsgd/privatizer.py",
+        "        check_scattered(scattered, axes)\n",
+        "",
+        EIGHT_DEVICES,
+        45,
+    ),
+    Mutant(
         "each-device-clips-its-own-part-of-a-gradient",
         "jaxdp/dpsgd/privatizer.py",
         "if grads.split_axes:",

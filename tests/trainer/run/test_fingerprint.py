@@ -99,20 +99,23 @@ def test_the_fingerprint_tells_computations_apart(monkeypatch, change, named):
 
 
 @pytest.mark.parametrize(
-    ("platform", "flags", "exactly"),
+    ("platform", "count", "flags", "exactly"),
     [
-        ("cpu", "", True),
-        ("gpu", "", False),
-        ("gpu", "--xla_gpu_autotune_level=0", False),
-        ("gpu", "--xla_a=1 --xla_gpu_deterministic_ops=true", True),
-        ("gpu", "--xla_gpu_deterministic_ops=false", False),
-        ("gpu", "--xla_gpu_deterministic_ops=true --xla_gpu_deterministic_ops=false", False),
-        ("gpu", "--xla_gpu_deterministic_ops=false --xla_gpu_deterministic_ops=true", True),
-        ("tpu", "", False),
+        ("cpu", 1, "", True),
+        ("cpu", 8, "", True),
+        ("gpu", 1, "", False),
+        ("gpu", 1, "--xla_gpu_autotune_level=0", False),
+        ("gpu", 1, "--xla_a=1 --xla_gpu_deterministic_ops=true", True),
+        ("gpu", 2, "--xla_gpu_deterministic_ops=true", False),
+        ("gpu", 1, "--xla_gpu_deterministic_ops=false", False),
+        ("gpu", 1, "--xla_gpu_deterministic_ops=true --xla_gpu_deterministic_ops=false", False),
+        ("gpu", 1, "--xla_gpu_deterministic_ops=false --xla_gpu_deterministic_ops=true", True),
+        ("tpu", 1, "", False),
     ],
 )
-def test_only_some_devices_give_the_same_bits_again(monkeypatch, platform, flags, exactly):
-    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(platform=platform)])
+def test_only_some_devices_give_the_same_bits_again(monkeypatch, platform, count, flags, exactly):
+    monkeypatch.setattr(jax, "devices", lambda: count * [SimpleNamespace(platform=platform)])
+    monkeypatch.setattr(jax, "device_count", lambda: count)
     monkeypatch.setenv("XLA_FLAGS", flags)
     assert steps_repeat_exactly() == exactly
 
