@@ -19,6 +19,7 @@ from .dpsgd.clippings import clip_layerwise as clip_layerwise
 from .dpsgd.clippings import clip_multiplied as clip_multiplied
 from .dpsgd.clippings import clip_normalised as clip_normalised
 from .dpsgd.clippings import clip_quantile as clip_quantile
+from .dpsgd.device_memory import estimate as estimate
 from .dpsgd.devices import Layout as Layout
 from .dpsgd.devices import fsdp_rule as fsdp_rule
 from .dpsgd.groups import group_alike as group_alike

@@ -10,6 +10,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from helpers.cases import slow
 from jax.sharding import AxisType, NamedSharding
@@ -398,3 +399,30 @@ def test_the_program_counts_every_layout(capsys, monkeypatch):
     _, head, *rows = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in rows] == ["1", "data", "fsdp"]
     assert max(map(len, (head, *rows))) <= 90
+
+
+@pytest.mark.parametrize("name", ["data", "fsdp"])
+def test_the_estimate_is_about_what_xla_says(name):
+    privatizer, optimizer = make_privatizer(jaxdp.clip_individual(1.0)), optax.adam(1e-3)
+    plan, layout = privatizer.plan, LAYOUTS[name]()
+    sums = layout.sums(privatizer, jaxdp.per_example_grads(loss, microbatch_size=4))
+
+    def step(params, private, moments, batch, mask):
+        found = sums(params, batch, mask, private)
+        mean, private = privatizer.release(found, private, params)
+        updates, moments = optimizer.update(mean, moments, params)
+        return optax.apply_updates(params, updates), private, moments
+
+    params = layout.place(PARAMS)
+    state = layout.spread((privatizer.init(params), optimizer.init(params)))
+    rows = lambda x: np.zeros((plan.capacity, *x.shape[1:]), x.dtype)
+    dealt = layout.deal(jax.tree.map(rows, BATCH), np.ones(plan.capacity, bool))
+    program = jax.jit(step, donate_argnums=(0, 1, 2)).lower(params, *state, *dealt).compile()
+    example = jax.tree.map(lambda x: x[0], BATCH)
+    found = jaxdp.estimate(loss, PARAMS, example, plan, optimizer, layout=layout, microbatch_size=4)
+    memory = program.memory_analysis()
+    kept = found.parameters + found.optimizer + found.records
+    assert memory.argument_size_in_bytes == pytest.approx(kept, rel=0.05)
+    taken = found.gathered + found.gradients + found.sums + found.noise
+    assert taken / 2 <= memory.temp_size_in_bytes <= 1.2 * taken
+    assert f"total        {found.total / 1e6:12.1f} MB" in str(found)
