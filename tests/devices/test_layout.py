@@ -296,6 +296,7 @@ def test_sums_are_scattered_where_they_are_added_up_only():
         reduced(("data", "data"), P())
 
 
+@pytest.mark.slow
 def test_axes_may_have_names_that_are_parts_of_others():
     layout = jaxdp.Layout(
         mesh_of(dp=2, fsdp=4), ("dp", "fsdp"), jaxdp.fsdp_rule("fsdp", 4, small=1)
@@ -391,6 +392,7 @@ def test_a_plan_with_a_bound_must_know_the_devices():
     assert np.isfinite(release(plan.with_rounding_bound(2, parts=layout.parts))).all()
 
 
+@pytest.mark.slow
 def test_the_program_counts_every_layout(capsys, monkeypatch):
     small = functools.partial(scaling.PROBLEMS["mlp_small"], small=True)
     monkeypatch.setitem(scaling.PROBLEMS, "mlp_small", small)
@@ -401,7 +403,7 @@ def test_the_program_counts_every_layout(capsys, monkeypatch):
     assert max(map(len, (head, *rows))) <= 90
 
 
-@pytest.mark.parametrize("name", ["data", "fsdp"])
+@pytest.mark.parametrize("name", [slow("data"), "fsdp"])
 def test_the_estimate_is_about_what_xla_says(name):
     privatizer, optimizer = make_privatizer(jaxdp.clip_individual(1.0)), optax.adam(1e-3)
     plan, layout = privatizer.plan, LAYOUTS[name]()

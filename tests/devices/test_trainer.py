@@ -143,6 +143,7 @@ def test_several_processes_are_refused_before_anything_is_written(capsys, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_fit_uses_all_devices(capsys):
     x = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
     data = jaxdp.Dataset(private=(x, (x[:, 0] > 0).astype(np.int32)))

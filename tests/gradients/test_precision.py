@@ -130,7 +130,7 @@ CANCELLING += [near_constant(32, 32, 32, noise) for noise in (1e-3, 1e-9)]
     ("kind", "case"),
     some(
         [(kind, case) for kind in KINDS for case in range(len(CANCELLING))],
-        [("matmul", 0), ("matmul", 1), ("conv", 0), ("ragged", 1)],
+        [("matmul", 0), ("conv", 0), ("ragged", 1)],
     ),
 )
 def test_contributions_are_bounded_where_terms_cancel(kind, case):
@@ -139,7 +139,7 @@ def test_contributions_are_bounded_where_terms_cancel(kind, case):
 
 
 @pytest.mark.parametrize("kind", ["matmul", slow("conv"), slow("ragged")])
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(
     t=st.sampled_from([1, 2, 16, 65]),
     scales=st.tuples(*[st.sampled_from([1e-30, 1e-18, 1e-8, 1.0, 1e4, 1e9])] * 2),

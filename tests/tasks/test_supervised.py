@@ -88,9 +88,10 @@ def test_a_model_may_compute_in_bfloat16(library):
         assert 0 < difference < 0.05 * np.linalg.norm(flat64(exact))
 
 
-def test_two_passes_measure_what_a_model_in_bfloat16_adds(library):
-    _, params = start(library)
-    task = classifier(NETWORKS[library](0.0), compute_dtype="bfloat16")
+@pytest.mark.parametrize("name", [name if name == "linen" else slow(name) for name in NETWORKS])
+def test_two_passes_measure_what_a_model_in_bfloat16_adds(name):
+    _, params = start(name)
+    task = classifier(NETWORKS[name](0.0), compute_dtype="bfloat16")
     norm = 0.01
     transform = jaxdp.per_example_grads(task.loss, method="two_pass")
     clip = jaxdp.clip_individual(norm)
