@@ -55,7 +55,8 @@ def alone(tmp_path_factory):
 def test_all_devices_make_the_run_of_one(alone, args, tmp_path, capsys):
     params = trained(tmp_path / "run", *args)
     assert "8 devices share the records of each step." in capsys.readouterr().out
-    same(params, alone)
+    # Other microbatches have another bound on rounding; two passes divide coefficients by a little.
+    same(params, alone, 5e-3 if "--training" in " ".join(args) else 1e-4)
 
 
 @pytest.mark.slow
