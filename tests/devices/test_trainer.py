@@ -12,10 +12,11 @@ import jax
 import numpy as np
 import optax
 import pytest
-from helpers.trainer import SHORT, STEPS, go_on, ledger_of, prepare_resume, stopped_run
+from helpers.trainer import SHORT, STEPS, go_on, ledger_of, prepare_resume, start, stopped_run
 
 import jaxdp
 from jaxdp import train
+from jaxdp.trainer import parsing
 
 pytestmark = pytest.mark.skipif(jax.device_count() != 8, reason="for eight devices")
 
@@ -74,16 +75,27 @@ def test_other_runs_are_shared_out_too(args, tmp_path):
     same(*each)
 
 
-def test_parameters_are_shared_where_they_are_large(tmp_path):
+def test_parameters_are_shared_where_they_are_large():
+    run = start(parsing.parse([*SHORT, *WIDE, "--mesh.fsdp", "4"]))
+    batches = run.batches()
+    state, facts = run.take_step(run.state, *next(batches))
+    batches.close()
+    assert np.isfinite(facts.diagnostics.loss_sum)
+    kernel = state.params["Dense_1"]["kernel"]
+    assert kernel.shape == (1024, 128)
+    assert kernel.addressable_shards[0].data.shape == (256, 128)
+    moments = [x for x in jax.tree.leaves(state.optimizer) if x.shape == kernel.shape]
+    assert moments
+    assert all(x.sharding == kernel.sharding for x in moments)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_the_same_devices(tmp_path):
     folder = stopped_run(tmp_path / "run", *WIDE, "--mesh.fsdp", "4")
     run, _, _ = prepare_resume(folder)
     assert run.repeats
     kernel = run.state.params["Dense_1"]["kernel"]
-    assert kernel.shape == (1024, 128)
     assert kernel.addressable_shards[0].data.shape == (256, 128)
-    moments = [x for x in jax.tree.leaves(run.state.optimizer) if x.shape == kernel.shape]
-    assert moments
-    assert all(x.sharding == kernel.sharding for x in moments)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.dense import from_dense
+from helpers.engines import quick_jit
 from helpers.problems import flat64, loss, random_problem
 from helpers.releases import PARAMS, make_plan, zero_gradients
 
@@ -17,22 +18,29 @@ def test_sums_of_parts_add_up_to_the_batch():
     state = tx.init(p.params)
     transform = jaxdp.per_example_grads(loss)
     mask = np.arange(10) < 9
-    whole = tx.sums(transform(p.params, p.batch, mask), state)
-    part = lambda i, rows: tx.sums(
-        transform(p.params, jax.tree.map(lambda leaf: leaf[rows], p.batch), mask[rows]),
-        state,
-        part=(i, 2),
-    )
-    first = part(0, slice(0, 4))
-    parts = first + part(1, slice(4, 10))
+    release = quick_jit(lambda sums: tx.release(sums, state, p.params)[0])
+
+    @quick_jit
+    def all_sums(batch):
+        whole = tx.sums(transform(p.params, batch, mask), state)
+        part = lambda i, rows: tx.sums(
+            transform(p.params, jax.tree.map(lambda leaf: leaf[rows], batch), mask[rows]),
+            state,
+            part=(i, 2),
+        )
+        return whole, part(0, slice(0, 4)), part(1, slice(4, 10))
+
+    whole, first, second = all_sums(p.batch)
+    parts = first + second
     facts = lambda sums: flat64((sums.gradient, sums.counts, sums.diagnostics))
     np.testing.assert_allclose(facts(parts), facts(whole), rtol=1e-4, atol=1e-5)
-    released, _ = tx.release(parts, state, p.params)
-    updated, _ = tx.update(transform(p.params, p.batch, mask), state, p.params)
-    np.testing.assert_allclose(flat64(released), flat64(updated), rtol=1e-4, atol=1e-5)
+    update = quick_jit(lambda b: tx.update(transform(p.params, b, mask), state, p.params)[0])
+    np.testing.assert_allclose(
+        flat64(release(parts)), flat64(update(p.batch)), rtol=1e-4, atol=1e-5
+    )
     # A part that is missing, there twice, or scaled releases nothing.
     for wrong in (first, parts + first, first + first, jax.tree.map(lambda x: 2 * x, parts)):
-        assert np.isnan(flat64(tx.release(wrong, state, p.params)[0])).all()
+        assert np.isnan(flat64(release(wrong))).all()
 
 
 def test_diagnostics_describe_the_batch():

@@ -77,7 +77,7 @@ def mean_by_hand(library, rate, params, dtype):
     ("library", "rate"),
     some(
         [(library, rate) for library in NETWORKS for rate in (0.0, 0.5)],
-        [("nnx", 0.0)],
+        [("linen", 0.0)],
     ),
 )
 def test_the_gradient_is_the_mean_over_the_views(library, rate):
