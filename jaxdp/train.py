@@ -10,7 +10,7 @@ with _distribution.exit_without("python -m jaxdp.train", "train"):
     import safetensors  # noqa: F401
     import tyro  # noqa: F401
 
-    from .trainer import command, parsing
+    from .trainer import command, distributed, parsing
     from .trainer.device import check_device
     from .trainer.run.resume import saved_config
 
@@ -20,12 +20,15 @@ def main(args: Sequence[str]) -> int:
     if _command.tell_version(args):
         return 0
     try:
-        config = parsing.parse(args, saved_config)
+        config = parsing.parse(args, saved_config, distributed.join)
         check_device()
+        distributed.check_same_options(config)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    return command.train(config)
+        return distributed.failed(2, error)
+    with distributed.together():
+        status = command.train(config)
+    return distributed.left(status)
 
 
 if __name__ == "__main__":

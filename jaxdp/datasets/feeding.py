@@ -31,16 +31,17 @@ AHEAD_BYTES = 256 * 2**20  # of batches that are read ahead, if more than one
 class Dealer(Protocol):
     """Deals the rows of a batch out to several devices (`dpsgd.devices.Layout`)."""
 
-    @property
-    def rows(self) -> jax.sharding.Sharding:
-        """Where the rows of a batch lie."""
-
-    @property
-    def everywhere(self) -> jax.sharding.Sharding:
-        """That of arrays that every device has."""
-
     def order(self, array: np.ndarray, padding: Any) -> np.ndarray:
         """Puts rows into the order in which the devices have them, with rows of padding."""
+
+    def own_rows(self, count: int) -> np.ndarray:
+        """Which of so many rows the devices of this process have."""
+
+    def from_own_rows(self, own: PyTree, count: int) -> PyTree:
+        """A batch of `count` rows on its devices, made of those of this process."""
+
+    def on_all(self, tree: PyTree) -> PyTree:
+        """Arrays that every device has."""
 
 
 class Batch(NamedTuple):
@@ -121,9 +122,14 @@ def record_keys(step_key: jax.Array, ids: jax.Array) -> jax.Array:
 
 
 def resolve(placement: Placement, records: Records) -> Literal["device", "host"]:
-    """Returns where the records are kept. "auto" goes by the memory of the first device."""
+    """Returns where the records are kept. "auto" goes by the memory of the first device.
+
+    In several processes, "auto" lets each read the rows of its own devices.
+    """
     if placement != "auto":
         return placement
+    if jax.process_count() > 1:
+        return "host"
     memory = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
     limit = CPU_BYTES if memory is None else DEVICE_SHARE * memory
     if not records.in_memory:
@@ -169,9 +175,10 @@ def _from_device(
     fields = records.fields
     if not records.in_memory:  # a CPU would use the mapped file itself, whatever is written to it
         fields = jax.tree.map(np.array, fields)
-    on_device = jax.device_put((fields, records.numbers()), dealer and dealer.everywhere)
-    for step, (indices, mask) in enumerate(samples, start):
-        indices, mask = jax.device_put((indices, mask), dealer and dealer.rows)
+    everything = (fields, records.numbers())
+    on_device = jax.device_put(everything) if dealer is None else dealer.on_all(everything)
+    for step, sample in enumerate(samples, start):
+        indices, mask = _on_devices(_own(sample, dealer), len(sample[0]), dealer)
         fields, ids = _rows(on_device, indices)
         yield Batch(fields, ids, step_key(step)), mask
 
@@ -192,10 +199,11 @@ def _from_host(
     def read(found: tuple[int, Sample] | None) -> tuple[Batch, np.ndarray] | None:
         if found is None:
             return None
-        step, (indices, mask) = found
+        step, sample = found
+        indices, mask = _own(sample, dealer)
         rows = np.minimum(indices, len(records) - 1)  # padding is masked, whatever it holds
         fields = _taken(records, rows) if records.in_memory else _read(records, indices, mask)
-        fields, numbers, mask = jax.device_put((fields, ids[rows], mask), dealer and dealer.rows)
+        fields, numbers, mask = _on_devices((fields, ids[rows], mask), len(sample[0]), dealer)
         return Batch(fields, numbers, step_key(step)), mask
 
     def submit() -> Future[tuple[Batch, np.ndarray] | None]:
@@ -215,6 +223,18 @@ def _from_host(
     finally:  # at the end, after a failure, and where the loop closes it
         sampler.shutdown(cancel_futures=True)  # so that readers don't wait for it
         readers.shutdown(cancel_futures=True)
+
+
+def _own(sample: Sample, dealer: Dealer | None) -> Sample:
+    """The part of a sample that this process brings to its devices."""
+    if dealer is None:
+        return sample
+    own = dealer.own_rows(len(sample[0]))
+    return sample[0][own], sample[1][own]
+
+
+def _on_devices(own: PyTree, count: int, dealer: Dealer | None) -> PyTree:
+    return jax.device_put(own) if dealer is None else dealer.from_own_rows(own, count)
 
 
 def _taken(records: Records, rows: np.ndarray) -> PyTree:

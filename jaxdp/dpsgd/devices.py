@@ -3,14 +3,17 @@
 Only the sums run device by device, in `shard_map`. Noise, update and parameters are arrays of the
 whole program, in `jit`: the noise of a number is a function of the key, the step and the number's
 place, so that it has the same bits however the parameters are laid out.
+
+Several processes see the same arrays: each holds the parts of its own devices.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -39,13 +42,30 @@ def fsdp_rule(axis: str, size: int, small: int = SMALL) -> Rule:
       small: parameters of fewer numbers stay whole.
     """
 
+    return split_rule({axis: size}, small)
+
+
+def split_rule(sizes: Mapping[str, int], small: int = SMALL) -> Rule:
+    """Splits every large parameter along several mesh axes, each along a dimension of its own.
+
+    Every axis takes the widest dimension that is left and that its devices divide; if there is
+    none, the parameter is the same along this axis.
+
+    Args:
+      sizes: how many devices are along each mesh axis.
+      small: parameters of fewer numbers stay whole.
+    """
+
     def rule(path: str, shape: tuple[int, ...]) -> P:
         del path
-        fitting = [i for i, length in enumerate(shape) if length % size == 0]
-        if math.prod(shape) < small or not fitting:
+        spec: list[str | None] = [None] * len(shape)
+        if math.prod(shape) < small:
             return P()
-        widest = max(fitting, key=lambda i: (shape[i], i))
-        return P(*[axis if i == widest else None for i in range(len(shape))])
+        for axis, size in sizes.items():
+            fitting = [i for i, n in enumerate(shape) if spec[i] is None and n % size == 0]
+            if fitting:
+                spec[max(fitting, key=lambda i: (shape[i], i))] = axis
+        return P(*spec) if any(spec) else P()
 
     return rule
 
@@ -60,8 +80,7 @@ class Layout:
       params: along which axes each parameter is split; None: all devices have all of them.
 
     Raises:
-      ValueError: for an axis that the mesh does not have, for axes that are not Auto, and where
-        several processes share the devices.
+      ValueError: for an axis that the mesh does not have, and for axes that are not Auto.
     """
 
     mesh: Mesh
@@ -74,11 +93,6 @@ class Layout:
                 f'batch is {self.batch!r}: give the mesh axes of the rows, as ("data",)'
             )
         self._check_names("batch names", self.batch)
-        if jax.process_count() > 1:
-            raise ValueError(
-                f"JAX runs in {jax.process_count()} processes, and a layout is for one: start one "
-                "process, with all devices of a machine"
-            )
         types = dict(zip(self.mesh.axis_names, self.mesh.axis_types, strict=True))
         for name, kind in types.items():
             if kind != AxisType.Auto:
@@ -130,18 +144,21 @@ class Layout:
         return jax.tree_util.tree_map_with_path(spec, params)
 
     def place(self, params: PyTree) -> PyTree:
-        """The parameters on their devices. Make the optimizer's state of these."""
-        put = lambda leaf, spec: jax.device_put(leaf, NamedSharding(self.mesh, spec))
-        return jax.tree.map(put, params, self.specs(params))
+        """The parameters on their devices. Make the optimizer's state of these.
+
+        Several processes all give the same whole parameters; each keeps the parts of its devices.
+        """
+        lay = lambda leaf, spec: put(leaf, NamedSharding(self.mesh, spec))
+        return jax.tree.map(lay, params, self.specs(params))
 
     def spread(self, tree: PyTree) -> PyTree:
         """The same arrays; all devices get those that are not on the mesh yet."""
 
-        def put(leaf: jax.Array) -> jax.Array:
+        def lay(leaf: jax.Array) -> jax.Array:
             placed = isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh == self.mesh
-            return leaf if placed else jax.device_put(leaf, self.everywhere)
+            return leaf if placed else put(leaf, self.everywhere)
 
-        return jax.tree.map(put, tree)
+        return jax.tree.map(lay, tree)
 
     @property
     def rows(self) -> NamedSharding:
@@ -187,8 +204,33 @@ class Layout:
                 "the mask is False for a row before one for which it is True. Padding comes last, "
                 "as plan.batches() gives it: is the mask inverted, or of another batch?"
             )
-        dealt = lambda array: jax.device_put(self.order(np.asarray(array), 0), self.rows)
+        dealt = lambda array: put(self.order(np.asarray(array), 0), self.rows)
         return jax.tree.map(dealt, batch), dealt(mask)
+
+    def own_rows(self, count: int) -> np.ndarray:
+        """The places of the rows that this process's devices have, of `count` rows in `order`."""
+        parts = self.rows.addressable_devices_indices_map((count,)).values()
+        places = np.arange(count)
+        return np.unique(np.concatenate([places[part] for part in parts if part is not None]))
+
+    def from_own_rows(self, own: PyTree, count: int) -> PyTree:
+        """A batch of `count` rows on its devices, where each process has only its own.
+
+        Args:
+          own: NumPy arrays `[rows of this process, ...]`, those of `own_rows(count)`.
+          count: of the whole batch.
+        """
+        places = self.own_rows(count)
+
+        def lay(array: np.ndarray) -> jax.Array:
+            mine = lambda index: array[np.searchsorted(places, np.arange(count)[index[0]])]
+            return jax.make_array_from_callback((count, *array.shape[1:]), self.rows, mine)
+
+        return jax.tree.map(lay, own)
+
+    def on_all(self, tree: PyTree) -> PyTree:
+        """Arrays that every device gets as they are."""
+        return jax.tree.map(lambda array: put(array, self.everywhere), tree)
 
     def sums(
         self, privatizer: Privatizer, grads: Callable[..., PerExampleGrads]
@@ -250,6 +292,35 @@ class Layout:
             return Sums(gradient, counts, diagnostics, parts, privatizer.plan.clipping, frozenset())
 
         return sums
+
+
+def put(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+    """Puts an array on devices. Several processes all give the same one, and put their parts."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = put(jax.random.key_data(leaf), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    if sharding.is_fully_addressable:
+        return jax.device_put(leaf, sharding)
+    whole = np.asarray(leaf)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+
+def whole(tree: PyTree) -> PyTree:
+    """Copies of arrays as wholes, on the host. All processes call it, if there are several.
+
+    Keys stay as they are.
+    """
+
+    def gathered(leaf: jax.Array) -> Any:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf
+        if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+            assert isinstance(leaf.sharding, NamedSharding)
+            everywhere = NamedSharding(leaf.sharding.mesh, P())
+            leaf = jax.jit(lambda array: array, out_shardings=everywhere)(leaf)
+        return np.array(leaf)
+
+    return jax.tree.map(gathered, tree)
 
 
 def _only(spec: P, names: Sequence[str]) -> P:

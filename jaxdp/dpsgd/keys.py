@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from ..gradients.jax_internals import is_traced
+from . import processes
 from .threefry import threefry_4x32
 
 
@@ -28,19 +29,30 @@ def secret_key() -> jax.Array:
     Use one key for one run: in two runs with one key the noise is the same, and the difference of
     their releases has none.
 
+    In several processes of one program (`jax.distributed`) all get the key of process 0. Call it in
+    all of them.
+
     Returns:
       A key of JAX's "rbg" kind, which holds 128 bits.
 
     Raises:
-      ValueError: inside `jit` or `vmap`.
+      ValueError: inside `jit` or `vmap`; or if other processes do not call it.
     """
     if is_traced():
         raise ValueError(
             "secret_key() is being traced by jit or vmap: the key would become a constant that "
             "every call and every member shares. Call it outside, and pass the key in"
         )
-    words = np.frombuffer(secrets.token_bytes(16), dtype=np.uint32)
-    return jax.random.wrap_key_data(jax.numpy.asarray(words), impl="rbg")
+    words = np.array(processes.from_first("secret key", drawn_words), dtype=np.uint32)
+    key = jax.random.wrap_key_data(jax.numpy.asarray(words), impl="rbg")
+    check_same_key("a secret key", key)
+    return key
+
+
+def drawn_words() -> list[int]:
+    """The words of a new secret key, of this process alone."""
+    words: list[int] = np.frombuffer(secrets.token_bytes(16), dtype=np.uint32).tolist()
+    return words
 
 
 def derived(key: jax.Array, name: str, number: jax.Array | int = 0) -> jax.Array:
@@ -102,13 +114,21 @@ def bits_of(key: jax.Array) -> int:
     return 32 * jax.random.key_data(as_typed(key)).size
 
 
-def check_one_process(call: str) -> None:
-    """Refuses to draw a key in each of several processes, which must all have the same."""
-    if jax.process_count() > 1:
-        raise ValueError(
-            f"there are {jax.process_count()} processes, and each would draw a key of its own: "
-            "then no sample has the law that is accounted, and the hosts' noises do not add up to "
-            f"the plan's. Draw one key, give it to all of them, and call {call}"
+def check_same_key(what: str, key: jax.Array) -> None:
+    """Refuses a key that is not the same in all processes; a traced key can't be looked at.
+
+    With a key of their own, hosts would draw samples without the law that is accounted, and one sum
+    would be released under several noises.
+
+    Args:
+      what: the key is, for the message.
+      key: of this process. Call it in all of them.
+    """
+    if processes.several() and not isinstance(key, jax.core.Tracer):
+        bits = np.asarray(jax.random.key_data(as_typed(key))).tobytes()
+        digest = hashlib.sha256(b"jaxdp: is a key the same? " + bits).hexdigest()
+        processes.check_same(
+            what, digest, "draw it by jaxdp.secret_key() in all of them, or give one key to all"
         )
 
 

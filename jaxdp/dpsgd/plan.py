@@ -19,7 +19,7 @@ from ..accounting.mechanism import Mechanism, accountants, batches_per_epoch, ev
 from ..accounting.tradeoffs import LEVELS, group_epsilon, tradeoff
 from ..gradients.precision import multiplies_narrow
 from ..types import Accountant, Adjacency, PyTree, Sampling, Schedule
-from . import keys, sampling, sum_rounding
+from . import keys, processes, sampling, sum_rounding
 from ._numbers import real, whole
 from ._plan_numbers import check_batch_size, delta_of, draws_of, units_of
 from ._schedules import first_steps, noise_schedule
@@ -346,7 +346,8 @@ class Plan:
             Without any, the batches are indices.
           key: None draws a secret sampling key, 128 bits, from the operating system. To repeat or
             resume a run, give a key (`secret_key()`, or any JAX key) and keep it secret: a step's
-            batch depends on (key, step) only.
+            batch depends on (key, step) only. In several processes all call this, and all get
+            batches by the same key.
           start: the first step to yield.
 
         Yields:
@@ -360,17 +361,32 @@ class Plan:
         """
         if isinstance(start, bool) or not isinstance(start, int | np.integer) or start < 0:
             raise ValueError(f"start is {start!r}: it is the number of a step, from 0")
-        if key is None:
-            keys.check_one_process("plan.batches(key=key)")
         if any(hasattr(array, "dtype") and np.ndim(array) == 0 for array in arrays):
             raise ValueError("plan.batches takes arrays of records, and a key as key=key")
         if arrays:
             self.take(arrays, np.empty(0, int))  # refuses arrays with another number of rows
+        if key is None:
+            self._check_new_order(start)
+        else:
+            keys.check_same_key("the key of plan.batches", key)
         self._remember_run(key, start)
+        if key is None and processes.several():
+            key = keys.secret_key()
         samples = self._samples(key, start)
         if not arrays:
             return samples
         return ((self.take(arrays, indices), mask) for indices, mask in samples)
+
+    def _check_new_order(self, start: int) -> None:
+        """Refuses to go on inside a shuffled epoch without its key."""
+        if self.sampling != "shuffled":
+            return
+        epoch = batches_per_epoch(self.num_examples, int(self.expected_batch_size))
+        if start % epoch:
+            raise ValueError(
+                f"start is {start}, inside a shuffled epoch of {epoch} steps, and key is None: a "
+                "new order would show records twice in the epoch. Pass the run's own key"
+            )
 
     def _remember_run(self, key: jax.Array | None, start: int) -> None:
         """Warns of a second run. What is remembered is no part of the plan, nor of its copies."""
@@ -394,13 +410,6 @@ class Plan:
     def _samples(
         self, key: jax.Array | None, start: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        if self.sampling == "shuffled" and key is None:
-            epoch = batches_per_epoch(self.num_examples, int(self.expected_batch_size))
-            if start % epoch:
-                raise ValueError(
-                    f"start is {start}, inside a shuffled epoch of {epoch} steps, and key is None: "
-                    "a new order would show records twice in the epoch. Pass the run's own key"
-                )
         sampler = sampling.Sampler(
             self.sampling,
             keys.philox_key(key, "sampling"),

@@ -76,7 +76,10 @@ class Privatizer:
     key: jax.Array | None = field(default=None, repr=False)
 
     def init(self, params: Any) -> PrivatizeState:
-        """The state before the first step. Without a key, call it outside `jit` and `vmap`."""
+        """The state before the first step. Without a key, call it outside `jit` and `vmap`.
+
+        In several processes call it in all of them: all get the same key.
+        """
         plan, clipping = self.plan, self.plan.clipping
         groups = clipping.groups(params)
         # Both refuse what the plan does not pay for: counts, and more numbers with noise.
@@ -84,7 +87,6 @@ class Privatizer:
         if plan.noise_multiplier != 0:
             noise_grid(plan, groups)
         if self.key is None:
-            keys.check_one_process("privatize(plan, key=key)")
             if is_traced():
                 raise ValueError(
                     "privatize(plan) draws its secret key in init, and init is being traced by jit "
@@ -95,6 +97,7 @@ class Privatizer:
         elif is_vmapped() and not isinstance(self.key, jax.core.Tracer):
             raise ValueError(SHARED_NOISE)
         else:
+            keys.check_same_key("the key of privatize", self.key)
             # A copy: donating the state must not delete the key that this object holds.
             data = copy_key(jax.random.key_data(self.key), jax.tree.leaves(params)[0])
             noise_key = jax.random.wrap_key_data(data, impl=jax.random.key_impl(self.key))

@@ -14,7 +14,16 @@ from typing import Any
 import jax
 import jax.export
 import numpy as np
-from jax._src import callback, config, custom_batching, debugging, ffi, source_info_util
+from jax._src import (
+    callback,
+    clusters,
+    config,
+    custom_batching,
+    debugging,
+    distributed,
+    ffi,
+    source_info_util,
+)
 from jax._src import core as jax_core
 from jax._src.interpreters import batching, mlir
 from jax._src.interpreters.partial_eval import dce_jaxpr
@@ -257,6 +266,38 @@ def is_plain_call(eqn: Any) -> bool:
         return False
     names = ("in_shardings", "out_shardings")
     return all(sharding is UNSPECIFIED for name in names for sharding in eqn.params[name])
+
+
+# What the coordinator raises, also for what is not there yet.
+NotYet = jax.errors.JaxRuntimeError
+
+
+def coordinator() -> Any:
+    """The client of the coordinator through which the processes of one program know each other.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    client = distributed.global_state.client
+    if client is None:
+        raise ValueError(
+            f"JAX runs in {jax.process_count()} processes, which do not know each other: call "
+            "jax.distributed.initialize() in all of them, before anything else of JAX"
+        )
+    return client
+
+
+def is_distributed() -> bool:
+    """Whether `jax.distributed.initialize` was called."""
+    return distributed.global_state.client is not None
+
+
+def launched() -> int:
+    """How many processes a launcher that JAX knows has started as one program; 1: none has."""
+    for cluster in clusters.ClusterEnv._cluster_types:
+        if not cluster.opt_in_only_method and cluster.is_env_present():
+            return int(cluster.get_process_count())
+    return 1
 
 
 def platform() -> str:

@@ -12,6 +12,7 @@ from ..datasets.augmentation import AUGMENTATIONS
 from ..datasets.dataset import Dataset
 from ..datasets.rows import ReadFailed
 from ..datasets.sources import Format
+from ..dpsgd import processes
 from ..tasks.builtin import make_task
 from ..tasks.task import Task
 from ..types import Tell
@@ -19,6 +20,7 @@ from . import loop, session
 from .config import Config
 from .config_file import Own, load_own
 from .config_text import as_python
+from .distributed import failed, on_loss
 from .job import OWN_OPTIMIZER, Job, RunOptions
 from .optimizer import make_optimizer
 from .plan_settings import PlanSettings
@@ -41,7 +43,7 @@ def train(config: Config) -> int:
         print(as_python(config), end="")
         return 0
     start = time.monotonic()
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, quiet=not processes.is_first())
     with ExitStack() as stack:
         try:
             options = make_options(config)
@@ -49,35 +51,42 @@ def train(config: Config) -> int:
             opened = stack.enter_context(session.opened(prepare, options, console))
         except (ValueError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
-            return 2
+            return failed(2, error)
         except KeyboardInterrupt:
             console.print("Interrupted before the first step: nothing was spent or written.")
-            return 130
+            return failed(130, "interrupted")
         if not opened.left:
             return 0
+        where = "RUN" if opened.files is None else opened.folder
+        if opened.files is not None:
+            on_loss(
+                "stopped, what was spent stays charged. To go on, with fewer or more processes: "
+                f"python -m jaxdp.train --resume {where}"
+            )
         try:
             trained = session.train(opened, console)
+            if opened.files is None:
+                return 0
             released = session.release(opened, trained, console)
             session.report(opened, trained, released, start, console)
         except ReadFailed as error:
             print(
                 f"error: {error}: stopped, what was spent stays charged. To go on: python -m "
-                f"jaxdp.train --resume {opened.folder}",
+                f"jaxdp.train --resume {where}",
                 file=sys.stderr,
             )
-            return 1
+            return failed(1, error)
         except loop.NotFinite as error:
             cure = "Try a lower training.learning-rate: --resume goes on from the last checkpoint"
             print(f"error: {error}: nothing is released. {cure}", file=sys.stderr)
-            return 1
+            return failed(1, error)
         except OSError as error:
-            folder = opened.folder
             print(
-                f"error: {error}: stopped, what was spent stays charged. Make the folder {folder} "
-                f"writable with room on its disk, then: python -m jaxdp.train --resume {folder}",
+                f"error: {error}: stopped, what was spent stays charged. Make the folder {where} "
+                f"writable with room on its disk, then: python -m jaxdp.train --resume {where}",
                 file=sys.stderr,
             )
-            return 1
+            return failed(1, error)
         if trained.stopped_by is None:
             return 0
         console.print(f"To go on: python -m jaxdp.train --resume {opened.folder}", soft_wrap=True)

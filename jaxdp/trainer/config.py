@@ -315,10 +315,56 @@ class MeshConfig:
     """The number of devices that have records of their own, and share the parameters.
     Each keeps a part of every large one, of the optimizer's state and of the noise."""
 
+    model: int = 1
+    """The number of devices that have the same records, and share every large product.
+    Each keeps a part of every large parameter."""
+
     def __post_init__(self) -> None:
         require(self.data == -1 or self.data >= 1, "mesh.data", self.data, "1 or more, or -1")
-        whole = isinstance(self.fsdp, int) and not isinstance(self.fsdp, bool)
-        require(whole and self.fsdp >= 1, "mesh.fsdp", repr(self.fsdp), "a whole number from 1 on")
+        for name, count in (("fsdp", self.fsdp), ("model", self.model)):
+            whole = isinstance(count, int) and not isinstance(count, bool)
+            require(whole and count >= 1, f"mesh.{name}", repr(count), "a whole number from 1 on")
+
+
+@dataclass(frozen=True)
+class DistributedConfig:
+    """How several processes find each other: one on each host, or for each GPU."""
+
+    coordinator: str | None = None
+    """HOST:PORT of process 0, with a port that is free.
+    None: there is one process, or the launcher tells (SLURM, a TPU pod)."""
+
+    processes: int | None = None
+    """The number of processes. All get the same options, but for the next one."""
+
+    process: int | None = None
+    """The number of this process, from 0. Process 0 has the run's folder and the console."""
+
+    def __post_init__(self) -> None:
+        given = [self.coordinator, self.processes, self.process]
+        if given == [None] * 3:
+            return
+        for name, value in zip(("coordinator", "processes", "process"), given, strict=True):
+            require(
+                value is not None,
+                f"distributed.{name}",
+                value,
+                "all three: --distributed.coordinator HOST:PORT --distributed.processes N "
+                "--distributed.process I",
+            )
+        assert self.processes is not None
+        assert self.process is not None
+        assert self.coordinator is not None
+        host, _, port = self.coordinator.rpartition(":")
+        known = bool(host) and port.isdigit()
+        require(known, "distributed.coordinator", self.coordinator, "HOST:PORT, as node1:1234")
+        require(self.processes >= 1, "distributed.processes", self.processes, "1 or more")
+        require(
+            0 <= self.process < self.processes,
+            "distributed.process",
+            self.process,
+            f"a number from 0 to {self.processes - 1}",
+        )
 
 
 @dataclass(frozen=True)
@@ -343,6 +389,9 @@ class Config:
 
     mesh: MeshConfig = field(default_factory=MeshConfig)
     """How a step is shared out to several devices. By default each takes a part of the records."""
+
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    """Several processes that make one run together. Options of the command line alone."""
 
     name: str = "digits_cnn"
     """Name of the run, used for its folder. With other data, the default is that of the data."""

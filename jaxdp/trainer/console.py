@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -43,7 +45,7 @@ def describe_plan(run: Run) -> str:
     noise = noise_norm(
         plan,
         plan.clipping.groups(state.params),
-        state.privatize.clipping.clipping_norms,
+        jnp.asarray(np.asarray(state.privatize.clipping.clipping_norms)),  # also if it is shared
         run.job.options.allocation,
     )
     epsilon = plan.target_epsilon
@@ -74,7 +76,7 @@ def describe_clipping(run: Run) -> str:
     plan, options = run.plan, run.job.clipping_options
     groups = plan.clipping.groups(run.state.params)
     norms = run.state.privatize.clipping.clipping_norms
-    low, high = float(norms.min()), float(norms.max())
+    low, high = float(np.min(norms)), float(np.max(norms))
     text = f"clipping norm {high:.6g}"
     if low < high:
         text = f"clipping norms from {low:.3g} to {high:.3g}"
@@ -94,7 +96,7 @@ def describe_cost(run: Run) -> str:
     """The lines that --dry-run adds to the plan: how gradients are computed, the memory, and ε."""
     private = run.job.data.private
     batch, mask = shape_of_batch(private, run.plan, run.layout)
-    program = run.train_step.lower(run.state, batch, mask, run.frozen)
+    program = run.train_step.lower(run.state, batch, mask, run.placed)
     memory = program.compile().memory_analysis()
     resident = feeding.resolve(run.job.options.placement, private) == "device"
     records = private.nbytes if resident else 0

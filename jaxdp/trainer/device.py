@@ -75,7 +75,7 @@ def free_memory() -> int | None:
 
     In a container with a limit of its own, that counts.
     """
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     if device.platform != "cpu":
         stats = device.memory_stats() or {}
         limit = stats.get("bytes_limit")

@@ -8,15 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
+import numpy as np
 import optax
 from rich.console import Console
 
 from ..datasets.config import Placement
 from ..datasets.dataset import Dataset
+from ..dpsgd import processes
 from ..dpsgd.plan import Plan
 from ..tasks.task import Task
 from ..types import Allocation, Method, PyTree, Tell
-from . import session
+from . import distributed, session
 from .config import CheckpointConfig, MeshConfig
 from .job import PARTS, Job, RunOptions
 from .plan_settings import PlanSettings
@@ -34,12 +37,14 @@ class Fitted:
 
     Attributes:
       params: the released parameters, in the form that the task drew them.
-      release: the release: it predicts, and may be shared. None after a dry run.
-      statement: its privacy statement. None after a dry run.
+      release: the release: it predicts, and may be shared. None after a dry run, and in all
+        processes but the first.
+      statement: its privacy statement. None where `release` is.
       epsilon: ε that the run has spent, or would spend after a dry run.
       scores: means of the task's scores on the test records. They are private, unless the records
-        are public. Empty if there are none, or no step was left to take.
-      folder: the folder of the run. None after a dry run.
+        are public. Empty if there are none, or no step was left to take; and in all processes but
+        the first.
+      folder: the folder of the run. None where `release` is.
       plan: the numbers that decided privacy.
       finished: whether all steps of the plan were taken that the budget allowed. If not,
         `fit(..., resume=result.folder)` goes on.
@@ -73,7 +78,7 @@ def fit(
     frozen: Sequence[str] = (),
     evaluations: int = 10,
     placement: Placement = "auto",
-    fsdp: int = 1,
+    mesh: MeshConfig | None = None,
     checkpoint_seconds: float = 60.0,
     keep_checkpoints: int = 2,
     callbacks: Sequence[Callable[[Progress], object]] = (),
@@ -86,6 +91,9 @@ def fit(
 
     Every step is entered into the ledger of the run's folder before it is taken. Ctrl-C stops after
     a step; the release is still written, and `resume` goes on.
+
+    After `jax.distributed.initialize()` all processes make one run together, on all their devices.
+    Call it in all of them, with the same arguments and data. Process 0 writes the folder.
 
     Args:
       task: what is learnt: `jaxdp.tasks.classifier(model)`, or a `jaxdp.Task` of your functions.
@@ -115,9 +123,8 @@ def fit(
       evaluations: how often the test records are scored, with the end. 0: only at the end.
       placement: where the records are kept. "auto": on the device if they take at most a quarter
         of it.
-      fsdp: how many devices share the parameters, of those of this machine; all of them share the
-        records of a step. Each then has a part of every large parameter, of the optimizer's state
-        and of the noise.
+      mesh: how a step is shared out to the devices, as `jaxdp.trainer.MeshConfig(fsdp=4)`. None:
+        each takes a part of the records, and has all parameters.
       checkpoint_seconds: seconds between checkpoints.
       keep_checkpoints: how many to keep, the newest ones.
       callbacks: called after every step with a `Progress`: public facts only.
@@ -164,7 +171,7 @@ def fit(
         frozen=tuple(frozen),
         evaluations=evaluations,
         placement=placement,
-        mesh=MeshConfig(fsdp=fsdp),
+        mesh=MeshConfig() if mesh is None else mesh,
         checkpoint=CheckpointConfig(checkpoint_seconds, keep_checkpoints),
         audit_canaries=audit_canaries,
         seed=seed,
@@ -181,16 +188,20 @@ def fit(
 
     # Notebooks say that they take colours, but they show bars that move as many lines.
     console = Console(
+        quiet=not processes.is_first(),
         highlight=False,
         markup=False,
         force_jupyter=False,
         force_terminal=sys.stdout.isatty(),
     )
-    with session.opened(prepare, options, console) as opened:
+    with (
+        distributed.together(),
+        session.opened(prepare, options, console) as opened,
+    ):
         if dry_run:
             run = opened.run
             return Fitted(
-                params=run.released(run.state),
+                params=run.released(run.held(run.state)),
                 release=None,
                 statement=None,
                 epsilon=run.plan.epsilon(),
@@ -201,6 +212,13 @@ def fit(
             )
         if not opened.left:
             return _fitted(opened, {}, finished=True)
+        if opened.files is None:
+            session.train(opened, console)
+            return _fitted(opened, {}, finished=True)
+        distributed.on_loss(
+            "stopped, what was spent stays charged. To go on, with fewer or more processes: "
+            f"jaxdp.fit(..., resume={str(opened.folder)!r})"
+        )
         with contextlib.closing(
             make_watchers(opened, callbacks, metrics, console.print)
         ) as watchers:
@@ -215,15 +233,28 @@ def fit(
 
 
 def _fitted(opened: session.Opened, scores: Scores, finished: bool) -> Fitted:
-    release = load_release(opened.folder)
+    """The result, in all processes: what process 0 has released and says."""
+    run, folder, release = opened.run, None, None
+    params = like = run.released(run.state)
+    if opened.files is not None:
+        folder, release = opened.folder, load_release(opened.folder)
+        params = release.params_like(like)
+    else:
+        params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+
+    def told() -> tuple[float, bool]:
+        assert release is not None
+        return release.statement.claimed_epsilon, finished
+
+    epsilon, finished = distributed.first("what was fitted", told)
     return Fitted(
-        params=release.params_like(opened.run.released(opened.run.state)),
+        params=distributed.arrays_from_first("the release", params),
         release=release,
-        statement=release.statement,
-        epsilon=release.statement.claimed_epsilon,
+        statement=None if release is None else release.statement,
+        epsilon=epsilon,
         scores=scores,
-        folder=opened.folder,
-        plan=opened.run.plan,
+        folder=folder,
+        plan=run.plan,
         finished=finished,
     )
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from ..types import PyTree
 from .metrics import Metrics, measure
-from .signals import StopRequest
 from .step import StepFacts, TrainState
 
 
@@ -25,14 +24,28 @@ class PaysSteps(Protocol):
         """Whether a stop before this step wastes no step that is paid for."""
 
 
-class Visitor(Protocol):
-    """Looks at the state after some of the steps. See `run.checkpoint` and `scoring`."""
+Visit = Callable[[int, TrainState], None]
 
-    def due(self, step: int) -> bool:
-        """Whether it wants to see the state after `step` steps."""
 
-    def visit(self, step: int, state: TrainState) -> None:
-        """Sees the state. It must not keep it: the next step uses its memory again."""
+class Visitor(NamedTuple):
+    """Looks at the state after some of the steps. See `run.checkpoint` and `scoring`.
+
+    Attributes:
+      due: whether it wants to see the state after so many steps.
+      visit: sees the number of steps and the state, which it must not keep: the next step uses its
+        memory again.
+    """
+
+    due: Callable[[int], bool]
+    visit: Visit
+
+
+class StopsRun(Protocol):
+    """Says whether the run was asked to stop. See `signals` and `distributed`."""
+
+    @property
+    def requested(self) -> bool:
+        """Whether to stop."""
 
 
 class NotFinite(ArithmeticError):
@@ -56,11 +69,12 @@ def train(
     batches: Iterable[tuple[PyTree, np.ndarray]],
     *,
     payment: PaysSteps,
-    stop: StopRequest,
+    stop: StopsRun,
     watch: Callable[[Metrics], None],
     start: int = 0,
     visitors: Sequence[Visitor] = (),
     refresh: Callable[[int, TrainState], TrainState] = lambda step, state: state,
+    hold: Callable[[TrainState], TrainState] = lambda state: state,
 ) -> TrainState:
     """Takes the steps until the batches end or a stop is requested.
 
@@ -69,12 +83,13 @@ def train(
       state: the state before the first of these steps; donated.
       batches: the batch and the mask of every step.
       payment: pays for every step before it is dispatched.
-      stop: the loop looks at it after every step.
+      stop: the loop looks at it wherever a stop wastes nothing.
       watch: called with the metrics of every step.
       start: the first step.
       visitors: they see the state when they are due, but never a state that is not finite.
       refresh: called with every step and the state before it; the step starts from the state that
         it returns. It may look only at these two and at public data (see `public_norms`).
+      hold: makes the state that visitors see. All processes call it, if there are several.
 
     Raises:
       NotFinite: if the parameters become NaN or infinite.
@@ -93,9 +108,10 @@ def train(
         if due:
             _read(unread, watch)
             unread = None
+            seen = hold(state)
             for visitor in due:
-                visitor.visit(step + 1, state)
-        if stop.requested and payment.may_stop(step + 1):
+                visitor.visit(step + 1, seen)
+        if payment.may_stop(step + 1) and stop.requested:
             break
     _read(unread, watch)
     return jax.block_until_ready(state)

@@ -11,6 +11,7 @@ from ..types import Method, Tell
 from .clipping_options import units_at_a_time
 from .command_line import shown
 from .device import free_memory
+from .distributed import first
 from .job import Job
 from .learner import Learner, Parameters, make_learner, shape_of_example
 from .memory_limit import as_size, bytes_of
@@ -74,7 +75,8 @@ def resolve(
         if before is not None and asked == Asked(before.size, None, before.method):
             return job, before  # the resumed run sets them
         return job, Microbatches(asked, asked.method, asked.microbatch_size)
-    limit, limit_from = _limit(job, before)
+    # Machines differ in what is free, and all must take the same number.
+    limit, limit_from = first("memory limit", lambda: _limit(job, before))
     if before is not None and before.limit == limit and asked.method in before.methods:
         tell(f"Gradients as before: {_in_words(before)}.")
         return _with_numbers(job, before), before

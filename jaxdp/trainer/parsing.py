@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from . import command_line, config_file
-from .config import Config
+from .config import Config, DistributedConfig
 from .unused import check_used
 
 COMMAND = "python -m jaxdp.train"
@@ -23,13 +23,18 @@ EXAMPLES = """examples:
   python -m jaxdp.train --resume runs/NAME-TIME    goes on after a stop"""
 
 
-def parse(args: Sequence[str], load_saved: Callable[[str], Config] | None = None) -> Config:
+def parse(
+    args: Sequence[str],
+    load_saved: Callable[[str], Config] | None = None,
+    join: Callable[[DistributedConfig], None] = lambda config: None,
+) -> Config:
     """Reads the command line `[CONFIG.py] [OPTIONS]`; the options overrule the file.
 
     Args:
       args: the command line; the file may also stand between the options.
       load_saved: loads the settings of the run that `--resume RUN` names. If there is a config file
         too, its settings are taken instead.
+      join: joins the processes of a run, before anything else is read.
 
     Raises:
       ValueError: for a config file or a run that is missing or wrong, for an option that does not
@@ -41,6 +46,11 @@ def parse(args: Sequence[str], load_saved: Callable[[str], Config] | None = None
         default = load_config(only_config(others)) if others else Config()
         show_help(Config, f"{COMMAND} [CONFIG.py]", HELP, EXAMPLES, default)
     values, others = command_line.read(args, Config, COMMAND)
+    prefix = "distributed."
+    own = {
+        name.removeprefix(prefix): values.pop(name) for name in [*values] if name.startswith(prefix)
+    }
+    join(DistributedConfig(**own))
     default, source = Config(), None
     if others:
         default, source = load_config(only_config(others)), others[0]
@@ -120,6 +130,11 @@ def load_config(path: str) -> Config:
     if not isinstance(config, Config):
         wrong = f"sets config to {config!r}" if "config" in found else "sets no config"
         raise ValueError(f"{path} {wrong}: a config file is {_A_CONFIG}")
+    if config.distributed != DistributedConfig():
+        raise ValueError(
+            f"{path} sets distributed, which is another one for every process: give "
+            "--distributed.coordinator, --distributed.processes and --distributed.process"
+        )
     if parts:
         config = dataclasses.replace(config, own=str(Path(path).resolve()))
     try:

@@ -15,13 +15,16 @@ import optax
 
 from ..datasets import feeding
 from ..datasets.records import Records
+from ..dpsgd import processes
 from ..dpsgd.clipping import Clipping
 from ..dpsgd.clippings import clip_layerwise
+from ..dpsgd.devices import put, whole
 from ..dpsgd.groups import SMALLEST_CLIPPING_NORM, group_alike, path_name
 from ..dpsgd.public_data import pretrained_copy, public_norms, scale_norms
 from ..types import PyTree
 from .clipping_options import NormsOfLayers
 from .config import ClippingConfig
+from .distributed import first
 from .job import Job
 from .step import TrainState
 
@@ -154,22 +157,29 @@ def make_refresh(job: Job, clipping: Clipping, measure: Measure | None) -> Refre
         return None
     layers = layers_apart(settings)
 
-    def refresh(step: int, state: TrainState) -> TrainState:
-        epoch = step // epoch_steps
-        groups = clipping.groups(state.params)
+    def norms(params: PyTree, epoch: int) -> list[float] | None:
+        groups = clipping.groups(params)
         if measure is None:
-            values = np.full(len(groups.names), settings.norm * settings.decay**epoch, np.float32)
-        else:
-            try:
-                apart = _scaled(settings, measure(state.params, epoch), epoch)
-            except ValueError:  # no public gradient is finite, or all are 0: keep the last norms
-                return state
-            values = np.zeros(len(groups.names), np.float32)
-            for group, layer in zip(
-                groups.of_leaf, layers.groups(state.params).of_leaf, strict=True
-            ):
-                values[group] = max(values[group], apart[layer])
-        return state.with_clipping_norms(jnp.asarray(values))
+            return [settings.norm * settings.decay**epoch] * len(groups.names)
+        try:
+            apart = _scaled(settings, measure(params, epoch), epoch)
+        except ValueError:  # no public gradient is finite, or all are 0: keep the last norms
+            return None
+        values = [0.0] * len(groups.names)
+        for group, layer in zip(groups.of_leaf, layers.groups(params).of_leaf, strict=True):
+            if group is not None:
+                values[group] = max(values[group], float(apart[layer]))
+        return values
+
+    def refresh(step: int, state: TrainState) -> TrainState:
+        params = whole(state.params) if processes.several() else state.params
+        found = first("clipping norms", lambda: norms(params, step // epoch_steps))
+        if found is None:
+            return state
+        values = jnp.asarray(found, jnp.float32)
+        if processes.several():
+            values = put(values, state.privatize.clipping.clipping_norms.sharding)
+        return state.with_clipping_norms(values)
 
     return refresh
 

@@ -54,33 +54,40 @@ def counted(records: Records) -> str:
     return f"{good} of {len(records)} records (the others can't be used)"
 
 
+def evenly(steps: int, times: int) -> Callable[[int], bool]:
+    """Says after which steps of a run to score, evenly spread and without the last one.
+
+    Args:
+      steps: number of steps of the whole run. So a resumed run is scored after the same steps.
+      times: how often to score, including the end of the run.
+    """
+    chosen = {round(i * steps / times) for i in range(1, times)} - {0, steps}
+    return chosen.__contains__
+
+
 class PeriodicScores:
-    """Scores what would be released, after evenly spread steps, except the last one.
+    """Scores what would be released while a run trains.
 
     Args:
       score: a function that scores a run's state.
       path: the file; it gets one line of JSON for every score.
-      steps: number of steps of the whole run. So a resumed run is scored after the same steps.
-      times: how often to score, including the end of the run.
       tell: gets a line if the records can't be scored, which does not stop the run.
     """
 
-    def __init__(
-        self, score: Callable[[TrainState], Scores], path: Path, steps: int, times: int, tell: Tell
-    ) -> None:
+    def __init__(self, score: Callable[[TrainState], Scores], path: Path, tell: Tell) -> None:
         self._score = score
         self._path = path
         self._tell = tell
-        self._steps = {round(i * steps / times) for i in range(1, times)} - {0, steps}
-
-    def due(self, step: int) -> bool:
-        return step in self._steps
+        self._fails = False
 
     def visit(self, step: int, state: TrainState) -> None:
+        """Scores the state after so many steps, unless that has failed before."""
+        if self._fails:
+            return
         try:
             scores = self._score(state)
         except RuntimeError as error:  # of the device, for example if its memory is full
-            self._steps.clear()
+            self._fails = True
             reason = str(error).strip().partition("\n")[0]
             self._tell(f"The test records can't be scored while the run trains: {reason}")
             return

@@ -12,10 +12,11 @@ from typing import NamedTuple
 from rich.console import Console
 
 from ..datasets import feeding
+from ..dpsgd import processes
 from ..tasks.task import variables_of
 from ..types import PyTree, Tell
 from . import console as shown
-from . import loop, metrics, scoring
+from . import distributed, loop, metrics, scoring
 from .device import describe_device
 from .job import Job, RunOptions
 from .release import parameters
@@ -42,7 +43,8 @@ class Opened(NamedTuple):
 
     Attributes:
       run: the run.
-      files: its files, which are locked and open; None: a dry run has made none.
+      files: its files, which are locked and open; None: a dry run has made none, or another process
+        has them.
       left: whether there are steps to take.
     """
 
@@ -52,7 +54,7 @@ class Opened(NamedTuple):
 
     @property
     def history(self) -> resume.History:
-        """Its files. A dry run is over before they are needed."""
+        """Its files. Only the process that has them needs them, and no dry run does."""
         assert self.files is not None
         return self.files
 
@@ -106,6 +108,7 @@ def opened(prepare: Prepare, options: RunOptions, console: Console) -> Iterator[
       ValueError: if anything is wrong. No budget is spent yet.
       KeyboardInterrupt: if it was interrupted.
     """
+    distributed.check_alone()
     with ExitStack() as stack:
         stack.enter_context(checkpoint.without_tracebacks())
         yield _open(prepare, options, console, stack)
@@ -113,14 +116,14 @@ def opened(prepare: Prepare, options: RunOptions, console: Console) -> Iterator[
 
 def _open(prepare: Prepare, options: RunOptions, console: Console, stack: ExitStack) -> Opened:
     console.print(f"jaxdp: {options.name}, on {describe_device()}")
-    history = None if options.resume is None else _open_history(options, console, stack)
+    history, resumes = None, options.resume is not None
+    if resumes and processes.is_first():
+        history = _open_history(options, console, stack)
     # A signal during a compilation can be lost or crash it. So it is handled after this block.
     with stop_on_signals(shown.tell_not_started) as early:
         job = prepare(history, console.print)
-        if history is None:
-            run = start_run(job, console.print)
-        else:
-            run = resume_run(job, history, console.print)
+        tell = console.print
+        run = resume_run(job, history, tell) if resumes else start_run(job, tell)
     if early.requested:
         raise KeyboardInterrupt
     console.print(shown.describe_plan(run))
@@ -131,16 +134,18 @@ def _open(prepare: Prepare, options: RunOptions, console: Console, stack: ExitSt
         _list_bad_rows(run, None, console)
         console.print(shown.describe_cost(run))
         return Opened(run, history, left=False)
-    if history is not None:
-        _list_bad_rows(run, history, console)
+    if resumes:
         return Opened(run, history, _has_steps_left(run, history, console))
     budget = resume.make_budget(run.plan)  # it may refuse: call it before anything is written
+    state = run.held(run.state)
+    if not processes.is_first():
+        return Opened(run, None, left=True)
     folder = files.make_run_folder(
         options.name, options.output, datetime.datetime.now(), numbered=options.numbered
     )
     stack.enter_context(files.locked(folder))
     save_canaries(folder, job.data)
-    history = resume.begin(folder, budget, run.plan, run.saved, run.state, options.checkpoint.keep)
+    history = resume.begin(folder, budget, run.plan, run.saved, state, options.checkpoint.keep)
     stack.callback(history.close)
     _list_bad_rows(run, history, console)
     return Opened(run, history, left=True)
@@ -175,7 +180,16 @@ def _open_history(options: RunOptions, console: Console, stack: ExitStack) -> re
     return history
 
 
-def _has_steps_left(run: Run, history: resume.History, console: Console) -> bool:
+def _has_steps_left(run: Run, history: resume.History | None, console: Console) -> bool:
+    def left() -> bool:
+        assert history is not None
+        _list_bad_rows(run, history, console)
+        return _is_step_left(run, history, console)
+
+    return distributed.first("whether a step is left", left)
+
+
+def _is_step_left(run: Run, history: resume.History, console: Console) -> bool:
     # Read now: a statement that is damaged must not cost the steps that are still to be taken.
     if parameters.released_steps(history.folder) != history.ledger.steps:
         return True
@@ -192,45 +206,50 @@ def _has_steps_left(run: Run, history: resume.History, console: Console) -> bool
 def train(opened: Opened, console: Console, watchers: Sequence[Watch] = ()) -> Trained:
     """Takes the steps that are left and in the budget. Each is paid for before it is dispatched.
 
+    In several processes, only the first has files; the others take the steps with it.
+
     Args:
       opened: the run.
       console: shows the steps.
       watchers: get the metrics of every step, which are private.
     """
-    with stop_on_signals(shown.tell_stopping) as stop:
-        return _train(opened, stop, console, watchers)
+    tell = shown.tell_stopping if processes.is_first() else lambda: None
+    with stop_on_signals(tell) as stop:
+        if opened.files is None:
+            return _follow(opened.run, stop)
+        return _train(opened, opened.files, stop, console, watchers)
 
 
 def _train(
-    opened: Opened, stop: StopRequest, console: Console, watchers: Sequence[Watch]
+    opened: Opened,
+    history: resume.History,
+    stop: StopRequest,
+    console: Console,
+    watchers: Sequence[Watch],
 ) -> Trained:
-    run, history = opened.run, opened.history
+    run = opened.run
     options = run.job.options
-    ledger, begun = history.ledger, history.step
+    ledger = history.ledger
     console.print(
         "Loss and clipping below are private numbers, without noise: keep them to yourself."
     )
+    state = run.held(run.state)
     if options.resume is not None:
-        _go_on(opened, console)
-    end = resume.affordable_end(ledger, run.plan)
-    if end < run.plan.steps:
-        console.print(f"The budget ends before step {end + 1}: that is where the run will stop.")
-    payment = Payment(ledger, begun, end)
-    saver = checkpoint.PeriodicSaver(
-        history.checkpoints, ledger, options.checkpoint.every_seconds, run.frozen
-    )
+        _go_on(opened, state, console)
+    steps = _Steps(run, stop, history)
+    if steps.end < run.plan.steps:
+        console.print(
+            f"The budget ends before step {steps.end + 1}: that is where the run will stop."
+        )
+    saver = checkpoint.Saver(history.checkpoints, ledger, run.frozen)
     scorer = scoring.PeriodicScores(
         lambda state: run.score(run.variables(run.released(state))),
         opened.private / "scores.jsonl",
-        run.plan.steps,
-        options.evaluations,
         console.print,
     )
-    batches = feeding.Waiting(run.batches(begun, max(begun, end)))
     try:
         with (
-            closing(batches),  # its threads end, also after a failure
-            shown.step_display(console, end) as display,
+            shown.step_display(console, steps.end) as display,
             files.append_private(opened.private / "metrics.jsonl") as metrics_file,
         ):
             told = False
@@ -248,39 +267,77 @@ def _train(
                 for watcher in watchers:
                     watcher(facts)
 
-            state = loop.train(
-                run.take_step,
-                run.state,
-                batches,
-                payment=payment,
-                stop=stop,
-                watch=watch,
-                start=begun,
-                visitors=(scorer, saver),  # in this order: what is saved has been scored
-                refresh=run.before_step,
-            )
+            state = steps.take(watch, scorer.visit, saver.visit)
     except BaseException:
         console.print(
             f"Failed: {ledger.steps} steps were spent, nothing is released. What was logged is in "
             f"{opened.private}"
         )
         raise
-    if payment.count > begun:
-        saver.visit(payment.count, state)
+    if steps.payment.count > steps.begun:
+        saver.visit(steps.payment.count, state)
         history.checkpoints.wait()
-    return Trained(state, payment.count, end, stop.signal, display.compile_seconds, batches.seconds)
+    return steps.trained(state, display.compile_seconds)
 
 
-def _go_on(opened: Opened, console: Console) -> None:
+def _follow(run: Run, stop: StopRequest) -> Trained:
+    """Takes the steps of another process's run with it."""
+    run.held(run.state)  # as `_train` does
+    steps = _Steps(run, stop, None)
+    nothing = lambda step, state: None
+    return steps.trained(steps.take(lambda facts: None, nothing, nothing), 0.0)
+
+
+class _Steps:
+    """The steps of a run, in all its processes alike: process 0 decides what is in them."""
+
+    def __init__(self, run: Run, stop: StopRequest, history: resume.History | None) -> None:
+        def span() -> tuple[int, int]:
+            assert history is not None
+            return history.step, resume.affordable_end(history.ledger, run.plan)
+
+        self.begun, self.end = distributed.first("the steps to take", span)
+        ledger = None if history is None else history.ledger
+        self.payment = Payment(ledger, self.begun, self.end)
+        self._run, self._stop = run, stop
+        self._batches = feeding.Waiting(run.batches(self.begun, max(self.begun, self.end)))
+
+    def take(self, watch: Watch, score: loop.Visit, save: loop.Visit) -> TrainState:
+        """Takes them. Returns the last state, as this process can read it."""
+        run, options = self._run, self._run.job.options
+        at_end_of_block = self.payment.may_stop if processes.several() else lambda step: True
+        scores_due = scoring.evenly(run.plan.steps, options.evaluations)
+        clock = checkpoint.Clock(options.checkpoint.every_seconds, at_end_of_block)
+        with closing(self._batches):  # its threads end, also after a failure
+            state = loop.train(
+                run.take_step,
+                run.state,
+                self._batches,
+                payment=self.payment,
+                stop=distributed.SharedStop(self._stop),
+                watch=watch,
+                start=self.begun,
+                # In this order: what is saved has been scored.
+                visitors=(loop.Visitor(scores_due, score), loop.Visitor(clock.due, save)),
+                refresh=run.before_step,
+                hold=run.held,
+            )
+        return run.held(state)
+
+    def trained(self, state: TrainState, compile_seconds: float) -> Trained:
+        """The end of them."""
+        count, seconds = self.payment.count, self._batches.seconds
+        return Trained(state, count, self.end, self._stop.signal, compile_seconds, seconds)
+
+
+def _go_on(opened: Opened, state: TrainState, console: Console) -> None:
     """Removes the records of steps that are taken again. Opens a new segment if one is needed."""
     run, history = opened.run, opened.history
     history.checkpoints.drop_after(history.step)
     for name in ("metrics.jsonl", "scores.jsonl"):
         resume.drop_metrics_after(opened.private / name, history.step)
     if not run.repeats:
-        resume.open_segment(
-            opened.folder, history.ledger, history.step, run.plan, run.saved, run.state
-        )
+        resume.open_segment(opened.folder, history.ledger, history.step, run.plan, run.saved, state)
     console.print(shown.describe_resume(history.ledger, history.step))
 
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from ..datasets import feeding
-from ..dpsgd import keys
+from ..dpsgd import devices, keys, processes
 from ..dpsgd.clipping import Clipping
 from ..dpsgd.devices import Layout
 from ..dpsgd.noise import draws_per_step
@@ -22,6 +22,7 @@ from ..tasks.task import variables_of
 from ..types import PyTree, Tell
 from . import averages, freezing, mesh, microbatches, public_norms
 from .clipping_options import NormsOfLayers, make_clipping, units_at_a_time
+from .distributed import arrays_from_first, first
 from .job import Job
 from .learner import Learner, Parameters, draw, make_learner, shape_of_batch, shape_of_example
 from .mesh import make_layout
@@ -29,7 +30,7 @@ from .microbatches import Microbatches
 from .plan_settings import PlanSettings
 from .release.claims import make_facts
 from .run import resume
-from .run.fingerprint import make_fingerprint
+from .run.fingerprint import check_same_computation, make_fingerprint
 from .run.segment import SavedSegment, Secrets, draw_secrets
 from .scoring import Scores, make_scorer
 from .step import StepFacts, TrainState, init_state, make_train_step
@@ -50,6 +51,7 @@ class Run:
       refresh: a function that gives a state the clipping norms of its epoch; None if they stay.
       first_step: the first step of the segment; its sampling begins there.
       repeats: whether the run goes on in the segment in which it was stopped.
+      placed: the parameters that are not trained, on the devices of the step.
       layout: how a step is shared out to several devices; None: there is one.
     """
 
@@ -61,6 +63,7 @@ class Run:
     learner: Learner
     score: Callable[[PyTree], Scores]
     refresh: public_norms.Refresh | None
+    placed: PyTree
     first_step: int = 0
     repeats: bool = False
     layout: Layout | None = None
@@ -74,13 +77,18 @@ class Run:
         """A state on the devices where that before the first step is."""
         if self.layout is None:
             return state
-        return jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), state, self.state)
+        place = lambda x, like: like if x is like else devices.put(x, like.sharding)
+        return jax.tree.map(place, state, self.state)
+
+    def held(self, state: TrainState) -> TrainState:
+        """A state that this process can read: a copy on the host, if it shares it with others."""
+        return devices.whole(state) if processes.several() else state
 
     def take_step(
         self, state: TrainState, batch: feeding.Batch, mask: np.ndarray
     ) -> tuple[TrainState, StepFacts]:
         """Takes a step. The memory of the state is used again."""
-        taken: tuple[TrainState, StepFacts] = self.train_step(state, batch, mask, self.frozen)
+        taken: tuple[TrainState, StepFacts] = self.train_step(state, batch, mask, self.placed)
         return taken
 
     def released(self, state: TrainState) -> PyTree:
@@ -139,58 +147,77 @@ def start_run(job: Job, tell: Tell = print) -> Run:
       ValueError: for any number or name that makes no sense. No budget is spent yet.
     """
     secrets = draw_secrets(job.options.seed)
-    prepared = _prepare(job, draw(job, secrets.init), None, None, tell)
+    prepared = _prepare(job, draw(job, secrets.init), None, tell)
     return prepared.run(secrets)
 
 
-def resume_run(job: Job, history: resume.History, tell: Tell = print) -> Run:
+def resume_run(job: Job, history: resume.History | None, tell: Tell = print) -> Run:
     """Prepares a stopped run, so that it goes on in its segment or in a new one.
 
     Args:
       job: what the run is made of; its settings may differ from the run's earlier ones.
-      history: the history of the run. Its budget stays in force.
+      history: the history of the run. Its budget stays in force. None: process 0 has it.
       tell: gets a line about what takes long or is not as expected.
 
     Raises:
       ValueError: for any number or name that makes no sense, for settings that would change what
         was promised, and if no step is left to take.
     """
-    secrets = resume.next_secrets(history)
+    past = resume.past_of(history)
+    secrets = resume.next_secrets(past)
     params = draw(job, secrets.init)
-    if job.options.frozen:
+    if job.options.frozen and history is not None:
         frozen = resume.restore_frozen(history, params.frozen)
         params = params if frozen is None else params._replace(frozen=frozen)
-    prepared = _prepare(job, params, history.last.microbatches, history.ledger.budget.delta, tell)
+    prepared = _prepare(job, params, past, tell)
     plan = prepared.plan
-    resume.check_budget(history, job.options.seed, plan)
+    if history is not None:
+        resume.check_budget(history, job.options.seed, plan)
 
-    newest, reason = history.newest, resume.why_sealed(history)
+    reason = resume.why_sealed(past)
     if reason is None:
-        run = prepared.run(history.last.keys)
-        state = run.laid_out(
-            resume.restore(history, run.saved.clipping, run.state, lambda line: None)
-        )
-        if run.refresh and newest is not None and newest.segment < len(history.ledger.segments):
-            state = run.refresh(history.step, state)  # the last segment began with this, too
-        reason = resume.why_not_free(history, run.saved.fingerprint, state)
+        assert past.secrets is not None
+        run = prepared.run(past.secrets)
+        state = _restored(run, history, lambda line: None)
+        if run.refresh and past.has_checkpoint and not past.is_current:
+            state = run.refresh(past.step, state)  # the last segment began with this, too
+        reason = _why_not_free(run, history, state)
         if reason is None:
-            first_step = history.ledger.segments[-1].start
-            return replace(run, state=state, repeats=True, first_step=first_step)
+            return replace(run, state=state, repeats=True, first_step=past.start)
 
-    resume.check_a_step_is_left(history, plan)
-    if history.step < plan.steps:
+    if history is not None:
+        resume.check_a_step_is_left(history, plan)
+    if past.step < plan.steps:
         tell(
             "Steps that were charged stay charged, and a new segment begins, with new secrets: "
             f"{reason}."
         )
     run = prepared.run(secrets)
-    state = run.laid_out(resume.restore(history, run.saved.clipping, run.state, tell))
+    state = _restored(run, history, tell)
     # The norms in the checkpoint may come from other settings or other public records.
-    if run.refresh and newest is not None:
-        state = run.refresh(history.step, state)
+    if run.refresh and past.has_checkpoint:
+        state = run.refresh(past.step, state)
     elif prepared.measure is not None:
         state = state.with_clipping_norms(run.state.privatize.clipping.clipping_norms)
-    return replace(run, state=state, first_step=history.step)
+    return replace(run, state=state, first_step=past.step)
+
+
+def _restored(run: Run, history: resume.History | None, tell: Tell) -> TrainState:
+    """The state of a run's newest checkpoint, on its devices."""
+    state = run.held(run.state)
+    if history is not None:
+        state = resume.restore(history, run.saved.clipping, state, tell)
+    return run.laid_out(arrays_from_first("the state", state))
+
+
+def _why_not_free(run: Run, history: resume.History | None, state: TrainState) -> str | None:
+    held = run.held(state)
+
+    def why() -> str | None:
+        assert history is not None
+        return resume.why_not_free(history, run.saved.fingerprint, held)
+
+    return first("why a segment begins", why)
 
 
 @dataclass(frozen=True)
@@ -215,17 +242,20 @@ class _Prepared:
         if self.layout is not None:
             state = self.layout.spread(state)
         batch, mask = shape_of_batch(job.data.private, plan, self.layout)
-        program = self.train_step.trace(state, batch, mask, self.learner.frozen)
+        frozen = self.learner.frozen if self.layout is None else self.layout.on_all(learner.frozen)
+        program = self.train_step.trace(state, batch, mask, frozen)
         if any(map(job.data.real.hold, constants(program.jaxpr))):
             raise ValueError(
                 "the loss or the optimizer holds an array of the private rows: it would see all "
                 "records at every step, past the clipping. Let them use the record that they are "
                 "given, and public arrays"
             )
+        fingerprint = make_fingerprint(job, plan, program, self.learner.frozen)
+        check_same_computation(fingerprint)
         saved = SavedSegment(
             facts=make_facts(job, plan, self.learner.params),
             config=job.config,
-            fingerprint=make_fingerprint(job, plan, program, self.learner.frozen),
+            fingerprint=fingerprint,
             microbatches=self.chosen,
             secrets=secrets,
         )
@@ -238,6 +268,7 @@ class _Prepared:
             learner=self.learner,
             score=make_scorer(job.task, job.data.test),
             refresh=public_norms.make_refresh(job, plan.clipping, self.measure),
+            placed=frozen,
             layout=self.layout,
         )
 
@@ -245,10 +276,12 @@ class _Prepared:
 def _prepare(
     job: Job,
     params: Parameters,
-    before: Microbatches | None,
-    delta: float | None,
+    past: resume.Past | None,
     tell: Tell,
 ) -> _Prepared:
+    params = arrays_from_first("the parameters", params)
+    before = None if past is None else past.microbatches
+    delta = None if past is None else past.delta
     job, chosen = microbatches.resolve(job, params, before, tell)
     options = job.options
     layout = make_layout(options.mesh)
@@ -295,7 +328,9 @@ def _measure_norms(
     norms = public_norms.first_norms(
         job, settings, public, learner.unit_loss, measure, layers, learner.params, learner.shared
     )
-    return measure, norms
+    # Machines may differ in the last bits.
+    values = first("first clipping norms", lambda: [*norms.values()])
+    return measure, dict(zip(norms, values, strict=True))
 
 
 def _make_plan(

@@ -16,7 +16,7 @@ from helpers.trainer import SHORT, STEPS, go_on, ledger_of, prepare_resume, star
 
 import jaxdp
 from jaxdp import train
-from jaxdp.trainer import parsing
+from jaxdp.trainer import MeshConfig, parsing
 
 pytestmark = pytest.mark.skipif(jax.device_count() != 8, reason="for eight devices")
 
@@ -70,6 +70,24 @@ def test_all_devices_make_the_run_of_one(args, tmp_path, capsys):
 def test_other_runs_are_shared_out_too(args, tmp_path):
     each = [trained(tmp_path / f"{n}", *WIDE, *args, "--mesh.fsdp", str(n)) for n in (1, 8)]
     same(*each)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("args", [(), ("--clipping.kind", "layerwise"), ("--model.centred",)])
+def test_products_are_shared_out(args, tmp_path):
+    alone = trained(tmp_path / "1", *WIDE, *args)
+    split = trained(tmp_path / "8", *WIDE, *args, "--mesh.fsdp", "2", "--mesh.model", "2")
+    same(alone, split)
+
+
+def test_a_kernel_is_split_along_both_axes():
+    run = start(parsing.parse([*SHORT, *WIDE, "--mesh.fsdp", "2", "--mesh.model", "2"]))
+    kernel = run.state.params["Dense_1"]["kernel"]
+    assert kernel.shape == (1024, 128)
+    assert kernel.addressable_shards[0].data.shape == (512, 64)
+    batch, _ = next(iter(run.batches()))
+    rows = jax.tree.leaves(batch.records)[0]
+    assert rows.addressable_shards[0].data.shape[0] * 4 == rows.shape[0]
 
 
 def test_parameters_are_shared_where_they_are_large():
@@ -132,8 +150,9 @@ def test_a_run_goes_on_with_fewer_devices(tmp_path):
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (("--mesh.fsdp", "3"), "mesh.fsdp is 3, and JAX has 8 devices"),
-        (("--mesh.data", "4"), "mesh.data is 4 and mesh.fsdp is 1, and JAX has 8 devices"),
+        (("--mesh.fsdp", "3"), "mesh.fsdp is 3 and mesh.model is 1, and JAX has 8 devices"),
+        (("--mesh.data", "4"), "mesh.data is 4, mesh.fsdp is 1 and mesh.model is 1, and JAX has 8"),
+        (("--mesh.model", "0"), "mesh.model is 0"),
         (("--mesh.data", "0"), "mesh.data is 0"),
     ],
 )
@@ -145,11 +164,13 @@ def test_a_mesh_of_other_devices_is_refused_in_one_line(args, says, capsys, tmp_
     assert not (tmp_path / "run").exists()
 
 
-def test_several_processes_are_refused_before_anything_is_written(capsys, tmp_path, monkeypatch):
+def test_processes_without_a_coordinator_are_refused_before_anything_is_written(
+    capsys, tmp_path, monkeypatch
+):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     assert train.main([*SHORT, "--output", str(tmp_path / "run")]) != 0
     error = " ".join(capsys.readouterr().err.split())
-    assert "JAX runs in 2 processes, and a run of jaxdp is in one: start one process" in error
+    assert "JAX runs in 2 processes, which do not know each other: call jax.distributed" in error
     assert not (tmp_path / "run").exists()
 
 
@@ -162,7 +183,7 @@ def test_fit_uses_all_devices(capsys):
         epsilon=5.0, steps=3, expected_batch_size=20, clipping=jaxdp.clip_individual(1.0)
     )
     task = jaxdp.tasks.classifier(model)
-    jaxdp.fit(task, data, settings, optimizer=optax.sgd(0.1), fsdp=2, dry_run=True)
+    jaxdp.fit(task, data, settings, optimizer=optax.sgd(0.1), mesh=MeshConfig(fsdp=2), dry_run=True)
     assert "8 devices share the records of each step, and 2 the parameters." in (
         " ".join(capsys.readouterr().out.split())
     )

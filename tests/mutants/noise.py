@@ -187,8 +187,8 @@ MUTANTS = (
     Mutant(
         "a-secret-key-has-32-bits",
         KEYS,
-        "words = np.frombuffer(secrets.token_bytes(16), dtype=np.uint32)",
-        "words = np.frombuffer(secrets.token_bytes(4) * 4, dtype=np.uint32)",
+        "np.frombuffer(secrets.token_bytes(16), dtype=np.uint32)",
+        "np.frombuffer(secrets.token_bytes(4) * 4, dtype=np.uint32)",
         ("tests/dpsgd/test_keys.py::test_secret_keys_use_their_full_width",),
         10,
     ),

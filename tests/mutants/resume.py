@@ -21,8 +21,8 @@ MUTANTS = (
     Mutant(
         "a-new-segment-takes-the-old-secrets",
         RESUME,
-        "    return draw_secrets(last.facts.seed, len(history.ledger.segments) + 1, init)\n",
-        "    return last.secrets or draw_secrets(None, 1, init)\n",
+        "    return draw_secrets(past.seed, past.segments + 1, init)\n",
+        "    return past.secrets or draw_secrets(None, 1, init)\n",
         (f"{CHANGES}::test_another_computation_gets_new_secrets",),
         15,
     ),

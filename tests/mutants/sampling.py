@@ -114,8 +114,8 @@ MUTANTS = (
     Mutant(
         "an-epoch-goes-on-in-another-order",
         PLAN,
-        "            if start % epoch:\n",
-        "            if False:\n",
+        "        if start % epoch:\n",
+        "        if False:\n",
         (f"{TESTS}::test_a_shuffled_epoch_goes_on_in_its_own_order_only",),
         12,
     ),
@@ -129,10 +129,10 @@ MUTANTS = (
     ),
     Mutant(
         "every-process-draws-a-sample-of-its-own",
-        "jaxdp/dpsgd/keys.py",
-        "if jax.process_count() > 1:",
+        PLAN,
+        "if key is None and processes.several():",
         "if False:",
-        ("tests/sharp_edges/test_batches.py::test_several_processes_need_a_common_key",),
+        ("tests/test_processes.py::test_two_processes[not slow]",),
         26,
     ),
     Mutant(
@@ -155,10 +155,9 @@ MUTANTS = (
     Mutant(
         "records-from-the-host-are-numbered-by-their-places",
         FEEDING,
-        "fields, numbers, mask = jax.device_put((fields, ids[rows], mask), dealer and dealer.rows)",
-        "places = np.arange(rows.size, dtype=np.int32).reshape(rows.shape)\n"
-        "        fields, numbers, mask = jax.device_put((fields, places, mask), "
-        "dealer and dealer.rows)",
+        "_on_devices((fields, ids[rows], mask), len(sample[0]), dealer)",
+        "_on_devices((fields, np.arange(rows.size, dtype=np.int32).reshape(rows.shape), mask), "
+        "len(sample[0]), dealer)",
         (
             "tests/datasets/test_feeding.py::test_what_a_loss_draws_is_the_same_wherever_the_data_are",
         ),

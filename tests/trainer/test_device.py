@@ -51,7 +51,7 @@ def test_virtual_cpus_of_one_name_are_told_apart(monkeypatch, tmp_path):
 def test_free_memory_of_an_accelerator_is_what_nobody_has_taken(monkeypatch):
     told = {"bytes_limit": 1000, "bytes_in_use": 300}
     one = SimpleNamespace(platform="gpu", memory_stats=lambda: told)
-    monkeypatch.setattr(jax, "devices", lambda: [one])
+    monkeypatch.setattr(jax, "local_devices", lambda: [one])
     assert free_memory() == 700
     one.memory_stats = lambda: None  # it does not tell
     assert free_memory() is None

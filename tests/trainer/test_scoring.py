@@ -12,7 +12,8 @@ from jaxdp.datasets import records as records_module
 from jaxdp.datasets.records import Part, Records
 from jaxdp.datasets.rows import ArrayRows
 from jaxdp.tasks.task import Task
-from jaxdp.trainer.scoring import PeriodicScores, make_scorer
+from jaxdp.trainer.loop import Visitor
+from jaxdp.trainer.scoring import PeriodicScores, evenly, make_scorer
 
 
 def task(scores):
@@ -44,7 +45,7 @@ def test_without_records_or_scores_there_are_none(tmp_path):
     assert make_scorer(task(None), records)({}) == {}
     assert make_scorer(task(lambda p, r: {"a": jnp.sum(r)}), None)({}) == {}
     path = tmp_path / "scores.jsonl"
-    PeriodicScores(lambda state: {}, path, 12, 5, print).visit(2, None)
+    PeriodicScores(lambda state: {}, path, print).visit(2, None)
     assert not path.exists()
 
 
@@ -60,7 +61,7 @@ def test_scores_on_the_way_change_nothing(tmp_path):
         return problem.run(visitors=visitors)
 
     path = tmp_path / "scores.jsonl"
-    scored = run([PeriodicScores(score, path, 12, 5, print)])
+    scored = run([Visitor(evenly(12, 5), PeriodicScores(score, path, print).visit)])
     jax.tree.map(np.testing.assert_array_equal, scored, run([]))
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 5, 7, 10]  # and after the last, by the command
@@ -73,9 +74,9 @@ def test_scores_that_fail_do_not_stop_the_run(tmp_path):
         raise RuntimeError("RESOURCE_EXHAUSTED: no memory\nmore")
 
     told = []
-    scores = PeriodicScores(fails, tmp_path / "scores.jsonl", 12, 5, told.append)
+    scores = PeriodicScores(fails, tmp_path / "scores.jsonl", told.append)
     problem = Problem()
-    problem.run(visitors=[scores])
+    problem.run(visitors=[Visitor(evenly(12, 5), scores.visit)])
     assert problem.payment.count == 12
     assert told == [
         "The test records can't be scored while the run trains: RESOURCE_EXHAUSTED: no memory"
@@ -83,7 +84,6 @@ def test_scores_that_fail_do_not_stop_the_run(tmp_path):
 
 
 @pytest.mark.parametrize("times", [0, 1, 12, 50])
-def test_scores_are_at_most_one_a_step_and_not_the_last(tmp_path, times):
-    scores = PeriodicScores(print, tmp_path, 12, times, print)
-    due = [step for step in range(14) if scores.due(step)]
+def test_scores_are_at_most_one_a_step_and_not_the_last(times):
+    due = [step for step in range(14) if evenly(12, times)(step)]
     assert due == (list(range(1, 12)) if times >= 12 else [])

@@ -16,6 +16,7 @@ from ...datasets.canaries import add_canaries
 from ...datasets.dataset import Dataset
 from ...datasets.sources import Format
 from ...dpsgd import keys
+from ..distributed import first
 from .files import write_private
 from .resume import History, saved_segments
 from .segment import key_of, words_of
@@ -58,20 +59,20 @@ def with_canaries(
       ValueError: for another number than the run began with, a file that is missing or damaged,
         or canaries that can't be made.
     """
-    if history is None:
-        if count == 0:
-            return data
-        key = keys.secret_key() if seed is None else keys.derived(jax.random.key(seed), "canaries")
-        return _made(data, count, key, data_format)
-    began_with = history.last.facts.data.canaries
-    if count != began_with:
-        raise ValueError(
-            f"{option} is {count}, and the run began with {began_with}: they are a part of N, "
-            f"which is fixed. Give {began_with}, or start another run"
-        )
+    if history is not None:
+        began_with = history.last.facts.data.canaries
+        if count != began_with:
+            raise ValueError(
+                f"{option} is {count}, and the run began with {began_with}: they are a part of N, "
+                f"which is fixed. Give {began_with}, or start another run"
+            )
     if count == 0:
         return data
-    made = load_canaries(history.folder, data, data_format)
+    key = key_of(first("key of the canaries", lambda: _key_words(history, seed)))
+    made = _made(data, count, key, data_format)
+    if history is None:
+        return made
+    _check_digest(history.folder, made)
     if any(one.fingerprint.get("canaries") != digest_of(made) for one in saved_segments(history)):
         raise ValueError(
             f"{_file(history.folder)} holds other canaries than the run began with: put back the "
@@ -88,12 +89,24 @@ def load_canaries(folder: Path, data: Dataset, data_format: Format | None) -> Da
     """
     saved = read_canaries(folder)
     made = _made(data, saved.count, saved.key, data_format)
-    if digest_of(made) != saved.digest:
+    _check_digest(folder, made)
+    return made
+
+
+def _key_words(history: History | None, seed: int | None) -> list[int]:
+    if history is not None:
+        return words_of(read_canaries(history.folder).key)
+    if seed is not None:
+        return words_of(keys.derived(jax.random.key(seed), "canaries"))
+    return keys.drawn_words()
+
+
+def _check_digest(folder: Path, made: Dataset) -> None:
+    if digest_of(made) != read_canaries(folder).digest:
         raise ValueError(
             f"the canaries come out differently than {_file(folder)} says: the data they are made "
             "of have changed. Put back what the run began with"
         )
-    return made
 
 
 def save_canaries(folder: Path, data: Dataset) -> None:

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from ..distributed import first
 from ..step import TrainState
 from .ledger import Ledger
 from .lines import Position
@@ -44,7 +45,14 @@ class Checkpoints:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                create=False,
+                # Of several processes, only the one that has the folder writes into it.
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    primary_host=jax.process_index(), active_processes={jax.process_index()}
+                ),
+            ),
         )
 
     def save(self, checkpoint: Checkpoint) -> None:
@@ -147,26 +155,41 @@ def without_tracebacks() -> Iterator[None]:
         logger.setLevel(level)
 
 
-class PeriodicSaver:
-    """Saves the state of a run every `every_seconds`, by a clock that never goes backwards."""
+class Clock:
+    """Says that a checkpoint is due every so many seconds, by a clock that never goes backwards.
 
-    def __init__(
-        self, checkpoints: Checkpoints, ledger: Ledger, every_seconds: float, frozen: Any
-    ) -> None:
-        self._frozen = to_arrays({FROZEN: frozen})
-        self._checkpoints = checkpoints
-        self._ledger = ledger
+    In several processes the clock of process 0 counts.
+    """
+
+    def __init__(self, every_seconds: float, may_ask: Callable[[int], bool]) -> None:
+        """`may_ask` says whether the clock is looked at after so many steps."""
         self._every = every_seconds
+        self._may_ask = may_ask
         self._last = time.monotonic()
 
     def due(self, step: int) -> bool:
-        return time.monotonic() - self._last >= self._every
+        """Whether a checkpoint is due after so many steps."""
+        if not self._may_ask(step):
+            return False
+        due = first("whether to save", lambda: time.monotonic() - self._last >= self._every)
+        if due:
+            self._last = time.monotonic()
+        return due
+
+
+class Saver:
+    """Saves the state of a run."""
+
+    def __init__(self, checkpoints: Checkpoints, ledger: Ledger, frozen: Any) -> None:
+        self._frozen = to_arrays({FROZEN: frozen})
+        self._checkpoints = checkpoints
+        self._ledger = ledger
 
     def visit(self, step: int, state: TrainState) -> None:
+        """Saves the state after so many steps."""
         segment, position = len(self._ledger.segments), self._ledger.position
         arrays = to_arrays(state) | self._frozen
         self._checkpoints.save(Checkpoint(step, segment, position, arrays))
-        self._last = time.monotonic()
 
 
 def split_frozen(arrays: Arrays) -> tuple[Arrays, Arrays]:

@@ -19,11 +19,12 @@ import numpy as np
 
 from ...datasets.dataset import Dataset
 from ...datasets.digests import arrays_digest
-from ...dpsgd import sampling
+from ...dpsgd import processes, sampling
 from ...dpsgd.plan import Plan
 from ...gradients.jax_internals import constants, runs_foreign_code, settings
 from ...types import PyTree
 from ..device import describe_device, describe_processor
+from ..distributed import SAME_PROGRAM, first
 from ..job import Job
 
 Fingerprint = dict[str, Any]
@@ -74,7 +75,8 @@ DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 # Parts of the configuration that do not change any step.
 NOT_COMPUTED = (
     *("name", "output", "numbered", "dry_run", "config_only", "resume", "checkpoint"),
-    *("evaluations", "own"),  # the program and the data stand for what the file defines
+    *("evaluations", "distributed"),
+    "own",  # the program and the data stand for what the file defines
 )
 
 
@@ -109,6 +111,7 @@ def make_fingerprint(
                 "environment": _environment(),
                 "device": describe_device(),
                 "processor": describe_processor(),
+                "processes": jax.process_count(),
                 "noise multiplier": plan.noise_multiplier,
                 "delta": plan.delta,
                 "clipping": repr(plan.clipping),
@@ -168,10 +171,12 @@ def steps_repeat_exactly() -> bool:
     """Whether a step gives the same bits every time that it is run on this device.
 
     A GPU adds up in the order in which its threads finish, and another compilation may choose other
-    kernels, unless a flag of XLA forbids both. Several GPUs add up as their wires are, which no
-    fingerprint tells. A CPU gives the same bits, if its model and number
-    of cores are the same: these are in the fingerprint.
+    kernels, unless a flag of XLA forbids both. Several GPUs and several processes add up as their
+    wires are, which no fingerprint tells. A CPU gives the same bits, if its model and number of
+    cores are the same: these are in the fingerprint.
     """
+    if jax.process_count() > 1:
+        return False
     platforms = {device.platform for device in jax.devices()}
     name = DETERMINISTIC.partition("=")[0]
     flags = [f for f in os.environ.get("XLA_FLAGS", "").split() if f.partition("=")[0] == name]
@@ -183,6 +188,29 @@ def steps_repeat_exactly() -> bool:
 def fingerprint_digest(fingerprint: Fingerprint) -> str:
     """A checksum of a fingerprint, for the ledger."""
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
+
+
+# What may differ between the processes of one run: which devices each sees, and what can't repeat.
+OF_A_PROCESS = frozenset({"environment", "jax settings", "source", "foreign code"})
+
+
+def check_same_computation(fingerprint: Fingerprint) -> None:
+    """Refuses to begin where processes would compute different things.
+
+    Raises:
+      ValueError: in all processes, for settings, data, versions or devices of one that differ from
+        those of process 0.
+    """
+    if not processes.several():
+        return
+    common = {name: fact for name, fact in fingerprint.items() if name not in OF_A_PROCESS}
+    of_first = first("the computation", lambda: common)
+    changed = changes(of_first, common)
+    problem = (
+        f"process {jax.process_index()} would not compute what process 0 does ({changed}): "
+        f"{SAME_PROGRAM}, on machines of one kind with the same versions"
+    )
+    processes.check_all("the computation", problem if changed else None)
 
 
 def changes(before: Fingerprint, now: Fingerprint) -> str:

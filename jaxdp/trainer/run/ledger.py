@@ -21,6 +21,7 @@ from typing import Any
 from ...accounting import composition
 from ...accounting.mechanism import Mechanism
 from ...types import Accountant, Adjacency, Sampling, Unit
+from ..distributed import first
 from .lines import CheckedLines, now
 
 BLOCK_SECONDS = 0.5  # time of the steps that one line charges: a sync may take as long as a step
@@ -189,16 +190,19 @@ class Ledger(CheckedLines):
 class Payment:
     """Charges the newest segment of a ledger for one block of steps at a time.
 
+    In several processes, process 0 has the ledger. It tells the others what is paid for when that
+    is on disk, and none of them may take another step before.
+
     Attributes:
       end: no step from here on may be taken.
       count: number of steps that were paid for and begun, from the first step of the run.
     """
 
-    def __init__(self, ledger: Ledger, start: int, end: int) -> None:
+    def __init__(self, ledger: Ledger | None, start: int, end: int) -> None:
         self.end = end
         self.count = start
         self._ledger = ledger
-        self._charged = 0  # this process has charged up to here; repeated steps do not count
+        self._paid = start  # up to here, as process 0 has told all
         self._block = 1
         self._since = time.monotonic()
 
@@ -206,23 +210,28 @@ class Payment:
         """Returns when the step is paid for, on disk."""
         if step >= self.end:
             raise ValueError(f"step {step} is not in the budget, which ends before {self.end}")
-        if step >= self._ledger.stop(len(self._ledger.segments)):
-            self._charge_from(step)
+        if step >= self._paid:
+            self._paid = first("paid up to", lambda: self._paid_from(step))
         self.count = step + 1
 
     def may_stop(self, step: int) -> bool:
-        """Whether all steps that this process paid for come before `step`: a stop wastes none."""
-        return step >= self._charged
+        """Whether all steps that were paid for here come before `step`: a stop wastes none."""
+        return step >= self._paid
 
-    def _charge_from(self, step: int) -> None:
+    def _paid_from(self, step: int) -> int:
+        """Charges a block of steps if they are not paid for. Returns the step after it."""
+        assert self._ledger is not None  # process 0 has it
+        if step < self._ledger.stop(len(self._ledger.segments)):
+            return step + 1
         now = time.monotonic()
         if now - self._since < BLOCK_SECONDS / 2:
             self._block = min(2 * self._block, LARGEST_BLOCK)
         elif now - self._since > BLOCK_SECONDS:
             self._block = max(self._block // 2, 1)
         self._since = now
-        self._charged = min(step + self._block, self.end)
-        self._ledger.charge(step, self._charged - 1)
+        stop = min(step + self._block, self.end)
+        self._ledger.charge(step, stop - 1)
+        return stop
 
 
 def _mechanism(budget: Budget, segment: Segment, steps: int) -> Mechanism:

@@ -5,15 +5,20 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from ...accounting import composition
 from ...accounting.rounding import round_up
+from ...dpsgd import processes
 from ...dpsgd.plan import Plan
 from ...types import PyTree, Tell
 from .. import config as configs
 from .. import parsing
+from ..distributed import first
+from ..microbatches import Microbatches
+from ..release import typed_json
 from ..release.claims import SpentSegment
 from ..step import TrainState
 from .checkpoint import FROZEN, Checkpoint, Checkpoints, from_arrays, split_frozen, state_digest
@@ -31,10 +36,12 @@ from .segment import (
     SavedSegment,
     Secrets,
     draw_secrets,
+    keys_of_all,
     load_segment,
     save_segment,
     secrets_digest,
     segment_file,
+    words_of_all,
 )
 
 
@@ -58,8 +65,70 @@ class History:
         self.ledger.close()
 
 
+@dataclass(frozen=True)
+class Past:
+    """What all processes know of a run that goes on. Process 0, which has its files, tells them.
+
+    Attributes:
+      step: to go on with.
+      segments: how many there are.
+      start: the first step of the newest segment.
+      seed: of the run.
+      secrets: of the newest segment; None: they are destroyed.
+      microbatches: of the newest segment.
+      delta: that was promised.
+      has_checkpoint: whether there is one.
+      is_current: whether it is of the newest segment.
+    """
+
+    step: int
+    segments: int
+    start: int
+    seed: int | None
+    secrets: Secrets | None
+    microbatches: Microbatches
+    delta: float
+    has_checkpoint: bool
+    is_current: bool
+
+
+def past_of(history: History | None) -> Past:
+    """What is known of a run that goes on, in all processes. Process 0 gives its history."""
+
+    def told() -> dict[str, Any]:
+        assert history is not None  # process 0 has opened it
+        ledger, newest, last = history.ledger, history.newest, history.last
+        return {
+            "step": history.step,
+            "segments": len(ledger.segments),
+            "start": ledger.segments[-1].start,
+            "seed": last.facts.seed,
+            "secrets": None if last.secrets is None else words_of_all(last.secrets),
+            "microbatches": typed_json.to_json(last.microbatches),
+            "delta": ledger.budget.delta,
+            "has_checkpoint": newest is not None,
+            "is_current": newest is not None and newest.segment == len(ledger.segments),
+        }
+
+    facts = first("the run so far", told)
+    secrets = facts["secrets"]
+    keys = None if secrets is None else keys_of_all(secrets)
+    microbatches = typed_json.from_json(Microbatches, facts["microbatches"])
+    return Past(**facts | {"secrets": keys, "microbatches": microbatches})
+
+
 def saved_config(folder: str) -> configs.Config:
-    """The settings of a run, ready to resume it: `output` is None and `resume` its folder."""
+    """The settings of a run, ready to resume it: `output` is None and `resume` its folder.
+
+    In several processes, all get them from process 0.
+    """
+    if not processes.several():
+        return _saved_config(folder)
+    told = lambda: dataclasses.asdict(_saved_config(folder))
+    return parsing.from_json(configs.Config, first("the settings", told))
+
+
+def _saved_config(folder: str) -> configs.Config:
     path = Path(folder) / "private" / "config.json"
     try:
         config = parsing.read_config(path)
@@ -240,9 +309,9 @@ def open_segment(
     )
 
 
-def why_sealed(history: History) -> str | None:
+def why_sealed(past: Past) -> str | None:
     """Says that no step can be repeated because the secrets are destroyed; None if they are not."""
-    return None if history.last.secrets else "the run was sealed, which destroyed the old ones"
+    return None if past.secrets else "the run was sealed, which destroyed the old ones"
 
 
 def why_not_free(history: History, fingerprint: Fingerprint, state: TrainState) -> str | None:
@@ -262,9 +331,12 @@ def why_not_free(history: History, fingerprint: Fingerprint, state: TrainState) 
         return "the checkpoint is of an earlier segment"
     stop = ledger.stop(len(ledger.segments))
     if history.step < stop and not steps_repeat_exactly():
+        cure = f" (a GPU gives the same with XLA_FLAGS={DETERMINISTIC})"
+        if processes.several():
+            cure = " (several processes add up in an order that may change)"
         return (
             f"steps {history.step + 1} to {stop} would be repeated, and this device may give other "
-            f"bits (a GPU gives the same with XLA_FLAGS={DETERMINISTIC})"
+            f"bits{cure}"
         )
     return None
 
@@ -360,11 +432,10 @@ def drop_metrics_after(path: Path, step: int) -> None:
     write_private(path, "".join(f"{json.dumps(fact)}\n" for fact in kept))
 
 
-def next_secrets(history: History) -> Secrets:
+def next_secrets(past: Past) -> Secrets:
     """Draws the secrets of a new segment. The key of the first parameters stays, if it is there."""
-    last = history.last
-    init = None if last.secrets is None else last.secrets.init
-    return draw_secrets(last.facts.seed, len(history.ledger.segments) + 1, init)
+    init = None if past.secrets is None else past.secrets.init
+    return draw_secrets(past.seed, past.segments + 1, init)
 
 
 def _save_config(folder: Path, saved: SavedSegment) -> None:

@@ -63,7 +63,7 @@ class SavedSegment:
 
 
 def draw_secrets(seed: int | None, segment: int = 1, init: jax.Array | None = None) -> Secrets:
-    """Draws the keys of a segment.
+    """Draws the keys of a segment; in several processes, the same ones for all.
 
     Args:
       seed: makes the keys reproducible, so they are not secret. None: from the operating system.
@@ -91,7 +91,7 @@ def save_segment(path: Path, saved: SavedSegment) -> None:
         "config": None if saved.config is None else asdict(saved.config),
         "fingerprint": saved.fingerprint,
         "microbatches": typed_json.to_json(saved.microbatches),
-        "secrets": _words(saved.keys),
+        "secrets": words_of_all(saved.keys),
     }
     write_private(path, json.dumps(fact, indent=1) + "\n")
 
@@ -104,8 +104,7 @@ def load_segment(path: Path) -> SavedSegment:
     """
     try:
         fact = json.loads(path.read_bytes())
-        keys = {name: key_of(words) for name, words in fact.get("secrets", {}).items()}
-        secrets = Secrets(**keys) if "secrets" in fact else None
+        secrets = keys_of_all(fact["secrets"]) if "secrets" in fact else None
         config = fact["config"]
         return SavedSegment(
             typed_json.from_json(SegmentFacts, fact["facts"]),
@@ -123,7 +122,7 @@ def load_segment(path: Path) -> SavedSegment:
 
 def secrets_digest(secrets: Secrets) -> str:
     """A checksum of a segment's keys. Nobody can guess keys of 128 bits from it."""
-    text = json.dumps(_words(secrets), sort_keys=True)
+    text = json.dumps(words_of_all(secrets), sort_keys=True)
     return hashlib.sha256(f"the secrets of a segment of jaxdp\n{text}".encode()).hexdigest()
 
 
@@ -140,5 +139,11 @@ def words_of(key: jax.Array) -> list[int]:
     return words
 
 
-def _words(secrets: Secrets) -> dict[str, list[int]]:
+def keys_of_all(words: dict[str, Any]) -> Secrets:
+    """The secrets of their words, as JSON has them."""
+    return Secrets(**{name: key_of(of_one) for name, of_one in words.items()})
+
+
+def words_of_all(secrets: Secrets) -> dict[str, list[int]]:
+    """The words of all keys, as `keys_of_all` reads them."""
     return {name: words_of(key) for name, key in vars(secrets).items()}
