@@ -22,7 +22,6 @@ def main(args: Sequence[str]) -> int:
     try:
         config = parsing.parse(args, saved_config, distributed.join)
         check_device()
-        distributed.check_same_options(config)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return distributed.failed(2, error)

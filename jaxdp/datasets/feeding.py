@@ -40,7 +40,7 @@ class Dealer(Protocol):
     def from_own_rows(self, own: PyTree, count: int) -> PyTree:
         """A batch of `count` rows on its devices, made of those of this process."""
 
-    def on_all(self, tree: PyTree) -> PyTree:
+    def spread(self, tree: PyTree) -> PyTree:
         """Arrays that every device has."""
 
 
@@ -176,7 +176,7 @@ def _from_device(
     if not records.in_memory:  # a CPU would use the mapped file itself, whatever is written to it
         fields = jax.tree.map(np.array, fields)
     everything = (fields, records.numbers())
-    on_device = jax.device_put(everything) if dealer is None else dealer.on_all(everything)
+    on_device = jax.device_put(everything) if dealer is None else dealer.spread(everything)
     for step, sample in enumerate(samples, start):
         indices, mask = _on_devices(_own(sample, dealer), len(sample[0]), dealer)
         fields, ids = _rows(on_device, indices)

@@ -50,7 +50,7 @@ class DeviceMemory:
     def __str__(self) -> str:
         rows = [(field.name, getattr(self, field.name)) for field in fields(self)]
         return "\n".join(
-            f"{name:12s} {size / 1e6:12.1f} MB" for name, size in [*rows, ("total", self.total)]
+            f"{name:12s} {size / 1e6:12.3f} MB" for name, size in [*rows, ("total", self.total)]
         )
 
 

@@ -7,19 +7,23 @@ place, so that it has the same bits however the parameters are laid out.
 Several processes see the same arrays: each holds the parts of its own devices.
 """
 
+import dataclasses
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ..gradients.lazy import PerExampleGrads
 from ..types import PyTree
+from . import processes
 from ._checks import axes_of
 from .privatizer import Privatizer, PrivatizeState
 from .sums import Sums
@@ -79,6 +83,9 @@ class Layout:
       batch: the mesh axes along which the rows of a batch are dealt.
       params: along which axes each parameter is split; None: all devices have all of them.
 
+    In several processes, call its methods in all of them, with the same arrays: they are compared
+    by `place`, by `spread` and, once, by `deal`.
+
     Raises:
       ValueError: for an axis that the mesh does not have, and for axes that are not Auto.
     """
@@ -86,6 +93,7 @@ class Layout:
     mesh: Mesh
     batch: tuple[str, ...] = ("data",)
     params: Rule | None = None
+    _dealt: list[bool] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.batch or isinstance(self.batch, str):
@@ -148,16 +156,19 @@ class Layout:
 
         Several processes all give the same whole parameters; each keeps the parts of its devices.
         """
+        _check_same(params, "place")
         lay = lambda leaf, spec: put(leaf, NamedSharding(self.mesh, spec))
         return jax.tree.map(lay, params, self.specs(params))
 
     def spread(self, tree: PyTree) -> PyTree:
         """The same arrays; all devices get those that are not on the mesh yet."""
 
-        def lay(leaf: jax.Array) -> jax.Array:
-            placed = isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh == self.mesh
-            return leaf if placed else put(leaf, self.everywhere)
+        def is_placed(leaf: Any) -> bool:
+            where = getattr(leaf, "sharding", None)
+            return isinstance(where, NamedSharding) and where.mesh == self.mesh
 
+        _check_same([leaf for leaf in jax.tree.leaves(tree) if not is_placed(leaf)], "spread")
+        lay = lambda leaf: leaf if is_placed(leaf) else put(leaf, self.everywhere)
         return jax.tree.map(lay, tree)
 
     @property
@@ -169,6 +180,11 @@ class Layout:
     def everywhere(self) -> NamedSharding:
         """Where arrays lie that every device has."""
         return NamedSharding(self.mesh, P())
+
+    @property
+    def _shared_out(self) -> tuple[str, ...]:
+        """The axes along which rows differ: XLA can't take one along which there is one device."""
+        return tuple(name for name in self.batch if self.mesh.shape[name] > 1)
 
     def order(self, array: np.ndarray, padding: Any) -> np.ndarray:
         """Puts rows into the order in which the devices have them: dealt one by one, as cards are.
@@ -204,6 +220,9 @@ class Layout:
                 "the mask is False for a row before one for which it is True. Padding comes last, "
                 "as plan.batches() gives it: is the mask inverted, or of another batch?"
             )
+        if not self._dealt and processes.speaks():
+            self._dealt.append(True)
+            _check_same((batch, mask), "deal")
         dealt = lambda array: put(self.order(np.asarray(array), 0), self.rows)
         return jax.tree.map(dealt, batch), dealt(mask)
 
@@ -227,10 +246,6 @@ class Layout:
             return jax.make_array_from_callback((count, *array.shape[1:]), self.rows, mine)
 
         return jax.tree.map(lay, own)
-
-    def on_all(self, tree: PyTree) -> PyTree:
-        """Arrays that every device gets as they are."""
-        return jax.tree.map(lambda array: put(array, self.everywhere), tree)
 
     def sums(
         self, privatizer: Privatizer, grads: Callable[..., PerExampleGrads]
@@ -260,7 +275,15 @@ class Layout:
                     "give it as layout.deal(batch, mask) does"
                 )
             specs = self.specs(params)
-            manual = jax.tree.map(lambda spec: _only(spec, self.batch), specs)
+            axes = self._shared_out
+            manual = jax.tree.map(lambda spec: _only(spec, axes), specs)
+            lay = lambda leaf, spec: jax.lax.with_sharding_constraint(
+                leaf, NamedSharding(self.mesh, spec)
+            )
+            if not axes:
+                options = {} if shared is None else {"shared": shared}
+                own = privatizer.sums(grads(params, batch, mask, **options), state)
+                return dataclasses.replace(own, gradient=jax.tree.map(lay, own.gradient, specs))
 
             def of_device(
                 params: PyTree,
@@ -271,27 +294,40 @@ class Layout:
             ) -> tuple:
                 options = {} if shared is None else {"shared": shared}
                 own = privatizer.sums(grads(params, batch, mask, **options), state)
-                total = privatizer.psum(own, self.batch, manual)
+                total = privatizer.psum(own, axes, manual)
                 return total.gradient, total.counts, total.diagnostics, total.parts
 
-            rows, same = P(self.batch), P()
+            rows, same = P(axes), P()
             gradient, counts, diagnostics, parts = jax.shard_map(
                 of_device,
                 mesh=self.mesh,
                 in_specs=(same, rows, rows, same, same),
                 out_specs=(manual, same, same, same),
-                axis_names=set(self.batch),
+                axis_names=set(axes),
                 # JAX's check would refuse loops of the loss that begin with a constant. What
                 # differs between devices is known here: the rows, until they are added up.
                 check_vma=False,
             )(params, batch, mask, state, shared)
-            lay = lambda leaf, spec: jax.lax.with_sharding_constraint(
-                leaf, NamedSharding(self.mesh, spec)
-            )
             gradient = jax.tree.map(lay, gradient, specs)
             return Sums(gradient, counts, diagnostics, parts, privatizer.plan.clipping, frozenset())
 
         return sums
+
+
+def _check_same(tree: PyTree, method: str) -> None:
+    """Refuses arrays that are not the same in all processes, as keys and counters must be."""
+    if not processes.several():
+        return
+    total = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        array = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+        total.update(f"{array.dtype} {array.shape} ".encode() + array.tobytes())
+    processes.check_same(
+        f"the arrays that layout.{method} gets",
+        total.hexdigest(),
+        "give all of them the same parameters, state and batch; load a checkpoint in all",
+    )
 
 
 def put(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
@@ -301,26 +337,24 @@ def put(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
     if sharding.is_fully_addressable:
         return jax.device_put(leaf, sharding)
-    whole = np.asarray(leaf)
-    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+    array = np.asarray(leaf)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
-def whole(tree: PyTree) -> PyTree:
-    """Copies of arrays as wholes, on the host. All processes call it, if there are several.
+def held(tree: PyTree) -> PyTree:
+    """Arrays that this process can read: as they are, or copies on the host if it shares them.
 
-    Keys stay as they are.
+    Several processes all call it. Keys stay as they are.
     """
 
     def gathered(leaf: jax.Array) -> Any:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return leaf
-        if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
-            assert isinstance(leaf.sharding, NamedSharding)
-            everywhere = NamedSharding(leaf.sharding.mesh, P())
-            leaf = jax.jit(lambda array: array, out_shardings=everywhere)(leaf)
-        return np.array(leaf)
+        if leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return np.array(leaf)
+        return multihost_utils.process_allgather(leaf, tiled=True)
 
-    return jax.tree.map(gathered, tree)
+    return jax.tree.map(gathered, tree) if processes.several() else tree
 
 
 def _only(spec: P, names: Sequence[str]) -> P:

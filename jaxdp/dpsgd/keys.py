@@ -43,9 +43,19 @@ def secret_key() -> jax.Array:
             "secret_key() is being traced by jit or vmap: the key would become a constant that "
             "every call and every member shares. Call it outside, and pass the key in"
         )
-    words = np.array(processes.from_first("secret key", drawn_words), dtype=np.uint32)
+    return shared_key("secret_key()", "")
+
+
+def shared_key(use: str, about: str) -> jax.Array:
+    """Returns a new secret key: the same in all processes, for the same use of the same things.
+
+    Args:
+      use: of the key, for messages.
+      about: what it is used for, as text: it is compared with the key.
+    """
+    words = np.array(processes.from_first(f"the key of {use}", drawn_words), dtype=np.uint32)
     key = jax.random.wrap_key_data(jax.numpy.asarray(words), impl="rbg")
-    check_same_key("a secret key", key)
+    check_same_key(use, key, about)
     return key
 
 
@@ -114,21 +124,25 @@ def bits_of(key: jax.Array) -> int:
     return 32 * jax.random.key_data(as_typed(key)).size
 
 
-def check_same_key(what: str, key: jax.Array) -> None:
-    """Refuses a key that is not the same in all processes; a traced key can't be looked at.
+def check_same_key(use: str, key: jax.Array, about: str) -> None:
+    """Refuses a key that is not the same in all processes, or is used for something else.
 
     With a key of their own, hosts would draw samples without the law that is accounted, and one sum
-    would be released under several noises.
+    would be released under several noises. A traced key can't be looked at.
 
     Args:
-      what: the key is, for the message.
+      use: of the key, for the message.
       key: of this process. Call it in all of them.
+      about: what it is used for, as text.
     """
     if processes.several() and not isinstance(key, jax.core.Tracer):
-        bits = np.asarray(jax.random.key_data(as_typed(key))).tobytes()
-        digest = hashlib.sha256(b"jaxdp: is a key the same? " + bits).hexdigest()
+        with jax.ensure_compile_time_eval():  # in a function that jit traces, too
+            bits = np.asarray(jax.random.key_data(as_typed(key))).tobytes()
+        digest = hashlib.sha256(b"jaxdp: is a key the same? " + bits + about.encode()).hexdigest()
         processes.check_same(
-            what, digest, "draw it by jaxdp.secret_key() in all of them, or give one key to all"
+            f"the key, plan or start of {use}",
+            digest,
+            "call it with the same arguments in all of them, and with one key",
         )
 
 
@@ -155,15 +169,11 @@ def as_typed(key: jax.Array) -> jax.Array:
     return key
 
 
-def philox_key(key: jax.Array | None, name: str) -> np.ndarray:
+def philox_key(key: jax.Array, name: str) -> np.ndarray:
     """Returns a 128-bit Philox key `[2] uint64` for host-side sampling.
 
-    If `key` is None, it comes from the operating system. Else it is a hash of all bits of the key
-    and the name.
+    It is a hash of all bits of the key and the name.
     """
-    if key is None:
-        data = secrets.token_bytes(16)
-    else:
-        bits = np.asarray(jax.random.key_data(as_typed(key))).tobytes()
-        data = hashlib.sha256(f"jaxdp {name}".encode() + bits).digest()[:16]
+    bits = np.asarray(jax.random.key_data(as_typed(key))).tobytes()
+    data = hashlib.sha256(f"jaxdp {name}".encode() + bits).digest()[:16]
     return np.frombuffer(data, dtype=np.uint64)

@@ -19,7 +19,7 @@ from ..accounting.mechanism import Mechanism, accountants, batches_per_epoch, ev
 from ..accounting.tradeoffs import LEVELS, group_epsilon, tradeoff
 from ..gradients.precision import multiplies_narrow
 from ..types import Accountant, Adjacency, PyTree, Sampling, Schedule
-from . import keys, processes, sampling, sum_rounding
+from . import keys, sampling, sum_rounding
 from ._numbers import real, whole
 from ._plan_numbers import check_batch_size, delta_of, draws_of, units_of
 from ._schedules import first_steps, noise_schedule
@@ -367,11 +367,12 @@ class Plan:
             self.take(arrays, np.empty(0, int))  # refuses arrays with another number of rows
         if key is None:
             self._check_new_order(start)
-        else:
-            keys.check_same_key("the key of plan.batches", key)
         self._remember_run(key, start)
-        if key is None and processes.several():
-            key = keys.secret_key()
+        about = f"{self} {start}"
+        if key is None:
+            key = keys.shared_key("plan.batches", about)
+        else:
+            keys.check_same_key("plan.batches", key, about)
         samples = self._samples(key, start)
         if not arrays:
             return samples
@@ -407,9 +408,7 @@ class Plan:
         """The plan's attributes, for copies and pickles."""
         return {name: value for name, value in self.__dict__.items() if name != "_runs"}
 
-    def _samples(
-        self, key: jax.Array | None, start: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _samples(self, key: jax.Array, start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         sampler = sampling.Sampler(
             self.sampling,
             keys.philox_key(key, "sampling"),

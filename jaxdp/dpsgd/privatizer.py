@@ -86,6 +86,7 @@ class Privatizer:
         gradient_noise_multipliers(plan, len(groups.names))
         if plan.noise_multiplier != 0:
             noise_grid(plan, groups)
+        about = f"{plan} {[(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(params)]}"
         if self.key is None:
             if is_traced():
                 raise ValueError(
@@ -93,11 +94,11 @@ class Privatizer:
                     "or vmap: the key would become a constant that every call and every member "
                     "shares. Call init outside"
                 )
-            noise_key = keys.secret_key()
+            noise_key = keys.shared_key("privatize", about)
         elif is_vmapped() and not isinstance(self.key, jax.core.Tracer):
             raise ValueError(SHARED_NOISE)
         else:
-            keys.check_same_key("the key of privatize", self.key)
+            keys.check_same_key("privatize", self.key, about)
             # A copy: donating the state must not delete the key that this object holds.
             data = copy_key(jax.random.key_data(self.key), jax.tree.leaves(params)[0])
             noise_key = jax.random.wrap_key_data(data, impl=jax.random.key_impl(self.key))

@@ -9,13 +9,14 @@ numbered: the n-th call of one process belongs to the n-th call of every other.
 import itertools
 import json
 import math
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
 
-from ..gradients.jax_internals import NotYet, coordinator
+from ..gradients.jax_internals import coordinator
 
 T = TypeVar("T")
 
@@ -23,8 +24,14 @@ LIMIT_SECONDS = 300.0  # after which a process that does not come is missed
 SLICE_SECONDS = 1.0  # between looks at Ctrl-C
 SETTLED_EVERY = 200  # messages, after which those before them are removed
 
+ORDER = (
+    "start the same program with the same options in all processes, and make the same calls of "
+    "jaxdp in all, in the same order"
+)
+
 _numbers = itertools.count()
 _sent: list[str] = []
+_thread: list[int] = []
 
 
 def several() -> bool:
@@ -41,25 +48,23 @@ def from_first(what: str, make: Callable[[], T], limit: float = LIMIT_SECONDS) -
     """What process 0 makes, in all processes. Call it in all of them, in the same order.
 
     Args:
-      what: a name for messages.
+      what: a name, which must be the same in all.
       make: called in process 0 only. It makes numbers, texts, lists and dicts of them, which reach
         the others as JSON.
       limit: seconds to wait for process 0.
 
     Raises:
-      ValueError: if process 0 does not come to this call, or JAX does not know the other processes.
+      ValueError: if process 0 makes another call or does not come, or JAX does not know the other
+        processes.
     """
     if not several():
         return make()
-    number = next(_numbers)
-    name = f"jaxdp/{number}/{what}"
-    client = coordinator()
+    number = _next_number()
     if is_first():
         made = make()
-        client.key_value_set(name, json.dumps(made))
-        _sent.append(name)
+        _send(number, what, made)
     else:
-        made = json.loads(_awaited(client, name, 0, limit))
+        made = _received(number, what, limit)
     if number % SETTLED_EVERY == SETTLED_EVERY - 1:
         _from_all("number of a message", str(number), limit)
     return made
@@ -98,20 +103,53 @@ def check_all(what: str, problem: str | None) -> None:
 
 def _from_all(what: str, value: str, limit: float) -> list[str]:
     """The values of all processes, in all of them. Process 0 collects them."""
-    client, number = coordinator(), next(_numbers)
-    name = f"jaxdp/{number}/{what}"
+    client, number = coordinator(), _next_number()
+    everyone = f"jaxdp/{number}/all"
+    mine = [f"jaxdp/{number}/{i}" for i in range(jax.process_count())]
     if not is_first():
-        client.key_value_set(f"{name} of {jax.process_index()}", value)
-        values: list[str] = json.loads(_awaited(client, name, 0, limit))
+        _received(number, what, limit)
+        client.key_value_set(mine[jax.process_index()], value)
+        values: list[str] = json.loads(_awaited(client, everyone, 0, limit))
         return values
-    others = {i: f"{name} of {i}" for i in range(1, jax.process_count())}
-    values = [value, *(_awaited(client, mine, i, limit) for i, mine in others.items())]
+    _send(number, what, None)
+    values = [value, *(_awaited(client, mine[i], i, limit) for i in range(1, len(mine)))]
     # All have come here, so all have read what was sent before: secrets, and much in a long run.
-    for old in [*_sent, *others.values()]:
+    for old in [*_sent, *mine[1:]]:
         client.key_value_delete(old)
-    _sent[:] = [name]
-    client.key_value_set(name, json.dumps(values))
+    _sent[:] = [everyone]
+    client.key_value_set(everyone, json.dumps(values))
     return values
+
+
+def speaks() -> bool:
+    """Whether this thread is the one that sends messages: the first that did."""
+    return not _thread or _thread[0] == threading.get_ident()
+
+
+def _next_number() -> int:
+    if not speaks():
+        raise ValueError(
+            "jaxdp is called in a second thread, and of several processes: whose call comes first "
+            "may differ between them. Draw keys and make batches in one thread"
+        )
+    if not _thread:
+        _thread.append(threading.get_ident())
+    return next(_numbers)
+
+
+def _send(number: int, what: str, made: Any) -> None:
+    name = f"jaxdp/{number}"
+    _sent.append(name)
+    coordinator().key_value_set(name, json.dumps([what, made]))
+
+
+def _received(number: int, what: str, limit: float) -> Any:
+    sent, made = json.loads(_awaited(coordinator(), f"jaxdp/{number}", 0, limit))
+    if sent != what:
+        raise ValueError(
+            f"process {jax.process_index()} asks for {what}, and process 0 tells {sent}: {ORDER}"
+        )
+    return made
 
 
 def _awaited(client: Any, name: str, process: int, limit: float) -> str:
@@ -120,12 +158,12 @@ def _awaited(client: Any, name: str, process: int, limit: float) -> str:
         left = min(SLICE_SECONDS, until - time.monotonic())
         try:
             return str(client.blocking_key_value_get(name, max(1, math.ceil(1000 * left))))
-        except NotYet as error:
+        except jax.errors.JaxRuntimeError as error:
             if not str(error).startswith("DEADLINE_EXCEEDED"):
                 reason = str(error).partition("\n")[0]
                 raise ValueError(f"process 0, which coordinates, is gone ({reason})") from None
             if left < SLICE_SECONDS:
                 raise ValueError(
-                    f"process {process} has not come to the same point ({name}) within {limit:g} "
-                    "seconds: all processes must make the same calls of jaxdp, in the same order"
+                    f"process {process} has not come to the same point within {limit:g} seconds: "
+                    f"{ORDER}"
                 ) from None

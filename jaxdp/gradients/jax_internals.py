@@ -268,10 +268,6 @@ def is_plain_call(eqn: Any) -> bool:
     return all(sharding is UNSPECIFIED for name in names for sharding in eqn.params[name])
 
 
-# What the coordinator raises, also for what is not there yet.
-NotYet = jax.errors.JaxRuntimeError
-
-
 def coordinator() -> Any:
     """The client of the coordinator through which the processes of one program know each other.
 
@@ -292,10 +288,23 @@ def is_distributed() -> bool:
     return distributed.global_state.client is not None
 
 
+def number_of_process() -> tuple[int, int]:
+    """The number of this process and of all, as `jax.distributed.initialize` knows them.
+
+    Unlike `jax.process_index()` it does not make JAX look for devices.
+    """
+    state = distributed.global_state
+    return state.process_id, state.num_processes
+
+
 def launched() -> int:
-    """How many processes a launcher that JAX knows has started as one program; 1: none has."""
+    """How many processes SLURM, Open MPI or a TPU pod has started as one program; 1: none has.
+
+    A pod of Kubernetes can't tell without rights that it may lack.
+    """
     for cluster in clusters.ClusterEnv._cluster_types:
-        if not cluster.opt_in_only_method and cluster.is_env_present():
+        asks = cluster.opt_in_only_method or cluster.__name__ == "K8sCluster"
+        if not asks and cluster.is_env_present():
             return int(cluster.get_process_count())
     return 1
 

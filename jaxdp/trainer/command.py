@@ -40,7 +40,7 @@ def train(config: Config) -> int:
       if it was stopped.
     """
     if config.config_only:
-        print(as_python(config), end="")
+        print(as_python(config) if processes.is_first() else "", end="")
         return 0
     start = time.monotonic()
     console = Console(highlight=False, markup=False, quiet=not processes.is_first())

@@ -345,13 +345,11 @@ class DistributedConfig:
         if given == [None] * 3:
             return
         for name, value in zip(("coordinator", "processes", "process"), given, strict=True):
-            require(
-                value is not None,
-                f"distributed.{name}",
-                value,
-                "all three: --distributed.coordinator HOST:PORT --distributed.processes N "
-                "--distributed.process I",
-            )
+            if value is None:
+                raise ValueError(
+                    f"distributed.{name} is missing: give all three, --distributed.coordinator "
+                    "HOST:PORT --distributed.processes N --distributed.process I"
+                )
         assert self.processes is not None
         assert self.process is not None
         assert self.coordinator is not None

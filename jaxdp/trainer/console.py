@@ -104,10 +104,13 @@ def describe_cost(run: Run) -> str:
     if memory is not None:
         total = memory.temp_size_in_bytes + memory.argument_size_in_bytes + records
         size = f"{total / 2**20:.1f} MiB, of which {records / 2**20:.1f} MiB are the data"
-    gradients = microbatches.describe(run.job, run.learner, run.plan, run.saved.microbatches)
+    parts = 1 if run.layout is None else run.layout.parts
+    chosen = run.saved.microbatches
+    gradients = microbatches.describe(run.job, run.learner, run.plan, chosen, parts)
     spent = epsilons(run.plan, run.plan.steps)
+    which = "the device" if run.layout is None else "each device"
     return (
-        f"{gradients}\nMemory on the device: {size}.\nε after {run.plan.steps} steps: "
+        f"{gradients}\nMemory on {which}: {size}.\nε after {run.plan.steps} steps: "
         + ", ".join(f"{value:g} by {name.upper()}" for name, value in spent.items())
         + ".\nDry run: nothing was trained, spent or written."
     )

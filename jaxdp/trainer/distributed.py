@@ -8,15 +8,17 @@ A process that fails says so, and the others end. One that dies says nothing: it
 before any process may take it.
 """
 
+import contextlib
 import json
 import math
 import os
+import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any, TypeVar
 
 import jax
@@ -25,23 +27,24 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ..dpsgd import processes
-from ..gradients.jax_internals import NotYet, coordinator, is_distributed, launched
+from ..gradients.jax_internals import coordinator, is_distributed, launched, number_of_process
 from ..types import PyTree
-from .config import Config, DistributedConfig
+from .config import DistributedConfig
 from .signals import StopRequest
 
 T = TypeVar("T")
 
 BEAT_SECONDS = 1.0  # between signs of life
 MISSED_SECONDS = 20.0  # without one, a process is taken for dead
-JOIN_SECONDS = 60.0  # that others may need until their first one
 HEARTBEAT_SECONDS = 60  # of JAX itself, which ends processes that this thread could not
 LEAVE_SECONDS = 3.0  # that process 0, which has the coordinator, gives the others to end
 
-# What launchers that JAX does not know say of the number of processes.
-LAUNCHERS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-
-ALIVE, FAILED, STOP, GONE = (f"jaxdp/{word}/" for word in ("alive", "failed", "stop", "gone"))
+# What launchers say of the number of processes, and of the number of this one.
+LAUNCHERS = (
+    *("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMI_SIZE", "PALS_SIZE"),
+    *("SLURM_STEP_NUM_TASKS", "FLUX_JOB_SIZE", "JSM_NAMESPACE_SIZE", "HOROVOD_SIZE"),
+)
+RANKS = ("SLURM_PROCID", "PMIX_RANK")
 
 
 def first(what: str, make: Callable[[], T]) -> T:
@@ -52,43 +55,68 @@ def first(what: str, make: Callable[[], T]) -> T:
 def join(config: DistributedConfig) -> None:
     """Makes this process one of several, if the options or its launcher say so.
 
+    If process 0 waits in vain for another, JAX itself ends it, with a text of its own.
+
     Raises:
-      ValueError: if the others are not found, or a launcher that JAX does not know has started
-        several processes, each of which would make a run of its own.
+      ValueError: if process 0 can't be reached.
     """
-    if not is_distributed():
-        if config.coordinator is None and _launched() == 1:
-            check_alone()
-            return
-        _join(config)
-    _watch.start()
-
-
-def _join(config: DistributedConfig) -> None:
+    if is_distributed():
+        return
     given = config.coordinator is not None
-    if given:
-        print(
-            f"Process {config.process} of {config.processes} waits for the others at "
-            f"{config.coordinator}, for up to 5 minutes.",
-            file=sys.stderr,
-            flush=True,
-        )
+    if not given and _launched() == 1:
+        return
+    who = f"Process {config.process} of {config.processes}" if given else "This process"
+    where = config.coordinator if given else "the coordinator that the launcher names"
+    print(
+        f"{who} waits for the others at {where}, for up to {processes.LIMIT_SECONDS / 60:g} "
+        "minutes.",
+        file=sys.stderr,
+        flush=True,
+    )
     try:
-        jax.distributed.initialize(
-            config.coordinator,
-            config.processes,
-            config.process,
-            cluster_detection_method="deactivate" if given else None,
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-        )
-    except (RuntimeError, ValueError) as error:
+        if config.coordinator is not None and config.process != 0:
+            _reach(config.coordinator)
+        _initialize(config)
+    except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
-        where = config.coordinator if given else "the coordinator that the launcher names"
         raise ValueError(
             f"the processes of this run do not find each other at {where} ({reason}): start all of "
             "them with the same --distributed.coordinator HOST:PORT, a free port of process 0's "
             "machine that the others can reach"
         ) from None
+    _watch.start()
+
+
+def _reach(coordinator: str) -> None:
+    """Returns when something listens there. JAX, which would wait too, hears no Ctrl-C."""
+    host, _, port = coordinator.rpartition(":")
+    until = time.monotonic() + processes.LIMIT_SECONDS
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
+            return
+        except OSError:
+            if time.monotonic() > until:
+                raise
+        time.sleep(0.5)
+
+
+def _initialize(config: DistributedConfig) -> None:
+    # JAX would catch SIGTERM, for which a run has its own way to stop.
+    jax.config.update("jax_enable_preemption_service", False)
+    # JAX waits outside of Python, where only the system's way to end a process works.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        jax.distributed.initialize(
+            config.coordinator,
+            config.processes,
+            config.process,
+            cluster_detection_method="deactivate" if config.coordinator is not None else None,
+            initialization_timeout=int(processes.LIMIT_SECONDS),
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _launched() -> int:
@@ -100,20 +128,31 @@ def check_alone() -> None:
     """Refuses to make one of several runs where one run in several processes was meant.
 
     Raises:
-      ValueError: if a launcher has started several processes, and JAX does not know of it.
+      ValueError: if a launcher has started more processes than JAX has joined.
     """
-    if is_distributed():
-        return
-    found = {name: os.environ.get(name, "") for name in LAUNCHERS}
-    counts = {name: int(count) for name, count in found.items() if count.isdigit()}
-    for name, count in {"as JAX sees": _launched(), **counts}.items():
-        if count > 1:
+    joined = number_of_process()[1] if is_distributed() else 1
+    if joined != jax.process_count() and is_distributed():
+        raise ValueError(
+            f"jax.distributed.initialize has joined {joined} processes, and JAX computes in "
+            f"{jax.process_count()}: each would make a run of its own. Use a platform of JAX that "
+            "has several processes"
+        )
+    told = {name: _number(name) for name in LAUNCHERS}
+    told |= {name: _number(name) + 1 for name in RANKS}
+    for name, count in {"as JAX sees": _launched(), **told}.items():
+        if count > joined:
             raise ValueError(
-                f"a launcher has started {count} processes ({name}), and each would make a run of "
-                "its own, with a budget of its own: give --distributed.coordinator HOST:PORT "
-                "--distributed.processes N --distributed.process I, or call "
-                "jax.distributed.initialize before jaxdp.fit; or start a single process"
+                f"a launcher has started at least {count} processes ({name}), and "
+                f"{joined} joined: each would make a run of its own, with a budget of its own. "
+                "Call jax.distributed.initialize before jaxdp.fit; the command takes "
+                "--distributed.coordinator HOST:PORT --distributed.processes N "
+                "--distributed.process I. Or start a single process"
             )
+
+
+def _number(name: str) -> int:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdigit() else 0
 
 
 @contextmanager
@@ -145,44 +184,14 @@ def left(status: int) -> int:
     return status
 
 
-def check_same_options(config: Config) -> None:
-    """Refuses to begin if processes were started with different options.
-
-    Raises:
-      ValueError: in all processes, if one has other options than process 0.
-    """
-    if not processes.several():
-        return
-    own = json.loads(json.dumps(asdict(config)))
-    of_first = first("the options", lambda: own)
-    problems = [
-        f"{name} is {value} in process {jax.process_index()}, and {of_first[name]} in process 0: "
-        f"{SAME_PROGRAM}"
-        for name, value in own.items()
-        if value != of_first[name]
-    ]
-    processes.check_all("the options", problems[0] if problems else None)
-
-
 def on_loss(cure: str) -> None:
-    """Sets what process 0 tells its user to do if another process is lost."""
+    """Sets what this process tells its user to do if another one is lost."""
     _watch.cure = cure
 
 
-class SharedStop:
-    """A request to stop that all processes follow at the same step. See `StopRequest`.
-
-    A signal to any process asks process 0, which decides.
-    """
-
-    def __init__(self, own: StopRequest) -> None:
-        self._own = own
-        _watch.request = own
-
-    @property
-    def requested(self) -> bool:
-        """Whether to stop here. All processes ask at the same steps."""
-        return first("stop", lambda: self._own.requested)
+def pass_on(request: StopRequest) -> None:
+    """Passes a signal to any process on to process 0, which decides when to stop."""
+    _watch.request = request
 
 
 def arrays_from_first(what: str, tree: PyTree) -> PyTree:
@@ -191,7 +200,8 @@ def arrays_from_first(what: str, tree: PyTree) -> PyTree:
         return tree
     named = jax.tree_util.tree_leaves_with_path(tree)
     shapes = [f"{jax.tree_util.keystr(path)} {x.dtype} {x.shape}" for path, x in named]
-    processes.check_same(f"the form of {what}", json.dumps(shapes), SAME_PROGRAM)
+    cure = "start the same program with the same options in all of them"
+    processes.check_same(f"the form of {what}", json.dumps(shapes), cure)
 
     def received(leaf: Any) -> Any:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -201,113 +211,124 @@ def arrays_from_first(what: str, tree: PyTree) -> PyTree:
     return jax.tree.map(received, tree)
 
 
-SAME_PROGRAM = "start the same program with the same options and data in all processes"
-
-
 class _Watch:
-    """A thread that gives signs of life, looks for those of the others, and passes signals on."""
+    """A thread that gives signs of life, looks for those of the others, and passes signals on.
+
+    What it says is numbered by the run: a program may make several.
+    """
 
     def __init__(self) -> None:
+        self._number = 0
+        self._thread: threading.Thread | None = None
+        self._forget()
+
+    def _forget(self) -> None:
         self.cure = ""
         self.request: StopRequest | None = None
         self.has_failed = False
-        self._thread: threading.Thread | None = None
         self._over = threading.Event()
 
     def start(self) -> bool:
         """Begins to look. Returns False if it does so already."""
         if self._thread is not None:
             return False
-        self._over.clear()
+        self._forget()
+        self._number += 1
         self._thread = threading.Thread(target=self._run, name="jaxdp-watch", daemon=True)
         self._thread.start()
         return True
 
     def stop(self) -> None:
+        """Ends the thread: the run is over."""
         if self._thread is not None:
             self._over.set()
             self._thread.join()
             self._thread = None
-        self.cure, self.request = "", None
 
     def fail(self, status: int, reason: str) -> None:
+        """Tells the others that this process ends, which says itself why."""
         self.has_failed = True
-        self._over.set()  # this process says itself why it ends
-        _tell_the_end(f"process {jax.process_index()} has stopped ({reason})", status)
+        self.stop()
+        self._tell_the_end(f"process {number_of_process()[0]} has stopped ({reason})", status)
+
+    def _name(self, what: str) -> str:
+        return f"jaxdp/watch {self._number}/{what}"
 
     def _run(self) -> None:
-        client, me = coordinator(), jax.process_index()
-        # Process 0 looks for all, and the others for it.
-        others = range(1, jax.process_count()) if processes.is_first() else [0]
-        beats = dict.fromkeys(others, ("", time.monotonic() + JOIN_SECONDS))
+        client, (me, count) = coordinator(), number_of_process()
+        # Process 0 looks for all, and the others for it. Each may take its time until it begins.
+        others = range(1, count) if me == 0 else [0]
+        beats = dict.fromkeys(others, ("", time.monotonic() + processes.LIMIT_SECONDS))
         number, asked = 0, False
         while not self._over.wait(BEAT_SECONDS):
             number += 1
             try:
-                client.key_value_set(f"{ALIVE}{me}", str(number), allow_overwrite=True)
-                told = _tried(client, FAILED)
-                signs = {other: _tried(client, f"{ALIVE}{other}") for other in others}
-                asked = asked or self._pass_signal_on(client)
-            except NotYet:
+                client.key_value_set(self._name(f"alive {me}"), str(number), allow_overwrite=True)
+                told = _tried(client, self._name("end"))
+                signs = {other: _tried(client, self._name(f"alive {other}")) for other in others}
+                asked = asked or self._pass_signal_on(client, me)
+            except jax.errors.JaxRuntimeError:
                 self._end("process 0 is gone", 1)
+                return
             if told is not None:
-                self._end(*json.loads(told))
+                reason, status = json.loads(told)
+                self._end(reason, status)
             now = time.monotonic()
             for other, sign in signs.items():
                 before, last = beats[other]
                 if sign is not None and sign != before:
                     beats[other] = sign, now
                 elif now - last > MISSED_SECONDS:
-                    self._end(f"process {other} is gone", 1)
+                    self._end(f"process {other} is gone", 1, missing=1)
 
-    def _pass_signal_on(self, client: Any) -> bool:
+    def _pass_signal_on(self, client: Any, me: int) -> bool:
         """Brings a signal to process 0. Returns whether that is done."""
         request = self.request
         if request is None:
             return False
-        if processes.is_first():
-            number = _tried(client, STOP)
+        if me == 0:
+            number = _tried(client, self._name("stop"))
             if number is not None and not request.requested:
-                request.requested, request.signal = True, int(number)
+                os.write(2, b"Another process got a signal: stopping after this step.\n")
+                request.signal, request.requested = int(number), True
             return number is not None
         if request.requested:
-            client.key_value_set(STOP, str(request.signal), allow_overwrite=True)
+            client.key_value_set(self._name("stop"), str(request.signal), allow_overwrite=True)
         return request.requested
 
-    def _end(self, reason: str, status: int) -> None:
+    def _end(self, reason: str, status: int, missing: int = 0) -> None:
+        """Ends this process, because another one has ended; so many are not there any more."""
         if self._over.is_set():
             return
-        me = f"process {jax.process_index()} stops"
+        me = f"process {number_of_process()[0]} stops"
         os.write(2, f"error: {reason}: {self.cure or me}\n".encode())
-        _tell_the_end(reason, status)
+        self._tell_the_end(reason, status, missing)
         os._exit(status)
+
+    def _tell_the_end(self, reason: str, status: int, missing: int = 0) -> None:
+        """Tells the others that the run ends. Process 0, which has the coordinator, goes last."""
+        client, (me, count) = coordinator(), number_of_process()
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # another was first
+            client.key_value_set(self._name("end"), json.dumps([reason, status]))
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # nobody is there any more
+            if me != 0:
+                client.key_value_set(self._name(f"gone/{me}"), "")
+                return
+            until, others = time.monotonic() + LEAVE_SECONDS, count - 1 - missing
+            while len(client.key_value_dir_get(self._name("gone/"))) < others:
+                if time.monotonic() > until:
+                    return
+                time.sleep(0.1)
+            time.sleep(0.3)  # they have said so, and are about to
 
 
 def _tried(client: Any, name: str) -> str | None:
     try:
         return str(client.key_value_try_get(name))
-    except NotYet as error:
+    except jax.errors.JaxRuntimeError as error:
         if not str(error).startswith("NOT_FOUND"):
             raise
         return None
-
-
-def _tell_the_end(reason: str, status: int) -> None:
-    """Tells the others that the run ends. Process 0, in which the coordinator is, goes last."""
-    client = coordinator()
-    try:
-        if _tried(client, FAILED) is None:
-            client.key_value_set(FAILED, json.dumps([reason, status]), allow_overwrite=True)
-        if not processes.is_first():
-            client.key_value_set(f"{GONE}{jax.process_index()}", "")
-            return
-        until = time.monotonic() + LEAVE_SECONDS
-        others = jax.process_count() - 1
-        while len(client.key_value_dir_get(GONE)) < others and time.monotonic() < until:
-            time.sleep(0.1)
-        time.sleep(0.3)  # they have said so, and are about to
-    except NotYet:
-        pass  # there is nobody to tell
 
 
 _watch = _Watch()

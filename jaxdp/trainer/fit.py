@@ -16,6 +16,7 @@ from rich.console import Console
 from ..datasets.config import Placement
 from ..datasets.dataset import Dataset
 from ..dpsgd import processes
+from ..dpsgd.devices import held
 from ..dpsgd.plan import Plan
 from ..tasks.task import Task
 from ..types import Allocation, Method, PyTree, Tell
@@ -122,12 +123,13 @@ def fit(
       frozen: patterns over the paths of parameters that are not trained, as `encoder/*`.
       evaluations: how often the test records are scored, with the end. 0: only at the end.
       placement: where the records are kept. "auto": on the device if they take at most a quarter
-        of it.
+        of it; in several processes on the hosts, and each reads the rows of its own devices.
       mesh: how a step is shared out to the devices, as `jaxdp.trainer.MeshConfig(fsdp=4)`. None:
         each takes a part of the records, and has all parameters.
       checkpoint_seconds: seconds between checkpoints.
       keep_checkpoints: how many to keep, the newest ones.
-      callbacks: called after every step with a `Progress`: public facts only.
+      callbacks: called after every step with a `Progress`: public facts only. Of several processes,
+        the first calls them.
       metrics: "tensorboard" writes the loss, norms and clipped fraction of every step as events
         under private/, for the owner of the data.
       audit_canaries: how many made-up records are added to the private ones, so that
@@ -201,7 +203,7 @@ def fit(
         if dry_run:
             run = opened.run
             return Fitted(
-                params=run.released(run.held(run.state)),
+                params=run.released(held(run.state)),
                 release=None,
                 statement=None,
                 epsilon=run.plan.epsilon(),

@@ -40,14 +40,6 @@ class Visitor(NamedTuple):
     visit: Visit
 
 
-class StopsRun(Protocol):
-    """Says whether the run was asked to stop. See `signals` and `distributed`."""
-
-    @property
-    def requested(self) -> bool:
-        """Whether to stop."""
-
-
 class NotFinite(ArithmeticError):
     """The parameters became NaN or infinite."""
 
@@ -69,7 +61,7 @@ def train(
     batches: Iterable[tuple[PyTree, np.ndarray]],
     *,
     payment: PaysSteps,
-    stop: StopsRun,
+    stop: Callable[[], bool],
     watch: Callable[[Metrics], None],
     start: int = 0,
     visitors: Sequence[Visitor] = (),
@@ -83,7 +75,7 @@ def train(
       state: the state before the first of these steps; donated.
       batches: the batch and the mask of every step.
       payment: pays for every step before it is dispatched.
-      stop: the loop looks at it wherever a stop wastes nothing.
+      stop: whether to stop. The loop asks wherever a stop wastes nothing.
       watch: called with the metrics of every step.
       start: the first step.
       visitors: they see the state when they are due, but never a state that is not finite.
@@ -111,7 +103,7 @@ def train(
             seen = hold(state)
             for visitor in due:
                 visitor.visit(step + 1, seen)
-        if payment.may_stop(step + 1) and stop.requested:
+        if payment.may_stop(step + 1) and stop():
             break
     _read(unread, watch)
     return jax.block_until_ready(state)

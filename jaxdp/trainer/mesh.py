@@ -2,9 +2,11 @@
 
 import jax
 from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from ..dpsgd import processes
-from ..dpsgd.devices import Layout, split_rule
+from ..dpsgd.devices import SMALL, Layout, split_rule
+from ..types import PyTree
 from .config import MeshConfig
 
 
@@ -16,17 +18,20 @@ def make_layout(config: MeshConfig) -> Layout | None:
     """
     count = jax.device_count()
     shared = config.fsdp * config.model
-    data = count // shared if config.data == -1 else config.data
-    if data * shared != count:
-        asked = "the devices that are left" if config.data == -1 else str(config.data)
+    if count % shared:
         raise ValueError(
-            f"mesh.data is {asked}, mesh.fsdp is {config.fsdp} and mesh.model is {config.model}, "
-            f"and JAX has {count} devices: their product must be that number "
-            "(CUDA_VISIBLE_DEVICES chooses among GPUs)"
+            f"mesh.fsdp is {config.fsdp} and mesh.model is {config.model}, and JAX has {count} "
+            "devices: give numbers whose product divides that"
+        )
+    if config.data not in (-1, count // shared):
+        raise ValueError(
+            f"mesh.data is {config.data}, mesh.fsdp is {config.fsdp} and mesh.model is "
+            f"{config.model}, and JAX has {count} devices: their product must be that number. To "
+            "leave devices out, hide them from JAX (CUDA_VISIBLE_DEVICES=0,1)"
         )
     if count == 1:
         return None
-    sizes = {"data": data, "fsdp": config.fsdp}
+    sizes = {"data": count // shared, "fsdp": config.fsdp}
     if config.model > 1:
         sizes["model"] = config.model
     auto = (AxisType.Auto,) * len(sizes)
@@ -35,14 +40,22 @@ def make_layout(config: MeshConfig) -> Layout | None:
     return Layout(mesh, ("data", "fsdp"), split_rule(by))
 
 
-def describe(layout: Layout) -> str:
-    """A line for the console."""
-    shape = layout.mesh.shape
-    model = shape.get("model", 1)
-    line = f"{layout.parts} devices "
-    if model > 1:
-        line = f"{layout.parts} times {model} devices "
+def describe(layout: Layout, params: PyTree) -> str:
+    """A line for the console: what the devices share."""
+    model = layout.mesh.shape.get("model", 1)
+    line = f"{layout.mesh.size} devices"
     if processes.several():
-        line += f"of {jax.process_count()} processes "
-    line += "share the records of each step"
-    return line + (f", and {shape['fsdp']} the parameters." if shape["fsdp"] > 1 else ".")
+        line += f" of {jax.process_count()} processes"
+    shared = "share the records of each step"
+    line += f" {shared}" if model == 1 else f": {layout.parts} groups of {model} {shared}"
+    if layout.mesh.shape["fsdp"] == model == 1:
+        return f"{line}."
+    specs = jax.tree.leaves(layout.specs(params), is_leaf=lambda spec: isinstance(spec, P))
+    sizes = [leaf.size for leaf in jax.tree.leaves(params)]
+    split = sum(size for size, spec in zip(sizes, specs, strict=True) if any(spec))
+    if split == 0:
+        return (
+            f"{line}. No parameter is large enough to be split ({SMALL:,} numbers, along a "
+            "dimension that the devices divide): mesh.fsdp and mesh.model change nothing."
+        )
+    return f"{line}, and {split / sum(sizes):.0%} of the parameters are split."

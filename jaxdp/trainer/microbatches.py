@@ -90,9 +90,12 @@ def resolve(
     return _with_numbers(job, chosen), chosen
 
 
-def describe(job: Job, learner: Learner, plan: Plan, chosen: Microbatches) -> str:
-    """The method, the number of records and an estimate of the memory, for a dry run."""
-    rows = plan.capacity if plan.num_units is None else plan.num_units
+def describe(job: Job, learner: Learner, plan: Plan, chosen: Microbatches, parts: int) -> str:
+    """The method, the number of records and an estimate of the memory, for a dry run.
+
+    `parts` is the number of devices that have rows of their own.
+    """
+    rows = -(-(plan.capacity if plan.num_units is None else plan.num_units) // parts)
     at_once = min(units_at_a_time(chosen.size, plan), rows)
     program, method = _program(job, learner, plan), chosen.method
     if method == "auto":

@@ -18,7 +18,7 @@ from ..datasets.records import Records
 from ..dpsgd import processes
 from ..dpsgd.clipping import Clipping
 from ..dpsgd.clippings import clip_layerwise
-from ..dpsgd.devices import put, whole
+from ..dpsgd.devices import held, put
 from ..dpsgd.groups import SMALLEST_CLIPPING_NORM, group_alike, path_name
 from ..dpsgd.public_data import pretrained_copy, public_norms, scale_norms
 from ..types import PyTree
@@ -172,7 +172,7 @@ def make_refresh(job: Job, clipping: Clipping, measure: Measure | None) -> Refre
         return values
 
     def refresh(step: int, state: TrainState) -> TrainState:
-        params = whole(state.params) if processes.several() else state.params
+        params = state.params if measure is None else held(state.params)
         found = first("clipping norms", lambda: norms(params, step // epoch_steps))
         if found is None:
             return state

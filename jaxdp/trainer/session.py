@@ -1,5 +1,6 @@
 """One run, from a job to its release: open, train, release, score."""
 
+import dataclasses
 import datetime
 import json
 import math
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from ..datasets import feeding
 from ..dpsgd import processes
+from ..dpsgd.devices import held
 from ..tasks.task import variables_of
 from ..types import PyTree, Tell
 from . import console as shown
@@ -25,6 +27,7 @@ from .release.model import NotExported, export_task
 from .release.statement import Statement
 from .run import checkpoint, files, resume
 from .run.canaries import save_canaries
+from .run.fingerprint import check_same_facts
 from .run.ledger import Payment
 from .setup import Run, resume_run, start_run
 from .signals import StopRequest, stop_on_signals
@@ -116,12 +119,14 @@ def opened(prepare: Prepare, options: RunOptions, console: Console) -> Iterator[
 
 def _open(prepare: Prepare, options: RunOptions, console: Console, stack: ExitStack) -> Opened:
     console.print(f"jaxdp: {options.name}, on {describe_device()}")
+    check_same_facts("the options", dataclasses.asdict(options))
     history, resumes = None, options.resume is not None
     if resumes and processes.is_first():
         history = _open_history(options, console, stack)
     # A signal during a compilation can be lost or crash it. So it is handled after this block.
     with stop_on_signals(shown.tell_not_started) as early:
         job = prepare(history, console.print)
+        processes.check_all("the job", None)  # one may take much longer to load its data
         tell = console.print
         run = resume_run(job, history, tell) if resumes else start_run(job, tell)
     if early.requested:
@@ -137,7 +142,7 @@ def _open(prepare: Prepare, options: RunOptions, console: Console, stack: ExitSt
     if resumes:
         return Opened(run, history, _has_steps_left(run, history, console))
     budget = resume.make_budget(run.plan)  # it may refuse: call it before anything is written
-    state = run.held(run.state)
+    state = held(run.state)
     if not processes.is_first():
         return Opened(run, None, left=True)
     folder = files.make_run_folder(
@@ -213,8 +218,7 @@ def train(opened: Opened, console: Console, watchers: Sequence[Watch] = ()) -> T
       console: shows the steps.
       watchers: get the metrics of every step, which are private.
     """
-    tell = shown.tell_stopping if processes.is_first() else lambda: None
-    with stop_on_signals(tell) as stop:
+    with stop_on_signals(shown.tell_stopping) as stop:
         if opened.files is None:
             return _follow(opened.run, stop)
         return _train(opened, opened.files, stop, console, watchers)
@@ -233,9 +237,8 @@ def _train(
     console.print(
         "Loss and clipping below are private numbers, without noise: keep them to yourself."
     )
-    state = run.held(run.state)
     if options.resume is not None:
-        _go_on(opened, state, console)
+        _go_on(opened, console)
     steps = _Steps(run, stop, history)
     if steps.end < run.plan.steps:
         console.print(
@@ -282,7 +285,8 @@ def _train(
 
 def _follow(run: Run, stop: StopRequest) -> Trained:
     """Takes the steps of another process's run with it."""
-    run.held(run.state)  # as `_train` does
+    if run.job.options.resume is not None and not run.repeats:
+        held(run.state)  # as process 0 does, in `_go_on`
     steps = _Steps(run, stop, None)
     nothing = lambda step, state: None
     return steps.trained(steps.take(lambda facts: None, nothing, nothing), 0.0)
@@ -305,24 +309,30 @@ class _Steps:
     def take(self, watch: Watch, score: loop.Visit, save: loop.Visit) -> TrainState:
         """Takes them. Returns the last state, as this process can read it."""
         run, options = self._run, self._run.job.options
+        distributed.pass_on(self._stop)
         at_end_of_block = self.payment.may_stop if processes.several() else lambda step: True
         scores_due = scoring.evenly(run.plan.steps, options.evaluations)
         clock = checkpoint.Clock(options.checkpoint.every_seconds, at_end_of_block)
+
+        def save_in_turn(step: int, state: TrainState) -> None:
+            save(step, state)
+            clock.restart()
+
         with closing(self._batches):  # its threads end, also after a failure
             state = loop.train(
                 run.take_step,
                 run.state,
                 self._batches,
                 payment=self.payment,
-                stop=distributed.SharedStop(self._stop),
+                stop=lambda: distributed.first("whether to stop", lambda: self._stop.requested),
                 watch=watch,
                 start=self.begun,
                 # In this order: what is saved has been scored.
-                visitors=(loop.Visitor(scores_due, score), loop.Visitor(clock.due, save)),
+                visitors=(loop.Visitor(scores_due, score), loop.Visitor(clock.due, save_in_turn)),
                 refresh=run.before_step,
-                hold=run.held,
+                hold=held,
             )
-        return run.held(state)
+        return held(state)
 
     def trained(self, state: TrainState, compile_seconds: float) -> Trained:
         """The end of them."""
@@ -330,13 +340,14 @@ class _Steps:
         return Trained(state, count, self.end, self._stop.signal, compile_seconds, seconds)
 
 
-def _go_on(opened: Opened, state: TrainState, console: Console) -> None:
+def _go_on(opened: Opened, console: Console) -> None:
     """Removes the records of steps that are taken again. Opens a new segment if one is needed."""
     run, history = opened.run, opened.history
     history.checkpoints.drop_after(history.step)
     for name in ("metrics.jsonl", "scores.jsonl"):
         resume.drop_metrics_after(opened.private / name, history.step)
     if not run.repeats:
+        state = held(run.state)
         resume.open_segment(opened.folder, history.ledger, history.step, run.plan, run.saved, state)
     console.print(shown.describe_resume(history.ledger, history.step))
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from ..datasets import feeding
-from ..dpsgd import devices, keys, processes
+from ..dpsgd import devices, keys
 from ..dpsgd.clipping import Clipping
 from ..dpsgd.devices import Layout
 from ..dpsgd.noise import draws_per_step
@@ -79,10 +79,6 @@ class Run:
             return state
         place = lambda x, like: like if x is like else devices.put(x, like.sharding)
         return jax.tree.map(place, state, self.state)
-
-    def held(self, state: TrainState) -> TrainState:
-        """A state that this process can read: a copy on the host, if it shares it with others."""
-        return devices.whole(state) if processes.several() else state
 
     def take_step(
         self, state: TrainState, batch: feeding.Batch, mask: np.ndarray
@@ -204,14 +200,14 @@ def resume_run(job: Job, history: resume.History | None, tell: Tell = print) -> 
 
 def _restored(run: Run, history: resume.History | None, tell: Tell) -> TrainState:
     """The state of a run's newest checkpoint, on its devices."""
-    state = run.held(run.state)
+    state = devices.held(run.state)
     if history is not None:
         state = resume.restore(history, run.saved.clipping, state, tell)
     return run.laid_out(arrays_from_first("the state", state))
 
 
 def _why_not_free(run: Run, history: resume.History | None, state: TrainState) -> str | None:
-    held = run.held(state)
+    held = devices.held(state)
 
     def why() -> str | None:
         assert history is not None
@@ -242,7 +238,7 @@ class _Prepared:
         if self.layout is not None:
             state = self.layout.spread(state)
         batch, mask = shape_of_batch(job.data.private, plan, self.layout)
-        frozen = self.learner.frozen if self.layout is None else self.layout.on_all(learner.frozen)
+        frozen = self.learner.frozen if self.layout is None else self.layout.spread(learner.frozen)
         program = self.train_step.trace(state, batch, mask, frozen)
         if any(map(job.data.real.hold, constants(program.jaxpr))):
             raise ValueError(
@@ -285,9 +281,9 @@ def _prepare(
     job, chosen = microbatches.resolve(job, params, before, tell)
     options = job.options
     layout = make_layout(options.mesh)
-    if layout is not None:
-        tell(mesh.describe(layout))
     learner = make_learner(job, params, options.records_at_once)
+    if layout is not None:
+        tell(mesh.describe(layout, learner.params))
     measure, norms = _measure_norms(job, learner, tell)
     plan = _make_plan(job, learner, norms, delta, layout, tell)
     train_step = make_train_step(

@@ -28,7 +28,7 @@ def stop_on_signals(tell: Callable[[], None]) -> Iterator[StopRequest]:
         return
 
     def handle(signum: int, frame: object) -> None:
-        request.requested, request.signal = True, signum
+        request.signal, request.requested = signum, True
         restore()
         tell()
 

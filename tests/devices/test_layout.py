@@ -429,4 +429,4 @@ def test_the_estimate_is_about_what_xla_says(name):
     assert memory.argument_size_in_bytes == pytest.approx(kept, rel=0.05)
     taken = found.gathered + found.gradients + found.sums + found.noise
     assert taken / 2 <= memory.temp_size_in_bytes <= 1.2 * taken
-    assert f"total        {found.total / 1e6:12.1f} MB" in str(found)
+    assert f"total        {found.total / 1e6:12.3f} MB" in str(found)

@@ -150,7 +150,10 @@ def test_a_run_goes_on_with_fewer_devices(tmp_path):
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (("--mesh.fsdp", "3"), "mesh.fsdp is 3 and mesh.model is 1, and JAX has 8 devices"),
+        (
+            ("--mesh.fsdp", "3"),
+            "mesh.fsdp is 3 and mesh.model is 1, and JAX has 8 devices: give numbers whose product",
+        ),
         (("--mesh.data", "4"), "mesh.data is 4, mesh.fsdp is 1 and mesh.model is 1, and JAX has 8"),
         (("--mesh.model", "0"), "mesh.model is 0"),
         (("--mesh.data", "0"), "mesh.data is 0"),
@@ -184,6 +187,6 @@ def test_fit_uses_all_devices(capsys):
     )
     task = jaxdp.tasks.classifier(model)
     jaxdp.fit(task, data, settings, optimizer=optax.sgd(0.1), mesh=MeshConfig(fsdp=2), dry_run=True)
-    assert "8 devices share the records of each step, and 2 the parameters." in (
+    assert "8 devices share the records of each step. No parameter is large enough to be split" in (
         " ".join(capsys.readouterr().out.split())
     )

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 WAIT_SECONDS = 150
@@ -48,13 +49,14 @@ def begin(commands, devices=4, folders=(None, None), **environment):
 
 def ends(started):
     """Waits for all processes."""
+
+    def wait(process):
+        out, err = process.communicate(timeout=WAIT_SECONDS)
+        return Ended(process.returncode, out, err, time.monotonic())
+
     try:
-        # Each writes little: no pipe fills up while another is waited for.
-        found = []
-        for process in started:
-            out, err = process.communicate(timeout=WAIT_SECONDS)
-            found.append(Ended(process.returncode, out, err, time.monotonic()))
-        return found
+        with ThreadPoolExecutor(len(started)) as threads:
+            return list(threads.map(wait, started))
     finally:
         for process in started:
             process.kill()

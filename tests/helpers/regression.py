@@ -73,7 +73,7 @@ class Problem:
             self.state,
             self.batches(),
             payment=self.payment,
-            stop=stop,
+            stop=lambda: stop.requested,
             watch=watch,
             visitors=visitors,
         )

@@ -33,7 +33,7 @@ MUTANTS = (
     Mutant(
         "each-process-draws-a-secret-key-of-its-own",
         "jaxdp/dpsgd/keys.py",
-        'processes.from_first("secret key", drawn_words)',
+        'processes.from_first(f"the key of {use}", drawn_words)',
         "drawn_words()",
         TWO_PROCESSES,
         26,
@@ -41,7 +41,7 @@ MUTANTS = (
     Mutant(
         "noise-keys-of-several-processes-are-not-compared",
         "jaxdp/dpsgd/privatizer.py",
-        '            keys.check_same_key("the key of privatize", self.key)\n',
+        '            keys.check_same_key("privatize", self.key, about)\n',
         "",
         TWO_PROCESSES,
         26,
@@ -57,8 +57,8 @@ MUTANTS = (
     Mutant(
         "one-message-is-taken-for-another",
         "jaxdp/dpsgd/processes.py",
-        'name = f"jaxdp/{number}/{what}"\n    client = coordinator()\n    if is_first():',
-        'name = f"jaxdp/{number}"\n    client = coordinator()\n    if is_first():',
+        "    if sent != what:\n",
+        "    if False:\n",
         TWO_PROCESSES,
         46,
     ),

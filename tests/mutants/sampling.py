@@ -130,8 +130,8 @@ MUTANTS = (
     Mutant(
         "every-process-draws-a-sample-of-its-own",
         PLAN,
-        "if key is None and processes.several():",
-        "if False:",
+        'key = keys.shared_key("plan.batches", about)',
+        "key = jax.random.key(np.random.randint(2**30))",
         ("tests/test_processes.py::test_two_processes[not slow]",),
         26,
     ),

@@ -4,6 +4,7 @@
 the same tests in the same order.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import jax
@@ -105,17 +106,77 @@ def test_a_key_of_one_s_own_is_refused_in_both(use):
         "noise": lambda: jaxdp.privatize(plan, key=own).init(PARAMS),
         "sampling": lambda: plan.batches(key=own),
     }
-    with pytest.raises(ValueError, match="process 1 and process 0 differ in the key of"):
+    with pytest.raises(
+        ValueError, match="process 1 and process 0 differ in the key, plan or start of"
+    ):
         calls[use]()
 
 
-def test_calls_in_another_order_end():
-    what = f"test of process {jax.process_index()}"
+def test_keys_of_two_uses_are_not_swapped(monkeypatch):
+    monkeypatch.setattr(processes, "LIMIT_SECONDS", 3.0)
+    plan = make_plan()
     if processes.is_first():
-        processes.from_first(what, lambda: 1, limit=2.0)
+        with pytest.raises(ValueError, match="process 1 has not come to the same point"):
+            jaxdp.privatize(plan).init(PARAMS)
     else:
-        with pytest.raises(ValueError, match="has not come to the same point"):
-            processes.from_first(what, lambda: 1, limit=2.0)
+        with pytest.raises(ValueError, match=r"asks for the key of plan\.batches, and process 0"):
+            plan.batches()
+        next(processes._numbers)  # process 0 has asked whether the keys are the same
+
+
+@pytest.mark.parametrize("what", ["plan", "start", "threads"])
+def test_what_differs_in_one_process_is_refused_in_both(what):
+    me = jax.process_index()
+    plan = make_plan(steps=20 + me) if what == "plan" else make_plan()
+    key = jax.random.key(1)
+    calls = {
+        "plan": lambda: jaxdp.privatize(plan, key=key).init(PARAMS),
+        "start": lambda: plan.batches(key=key, start=me),
+        "threads": lambda: ThreadPoolExecutor(1).submit(plan.batches).result(),
+    }
+    says = "in a second thread" if what == "threads" else "differ in the key, plan or start of"
+    with pytest.raises(ValueError, match=says):
+        calls[what]()
+
+
+@pytest.mark.parametrize("what", ["key", "step", "parameters", "batch"])
+def test_arrays_that_differ_are_not_laid_out(what):
+    layout, me = LAYOUTS["data"](), jax.process_index()
+    state = jaxdp.privatize(make_plan()).init(PARAMS)
+    own = state._replace(privatize_key=jax.random.key(me, impl="rbg"))
+    calls = {
+        "key": lambda: layout.spread(own),
+        "step": lambda: layout.spread(state._replace(privatize_step=jnp.int32(me))),
+        "parameters": lambda: layout.place({**PARAMS, "bias": PARAMS["bias"] + me}),
+        "batch": lambda: layout.deal((BATCH[0] + me, BATCH[1]), MASK),
+    }
+    with pytest.raises(ValueError, match="process 1 and process 0 differ in the arrays that"):
+        calls[what]()
+
+
+def test_init_may_be_traced():
+    init = jaxdp.privatize(make_plan(), key=jaxdp.secret_key()).init
+    found, wanted = jax.jit(init)(PARAMS), init(PARAMS)
+    np.testing.assert_array_equal(words(found.privatize_key), words(wanted.privatize_key))
+
+
+def test_calls_in_another_order_end():
+    """Whoever asks for something else is told at once, also where process 0 waits for all."""
+    for call in (
+        lambda what: processes.from_first(what, lambda: 1),
+        lambda what: processes.check_same(what, "1", "cure"),
+    ):
+        if processes.is_first():
+            processes.from_first("test", lambda: 1)
+        else:
+            with pytest.raises(ValueError, match="asks for mine, and process 0 tells test"):
+                call("mine")
+    if processes.is_first():
+        with pytest.raises(ValueError, match="process 1 has not come to the same point within 2 s"):
+            processes._from_all("test", "1", limit=2.0)
+    else:
+        with pytest.raises(ValueError, match="asks for mine, and process 0 tells test"):
+            processes.from_first("mine", lambda: 1)
 
 
 def test_what_the_first_makes_reaches_all_as_it_is():
@@ -149,8 +210,8 @@ def test_a_step_is_that_of_one_device(name):
     params = layout.place(PARAMS)
     state = layout.spread(privatizer.init(params))
     batch, mask = layout.deal(BATCH, MASK)
-    total, released = devices.whole(step(params, state, batch, mask))
-    only_noise = devices.whole(noise(params, state, batch))
+    total, released = devices.held(step(params, state, batch, mask))
+    only_noise = devices.held(noise(params, state, batch))
 
     own = privatizer.init(PARAMS)
     alone = privatizer.sums(grads(PARAMS, BATCH, MASK), own)
@@ -170,7 +231,7 @@ def test_no_process_holds_more_than_its_part():
     moments = layout.spread(optax.adam(1e-3).init(params))
     for leaf in (params["wide"], moments[0].mu["wide"]):
         assert [part.data.shape for part in leaf.addressable_shards] == [(16, 1024)] * 4
-        np.testing.assert_array_equal(devices.whole(leaf).shape, (16, 8192))
+        np.testing.assert_array_equal(devices.held(leaf).shape, (16, 8192))
 
 
 class Counted:
@@ -206,7 +267,7 @@ def test_each_process_reads_its_own_rows(name, placement):
         placement=placement,
         dealer=layout,
     )
-    found = [(devices.whole(batch.records["x"]), devices.whole(mask)) for batch, mask in batches]
+    found = [(devices.held(batch.records["x"]), devices.held(mask)) for batch, mask in batches]
     samples = list(plan.batches(key=key))
     for (x, mask), (indices, of_sample) in zip(found, samples, strict=True):
         wanted = np.concatenate([source.x, np.zeros((1, 16), np.float32)])[indices]

@@ -68,11 +68,12 @@ def with_canaries(
             )
     if count == 0:
         return data
-    key = key_of(first("key of the canaries", lambda: _key_words(history, seed)))
+    saved = None if history is None else read_canaries(history.folder)
+    key = key_of(first("key of the canaries", lambda: _key_words(saved, seed)))
     made = _made(data, count, key, data_format)
-    if history is None:
+    if history is None or saved is None:
         return made
-    _check_digest(history.folder, made)
+    _check_digest(history.folder, saved, made)
     if any(one.fingerprint.get("canaries") != digest_of(made) for one in saved_segments(history)):
         raise ValueError(
             f"{_file(history.folder)} holds other canaries than the run began with: put back the "
@@ -89,20 +90,20 @@ def load_canaries(folder: Path, data: Dataset, data_format: Format | None) -> Da
     """
     saved = read_canaries(folder)
     made = _made(data, saved.count, saved.key, data_format)
-    _check_digest(folder, made)
+    _check_digest(folder, saved, made)
     return made
 
 
-def _key_words(history: History | None, seed: int | None) -> list[int]:
-    if history is not None:
-        return words_of(read_canaries(history.folder).key)
+def _key_words(saved: SavedCanaries | None, seed: int | None) -> list[int]:
+    if saved is not None:
+        return words_of(saved.key)
     if seed is not None:
         return words_of(keys.derived(jax.random.key(seed), "canaries"))
     return keys.drawn_words()
 
 
-def _check_digest(folder: Path, made: Dataset) -> None:
-    if digest_of(made) != read_canaries(folder).digest:
+def _check_digest(folder: Path, saved: SavedCanaries, made: Dataset) -> None:
+    if digest_of(made) != saved.digest:
         raise ValueError(
             f"the canaries come out differently than {_file(folder)} says: the data they are made "
             "of have changed. Put back what the run began with"

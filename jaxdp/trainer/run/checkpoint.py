@@ -169,12 +169,12 @@ class Clock:
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint is due after so many steps."""
-        if not self._may_ask(step):
-            return False
-        due = first("whether to save", lambda: time.monotonic() - self._last >= self._every)
-        if due:
-            self._last = time.monotonic()
-        return due
+        late = lambda: time.monotonic() - self._last >= self._every
+        return self._may_ask(step) and first("whether to save", late)
+
+    def restart(self) -> None:
+        """Begins to measure anew: a checkpoint is written."""
+        self._last = time.monotonic()
 
 
 class Saver:

@@ -24,7 +24,7 @@ from ...dpsgd.plan import Plan
 from ...gradients.jax_internals import constants, runs_foreign_code, settings
 from ...types import PyTree
 from ..device import describe_device, describe_processor
-from ..distributed import SAME_PROGRAM, first
+from ..distributed import first
 from ..job import Job
 
 Fingerprint = dict[str, Any]
@@ -195,22 +195,27 @@ OF_A_PROCESS = frozenset({"environment", "jax settings", "source", "foreign code
 
 
 def check_same_computation(fingerprint: Fingerprint) -> None:
-    """Refuses to begin where processes would compute different things.
+    """Refuses to begin where processes would compute different things. As `check_same_facts`."""
+    common = {name: fact for name, fact in fingerprint.items() if name not in OF_A_PROCESS}
+    check_same_facts("the computation", common)
+
+
+def check_same_facts(what: str, facts: dict[str, Any]) -> None:
+    """Refuses to go on where processes differ in facts that can be JSON.
 
     Raises:
-      ValueError: in all processes, for settings, data, versions or devices of one that differ from
-        those of process 0.
+      ValueError: in all processes, with the names of what differs.
     """
     if not processes.several():
         return
-    common = {name: fact for name, fact in fingerprint.items() if name not in OF_A_PROCESS}
-    of_first = first("the computation", lambda: common)
-    changed = changes(of_first, common)
+    own = json.loads(json.dumps(facts))
+    changed = changes(first(what, lambda: own), own)
     problem = (
-        f"process {jax.process_index()} would not compute what process 0 does ({changed}): "
-        f"{SAME_PROGRAM}, on machines of one kind with the same versions"
+        f"process {jax.process_index()} and process 0 differ in {what} ({changed}): start the same "
+        "program with the same options and data in all processes, on machines of one kind with the "
+        "same versions"
     )
-    processes.check_all("the computation", problem if changed else None)
+    processes.check_all(what, problem if changed else None)
 
 
 def changes(before: Fingerprint, now: Fingerprint) -> str:

@@ -60,6 +60,11 @@ class History:
         """The step to go on with."""
         return 0 if self.newest is None else self.newest.step
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the newest checkpoint is of the newest segment."""
+        return self.newest is not None and self.newest.segment == len(self.ledger.segments)
+
     def close(self) -> None:
         self.checkpoints.close()
         self.ledger.close()
@@ -97,7 +102,7 @@ def past_of(history: History | None) -> Past:
 
     def told() -> dict[str, Any]:
         assert history is not None  # process 0 has opened it
-        ledger, newest, last = history.ledger, history.newest, history.last
+        ledger, last = history.ledger, history.last
         return {
             "step": history.step,
             "segments": len(ledger.segments),
@@ -106,8 +111,8 @@ def past_of(history: History | None) -> Past:
             "secrets": None if last.secrets is None else words_of_all(last.secrets),
             "microbatches": typed_json.to_json(last.microbatches),
             "delta": ledger.budget.delta,
-            "has_checkpoint": newest is not None,
-            "is_current": newest is not None and newest.segment == len(ledger.segments),
+            "has_checkpoint": history.newest is not None,
+            "is_current": history.is_current,
         }
 
     facts = first("the run so far", told)
@@ -321,13 +326,13 @@ def why_not_free(history: History, fingerprint: Fingerprint, state: TrainState) 
     of that segment, and this device gives the same bits again. The last condition does not matter
     if no charged step is repeated.
     """
-    ledger, newest = history.ledger, history.newest
+    ledger = history.ledger
     current = ledger.segments[-1]
     if fingerprint_digest(fingerprint) != current.fingerprint:
         changed = changes(history.last.fingerprint, fingerprint)
         return f"not the computation that was stopped: {changed}"
-    own = newest is not None and newest.segment == len(ledger.segments)
-    if not own and (history.step != current.start or state_digest(state) != current.state):
+    begun = history.step == current.start and state_digest(state) == current.state
+    if not (history.is_current or begun):
         return "the checkpoint is of an earlier segment"
     stop = ledger.stop(len(ledger.segments))
     if history.step < stop and not steps_repeat_exactly():

@@ -12,7 +12,6 @@ from jaxdp.trainer import loop
 from jaxdp.trainer.run import ledger, lines
 from jaxdp.trainer.run.ledger import Budget, Ledger, Payment, Segment
 from jaxdp.trainer.run.lines import Position
-from jaxdp.trainer.signals import StopRequest
 from jaxdp.trainer.step import TrainState
 
 BUDGET = Budget(epsilon=3.0, delta=1e-4, adjacency="add_remove", unit="example")
@@ -325,7 +324,7 @@ def test_a_step_is_on_disk_before_it_is_dispatched(book):
             TrainState({}, {}, {}),
             [(None, None)],
             payment=Payment(book, 0, 5),
-            stop=StopRequest(),
+            stop=lambda: False,
             watch=print,
         )
     assert paid
