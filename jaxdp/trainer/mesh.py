@@ -46,8 +46,11 @@ def describe(layout: Layout, params: PyTree) -> str:
     line = f"{layout.mesh.size} devices"
     if processes.several():
         line += f" of {jax.process_count()} processes"
-    shared = "share the records of each step"
-    line += f" {shared}" if model == 1 else f": {layout.parts} groups of {model} {shared}"
+    line += (
+        " share the records of each step"
+        if model == 1
+        else f" share each step, {layout.parts} by its records and {model} by its products"
+    )
     if layout.mesh.shape["fsdp"] == model == 1:
         return f"{line}."
     specs = jax.tree.leaves(layout.specs(params), is_leaf=lambda spec: isinstance(spec, P))
