@@ -5,8 +5,9 @@ python -m benchmarks.scaling [--only NAME ...]
 The devices are parts of one CPU, so nothing is timed. The step is compiled by XLA, and counted in
 its program: floating-point operations, the memory of arguments and of temporary arrays, and the
 numbers that operations between devices give each of them, in float32. "data": every device has the
-parameters. "fsdp": each has a part of every large one, and of the optimizer's state. The batch is
-the same for any number of devices.
+parameters. "fsdp": each has a part of every large one, and of the optimizer's state. "model": each
+has such parts, and all have the same records and share the products. The batch is the same for any
+number of devices.
 """
 
 import argparse
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         problem = PROBLEMS[name]()
         alone = counted(problem, layout_of("data", 1))
         print(row(name, "1", alone, alone))
-        for kind in ("data", "fsdp"):
+        for kind in ("data", "fsdp", "model"):
             for count in COUNTS[1:]:
                 print(row(name, f"{kind} {count}", counted(problem, layout_of(kind, count)), alone))
 
@@ -64,8 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def layout_of(kind: str, count: int) -> jaxdp.Layout:
     """Returns a layout of so many devices."""
     devices = jax.devices()[:count]
-    mesh = jax.make_mesh((count,), (kind,), axis_types=(AxisType.Auto,), devices=devices)
-    return jaxdp.Layout(mesh, (kind,), jaxdp.fsdp_rule("fsdp", count) if kind == "fsdp" else None)
+    axes = {"data": 1, kind: count}
+    mesh = jax.make_mesh(
+        tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes), devices=devices
+    )
+    rows = ("data",) if kind == "model" else (kind,)
+    return jaxdp.Layout(mesh, rows, None if kind == "data" else jaxdp.fsdp_rule(kind, count))
 
 
 def counted(problem: Problem, layout: jaxdp.Layout) -> Counted:
@@ -98,7 +103,7 @@ def counted(problem: Problem, layout: jaxdp.Layout) -> Counted:
         operations=float(program.cost_analysis()["flops"]),
         arguments=memory.argument_size_in_bytes,
         temporary=memory.temp_size_in_bytes,
-        sent=4 * sum(each.numbers for each in found) if layout.parts > 1 else 0,
+        sent=4 * sum(each.numbers for each in found) if layout.mesh.size > 1 else 0,
     )
 
 

@@ -11,6 +11,7 @@ from .config import AuditConfig as AuditConfig
 from .config import CheckpointConfig as CheckpointConfig
 from .config import ClippingConfig as ClippingConfig
 from .config import Config as Config
+from .config import DistributedConfig as DistributedConfig
 from .config import MeshConfig as MeshConfig
 from .config import PlanConfig as PlanConfig
 from .config import TrainingConfig as TrainingConfig

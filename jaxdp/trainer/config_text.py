@@ -6,7 +6,7 @@ from typing import Any
 from .config import Config
 from .config_file import load_own
 
-NOT_REPEATED = ("output", "resume", "dry_run", "config_only")
+NOT_REPEATED = ("output", "resume", "dry_run", "config_only", "distributed")
 
 
 def as_python(config: Config) -> str:

@@ -401,7 +401,7 @@ def test_the_program_counts_every_layout(capsys, monkeypatch):
     monkeypatch.setattr(scaling, "COUNTS", (1, 8))
     scaling.main(["--only", "mlp_small"])
     _, head, *rows = capsys.readouterr().out.splitlines()
-    assert [line.split()[1] for line in rows] == ["1", "data", "fsdp"]
+    assert [line.split()[1] for line in rows] == ["1", "data", "fsdp", "model"]
     assert max(map(len, (head, *rows))) <= 90
 
 

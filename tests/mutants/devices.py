@@ -97,4 +97,29 @@ MUTANTS = (
         ("tests/test_processes.py::test_steps_of_several_processes_are_not_free",),
         46,
     ),
+    Mutant(
+        "states-of-several-processes-are-not-compared",
+        "jaxdp/dpsgd/devices.py",
+        "        _check_same([leaf for leaf in jax.tree.leaves(tree) if not is_placed(leaf)], "
+        '"spread")\n',
+        "",
+        TWO_PROCESSES,
+        26,
+    ),
+    Mutant(
+        "plans-of-several-processes-are-not-compared",
+        "jaxdp/dpsgd/keys.py",
+        "bits + about.encode()",
+        "bits",
+        TWO_PROCESSES,
+        26,
+    ),
+    Mutant(
+        "keys-of-two-threads-may-be-swapped",
+        "jaxdp/dpsgd/processes.py",
+        "    if not speaks():\n",
+        "    if False:\n",
+        TWO_PROCESSES,
+        26,
+    ),
 )

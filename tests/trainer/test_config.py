@@ -9,7 +9,7 @@ import pytest
 
 from jaxdp.datasets.config import DataConfig
 from jaxdp.models.config import ModelConfig
-from jaxdp.trainer.config import ClippingConfig, Config, DistributedConfig, PlanConfig
+from jaxdp.trainer.config import ClippingConfig, Config, PlanConfig
 
 SECTIONS = [
     Config,
@@ -72,6 +72,6 @@ def test_kind_batch_clips_batch_units():
 def test_the_sections_that_a_config_file_needs_are_public():
     from jaxdp import trainer
 
-    for section in {*SECTIONS} - {DistributedConfig}:  # which no file may set
+    for section in SECTIONS:
         assert getattr(trainer, section.__name__) is section
     assert {DataConfig, ModelConfig} < set(SECTIONS)

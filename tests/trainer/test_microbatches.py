@@ -52,7 +52,7 @@ def segment_of(folder, number=1):
 def need(run, size):
     """The estimate for so many records at a time, in words and in bytes."""
     chosen = replace(run.saved.microbatches, size=size)
-    told = microbatches.describe(run.job, run.learner, run.plan, chosen)
+    told = microbatches.describe(run.job, run.learner, run.plan, chosen, parts=1)
     size, unit = re.search(r"about ([\d.]+)(k?)B", told).groups()
     return float(size) * (1000 if unit else 1)
 
