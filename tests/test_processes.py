@@ -127,7 +127,8 @@ def test_a_run_in_two_processes_is_that_of_one(args, tmp_path):
     assert jaxdp.load_release(folder).statement.steps == STEPS
 
 
-@pytest.mark.parametrize("who", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("who", [0, 1])
 def test_a_process_that_dies_ends_the_other_and_the_run_goes_on(who, tmp_path):
     folder, step = tmp_path / "run", 14
     start = processes.train(
